@@ -1,0 +1,248 @@
+//! Where deliveries wait and are leased: in the ledger itself (`sql`), or on
+//! Redis Streams with the ledger behind them (`redis`).
+
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+mod sql;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::broadcast::Broadcasts;
+use crate::db::Db;
+use crate::error::Error;
+use crate::event::Envelope;
+use crate::ledger;
+use crate::publish::{Bus, Draft, Published};
+use crate::registry::Registry;
+
+#[cfg(feature = "redis")]
+pub use self::redis::{Bridge, RedisConfig};
+
+/// How long a lease lasts unless renewed.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
+/// A delivery whose worker died this often is quarantined: dead, `crashed`.
+pub(crate) const CRASH_LIMIT: u32 = 3;
+
+/// A handle to a broker; cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    db: Db,
+    transport: Arc<dyn Transport>,
+    broadcasts: Broadcasts,
+    lease: Duration,
+}
+
+impl Broker {
+    /// Deliveries are leased from the database itself: nothing else to run.
+    pub fn sql(db: Db) -> Self {
+        Self::sql_with_lease(db, DEFAULT_LEASE)
+    }
+
+    /// [`Broker::sql`] with another lease than [`DEFAULT_LEASE`]: how long the
+    /// work of a dead worker waits before it runs elsewhere.
+    pub fn sql_with_lease(db: Db, lease: Duration) -> Self {
+        let transport = Arc::new(sql::Sql::new(db.clone(), lease));
+        let broadcasts = Broadcasts::sql(db.clone());
+        Self { db, transport, broadcasts, lease }
+    }
+
+    /// Deliveries travel through Redis or Valkey Streams; the database stays
+    /// the ledger, so that losing Redis loses no transactional event. Connects
+    /// when first used and again after every failure.
+    #[cfg(feature = "redis")]
+    pub fn redis(db: Db, config: RedisConfig) -> Result<Self, Error> {
+        let lease = config.lease_time();
+        let link = redis::Link::new(&config)?;
+        let transport = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
+        let broadcasts = Broadcasts::redis(link);
+        Ok(Self { db, transport, broadcasts, lease })
+    }
+
+    /// Makes a registry's subscriptions and schedules known, so that events
+    /// published from now on wait for them. Every role of an application does
+    /// this at its start, the API too. With Redis away this still succeeds:
+    /// the ledger is what matters.
+    pub async fn register<S>(&self, registry: &Registry<S>) -> Result<(), Error> {
+        registry.check()?;
+        let routes = ledger::declare(&self.db, registry).await?;
+        if let Err(error) = self.transport.declare(&routes).await {
+            if !error.is_unavailable() {
+                return Err(error);
+            }
+            tracing::warn!(error = ?error, "the broker is away: its consumer groups are made when it is back");
+        }
+        Ok(())
+    }
+
+    /// Publishes outside a caller's transaction.
+    pub fn bus(&self) -> Bus {
+        Bus { broker: self.clone() }
+    }
+
+    /// The ledger's database.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Messages to every live process.
+    pub fn broadcasts(&self) -> &Broadcasts {
+        &self.broadcasts
+    }
+
+    /// Whether the broker answers now.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.transport.counts(&[]).await.map(drop)
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
+    pub(crate) fn lease_time(&self) -> Duration {
+        self.lease
+    }
+}
+
+/// What stands between a worker and where deliveries wait. Dead letters,
+/// parked events, schedules and retention are the ledger's in every mode.
+#[async_trait]
+pub(crate) trait Transport: Send + Sync {
+    /// Prepares for these subscriptions; called again after a loss.
+    async fn declare(&self, routes: &[Route]) -> Result<(), Error>;
+
+    /// Records events outside a transaction; answers in order.
+    async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error>;
+
+    /// Leases up to `max` due deliveries of one subscription for `worker`;
+    /// waits up to `wait` for the first. Dropping the future loses nothing:
+    /// what was leased unseen returns when its lease ends.
+    async fn lease(
+        &self,
+        route: &Route,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Leased>, Error>;
+
+    /// Extends leases; per claim, whether it is still this worker's.
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error>;
+
+    /// Ends attempts; per settlement, whether the claim still held.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error>;
+
+    /// One round of housekeeping: takes over what dead workers held, moves
+    /// what is due, trims what is finished. Answers how long it may rest.
+    async fn upkeep(&self, worker: &WorkerId, routes: &[Route]) -> Result<Duration, Error>;
+
+    /// What waits and what runs outside the ledger's own count, per route.
+    async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error>;
+
+    /// Events that travel outside the ledger, after `cursor`; moves it on.
+    async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error>;
+
+    /// A worker ends: forgets it where that drops no work.
+    async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error>;
+}
+
+/// A worker process: fresh at every start, so that nobody takes over the
+/// identity of the dead.
+pub(crate) type WorkerId = Arc<str>;
+
+/// A registered subscription, as brokers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Its row in the ledger.
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    /// The event it handles, then its aliases.
+    pub(crate) events: Vec<String>,
+    /// It stood in the ledger before this declaration: a broker that does not
+    /// know it has lost data.
+    pub(crate) known: bool,
+}
+
+/// The right to settle one delivery.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) event: Uuid,
+    pub(crate) route: i64,
+    pub(crate) worker: WorkerId,
+    /// Rises with every lease the ledger gives; older claims change nothing.
+    pub(crate) fence: i64,
+    pub(crate) origin: Origin,
+}
+
+/// Where a delivery's truth lives.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    /// A row of the ledger, by the event's `seq`; with Redis, also the entry
+    /// that carries it.
+    Ledger { seq: i64, entry: Option<Entry> },
+    /// A stream entry only (`bus.publish` on Redis). The ledger adopts it when
+    /// it does anything but succeed.
+    #[cfg(feature = "redis")]
+    Stream { envelope: Arc<Envelope>, entry: Entry },
+}
+
+/// A stream entry on Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Entry {
+    pub(crate) stream: Arc<str>,
+    pub(crate) group: Arc<str>,
+    pub(crate) id: String,
+}
+
+/// A leased delivery, ready to run.
+#[derive(Debug)]
+pub(crate) struct Leased {
+    pub(crate) envelope: Arc<Envelope>,
+    /// Handler errors so far.
+    pub(crate) attempts: u32,
+    pub(crate) claim: Claim,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Finished; `committed` when the handler's own transaction said so already.
+    Done { committed: bool },
+    /// An error was counted; due again at `due_us`.
+    Retry { due_us: i64, error: String },
+    /// No error was counted; due again at `due_us`.
+    Snooze { due_us: i64 },
+    /// Given up.
+    Dead { reason: &'static str, error: String, counted: bool },
+    /// Kept untouched: this code cannot read it.
+    Parked { reason: &'static str, error: String },
+}
+
+/// A claim and how its attempt ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Settlement {
+    pub(crate) claim: Claim,
+    pub(crate) outcome: Outcome,
+}
+
+/// What a transport holds beside the ledger for one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Events that wait on a stream only.
+    pub(crate) pending: u64,
+    /// Deliveries of stream-only events that a worker holds.
+    pub(crate) leased: u64,
+    /// Stream-only events finished so far.
+    pub(crate) done: u64,
+}
+
+/// Where a reader of the event history stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cursor {
+    pub(crate) seq: i64,
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only streams have positions"))]
+    pub(crate) streams: std::collections::BTreeMap<String, String>,
+}

@@ -1,0 +1,137 @@
+//! Time, ids and randomness through one door, so that a test can hold all
+//! three still.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// Where the time, new ids and jitter come from.
+///
+/// Cheap to clone; clones of a manual clock share its hands.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Manual(Arc<Mutex<Manual>>),
+}
+
+struct Manual {
+    now: Timestamp,
+    random: fastrand::Rng,
+}
+
+impl Clock {
+    /// The machine's clock and the system's randomness.
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands still until [`Clock::advance`] and draws ids and
+    /// jitter from `seed`.
+    #[cfg(feature = "testing")]
+    pub fn manual(start: Timestamp, seed: u64) -> Self {
+        let manual = Manual { now: start, random: fastrand::Rng::with_seed(seed) };
+        Self(Source::Manual(Arc::new(Mutex::new(manual))))
+    }
+
+    /// Moves a manual clock forward. On the system clock this does nothing.
+    #[cfg(feature = "testing")]
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(manual) = &self.0 {
+            let mut manual = lock(manual);
+            manual.now = later(manual.now, by);
+        }
+    }
+
+    /// The present instant, in whole microseconds.
+    pub fn now(&self) -> Timestamp {
+        from_micros(match &self.0 {
+            Source::System => Timestamp::now().as_microsecond(),
+            Source::Manual(manual) => lock(manual).now.as_microsecond(),
+        })
+    }
+
+    pub(crate) fn now_us(&self) -> i64 {
+        self.now().as_microsecond()
+    }
+
+    /// A new UUIDv7.
+    pub fn new_id(&self) -> Uuid {
+        match &self.0 {
+            Source::System => Uuid::now_v7(),
+            Source::Manual(manual) => {
+                let mut manual = lock(manual);
+                let millis = u64::try_from(manual.now.as_millisecond()).unwrap_or_default();
+                let mut random = [0; 10];
+                manual.random.fill(&mut random);
+                uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+            }
+        }
+    }
+
+    /// A number in `[0, 1)`, for jitter.
+    pub(crate) fn random(&self) -> f64 {
+        match &self.0 {
+            Source::System => fastrand::f64(),
+            Source::Manual(manual) => lock(manual).random.f64(),
+        }
+    }
+
+    /// Whether the hands only move when told to. Loops that wait for a due
+    /// time must then look again on a nudge instead of sleeping it out.
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.0, Source::Manual(_))
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = if self.is_manual() { "manual" } else { "system" };
+        write!(f, "Clock({name}, {})", self.now())
+    }
+}
+
+fn lock(manual: &Mutex<Manual>) -> MutexGuard<'_, Manual> {
+    // A panic while the hands move leaves them readable.
+    manual.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `time` plus `by`; at the end of time, the end of time.
+pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// A stored number of microseconds since 1970; out of range, the nearest end.
+pub(crate) fn from_micros(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros)
+        .unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}
+
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// `n` seconds.
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// `n` minutes.
+pub const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(n * 60)
+}
+
+/// `n` hours.
+pub const fn hours(n: u64) -> Duration {
+    Duration::from_secs(n * 3_600)
+}
+
+/// `n` days of 24 hours.
+pub const fn days(n: u64) -> Duration {
+    Duration::from_secs(n * 86_400)
+}

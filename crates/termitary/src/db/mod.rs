@@ -1,0 +1,211 @@
+//! The database: one writer, several readers, and the transaction in which
+//! rows and events become real together.
+
+mod schema;
+mod tx;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::error::{Error, Kind};
+
+pub use tx::Tx;
+
+/// How long a statement waits for another process's write before it fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+
+/// A handle to the database; cheap to clone.
+///
+/// SQLite takes one writer at a time, so writes share one connection and take
+/// turns in order, instead of meeting as `SQLITE_BUSY`.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    writer: SqlitePool,
+    reader: SqlitePool,
+    renewer: SqlitePool,
+    clock: Clock,
+    source: String,
+    path: PathBuf,
+    /// Rung after a commit that published, so that nobody polls for it.
+    published: Notify,
+}
+
+/// How to open a [`Db`].
+pub struct Options {
+    clock: Clock,
+    source: String,
+    durable: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { clock: Clock::system(), source: "/termitary/app".to_owned(), durable: true }
+    }
+}
+
+impl Options {
+    /// The clock that everything built on this database uses.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The publishing service's name; events carry `/termitary/<service>`.
+    pub fn service(mut self, service: &str) -> Self {
+        self.source = format!("/termitary/{service}");
+        self
+    }
+
+    /// Whether a commit waits for the disk (`synchronous=FULL`, the default).
+    /// Without it (`NORMAL`) a power cut can lose the last commits; a crash of
+    /// the process cannot.
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+}
+
+impl Db {
+    /// Opens `sqlite://path`, creating the file and the ledger's tables where
+    /// they are missing.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        Self::open_with(url, Options::default()).await
+    }
+
+    /// [`Db::open`] with options.
+    pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
+        let path = sqlite_path(url)?;
+        let db = Self::connect(&path, options).await?;
+        schema::migrate(&db).await?;
+        Ok(db)
+    }
+
+    async fn connect(path: &Path, options: Options) -> Result<Self, Error> {
+        let synchronous =
+            if options.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .pragma("journal_size_limit", "67108864");
+        let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(30));
+        let writer = pool(1)
+            .connect_with(connect.clone())
+            .await
+            .map_err(|error| cannot_open(path, error))?;
+        Ok(Self(Arc::new(Inner {
+            writer,
+            reader: pool(READERS).connect_lazy_with(connect.clone().pragma("query_only", "1")),
+            renewer: pool(1).connect_lazy_with(connect),
+            clock: options.clock,
+            source: options.source,
+            path: path.to_owned(),
+            published: Notify::new(),
+        })))
+    }
+
+    /// Begins a write transaction.
+    ///
+    /// Cancelling this future is safe: the transaction is rolled back.
+    pub async fn begin(&self) -> Result<Tx, Error> {
+        Tx::begin(self.clone()).await
+    }
+
+    /// A pool of connections that can only read.
+    pub fn reader(&self) -> &SqlitePool {
+        &self.0.reader
+    }
+
+    /// The clock that this database and everything on it uses.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The publishing service, as events carry it.
+    pub fn source(&self) -> &str {
+        &self.0.source
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Closes every connection; the last writer tidies the write-ahead log.
+    pub async fn close(&self) {
+        self.0.reader.close().await;
+        self.0.renewer.close().await;
+        self.0.writer.close().await;
+    }
+
+    pub(crate) fn writer(&self) -> &SqlitePool {
+        &self.0.writer
+    }
+
+    /// A connection that only lease renewal uses: never behind a handler.
+    pub(crate) fn renewer(&self) -> &SqlitePool {
+        &self.0.renewer
+    }
+
+    /// Rung after each commit of this process that published events.
+    pub(crate) fn published(&self) -> &Notify {
+        &self.0.published
+    }
+}
+
+/// The file that a `sqlite:` URL names.
+fn sqlite_path(url: &str) -> Result<PathBuf, Error> {
+    let rest = url
+        .strip_prefix("sqlite://")
+        .or_else(|| url.strip_prefix("sqlite:"))
+        .ok_or_else(|| {
+            let scheme = url.split(':').next().unwrap_or_default();
+            Error::invalid(format!(
+                "the database URL begins with `{scheme}:`, but this version opens `sqlite://path/to/file.db` only"
+            ))
+        })?;
+    let path = rest.split('?').next().unwrap_or_default();
+    if path.is_empty() || path.contains(":memory:") {
+        return Err(Error::invalid(
+            "the database URL names no file: write `sqlite://path/to/file.db` (a database in memory would lose every event)",
+        ));
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn cannot_open(path: &Path, error: sqlx::Error) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "cannot open the database file {}: check that its folder exists and that this user may write there",
+            path.display()
+        ),
+    )
+    .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_file_or_says_what_is_wrong() {
+        let path = |url| sqlite_path(url).map(|path| path.display().to_string());
+        assert_eq!(path("sqlite://termitary.db").ok().as_deref(), Some("termitary.db"));
+        assert_eq!(path("sqlite:///var/lib/t.db?mode=rwc").ok().as_deref(), Some("/var/lib/t.db"));
+        assert!(path("postgres://u:secret@h/db").is_err_and(|e| !e.to_string().contains("secret")));
+        assert!(path("sqlite::memory:").is_err_and(|e| e.is_invalid()));
+    }
+}

@@ -1,0 +1,147 @@
+//! One opaque error with predicates: what a caller can do differs by
+//! predicate, not by the library's inner parts.
+
+use std::fmt;
+
+/// Anything that goes wrong in this crate, outside a handler's own code.
+///
+/// An error either describes itself or carries a source, whose text is not
+/// repeated: print the chain to see all of it.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The caller's value or configuration is wrong; trying again cannot help.
+    Invalid,
+    /// The database or Redis cannot do it now; trying again can.
+    Unavailable,
+    /// The delivery belongs to another worker by now.
+    LostLease,
+    /// What was named does not exist.
+    NotFound,
+    /// The stored schema was written by a newer version.
+    NewerSchema,
+    /// A statement or a stored value is not what this version expects.
+    Internal,
+}
+
+impl Error {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    pub(crate) fn lost_lease(message: impl Into<String>) -> Self {
+        Self::new(Kind::LostLease, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, message)
+    }
+
+    pub(crate) fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The caller's value or configuration is wrong: trying again cannot help.
+    pub fn is_invalid(&self) -> bool {
+        self.0.kind == Kind::Invalid
+    }
+
+    /// The database or Redis cannot do it now: trying again later can help.
+    /// The outcome of what was asked is unknown unless documented otherwise.
+    pub fn is_unavailable(&self) -> bool {
+        self.0.kind == Kind::Unavailable
+    }
+
+    /// The delivery was taken over by another worker or was settled already;
+    /// nothing was changed.
+    pub fn is_lost_lease(&self) -> bool {
+        self.0.kind == Kind::LostLease
+    }
+
+    /// What was named does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.0.kind == Kind::NotFound
+    }
+
+    /// The stored schema was written by a newer version of this crate.
+    pub fn is_newer_schema(&self) -> bool {
+        self.0.kind == Kind::NewerSchema
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.0.message)?;
+        match &self.0.source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let kind = match &error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Database(_) => {
+                Kind::Unavailable
+            }
+            _ => Kind::Internal,
+        };
+        Self::new(kind, "the database refused").caused_by(error)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl From<redis::RedisError> for Error {
+    fn from(error: redis::RedisError) -> Self {
+        Self::new(Kind::Unavailable, "Redis refused").caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_chain_repeats_no_message() {
+        let error = Error::from(sqlx::Error::PoolTimedOut);
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(source.is_some_and(|text| !error.to_string().contains(&text)));
+    }
+}

@@ -1,0 +1,227 @@
+//! What is published: a typed fact in the past tense, and the envelope that
+//! carries it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::error::Error;
+
+/// The most bytes of JSON that one event may carry; more is refused at publish.
+pub const MAX_DATA_BYTES: usize = 256 * 1024;
+
+/// A typed fact. Its serde form is its wire form.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use termitary::prelude::*;
+/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// struct TodoCreated { id: String, title: String }
+///
+/// impl Event for TodoCreated { const NAME: &'static str = "todos.created"; }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "expected a type that implements `termitary::Event`",
+    note = "an event derives Serialize, Deserialize and JsonSchema, and says its wire name: `impl Event for {Self} {{ const NAME: &'static str = \"things.happened\"; }}`"
+)]
+pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The wire name: lower-case words of letters, digits and `-`, joined by
+    /// dots, at most 100 bytes (`todos.created`). A promise: rename it only by
+    /// adding the old name to [`Event::ALIASES`].
+    const NAME: &'static str;
+
+    /// Older wire names that still decode into this type.
+    const ALIASES: &'static [&'static str] = &[];
+
+    /// The version this code writes and the highest it can read. An event of a
+    /// higher version is parked until a worker that knows it starts.
+    const VERSION: u32 = 1;
+
+    /// Publish so that handlers start no earlier than `delay` from now.
+    fn after(self, delay: Duration) -> Outgoing<Self>
+    where
+        Self: Sized,
+    {
+        Outgoing::from(self).after(delay)
+    }
+
+    /// Publish so that handlers start no earlier than `instant`.
+    fn at(self, instant: Timestamp) -> Outgoing<Self>
+    where
+        Self: Sized,
+    {
+        Outgoing::from(self).at(instant)
+    }
+
+    /// Name what the event is about (a user, an order).
+    fn keyed(self, key: impl ToString) -> Outgoing<Self>
+    where
+        Self: Sized,
+    {
+        Outgoing::from(self).keyed(key)
+    }
+
+    /// Make the publish idempotent: within one source, a second publish with
+    /// the same id records nothing and returns the first one's event id.
+    fn id(self, id: impl Into<String>) -> Outgoing<Self>
+    where
+        Self: Sized,
+    {
+        Outgoing::from(self).id(id)
+    }
+}
+
+/// An event with its publish options, on its way into the system.
+#[derive(Debug)]
+pub struct Outgoing<E> {
+    pub(crate) event: E,
+    pub(crate) due: Due,
+    pub(crate) key: Option<String>,
+    pub(crate) dedup: Option<String>,
+}
+
+/// When the first attempt may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    Now,
+    After(Duration),
+    At(Timestamp),
+}
+
+impl<E: Event> From<E> for Outgoing<E> {
+    fn from(event: E) -> Self {
+        Self { event, due: Due::Now, key: None, dedup: None }
+    }
+}
+
+impl<E> Outgoing<E> {
+    /// See [`Event::after`].
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.due = Due::After(delay);
+        self
+    }
+
+    /// See [`Event::at`].
+    pub fn at(mut self, instant: Timestamp) -> Self {
+        self.due = Due::At(instant);
+        self
+    }
+
+    /// See [`Event::keyed`].
+    pub fn keyed(mut self, key: impl ToString) -> Self {
+        self.key = Some(key.to_string());
+        self
+    }
+
+    /// See [`Event::id`]. At most 128 bytes; longer is refused at publish.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.dedup = Some(id.into());
+        self
+    }
+}
+
+/// A published event as it is stored and travels: who, when, what.
+///
+/// Serializes as one CloudEvents 1.0 JSON object.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// UUIDv7, unique.
+    pub id: Uuid,
+    /// The event's wire name.
+    pub name: String,
+    /// The version that the publisher wrote.
+    pub version: u32,
+    /// When it was published.
+    pub time: Timestamp,
+    /// The service that published it, as a URI reference: `/termitary/<service>`.
+    pub source: String,
+    /// What it is about, where the publisher said so.
+    pub key: Option<String>,
+    /// W3C trace context of the publisher, where it had one.
+    pub traceparent: Option<String>,
+    /// The event whose handler published this one.
+    pub cause: Option<Uuid>,
+    /// The payload.
+    pub data: Box<RawValue>,
+}
+
+impl Serialize for Envelope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("source", &self.source)?;
+        map.serialize_entry("type", &self.name)?;
+        map.serialize_entry("time", &self.time)?;
+        map.serialize_entry("datacontenttype", "application/json")?;
+        if self.version != 1 {
+            map.serialize_entry("dataschema", &format!("urn:termitary:{}:{}", self.name, self.version))?;
+        }
+        if let Some(key) = &self.key {
+            map.serialize_entry("partitionkey", key)?;
+        }
+        if let Some(traceparent) = &self.traceparent {
+            map.serialize_entry("traceparent", traceparent)?;
+        }
+        if let Some(cause) = &self.cause {
+            map.serialize_entry("causationid", cause)?;
+        }
+        map.serialize_entry("data", &self.data)?;
+        map.end()
+    }
+}
+
+/// Whether `name` can be an event's wire name (see [`Event::NAME`]).
+pub const fn valid_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.len() > 100 {
+        return false;
+    }
+    let mut at_word_start = true;
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'a'..=b'z' | b'0'..=b'9' => at_word_start = false,
+            b'-' | b'_' if !at_word_start => {}
+            b'.' if !at_word_start => at_word_start = true,
+            _ => return false,
+        }
+        i += 1;
+    }
+    !at_word_start
+}
+
+/// JSON text as a payload, checked for form and size.
+pub(crate) fn payload(name: &str, json: String) -> Result<Box<RawValue>, Error> {
+    if json.len() > MAX_DATA_BYTES {
+        return Err(Error::invalid(format!(
+            "the payload of {name} has {} bytes, more than the {MAX_DATA_BYTES} allowed: put the large part elsewhere and publish a reference",
+            json.len()
+        )));
+    }
+    RawValue::from_string(json)
+        .map_err(|error| Error::invalid(format!("the payload of {name} is not JSON")).caused_by(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::valid_name;
+
+    #[test]
+    fn names_are_dotted_lower_case_words() {
+        for good in ["todos.created", "users.inactive.check", "a", "mail-2.sent", "a_b"] {
+            assert!(valid_name(good), "{good}");
+        }
+        for bad in ["", ".a", "a.", "a..b", "Todos.created", "a b", "-a", "ä"] {
+            assert!(!valid_name(bad), "{bad}");
+        }
+    }
+}

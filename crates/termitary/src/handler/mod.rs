@@ -1,0 +1,117 @@
+//! Handlers: plain `async fn`s that take the event first, then extractors.
+
+mod error;
+mod extract;
+mod ledger;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::event::{Envelope, Event};
+
+pub use error::{HandlerError, HandlerResult, PermanentExt};
+pub(crate) use error::Verdict;
+pub use extract::{Attempt, FromDelivery, FromRef, Meta, Shutdown, State};
+pub use ledger::{Ledger, LedgerTx};
+pub(crate) use ledger::LedgerScope;
+
+/// What an attempt knows besides the event: extractors read from here.
+pub struct Context<'a, S> {
+    pub(crate) state: &'a S,
+    pub(crate) meta: &'a Arc<Meta>,
+    pub(crate) ledger: &'a Arc<LedgerScope>,
+    pub(crate) shutdown: &'a tokio_util::sync::CancellationToken,
+}
+
+/// An `async fn(event, extractors…) -> HandlerResult`.
+///
+/// Implemented for functions and closures with up to six extractors; nobody
+/// implements it by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    label = "expected `async fn(event, extractors…) -> HandlerResult`",
+    note = "the first argument is the event by value; each further one is an extractor: State<T>, Ledger, Meta, Attempt, Shutdown, or your own FromDelivery",
+    note = "every extractor must fit the registry's state, and the future must be Send"
+)]
+pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
+    /// The event it handles.
+    type Event: Event;
+
+    /// Runs once.
+    fn call(self, event: Self::Event, context: &Context<'_, S>) -> impl Future<Output = HandlerResult> + Send;
+}
+
+macro_rules! impl_handler {
+    ($($extractor:ident),*) => {
+        #[expect(non_snake_case, reason = "the type parameters name the variables")]
+        #[diagnostic::do_not_recommend]
+        impl<F, Fut, E, S, $($extractor,)*> Handler<(E, $($extractor,)*), S> for F
+        where
+            F: Fn(E, $($extractor,)*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output = HandlerResult> + Send,
+            E: Event,
+            S: Send + Sync,
+            $($extractor: FromDelivery<S> + Send,)*
+        {
+            type Event = E;
+
+            async fn call(self, event: E, context: &Context<'_, S>) -> HandlerResult {
+                $(let $extractor = $extractor::from_delivery(context)?;)*
+                let _ = context;
+                self(event, $($extractor,)*).await
+            }
+        }
+    };
+}
+
+impl_handler!();
+impl_handler!(A1);
+impl_handler!(A1, A2);
+impl_handler!(A1, A2, A3);
+impl_handler!(A1, A2, A3, A4);
+impl_handler!(A1, A2, A3, A4, A5);
+impl_handler!(A1, A2, A3, A4, A5, A6);
+
+/// A handler's future for one delivery.
+pub(crate) type Run<'a> = Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a>>;
+
+/// A payload did not decode into the handler's event.
+pub(crate) struct Undecodable(pub(crate) String);
+
+/// A handler with its types forgotten: what a subscription holds.
+pub(crate) trait Erased<S>: Send + Sync {
+    /// Decodes the payload and answers the future that handles it.
+    fn start<'a>(&self, envelope: &Envelope, context: &'a Context<'a, S>) -> Result<Run<'a>, Undecodable>;
+}
+
+pub(crate) struct Typed<H, Args> {
+    pub(crate) handler: H,
+    pub(crate) args: std::marker::PhantomData<fn() -> Args>,
+}
+
+impl<H, Args, S> Erased<S> for Typed<H, Args>
+where
+    H: Handler<Args, S>,
+    Args: 'static,
+    S: Send + Sync,
+{
+    fn start<'a>(&self, envelope: &Envelope, context: &'a Context<'a, S>) -> Result<Run<'a>, Undecodable> {
+        let event = serde_json::from_str::<H::Event>(envelope.data.get())
+            .map_err(|error| Undecodable(decode_problem(&error)))?;
+        let handler = self.handler.clone();
+        Ok(Box::pin(async move { handler.call(event, context).await }))
+    }
+}
+
+/// Where and why decoding failed, without a word of the payload: serde's own
+/// message may quote it, and payloads are never logged.
+fn decode_problem(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "a field is missing or of another type",
+        serde_json::error::Category::Syntax => "not JSON",
+        serde_json::error::Category::Eof => "JSON cut short",
+        serde_json::error::Category::Io => "unreadable",
+    };
+    format!("{what} (line {}, column {})", error.line(), error.column())
+}

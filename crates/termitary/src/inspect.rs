@@ -1,0 +1,338 @@
+//! What an operator sees and steers: counts, dead letters, schedules, the
+//! stream of events. Everything here is plain data that serializes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::broker::{Broker, Cursor};
+use crate::clock::from_micros;
+use crate::error::Error;
+use crate::event::Envelope;
+use crate::ledger::{self, Resolve};
+use crate::schedule::ticker;
+use crate::worker::roll;
+
+/// The whole system at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Status {
+    /// `sqlite` or `redis`: where deliveries travel.
+    pub mode: &'static str,
+    /// How many events the ledger keeps.
+    pub events: u64,
+    /// By name.
+    pub subscriptions: Vec<SubscriptionStatus>,
+    /// By name.
+    pub schedules: Vec<ScheduleStatus>,
+    /// Those that were heard of within a minute.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One subscription's deliveries, counted.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SubscriptionStatus {
+    /// The durable name.
+    pub name: String,
+    /// The event it handles.
+    pub event: String,
+    /// Waiting, due now or later.
+    pub pending: u64,
+    /// Held by workers.
+    pub leased: u64,
+    /// Of those waiting: due now.
+    pub due: u64,
+    /// Given up, with a reason.
+    pub dead: u64,
+    /// Kept because no code here can read them.
+    pub parked: u64,
+    /// Finished since the subscription was first registered.
+    pub done: u64,
+    /// How long the longest-waiting due delivery has been due.
+    pub oldest_pending_seconds: u64,
+    /// Live workers that run it.
+    pub workers: u64,
+}
+
+/// One schedule.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ScheduleStatus {
+    /// The durable name.
+    pub name: String,
+    /// The cron expression.
+    pub cron: String,
+    /// The IANA time zone it is evaluated in.
+    pub timezone: String,
+    /// The next tick; none while paused or when the rule never comes again.
+    pub next: Option<Timestamp>,
+    /// The last tick that published an event.
+    pub last: Option<Timestamp>,
+    /// Whether an operator stopped it.
+    pub paused: bool,
+}
+
+/// One worker process.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Fresh at every process start.
+    pub id: String,
+    /// The machine's host name.
+    pub host: String,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// Attempts running when it last reported.
+    pub running: u64,
+    /// The most attempts it runs at once.
+    pub concurrency: u64,
+    #[serde(skip)]
+    pub(crate) subscriptions: Vec<String>,
+}
+
+/// A delivery that will not run by itself: dead, or parked.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Letter {
+    /// The event, payload included.
+    pub event: Envelope,
+    /// Whose delivery it is.
+    pub subscription: String,
+    /// Dead or parked.
+    pub state: LetterState,
+    /// One word: `error`, `permanent`, `crashed`, `version`, `undecodable`, …
+    pub reason: String,
+    /// The last error's text.
+    pub error: String,
+    /// Handler errors.
+    pub attempts: u32,
+    /// Worker processes that ended while they ran it.
+    pub crashes: u32,
+    /// When it was given up or parked.
+    pub at: Timestamp,
+}
+
+/// Dead, or parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LetterState {
+    /// Given up.
+    Dead,
+    /// Not readable by this code.
+    Parked,
+}
+
+/// Which letters; the default is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// Of this event only.
+    pub event: Option<Uuid>,
+    /// Of this subscription only.
+    pub subscription: Option<String>,
+    /// Of this state only.
+    pub state: Option<LetterState>,
+}
+
+/// Reads and steers a system through its broker: `broker.inspect()`.
+#[derive(Clone)]
+pub struct Inspect(Broker);
+
+impl Broker {
+    /// What an operator sees and steers.
+    pub fn inspect(&self) -> Inspect {
+        Inspect(self.clone())
+    }
+}
+
+/// How many letters one statement resolves: a replay of a million does not
+/// hold the writer.
+const PAGE: u32 = 500;
+
+impl Inspect {
+    /// Counts everything.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let db = self.0.db();
+        let now = db.clock().now();
+        let routes = ledger::routes(db).await?;
+        let beside: BTreeMap<i64, _> = match self.0.transport().counts(&routes).await {
+            Ok(counts) => routes.iter().map(|route| route.id).zip(counts).collect(),
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(error = ?error, "the broker is away: counts show the ledger only");
+                BTreeMap::new()
+            }
+            Err(error) => return Err(error),
+        };
+        let workers = roll::live(db).await?;
+        let mut subscriptions = Vec::new();
+        for tally in ledger::tally(db).await? {
+            let beside = beside.get(&tally.id).copied().unwrap_or_default();
+            if tally.name == ledger::BRIDGE && tally.parked == 0 {
+                continue;
+            }
+            let oldest = tally.oldest_us.map_or(0, |us| (now.as_microsecond() - us).max(0) / 1_000_000);
+            subscriptions.push(SubscriptionStatus {
+                pending: tally.pending as u64 + beside.pending,
+                leased: tally.leased as u64 + beside.leased,
+                due: tally.due as u64 + beside.pending,
+                dead: tally.dead as u64,
+                parked: tally.parked as u64,
+                done: tally.done as u64 + beside.done,
+                oldest_pending_seconds: oldest as u64,
+                workers: workers.iter().filter(|w| w.subscriptions.contains(&tally.name)).count() as u64,
+                name: tally.name,
+                event: tally.event,
+            });
+        }
+        Ok(Status {
+            mode: self.0.mode(),
+            events: self.count_events().await?,
+            subscriptions,
+            schedules: ticker::list(db).await?,
+            workers,
+        })
+    }
+
+    async fn count_events(&self) -> Result<u64, Error> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
+            .fetch_one(self.0.db().reader())
+            .await?;
+        Ok(count as u64)
+    }
+
+    /// Letters that match, the oldest first, at most `limit`.
+    pub async fn letters(&self, filter: &LetterFilter, limit: u32) -> Result<Vec<Letter>, Error> {
+        ledger::letters(self.0.db(), filter, limit).await
+    }
+
+    /// Every letter of one event.
+    pub async fn letters_of(&self, event: Uuid) -> Result<Vec<Letter>, Error> {
+        ledger::letter(self.0.db(), event).await
+    }
+
+    /// Runs matching letters again, with all their attempts; `who` goes into
+    /// the audit. Answers how many. Stopped half-way, it can be repeated.
+    pub async fn replay(&self, filter: &LetterFilter, who: &str) -> Result<u64, Error> {
+        self.resolve(filter, Resolve::Replay, who).await
+    }
+
+    /// Drops matching letters for good; `who` goes into the audit.
+    pub async fn drop_letters(&self, filter: &LetterFilter, who: &str) -> Result<u64, Error> {
+        self.resolve(filter, Resolve::Drop, who).await
+    }
+
+    async fn resolve(&self, filter: &LetterFilter, resolve: Resolve, who: &str) -> Result<u64, Error> {
+        let db = self.0.db();
+        let act = if resolve == Resolve::Replay { "replay" } else { "drop" };
+        let mut total = 0;
+        loop {
+            let mut tx = db.begin().await?;
+            let now = db.clock().now_us();
+            let count = ledger::resolve(&mut tx, filter, resolve, now, PAGE).await?;
+            if count > 0 {
+                audit(&mut tx, now, who, act, &format!("{filter:?}"), count).await?;
+            }
+            tx.commit().await?;
+            total += count;
+            if count < u64::from(PAGE) {
+                break;
+            }
+        }
+        db.published().notify_waiters();
+        Ok(total)
+    }
+
+    /// Publishes a schedule's event now, beside its ticks; answers the event id.
+    pub async fn run_schedule(&self, schedule: &crate::schedule::Schedule) -> Result<Uuid, Error> {
+        ticker::run_now(self.0.db(), schedule).await
+    }
+
+    /// Stops or resumes a schedule. Ticks of the pause are not caught up.
+    pub async fn pause_schedule(&self, name: &str, paused: bool, who: &str) -> Result<(), Error> {
+        let db = self.0.db();
+        let mut tx = db.begin().await?;
+        ticker::pause(&mut tx, name, paused).await?;
+        let act = if paused { "pause" } else { "resume" };
+        audit(&mut tx, db.clock().now_us(), who, act, name, 1).await?;
+        tx.commit().await
+    }
+
+    /// Forgets a subscription that no code registers any more, with all its
+    /// deliveries; answers how many unfinished ones were dropped.
+    pub async fn drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
+        let db = self.0.db();
+        let mut tx = db.begin().await?;
+        let dropped = ledger::forget(&mut tx, name).await?;
+        audit(&mut tx, db.clock().now_us(), who, "drop-subscription", name, dropped).await?;
+        tx.commit().await?;
+        Ok(dropped)
+    }
+
+    /// The events published from now on, as they become visible.
+    pub async fn tail(&self) -> Result<Tail, Error> {
+        let db = self.0.db();
+        let routes = ledger::routes(db).await?;
+        let mut cursor = Cursor { seq: ledger::last_seq(db).await?, ..Cursor::default() };
+        self.0.transport().read(&mut cursor, &routes).await?;
+        Ok(Tail { broker: self.0.clone(), routes, cursor, buffer: VecDeque::new() })
+    }
+}
+
+/// A live view of published events: [`Inspect::tail`].
+pub struct Tail {
+    broker: Broker,
+    routes: Vec<crate::broker::Route>,
+    cursor: Cursor,
+    buffer: VecDeque<Envelope>,
+}
+
+impl Tail {
+    /// The next event; waits for it. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Envelope, Error> {
+        loop {
+            if let Some(event) = self.buffer.pop_front() {
+                return Ok(event);
+            }
+            let (events, seq) = ledger::read(self.broker.db(), self.cursor.seq, PAGE).await?;
+            self.cursor.seq = seq;
+            self.buffer.extend(events);
+            let beside = self.broker.transport().read(&mut self.cursor, &self.routes).await?;
+            self.buffer.extend(beside);
+            if self.buffer.is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn audit(
+    tx: &mut crate::db::Tx,
+    now_us: i64,
+    who: &str,
+    act: &str,
+    subject: &str,
+    count: u64,
+) -> Result<(), Error> {
+    sqlx::query("INSERT INTO termitary_audit (time_us, who, act, subject, count) VALUES ($1, $2, $3, $4, $5)")
+        .bind(now_us)
+        .bind(who)
+        .bind(act)
+        .bind(subject)
+        .bind(count as i64)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// The instant of a stored number of microseconds, where there is one.
+pub(crate) fn instant(micros: Option<i64>) -> Option<Timestamp> {
+    micros.map(from_micros)
+}

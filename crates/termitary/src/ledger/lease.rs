@@ -1,0 +1,121 @@
+//! Leasing by row state, renewing, and taking over from the dead.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
+use crate::error::Error;
+
+use super::{EventRow, event_columns, state};
+
+const CLAIM: &str = "
+    UPDATE termitary_deliveries SET state = 1, worker = $1, lease_us = $2, fence = fence + 1
+    WHERE (event, subscription) IN (
+        SELECT event, subscription FROM termitary_deliveries
+        WHERE state = 0 AND subscription = $3 AND due_us <= $4
+        ORDER BY due_us LIMIT $5)
+    RETURNING event, attempts, fence";
+
+const EVENTS: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
+);
+
+/// Leases up to `max` due deliveries of one subscription until `until_us`.
+pub(crate) async fn lease(
+    conn: &mut SqliteConnection,
+    route: i64,
+    worker: &WorkerId,
+    max: usize,
+    now_us: i64,
+    until_us: i64,
+) -> Result<Vec<Leased>, Error> {
+    let claimed: Vec<(i64, i64, i64)> = sqlx::query_as(CLAIM)
+        .bind(&**worker)
+        .bind(until_us)
+        .bind(route)
+        .bind(now_us)
+        .bind(max as i64)
+        .fetch_all(&mut *conn)
+        .await?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let seqs: Vec<_> = claimed.iter().map(|(seq, ..)| *seq).collect();
+    let mut events: HashMap<i64, EventRow> = sqlx::query_as::<_, EventRow>(EVENTS)
+        .bind(json!(seqs).to_string())
+        .fetch_all(&mut *conn)
+        .await?
+        .into_iter()
+        .map(|row| (row.seq, row))
+        .collect();
+    let mut leased = Vec::with_capacity(claimed.len());
+    for (seq, attempts, fence) in claimed {
+        let row = events
+            .remove(&seq)
+            .ok_or_else(|| Error::internal(format!("delivery of event row {seq} without its event")))?;
+        let envelope = Arc::new(row.envelope()?);
+        let claim = Claim {
+            event: envelope.id,
+            route,
+            worker: Arc::clone(worker),
+            fence,
+            origin: Origin::Ledger { seq, entry: None },
+        };
+        leased.push(Leased { envelope, attempts: attempts as u32, claim });
+    }
+    Ok(leased)
+}
+
+/// Extends the leases of these `(seq, route, fence)`; answers those that held.
+pub(crate) async fn renew(
+    conn: &mut SqliteConnection,
+    claims: &[(i64, i64, i64)],
+    until_us: i64,
+) -> Result<Vec<(i64, i64)>, Error> {
+    Ok(sqlx::query_as(
+        "UPDATE termitary_deliveries AS d SET lease_us = $2 FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
+         RETURNING d.event, d.subscription",
+    )
+    .bind(json!(claims).to_string())
+    .bind(until_us)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// How long a delivery waits after its n-th crash: the first time not at all,
+/// then long enough that it does not take every worker down in turn.
+const SECOND_CRASH_WAIT_US: i64 = 10_000_000;
+
+/// Takes back leases that ended before `now_us`, a page at a time. A lost
+/// lease is a crash, not an error: attempts stay as they are, and the
+/// [`CRASH_LIMIT`]-th quarantines the delivery. Answers how many were taken.
+pub(crate) async fn reclaim(conn: &mut SqliteConnection, now_us: i64, page: usize) -> Result<u64, Error> {
+    let rows = sqlx::query(
+        "UPDATE termitary_deliveries SET
+            crashes = crashes + 1,
+            state = CASE WHEN crashes + 1 >= $1 THEN $2 ELSE $3 END,
+            reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
+            error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it ran this' END,
+            settled_us = CASE WHEN crashes + 1 >= $1 THEN $4 END,
+            due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
+            worker = NULL, lease_us = NULL, entry = NULL
+         WHERE (event, subscription) IN (
+            SELECT event, subscription FROM termitary_deliveries
+            WHERE state = 1 AND lease_us < $4 ORDER BY lease_us LIMIT $6)",
+    )
+    .bind(i64::from(CRASH_LIMIT))
+    .bind(state::DEAD)
+    .bind(state::PENDING)
+    .bind(now_us)
+    .bind(SECOND_CRASH_WAIT_US)
+    .bind(page as i64)
+    .execute(conn)
+    .await?;
+    Ok(rows.rows_affected())
+}

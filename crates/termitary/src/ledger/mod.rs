@@ -1,0 +1,72 @@
+//! The ledger's rules as statements: what is owed to whom, and what became of
+//! it. Every statement works on a set; every change of a leased delivery
+//! compares the fence, so that a worker that lost its lease changes nothing.
+
+mod declare;
+mod lease;
+mod letters;
+mod publish;
+mod read;
+mod retain;
+mod settle;
+
+pub(crate) use declare::{BRIDGE, declare, routes};
+pub(crate) use lease::{lease, reclaim, renew};
+pub(crate) use letters::{Resolve, letter, letters, resolve};
+pub(crate) use publish::{park_foreign, publish};
+pub(crate) use read::{Tally, event_names, last_seq, read, tally};
+pub(crate) use retain::{RETENTION, retain};
+pub(crate) use settle::{finish, settle};
+#[cfg(feature = "redis")]
+pub(crate) use settle::adopt;
+
+/// A delivery's state as stored.
+pub(crate) mod state {
+    pub(crate) const PENDING: i64 = 0;
+    pub(crate) const LEASED: i64 = 1;
+    pub(crate) const DONE: i64 = 2;
+    pub(crate) const DEAD: i64 = 3;
+    pub(crate) const PARKED: i64 = 4;
+}
+
+/// An event as its row.
+#[derive(sqlx::FromRow)]
+pub(crate) struct EventRow {
+    pub(crate) seq: i64,
+    id: uuid::Uuid,
+    name: String,
+    version: i64,
+    source: String,
+    time_us: i64,
+    key: Option<String>,
+    traceparent: Option<String>,
+    cause: Option<uuid::Uuid>,
+    data: String,
+}
+
+/// The columns of an [`EventRow`].
+macro_rules! event_columns {
+    () => {
+        "e.seq, e.id, e.name, e.version, e.source, e.time_us, e.key, e.traceparent, e.cause, e.data"
+    };
+}
+pub(crate) use event_columns;
+
+impl EventRow {
+    pub(crate) fn envelope(self) -> Result<crate::event::Envelope, crate::Error> {
+        let data = serde_json::value::RawValue::from_string(self.data).map_err(|error| {
+            crate::Error::internal(format!("event {} is stored with broken JSON", self.id)).caused_by(error)
+        })?;
+        Ok(crate::event::Envelope {
+            id: self.id,
+            name: self.name,
+            version: self.version as u32,
+            time: crate::clock::from_micros(self.time_us),
+            source: self.source,
+            key: self.key,
+            traceparent: self.traceparent,
+            cause: self.cause,
+            data,
+        })
+    }
+}

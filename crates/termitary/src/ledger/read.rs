@@ -1,0 +1,66 @@
+//! Reading the ledger for operators: history and counts.
+
+use crate::db::Db;
+use crate::error::Error;
+use crate::event::Envelope;
+
+use super::{EventRow, event_columns};
+
+/// Events after `seq` in commit order, and the `seq` to go on from.
+pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelope>, i64), Error> {
+    let rows: Vec<EventRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        event_columns!(),
+        " FROM termitary_events e WHERE e.seq > $1 ORDER BY e.seq LIMIT $2"
+    ))
+    .bind(after)
+    .bind(i64::from(limit))
+    .fetch_all(db.reader())
+    .await?;
+    let next = rows.last().map_or(after, |row| row.seq);
+    let events = rows.into_iter().map(EventRow::envelope).collect::<Result<_, _>>()?;
+    Ok((events, next))
+}
+
+/// The newest event's `seq`.
+pub(crate) async fn last_seq(db: &Db) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_events").fetch_one(db.reader()).await?)
+}
+
+/// Every event name that has a subscription on record.
+pub(crate) async fn event_names(db: &Db) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar("SELECT DISTINCT event FROM termitary_routes ORDER BY event").fetch_all(db.reader()).await?)
+}
+
+/// One subscription's row and the counts of its unfinished deliveries.
+#[derive(sqlx::FromRow)]
+pub(crate) struct Tally {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) event: String,
+    pub(crate) done: i64,
+    pub(crate) pending: i64,
+    pub(crate) due: i64,
+    pub(crate) leased: i64,
+    pub(crate) dead: i64,
+    pub(crate) parked: i64,
+    pub(crate) oldest_us: Option<i64>,
+}
+
+/// Counts per subscription. Finished deliveries are counted as they finish,
+/// so this reads only what is unfinished.
+pub(crate) async fn tally(db: &Db) -> Result<Vec<Tally>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT s.id, s.name, s.event, s.done,
+            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id) AS pending,
+            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id AND d.due_us <= $1) AS due,
+            (SELECT COUNT(*) FROM termitary_deliveries d INDEXED BY termitary_deliveries_leased WHERE d.state = 1 AND d.subscription = s.id) AS leased,
+            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state >= 3 AND d.state = 3 AND d.subscription = s.id) AS dead,
+            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state >= 3 AND d.state = 4 AND d.subscription = s.id) AS parked,
+            (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id) AS oldest_us
+         FROM termitary_subscriptions s ORDER BY s.name",
+    )
+    .bind(db.clock().now_us())
+    .fetch_all(db.reader())
+    .await?)
+}

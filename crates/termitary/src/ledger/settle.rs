@@ -1,0 +1,209 @@
+//! Ending attempts. Each change compares state and fence: who lost the lease
+//! changes nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use crate::broker::{Claim, Origin, Outcome, Settlement};
+#[cfg(feature = "redis")]
+use crate::event::Envelope;
+use crate::error::Error;
+
+use super::state;
+
+const SETTLE: &str = "
+    UPDATE termitary_deliveries AS d SET
+        state = j.value->>3, due_us = COALESCE(j.value->>4, d.due_us), attempts = d.attempts + (j.value->>5),
+        reason = j.value->>6, error = COALESCE(j.value->>7, d.error), settled_us = j.value->>8,
+        worker = NULL, lease_us = NULL, entry = NULL
+    FROM json_each($1) j
+    WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
+    RETURNING d.event, d.subscription";
+
+/// Settles what belongs to the ledger; answers, in order, whether each claim
+/// still held. A delivery that its handler's own transaction finished counts
+/// as held.
+pub(crate) async fn settle(
+    conn: &mut SqliteConnection,
+    settlements: &[Settlement],
+    now_us: i64,
+) -> Result<Vec<bool>, Error> {
+    let rows: Vec<_> = settlements.iter().filter_map(|s| settle_row(s, now_us)).collect();
+    if rows.is_empty() {
+        return Ok(settlements.iter().map(|s| s.outcome == Outcome::Done { committed: true }).collect());
+    }
+    let held: Vec<(i64, i64)> =
+        sqlx::query_as(SETTLE).bind(json!(rows).to_string()).fetch_all(&mut *conn).await?;
+    let held: HashSet<_> = held.into_iter().collect();
+    count_done(conn, settlements, &held).await?;
+    Ok(settlements
+        .iter()
+        .map(|s| {
+            s.outcome == Outcome::Done { committed: true }
+                || ledger_key(&s.claim).is_some_and(|key| held.contains(&key))
+        })
+        .collect())
+}
+
+fn ledger_key(claim: &Claim) -> Option<(i64, i64)> {
+    match &claim.origin {
+        Origin::Ledger { seq, .. } => Some((*seq, claim.route)),
+        #[cfg(feature = "redis")]
+        Origin::Stream { .. } => None,
+    }
+}
+
+fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value> {
+    let (seq, route) = ledger_key(&settlement.claim)?;
+    let fence = settlement.claim.fence;
+    Some(match &settlement.outcome {
+        Outcome::Done { committed: true } => return None,
+        Outcome::Done { committed: false } => {
+            json!([seq, route, fence, state::DONE, null, 0, null, null, now_us])
+        }
+        Outcome::Retry { due_us, error } => {
+            json!([seq, route, fence, state::PENDING, due_us, 1, null, error, null])
+        }
+        Outcome::Snooze { due_us } => {
+            json!([seq, route, fence, state::PENDING, due_us, 0, null, null, null])
+        }
+        Outcome::Dead { reason, error, counted } => {
+            json!([seq, route, fence, state::DEAD, null, i64::from(*counted), reason, error, now_us])
+        }
+        Outcome::Parked { reason, error } => {
+            json!([seq, route, fence, state::PARKED, null, 0, reason, error, now_us])
+        }
+    })
+}
+
+async fn count_done(
+    conn: &mut SqliteConnection,
+    settlements: &[Settlement],
+    held: &HashSet<(i64, i64)>,
+) -> Result<(), Error> {
+    let mut done: HashMap<i64, i64> = HashMap::new();
+    for settlement in settlements {
+        let finished = settlement.outcome == (Outcome::Done { committed: false });
+        if finished && ledger_key(&settlement.claim).is_some_and(|key| held.contains(&key)) {
+            *done.entry(settlement.claim.route).or_default() += 1;
+        }
+    }
+    for (route, n) in done {
+        add_done(conn, route, n).await?;
+    }
+    Ok(())
+}
+
+async fn add_done(conn: &mut SqliteConnection, route: i64, n: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE termitary_subscriptions SET done = done + $2 WHERE id = $1")
+        .bind(route)
+        .bind(n)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Marks a delivery done inside its handler's transaction. `false`: it was
+/// settled or taken over elsewhere, and the transaction must roll back.
+pub(crate) async fn finish(
+    conn: &mut SqliteConnection,
+    claim: &Claim,
+    now_us: i64,
+) -> Result<bool, Error> {
+    let finished = match &claim.origin {
+        Origin::Ledger { seq, .. } => finish_row(conn, *seq, claim, now_us).await?,
+        #[cfg(feature = "redis")]
+        Origin::Stream { envelope, .. } => {
+            // The inbox: the first to insert the row wins.
+            let seq = adopt_event(conn, envelope).await?;
+            let row = adopt_delivery(conn, seq, claim, state::DONE, now_us).await?;
+            row.rows_affected() == 1
+        }
+    };
+    if finished {
+        add_done(conn, claim.route, 1).await?;
+    }
+    Ok(finished)
+}
+
+async fn finish_row(
+    conn: &mut SqliteConnection,
+    seq: i64,
+    claim: &Claim,
+    now_us: i64,
+) -> Result<bool, Error> {
+    let row = sqlx::query(
+        "UPDATE termitary_deliveries SET state = $4, worker = NULL, lease_us = NULL, entry = NULL, reason = NULL, settled_us = $6
+         WHERE event = $1 AND subscription = $2 AND fence = $3 AND state = $5",
+    )
+    .bind(seq)
+    .bind(claim.route)
+    .bind(claim.fence)
+    .bind(state::DONE)
+    .bind(state::LEASED)
+    .bind(now_us)
+    .execute(conn)
+    .await?;
+    Ok(row.rows_affected() == 1)
+}
+
+/// Takes a stream-only delivery into the ledger as leased under fence 1, so
+/// that it can be settled like any other. `None`: the ledger has it already.
+#[cfg(feature = "redis")]
+pub(crate) async fn adopt(
+    conn: &mut SqliteConnection,
+    claim: &Claim,
+    envelope: &Envelope,
+    until_us: i64,
+) -> Result<Option<Claim>, Error> {
+    let seq = adopt_event(conn, envelope).await?;
+    let row = adopt_delivery(conn, seq, claim, state::LEASED, until_us).await?;
+    if row.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let origin = Origin::Ledger { seq, entry: None };
+    Ok(Some(Claim { fence: 1, origin, ..claim.clone() }))
+}
+
+#[cfg(feature = "redis")]
+async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result<i64, Error> {
+    let known: Option<i64> = sqlx::query_scalar("SELECT seq FROM termitary_events WHERE id = $1")
+        .bind(envelope.id)
+        .fetch_optional(&mut *conn)
+        .await?;
+    if let Some(seq) = known {
+        return Ok(seq);
+    }
+    let draft = crate::publish::Draft { envelope: envelope.clone(), due_us: 0, dedup: None };
+    let seqs = super::publish::insert_events(conn, &[draft]).await?;
+    let seq = seqs
+        .get(&envelope.id)
+        .copied()
+        .ok_or_else(|| Error::internal(format!("event {} could not be adopted", envelope.id)))?;
+    // It stands on its stream for everyone already: only this delivery is owed.
+    sqlx::query("UPDATE termitary_events SET fanned = 1 WHERE seq = $1").bind(seq).execute(conn).await?;
+    Ok(seq)
+}
+
+#[cfg(feature = "redis")]
+async fn adopt_delivery(
+    conn: &mut SqliteConnection,
+    seq: i64,
+    claim: &Claim,
+    state: i64,
+    at_us: i64,
+) -> Result<sqlx::sqlite::SqliteQueryResult, Error> {
+    Ok(sqlx::query(
+        "INSERT INTO termitary_deliveries (event, subscription, state, due_us, fence, worker, lease_us, settled_us)
+         VALUES ($1, $2, $3, $4, 1, $5, $4, CASE WHEN $3 = 2 THEN $4 END) ON CONFLICT DO NOTHING",
+    )
+    .bind(seq)
+    .bind(claim.route)
+    .bind(state)
+    .bind(at_us)
+    .bind(&*claim.worker)
+    .execute(conn)
+    .await?)
+}

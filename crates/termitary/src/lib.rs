@@ -1,0 +1,93 @@
+//! Durable background work for Rust services, told as events.
+//!
+//! *A transaction publishes events; every subscription gets one delivery of
+//! each; a worker leases deliveries, runs handlers and settles them.*
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use termitary::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize, JsonSchema)]
+//! struct UserRegistered { email: String }
+//! impl Event for UserRegistered { const NAME: &'static str = "users.registered"; }
+//!
+//! async fn send_welcome(event: UserRegistered) -> HandlerResult {
+//!     println!("welcome, {}", event.email);
+//!     Ok(())
+//! }
+//!
+//! fn subscriptions() -> Registry<()> {
+//!     Registry::new().on(subscribe("users.send-welcome", send_welcome))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), termitary::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let file = folder.path().join("app.db");
+//! let db = Db::open(&format!("sqlite://{}", file.display())).await?;
+//! let broker = Broker::sql(db.clone());
+//! broker.register(&subscriptions()).await?;
+//!
+//! let mut tx = db.begin().await?;
+//! tx.publish(UserRegistered { email: "ada@example.com".into() }).await?;
+//! tx.commit().await?; // now the event is real
+//!
+//! # let soon = async { tokio::time::sleep(std::time::Duration::from_millis(50)).await };
+//! Worker::new(broker, subscriptions()).run(soon).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The rooms of this crate, in reading order: [`event`] (what is published),
+//! [`publish`] (how it becomes real), [`handler`] and [`subscription`] (who
+//! handles it), [`schedule`], [`registry`] (all of it as data), [`worker`]
+//! (what runs it), [`broker`] (where deliveries wait), [`inspect`] (what an
+//! operator sees), [`testing`].
+
+pub mod broadcast;
+pub mod broker;
+pub mod clock;
+pub mod db;
+pub mod error;
+pub mod event;
+pub mod handler;
+pub mod inspect;
+mod ledger;
+pub mod publish;
+pub mod registry;
+pub mod retry;
+pub mod schedule;
+pub mod subscription;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod trace;
+pub mod worker;
+
+pub use broker::Broker;
+pub use clock::Clock;
+pub use db::{Db, Tx};
+pub use error::Error;
+pub use event::{Envelope, Event};
+pub use handler::{HandlerError, HandlerResult};
+pub use publish::{Bus, Publish, Published};
+pub use registry::Registry;
+pub use retry::Retry;
+pub use subscription::{Subscription, subscribe};
+pub use worker::Worker;
+
+/// What most files that publish or handle events need.
+pub mod prelude {
+    pub use crate::broker::Broker;
+    pub use crate::clock::{days, hours, minutes, secs};
+    pub use crate::db::{Db, Tx};
+    pub use crate::event::{Envelope, Event};
+    pub use crate::handler::{
+        Attempt, FromRef, HandlerError, HandlerResult, Ledger, Meta, PermanentExt, Shutdown, State,
+    };
+    pub use crate::publish::{Bus, Publish, Published};
+    pub use crate::registry::Registry;
+    pub use crate::retry::Retry;
+    pub use crate::schedule::{Tick, cron, schedule};
+    pub use crate::subscription::subscribe;
+    pub use crate::worker::Worker;
+    pub use schemars::JsonSchema;
+}

@@ -1,0 +1,181 @@
+//! How an event becomes real: in a transaction, or on the bus.
+
+use async_trait::async_trait;
+use serde_json::value::RawValue;
+use sqlx::{Sqlite, Transaction};
+use uuid::Uuid;
+
+use crate::broker::Broker;
+use crate::clock::{later, micros};
+use crate::db::Db;
+use crate::error::Error;
+use crate::event::{Due, Envelope, Event, MAX_DATA_BYTES, Outgoing, payload, valid_name};
+use crate::trace;
+
+/// What a publish recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The event's id; of the earlier event where this one was a duplicate.
+    pub id: Uuid,
+    /// The `.id(..)` was known already: nothing was recorded now.
+    pub duplicate: bool,
+}
+
+/// An envelope with what only publishing needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub(crate) envelope: Envelope,
+    pub(crate) due_us: i64,
+    pub(crate) dedup: Option<String>,
+}
+
+impl Draft {
+    pub(crate) fn typed<E: Event>(outgoing: Outgoing<E>, db: &Db) -> Result<Self, Error> {
+        let json = serde_json::to_string(&outgoing.event).map_err(|error| {
+            Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error)
+        })?;
+        let mut draft = Self::new(E::NAME, E::VERSION, payload(E::NAME, json)?, db);
+        let now = draft.envelope.time;
+        draft.due_us = match outgoing.due {
+            Due::Now => now.as_microsecond(),
+            Due::After(delay) => later(now, delay).as_microsecond(),
+            Due::At(instant) => instant.as_microsecond(),
+        };
+        draft.envelope.key = outgoing.key;
+        draft.dedup = checked_dedup(outgoing.dedup)?;
+        Ok(draft)
+    }
+
+    pub(crate) fn untyped(name: &str, json: String, db: &Db) -> Result<Self, Error> {
+        if !valid_name(name) {
+            return Err(Error::invalid(format!(
+                "`{name}` cannot be an event name: use lower-case words joined by dots, such as todos.created"
+            )));
+        }
+        Ok(Self::new(name, 1, payload(name, json)?, db))
+    }
+
+    fn new(name: &str, version: u32, data: Box<RawValue>, db: &Db) -> Self {
+        let context = trace::current();
+        let time = db.clock().now();
+        let envelope = Envelope {
+            id: db.clock().new_id(),
+            name: name.to_owned(),
+            version,
+            time,
+            source: db.source().to_owned(),
+            key: None,
+            traceparent: context.traceparent,
+            cause: context.cause,
+            data,
+        };
+        Self { envelope, due_us: time.as_microsecond(), dedup: None }
+    }
+
+    pub(crate) fn due_in(mut self, delay: std::time::Duration) -> Self {
+        self.due_us = self.due_us.saturating_add(micros(delay));
+        self
+    }
+}
+
+fn checked_dedup(dedup: Option<String>) -> Result<Option<String>, Error> {
+    match dedup {
+        Some(id) if id.is_empty() || id.len() > 128 => Err(Error::invalid(format!(
+            "an event's own id has 1 to 128 bytes, this one {}",
+            id.len()
+        ))),
+        other => Ok(other),
+    }
+}
+
+/// Publishes outside any transaction: as durable as the broker.
+///
+/// On SQL that is the ledger. On Redis the event goes straight to its stream
+/// and is as durable as that Redis is configured to be; delayed events and
+/// those with an id of their own wait in the ledger in every mode.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) broker: Broker,
+}
+
+impl Bus {
+    /// Records one event; returns when the broker has it. Concurrent calls
+    /// share commits and round trips.
+    pub async fn publish<E: Event>(&self, event: impl Into<Outgoing<E>>) -> Result<Published, Error> {
+        let draft = Draft::typed(event.into(), self.broker.db())?;
+        self.send(vec![draft]).await?.pop().ok_or_else(|| Error::internal("the broker answered nothing"))
+    }
+
+    /// Records many events of one type, in few round trips.
+    pub async fn publish_all<E, I>(&self, events: I) -> Result<Vec<Published>, Error>
+    where
+        E: Event,
+        I: IntoIterator,
+        I::Item: Into<Outgoing<E>>,
+    {
+        let drafts = events
+            .into_iter()
+            .map(|event| Draft::typed(event.into(), self.broker.db()))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.send(drafts).await
+    }
+
+    /// Publishes by name, for events whose type this code does not know.
+    /// `data` is the payload's JSON.
+    pub async fn publish_json(&self, name: &str, data: &str) -> Result<Published, Error> {
+        let draft = Draft::untyped(name, data.to_owned(), self.broker.db())?;
+        self.send(vec![draft]).await?.pop().ok_or_else(|| Error::internal("the broker answered nothing"))
+    }
+
+    /// Tells every live process that listens, at most once each. Not stored.
+    pub async fn broadcast<E: Event>(&self, event: E) -> Result<(), Error> {
+        let data = serde_json::to_string(&event)
+            .map_err(|error| Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error))?;
+        if data.len() > MAX_DATA_BYTES {
+            return Err(Error::invalid(format!("the broadcast {} is larger than {MAX_DATA_BYTES} bytes", E::NAME)));
+        }
+        self.broker.broadcasts().send(E::NAME, &data).await
+    }
+
+    async fn send(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.broker.transport().publish(drafts).await
+    }
+}
+
+impl<S> crate::handler::FromDelivery<S> for Bus
+where
+    Bus: crate::handler::FromRef<S>,
+{
+    fn from_delivery(context: &crate::handler::Context<'_, S>) -> Result<Self, crate::HandlerError> {
+        Ok(crate::handler::FromRef::from_ref(context.state))
+    }
+}
+
+/// Publishing inside a plain sqlx transaction, for code that does not use
+/// [`Tx`](crate::Tx). Deliveries are then found by polling, not by a nudge.
+#[async_trait]
+pub trait Publish {
+    /// Publishes an event that becomes real when the transaction commits.
+    async fn publish<E: Event>(
+        &mut self,
+        db: &Db,
+        event: impl Into<Outgoing<E>> + Send,
+    ) -> Result<Published, Error>;
+}
+
+#[async_trait]
+impl Publish for Transaction<'_, Sqlite> {
+    async fn publish<E: Event>(
+        &mut self,
+        db: &Db,
+        event: impl Into<Outgoing<E>> + Send,
+    ) -> Result<Published, Error> {
+        let draft = Draft::typed(event.into(), db)?;
+        let mut answers = crate::ledger::publish(self, db, &[draft]).await?;
+        answers.pop().ok_or_else(|| Error::internal("the ledger answered nothing"))
+    }
+}

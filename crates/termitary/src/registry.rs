@@ -1,0 +1,214 @@
+//! Everything that is handled and scheduled, as one value: wire it up, check
+//! it, print it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::event::{Event, valid_name};
+use crate::schedule::Schedule;
+use crate::subscription::{Policy, Subscription};
+
+/// The events, subscriptions and schedules of a service.
+pub struct Registry<S> {
+    pub(crate) events: BTreeMap<String, Declared>,
+    pub(crate) subscriptions: Vec<Subscription<S>>,
+    pub(crate) schedules: Vec<Schedule>,
+}
+
+/// An event that the service knows.
+#[derive(Clone)]
+pub(crate) struct Declared {
+    pub(crate) version: u32,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) schema: fn() -> schemars::Schema,
+}
+
+/// What [`Registry::on`] accepts: a subscription, a schedule, or a cron rule,
+/// which is both.
+pub trait Entry<S> {
+    /// Adds itself.
+    fn register(self, registry: &mut Registry<S>);
+}
+
+impl<S> Default for Registry<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Clone for Registry<S> {
+    fn clone(&self) -> Self {
+        Self {
+            events: self.events.clone(),
+            subscriptions: self.subscriptions.clone(),
+            schedules: self.schedules.clone(),
+        }
+    }
+}
+
+impl<S> Registry<S> {
+    /// Nothing registered yet.
+    pub fn new() -> Self {
+        Self { events: BTreeMap::new(), subscriptions: Vec::new(), schedules: Vec::new() }
+    }
+
+    /// Adds a subscription or a schedule.
+    pub fn on(mut self, entry: impl Entry<S>) -> Self {
+        entry.register(&mut self);
+        self
+    }
+
+    /// Declares an event that this service publishes, whether or not it also
+    /// handles it: it then stands in the event map.
+    pub fn event<E: Event>(mut self) -> Self {
+        const { assert!(valid_name(E::NAME), "an event name is dotted lower-case words") };
+        self.declare(E::NAME, E::VERSION, E::ALIASES.iter().map(|&a| a.to_owned()).collect(), || {
+            schemars::schema_for!(E)
+        });
+        self
+    }
+
+    /// Adds everything of `other`: each module owns its list, the application
+    /// merges them.
+    pub fn merge(mut self, other: Self) -> Self {
+        for (name, event) in other.events {
+            self.declare(&name, event.version, event.aliases, event.schema);
+        }
+        self.subscriptions.extend(other.subscriptions);
+        self.schedules.extend(other.schedules);
+        self
+    }
+
+    pub(crate) fn declare(
+        &mut self,
+        name: &str,
+        version: u32,
+        aliases: Vec<String>,
+        schema: fn() -> schemars::Schema,
+    ) {
+        let event = self.events.entry(name.to_owned()).or_insert(Declared { version, aliases, schema });
+        event.version = event.version.max(version);
+    }
+
+    /// Finds every mistake at once: duplicate names, names that cannot be wire
+    /// names, cron rules and time zones that do not exist.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut mistakes = Vec::new();
+        let mut seen = BTreeSet::new();
+        for subscription in &self.subscriptions {
+            let name = &subscription.name;
+            if !valid_name(name) {
+                mistakes.push(format!("subscription name `{name}`: use dotted lower-case words"));
+            }
+            if !seen.insert(name) {
+                mistakes.push(format!("two subscriptions are named `{name}`"));
+            }
+            if !valid_name(&subscription.event) {
+                mistakes.push(format!("event name `{}`: use dotted lower-case words", subscription.event));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for schedule in &self.schedules {
+            if !seen.insert(&schedule.name) {
+                mistakes.push(format!("two schedules are named `{}`", schedule.name));
+            }
+            if let Err(mistake) = schedule.rule() {
+                mistakes.push(format!("schedule `{}`: {mistake}", schedule.name));
+            }
+        }
+        for (name, event) in &self.events {
+            for alias in &event.aliases {
+                if self.events.contains_key(alias) {
+                    mistakes.push(format!("`{alias}`, an alias of `{name}`, is an event of its own"));
+                }
+            }
+        }
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("the registry has mistakes: {}", mistakes.join("; "))))
+    }
+
+    /// Whether an event of this name, or of one with this alias, is known.
+    pub fn knows(&self, event: &str) -> bool {
+        self.events.contains_key(event)
+            || self.events.values().any(|known| known.aliases.iter().any(|alias| alias == event))
+    }
+
+    /// The event map: every event with its subscriptions and schedules, in
+    /// the order of names.
+    pub fn map(&self) -> Vec<MapEntry> {
+        let mut entries: Vec<_> = self.events.iter().map(|(name, event)| self.map_entry(name, event)).collect();
+        entries.sort_by(|a, b| a.event.cmp(&b.event));
+        entries
+    }
+
+    fn map_entry(&self, name: &str, event: &Declared) -> MapEntry {
+        let subscriptions = self.subscriptions.iter().filter(|s| s.event == name);
+        let schedules = self.schedules.iter().filter(|s| s.event == name);
+        MapEntry {
+            event: name.to_owned(),
+            version: event.version,
+            aliases: event.aliases.clone(),
+            subscriptions: subscriptions
+                .map(|s| MapSubscription { name: s.name.clone(), policy: s.policy.clone() })
+                .collect(),
+            schedules: schedules.map(Schedule::describe).collect(),
+            schema: (event.schema)(),
+        }
+    }
+}
+
+impl<S> Entry<S> for Subscription<S> {
+    fn register(self, registry: &mut Registry<S>) {
+        registry.declare(&self.event, self.version, self.aliases.clone(), self.schema);
+        registry.subscriptions.push(self);
+    }
+}
+
+/// One event of the event map.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct MapEntry {
+    /// The event's wire name.
+    pub event: String,
+    /// The highest version this code knows.
+    pub version: u32,
+    /// Older names of it.
+    pub aliases: Vec<String>,
+    /// Who handles it.
+    pub subscriptions: Vec<MapSubscription>,
+    /// What publishes it on time.
+    pub schedules: Vec<MapSchedule>,
+    /// JSON Schema of the payload.
+    pub schema: schemars::Schema,
+}
+
+/// One subscription of the event map.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct MapSubscription {
+    /// Its durable name.
+    pub name: String,
+    /// Its policy.
+    #[serde(flatten)]
+    pub policy: Policy,
+}
+
+/// One schedule of the event map.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct MapSchedule {
+    /// Its durable name.
+    pub name: String,
+    /// The cron expression.
+    pub cron: String,
+    /// The IANA time zone it is evaluated in.
+    pub timezone: String,
+    /// What happens to ticks that no scheduler was there for.
+    pub catch_up: String,
+}

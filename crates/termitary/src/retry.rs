@@ -1,0 +1,95 @@
+//! How long to wait before a failed delivery is tried again, and how often.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::{Clock, hours, secs};
+
+/// A subscription's retry policy: exponential backoff with jitter.
+///
+/// The wait before the attempt that follows the n-th error is drawn uniformly
+/// from `[d/2, d]` with `d = min(cap, base · 2ⁿ⁻¹)`. Half of the wait is fixed
+/// so that nothing is retried at once, as "full" jitter may; the other half
+/// spreads a crowd that failed together. (Brooker, "Exponential Backoff And
+/// Jitter", calls this equal jitter.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    attempts: u32,
+    base: Duration,
+    cap: Duration,
+}
+
+impl Default for Retry {
+    /// 25 attempts from 2 seconds up to 12 hours: about four days, so that a
+    /// weekend's outage dead-letters nothing.
+    fn default() -> Self {
+        Self::exponential(secs(2), hours(12))
+    }
+}
+
+impl Retry {
+    /// Backoff that starts at `base` and doubles up to `cap`, for 25 attempts.
+    pub const fn exponential(base: Duration, cap: Duration) -> Self {
+        Self { attempts: 25, base, cap }
+    }
+
+    /// No second attempt: the first error is final.
+    pub const fn never() -> Self {
+        Self { attempts: 1, base: secs(1), cap: secs(1) }
+    }
+
+    /// How often the handler runs at most; at least once.
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = if attempts == 0 { 1 } else { attempts };
+        self
+    }
+
+    /// The most attempts a delivery gets.
+    pub const fn max_attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The first wait's upper end.
+    pub const fn base(&self) -> Duration {
+        self.base
+    }
+
+    /// The longest wait.
+    pub const fn cap(&self) -> Duration {
+        self.cap
+    }
+
+    /// The wait after the `errors`-th error, or `None` when it was the last.
+    pub(crate) fn wait_after(&self, errors: u32, clock: &Clock) -> Option<Duration> {
+        if errors >= self.attempts {
+            return None;
+        }
+        let doublings = errors.saturating_sub(1).min(62);
+        let full = self.base.as_secs_f64() * 2f64.powi(doublings as i32);
+        let d = full.min(self.cap.as_secs_f64());
+        Some(Duration::from_secs_f64(d / 2.0 + d / 2.0 * clock.random()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_lasts_about_four_days_and_never_retries_at_once() {
+        let (retry, clock) = (Retry::default(), Clock::system());
+        let waits: Vec<_> = (1..).map_while(|n| retry.wait_after(n, &clock)).collect();
+        assert_eq!(waits.len(), 24);
+        assert!(waits[0] >= secs(1) && waits[0] <= secs(2));
+        let total: Duration = waits.iter().sum();
+        assert!(total > hours(2 * 24) && total < hours(6 * 24), "{total:?}");
+    }
+
+    #[test]
+    fn one_attempt_means_no_retry() {
+        assert_eq!(Retry::never().wait_after(1, &Clock::system()), None);
+        assert_eq!(Retry::default().attempts(0).max_attempts(), 1);
+    }
+}

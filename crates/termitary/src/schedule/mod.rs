@@ -1,0 +1,203 @@
+//! Schedules publish events on time: exactly one per tick, however many
+//! workers try.
+
+mod rule;
+pub(crate) mod ticker;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, valid_name};
+use crate::handler::Handler;
+use crate::registry::{Entry, MapSchedule, Registry};
+use crate::subscription::{Subscription, subscribe};
+
+pub(crate) use rule::Rule;
+
+/// One due instant of a schedule, as its event's maker or handler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// The instant the rule named, in UTC: not when anything ran.
+    pub at: Timestamp,
+}
+
+impl JsonSchema for Tick {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Tick".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "object",
+            "properties": { "at": { "type": "string", "format": "date-time" } },
+            "required": ["at"]
+        })
+    }
+}
+
+impl Event for Tick {
+    const NAME: &'static str = "termitary.tick";
+}
+
+/// What happens to ticks that came due while no scheduler ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The latest one only, if it is no older than one interval and 24 hours.
+    Latest,
+    /// Every one, at most this many, the latest first to keep.
+    All(u32),
+    /// None.
+    Skip,
+}
+
+/// A cron rule that publishes an event at each tick.
+#[derive(Clone)]
+pub struct Schedule {
+    pub(crate) name: String,
+    pub(crate) event: String,
+    pub(crate) version: u32,
+    pub(crate) cron: String,
+    pub(crate) timezone: String,
+    pub(crate) catch_up: CatchUp,
+    pub(crate) schema: fn() -> schemars::Schema,
+    pub(crate) make: MakePayload,
+}
+
+/// The JSON of a tick's event.
+pub(crate) type MakePayload = Arc<dyn Fn(Tick) -> Result<String, serde_json::Error> + Send + Sync>;
+
+/// At each instant of `cron`, publishes the event that `make` answers.
+///
+/// `cron` has five fields (minute, hour, day of month, month, day of week) or
+/// six with seconds first. The schedule is known by `name`, which must stay
+/// the same: editing the rule under it neither repeats nor skips a tick.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use termitary::prelude::*;
+/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// struct OverdueCheck { triggered_at: String }
+/// impl Event for OverdueCheck { const NAME: &'static str = "todos.overdue.check"; }
+///
+/// let registry: Registry<()> = Registry::new().on(schedule(
+///     "todos.overdue.check",
+///     "0 */2 * * *",
+///     |tick| OverdueCheck { triggered_at: tick.at.to_string() },
+/// ));
+/// assert!(registry.check().is_ok());
+/// ```
+pub fn schedule<E: Event>(
+    name: impl Into<String>,
+    cron: impl Into<String>,
+    make: impl Fn(Tick) -> E + Send + Sync + 'static,
+) -> Schedule {
+    const { assert!(valid_name(E::NAME), "an event name is dotted lower-case words") };
+    Schedule {
+        name: name.into(),
+        event: E::NAME.to_owned(),
+        version: E::VERSION,
+        cron: cron.into(),
+        timezone: "UTC".to_owned(),
+        catch_up: CatchUp::Latest,
+        schema: || schemars::schema_for!(E),
+        make: Arc::new(move |tick| serde_json::to_string(&make(tick))),
+    }
+}
+
+impl Schedule {
+    /// The IANA time zone that the rule is read in (default: UTC).
+    pub fn timezone(mut self, timezone: impl Into<String>) -> Self {
+        self.timezone = timezone.into();
+        self
+    }
+
+    /// What happens to missed ticks (default: [`CatchUp::Latest`]).
+    pub fn catch_up(mut self, catch_up: CatchUp) -> Self {
+        self.catch_up = catch_up;
+        self
+    }
+
+    pub(crate) fn rule(&self) -> Result<Rule, String> {
+        Rule::parse(&self.cron, &self.timezone)
+    }
+
+    pub(crate) fn describe(&self) -> MapSchedule {
+        MapSchedule {
+            name: self.name.clone(),
+            cron: self.cron.clone(),
+            timezone: self.timezone.clone(),
+            catch_up: match self.catch_up {
+                CatchUp::Latest => "latest".to_owned(),
+                CatchUp::All(cap) => format!("all, at most {cap}"),
+                CatchUp::Skip => "skip".to_owned(),
+            },
+        }
+    }
+}
+
+impl<S> Entry<S> for Schedule {
+    fn register(self, registry: &mut Registry<S>) {
+        registry.declare(&self.event, self.version, Vec::new(), self.schema);
+        registry.schedules.push(self);
+    }
+}
+
+/// A schedule and its only handler in one: what [`cron`] answers.
+pub struct Cron<S> {
+    schedule: Schedule,
+    subscription: Subscription<S>,
+}
+
+/// Runs `handler` at each instant of `cron`. It is a schedule and a
+/// subscription, both named `name`, over an event of that name.
+///
+/// ```
+/// # use termitary::prelude::*;
+/// async fn purge(tick: Tick) -> HandlerResult { Ok(()) }
+/// let registry: Registry<()> =
+///     Registry::new().on(cron("users.purge-unverified", "0 3 * * *", purge).timezone("Europe/Berlin"));
+/// assert!(registry.check().is_ok());
+/// ```
+pub fn cron<S, H, Args>(name: impl Into<String>, cron: impl Into<String>, handler: H) -> Cron<S>
+where
+    H: Handler<Args, S, Event = Tick>,
+    Args: 'static,
+    S: Send + Sync + 'static,
+{
+    let name = name.into();
+    let mut schedule = schedule(name.clone(), cron, |tick: Tick| tick);
+    schedule.event.clone_from(&name);
+    let mut subscription = subscribe(name.clone(), handler);
+    subscription.event = name;
+    Cron { schedule, subscription }
+}
+
+impl<S> Cron<S> {
+    /// See [`Schedule::timezone`].
+    pub fn timezone(mut self, timezone: impl Into<String>) -> Self {
+        self.schedule = self.schedule.timezone(timezone);
+        self
+    }
+
+    /// See [`Schedule::catch_up`].
+    pub fn catch_up(mut self, catch_up: CatchUp) -> Self {
+        self.schedule = self.schedule.catch_up(catch_up);
+        self
+    }
+
+    /// Sets the subscription's policy: `.policy(|s| s.timeout(secs(30)))`.
+    pub fn policy(mut self, set: impl FnOnce(Subscription<S>) -> Subscription<S>) -> Self {
+        self.subscription = set(self.subscription);
+        self
+    }
+}
+
+impl<S> Entry<S> for Cron<S> {
+    fn register(self, registry: &mut Registry<S>) {
+        self.schedule.register(registry);
+        self.subscription.register(registry);
+    }
+}

@@ -1,0 +1,112 @@
+//! A subscription binds one handler to one event under a durable name, with
+//! its policy as data.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::minutes;
+use crate::event::{Event, valid_name};
+use crate::handler::{Erased, Handler, Typed};
+use crate::retry::Retry;
+
+/// What happens around the handler: data, shown in the event map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Policy {
+    /// When and how often a failed delivery is tried again.
+    pub retry: Retry,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+    /// How many attempts one worker runs at once.
+    pub concurrency: usize,
+    /// Whether a new subscription also gets the events still retained.
+    pub from_retained: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { retry: Retry::default(), timeout: minutes(5), concurrency: 16, from_retained: false }
+    }
+}
+
+/// One handler, bound to one event under a durable name.
+pub struct Subscription<S> {
+    pub(crate) name: String,
+    pub(crate) event: String,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) version: u32,
+    pub(crate) schema: fn() -> schemars::Schema,
+    pub(crate) policy: Policy,
+    pub(crate) handler: Arc<dyn Erased<S>>,
+}
+
+impl<S> Clone for Subscription<S> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            event: self.event.clone(),
+            aliases: self.aliases.clone(),
+            version: self.version,
+            schema: self.schema,
+            policy: self.policy.clone(),
+            handler: Arc::clone(&self.handler),
+        }
+    }
+}
+
+/// Binds `handler` to its event under `name`, which must be unique and stay
+/// the same as long as deliveries for it may exist.
+pub fn subscribe<S, H, Args>(name: impl Into<String>, handler: H) -> Subscription<S>
+where
+    H: Handler<Args, S>,
+    Args: 'static,
+    S: Send + Sync + 'static,
+{
+    const { assert!(valid_name(H::Event::NAME), "an event name is dotted lower-case words") };
+    Subscription {
+        name: name.into(),
+        event: H::Event::NAME.to_owned(),
+        aliases: H::Event::ALIASES.iter().map(|&alias| alias.to_owned()).collect(),
+        version: H::Event::VERSION,
+        schema: || schemars::schema_for!(H::Event),
+        policy: Policy::default(),
+        handler: Arc::new(Typed { handler, args: PhantomData }),
+    }
+}
+
+impl<S> Subscription<S> {
+    /// Replaces the retry policy (default: [`Retry::default`]).
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.policy.retry = retry;
+        self
+    }
+
+    /// How long one attempt may take (default: five minutes). It is then
+    /// cancelled and counts as an error.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.policy.timeout = timeout;
+        self
+    }
+
+    /// How many attempts one worker runs at once (default: 16).
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.policy.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// When registered for the first time, also handle the events that are
+    /// still retained (default: only those published from then on).
+    pub fn from_retained(mut self) -> Self {
+        self.policy.from_retained = true;
+        self
+    }
+
+    /// The durable name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
