@@ -1,0 +1,230 @@
+//! Where mail goes: a server, a folder of `.eml` files, or memory for tests.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, Message};
+use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+
+use super::MailError;
+
+/// How long the mail server may take for one answer.
+const SMTP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One mail to one person, in plain text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// The recipient's address.
+    pub to: String,
+    /// The subject; line breaks in it become spaces.
+    pub subject: String,
+    /// The body.
+    pub text: String,
+    /// What makes this mail the same mail when it is sent again: the
+    /// delivery's idempotency key. Becomes the `Message-ID`, so that receivers
+    /// can drop the second copy of a mail that was sent twice.
+    pub message_id: String,
+}
+
+/// Sends mail; cheap to clone.
+#[derive(Clone)]
+pub struct Mailer {
+    from: Mailbox,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Smtp(AsyncSmtpTransport<Tokio1Executor>),
+    Files(PathBuf),
+    Memory(Arc<Mutex<Vec<Mail>>>),
+}
+
+impl Mailer {
+    /// To the server of an `smtp://` or `smtps://` URL, with
+    /// `?tls=required` for STARTTLS.
+    pub fn smtp(url: &str) -> anyhow::Result<Self> {
+        // lettre's own message may repeat the URL, and with it the password.
+        let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| {
+            anyhow::anyhow!("not a mail server's URL: write smtp://host:25, smtps://user:password@host, or smtp://user:password@host:587?tls=required")
+        })?;
+        Ok(Self::new(Way::Smtp(
+            builder.timeout(Some(SMTP_TIMEOUT)).build(),
+        )))
+    }
+
+    /// Into `.eml` files in `dir`, which is created when the first mail comes.
+    pub fn files(dir: impl Into<PathBuf>) -> Self {
+        Self::new(Way::Files(dir.into()))
+    }
+
+    /// Into memory, for tests: see [`Mailer::sent`].
+    pub fn memory() -> Self {
+        Self::new(Way::Memory(Arc::default()))
+    }
+
+    fn new(way: Way) -> Self {
+        // The name says "unchecked"; these two words are an address.
+        let address = Address::new_dangerous("termitary", "localhost");
+        Self {
+            from: Mailbox::new(Some("Termitary".to_owned()), address),
+            way,
+        }
+    }
+
+    /// Sends as `from`, written `Name <address>` or as an address alone.
+    pub fn sender(mut self, from: &str) -> anyhow::Result<Self> {
+        self.from = from.parse().with_context(|| {
+            format!("`{from}` is not a sender: write `Name <name@example.com>`")
+        })?;
+        Ok(self)
+    }
+
+    /// Sends one mail; returns when the server, the folder or memory has it.
+    pub async fn send(&self, mail: Mail) -> Result<(), MailError> {
+        match &self.way {
+            Way::Smtp(transport) => {
+                transport.send(self.message(&mail)?).await?;
+            }
+            Way::Files(dir) => {
+                let bytes = self.message(&mail)?.formatted();
+                write_file(dir, &safe_id(&mail.message_id), &bytes)
+                    .await
+                    .map_err(|error| {
+                        MailError::passing("cannot write the mail into its folder", error)
+                    })?;
+            }
+            Way::Memory(sent) => {
+                self.message(&mail)?;
+                sent.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(mail);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was sent so far, where this mailer sends into memory; else nothing.
+    pub fn sent(&self) -> Vec<Mail> {
+        match &self.way {
+            Way::Memory(sent) => sent.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Way::Smtp(_) | Way::Files(_) => Vec::new(),
+        }
+    }
+
+    /// The mail as RFC 5322 text. The address is parsed and the rest encoded
+    /// or stripped, so that no value can begin a header of its own.
+    fn message(&self, mail: &Mail) -> Result<Message, MailError> {
+        let to: Address = mail
+            .to
+            .parse()
+            .map_err(|error: lettre::address::AddressError| {
+                MailError::permanent("the recipient's address is not one", error)
+            })?;
+        let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+        Message::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to))
+            .subject(one_line(&mail.subject))
+            .message_id(Some(format!(
+                "<{}@{}>",
+                safe_id(&mail.message_id),
+                self.from.email.domain()
+            )))
+            .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()))
+            .header(ContentType::TEXT_PLAIN)
+            .body(mail.text.clone())
+            .map_err(|error| MailError::permanent("the mail cannot be written down", error))
+    }
+}
+
+/// Writes `<id>.eml` whole or not at all. Sent again, a mail replaces itself.
+async fn write_file(dir: &Path, id: &str, bytes: &[u8]) -> std::io::Result<()> {
+    tokio::fs::create_dir_all(dir).await?;
+    let half = dir.join(format!(".{id}.part"));
+    tokio::fs::write(&half, bytes).await?;
+    tokio::fs::rename(&half, dir.join(format!("{id}.eml"))).await
+}
+
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// `key` in the letters that a `Message-ID` and a file name both allow.
+fn safe_id(key: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    key.chars()
+        .map(|c| if allowed(c) { c } else { '.' })
+        .take(200)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn mail(to: &str, subject: &str) -> Mail {
+        Mail {
+            to: to.into(),
+            subject: subject.into(),
+            text: "Hello\nthere".into(),
+            message_id: "0190-1:users.send-welcome".into(),
+        }
+    }
+
+    fn text(mail: &Mail) -> String {
+        String::from_utf8(Mailer::memory().message(mail).unwrap().formatted()).unwrap()
+    }
+
+    #[test]
+    fn the_message_id_is_the_idempotency_key() {
+        let text = text(&mail("ada@example.com", "Hi"));
+        assert!(
+            text.contains("Message-ID: <0190-1.users.send-welcome@localhost>\r\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn no_value_begins_a_header_of_its_own() {
+        let mut evil = mail("ada@example.com", "Hi\r\nBcc: eve@example.com");
+        evil.message_id = "x>\r\nBcc: eve@example.com".into();
+        let headers = text(&evil).split("\r\n\r\n").next().unwrap().to_owned();
+        assert!(
+            !headers.lines().any(|line| line.starts_with("Bcc")),
+            "{headers}"
+        );
+        let refused =
+            Mailer::memory().message(&mail("a@example.com\r\nBcc: eve@example.com", "Hi"));
+        assert!(refused.unwrap_err().is_permanent());
+    }
+
+    #[test]
+    fn a_bad_server_url_is_refused_without_its_password() {
+        let error = Mailer::smtp("http://user:hunter2@mail.example.com")
+            .err()
+            .unwrap();
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn a_mail_sent_twice_is_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailer = Mailer::files(dir.path().join("mail"));
+        for _ in 0..2 {
+            mailer.send(mail("ada@example.com", "Hi")).await.unwrap();
+        }
+        let names: Vec<_> = std::fs::read_dir(dir.path().join("mail"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(names, ["0190-1.users.send-welcome.eml"]);
+    }
+}
