@@ -65,6 +65,15 @@ impl Error {
         self
     }
 
+    /// The same error once more, for everyone who shared a failed transaction.
+    pub(crate) fn repeat(&self) -> Self {
+        let again = Self::new(self.0.kind, self.0.message.clone());
+        match &self.0.source {
+            Some(source) => again.caused_by(source.to_string()),
+            None => again,
+        }
+    }
+
     /// The caller's value or configuration is wrong: trying again cannot help.
     pub fn is_invalid(&self) -> bool {
         self.0.kind == Kind::Invalid

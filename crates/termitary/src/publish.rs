@@ -6,7 +6,7 @@ use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
 use crate::broker::Broker;
-use crate::clock::{later, micros};
+use crate::clock::later;
 use crate::db::Db;
 use crate::error::Error;
 use crate::event::{Due, Envelope, Event, MAX_DATA_BYTES, Outgoing, payload, valid_name};
@@ -71,11 +71,6 @@ impl Draft {
             data,
         };
         Self { envelope, due_us: time.as_microsecond(), dedup: None }
-    }
-
-    pub(crate) fn due_in(mut self, delay: std::time::Duration) -> Self {
-        self.due_us = self.due_us.saturating_add(micros(delay));
-        self
     }
 }
 

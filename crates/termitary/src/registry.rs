@@ -137,6 +137,16 @@ impl<S> Registry<S> {
             || self.events.values().any(|known| known.aliases.iter().any(|alias| alias == event))
     }
 
+    /// The wire names of every event known, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.events.keys().cloned().collect()
+    }
+
+    /// The schedule of this name.
+    pub fn schedule(&self, name: &str) -> Option<&Schedule> {
+        self.schedules.iter().find(|schedule| schedule.name == name)
+    }
+
     /// The event map: every event with its subscriptions and schedules, in
     /// the order of names.
     pub fn map(&self) -> Vec<MapEntry> {

@@ -68,15 +68,7 @@ impl Broker {
     /// this at its start, the API too. With Redis away this still succeeds:
     /// the ledger is what matters.
     pub async fn register<S>(&self, registry: &Registry<S>) -> Result<(), Error> {
-        registry.check()?;
-        let routes = ledger::declare(&self.db, registry).await?;
-        if let Err(error) = self.transport.declare(&routes).await {
-            if !error.is_unavailable() {
-                return Err(error);
-            }
-            tracing::warn!(error = ?error, "the broker is away: its consumer groups are made when it is back");
-        }
-        Ok(())
+        self.declare(registry).await.map(drop)
     }
 
     /// Publishes outside a caller's transaction.
@@ -99,8 +91,44 @@ impl Broker {
         self.transport.counts(&[]).await.map(drop)
     }
 
+    pub(crate) fn mode(&self) -> &'static str {
+        self.transport.mode()
+    }
+
+    /// Makes a registry known and answers its routes, in the registry's order.
+    pub(crate) async fn declare<S>(&self, registry: &Registry<S>) -> Result<Vec<Route>, Error> {
+        registry.check()?;
+        let routes = ledger::declare(&self.db, registry).await?;
+        if let Err(error) = self.transport.declare(&routes).await {
+            if !error.is_unavailable() {
+                return Err(error);
+            }
+            tracing::warn!(error = ?error, "the broker is away: its consumer groups are made when it is back");
+        }
+        Ok(routes)
+    }
+
     pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
+    }
+
+    /// Whether committed events still have to be moved to where they are
+    /// leased: housekeeping then hurries after each commit.
+    pub(crate) fn relays(&self) -> bool {
+        self.mode() == "redis"
+    }
+
+    /// Starts what else this broker runs inside a worker, until `stop`.
+    pub(crate) fn spawn_side_tasks(
+        &self,
+        events: Vec<String>,
+        worker: &WorkerId,
+        stop: &tokio_util::sync::CancellationToken,
+        tasks: &tokio_util::task::TaskTracker,
+    ) {
+        for task in self.transport.side_tasks(events, worker.clone(), stop.clone()) {
+            tasks.spawn(task);
+        }
     }
 
     pub(crate) fn lease_time(&self) -> Duration {
@@ -112,6 +140,9 @@ impl Broker {
 /// parked events, schedules and retention are the ledger's in every mode.
 #[async_trait]
 pub(crate) trait Transport: Send + Sync {
+    /// What an operator calls it.
+    fn mode(&self) -> &'static str;
+
     /// Prepares for these subscriptions; called again after a loss.
     async fn declare(&self, routes: &[Route]) -> Result<(), Error>;
 
@@ -144,6 +175,16 @@ pub(crate) trait Transport: Send + Sync {
 
     /// Events that travel outside the ledger, after `cursor`; moves it on.
     async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error>;
+
+    /// What else runs inside a worker until `stop`; nothing by default.
+    fn side_tasks(
+        &self,
+        _events: Vec<String>,
+        _worker: WorkerId,
+        _stop: tokio_util::sync::CancellationToken,
+    ) -> Vec<futures_util::future::BoxFuture<'static, ()>> {
+        Vec::new()
+    }
 
     /// A worker ends: forgets it where that drops no work.
     async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error>;

@@ -63,6 +63,16 @@ impl Tx {
         Ok(())
     }
 
+    /// [`Tx::commit`] for code of this crate that published through the ledger.
+    pub(crate) async fn commit_and_wake(mut self) -> Result<(), Error> {
+        self.published = true;
+        self.commit().await
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// Undoes everything of this transaction.
     pub async fn rollback(self) -> Result<(), Error> {
         Ok(self.inner.rollback().await?)

@@ -44,7 +44,11 @@ pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
 
 macro_rules! impl_handler {
     ($($extractor:ident),*) => {
-        #[expect(non_snake_case, reason = "the type parameters name the variables")]
+        #[expect(
+            clippy::allow_attributes,
+            reason = "with no extractor there is nothing to allow, and an expectation would fail"
+        )]
+        #[allow(non_snake_case, reason = "the type parameters name the variables")]
         #[diagnostic::do_not_recommend]
         impl<F, Fut, E, S, $($extractor,)*> Handler<(E, $($extractor,)*), S> for F
         where

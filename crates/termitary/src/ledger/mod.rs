@@ -14,8 +14,8 @@ pub(crate) use declare::{BRIDGE, declare, routes};
 pub(crate) use lease::{lease, reclaim, renew};
 pub(crate) use letters::{Resolve, letter, letters, resolve};
 pub(crate) use publish::{park_foreign, publish};
-pub(crate) use read::{Tally, event_names, last_seq, read, tally};
-pub(crate) use retain::{RETENTION, retain};
+pub(crate) use read::{last_seq, read, tally};
+pub(crate) use retain::{forget, retain};
 pub(crate) use settle::{finish, settle};
 #[cfg(feature = "redis")]
 pub(crate) use settle::adopt;

@@ -27,11 +27,6 @@ pub(crate) async fn last_seq(db: &Db) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_events").fetch_one(db.reader()).await?)
 }
 
-/// Every event name that has a subscription on record.
-pub(crate) async fn event_names(db: &Db) -> Result<Vec<String>, Error> {
-    Ok(sqlx::query_scalar("SELECT DISTINCT event FROM termitary_routes ORDER BY event").fetch_all(db.reader()).await?)
-}
-
 /// One subscription's row and the counts of its unfinished deliveries.
 #[derive(sqlx::FromRow)]
 pub(crate) struct Tally {

@@ -43,3 +43,22 @@ pub(crate) async fn retain(db: &Db) -> Result<bool, Error> {
     tx.commit().await?;
     Ok(old.len() as i64 == PAGE)
 }
+
+/// Forgets a subscription and all its deliveries; answers how many of them
+/// were unfinished.
+pub(crate) async fn forget(tx: &mut crate::db::Tx, name: &str) -> Result<u64, Error> {
+    let id: Option<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
+        .bind(name)
+        .fetch_optional(&mut **tx)
+        .await?;
+    let id = id.ok_or_else(|| Error::not_found(format!("no subscription is named `{name}`")))?;
+    let unfinished: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM termitary_deliveries WHERE subscription = $1 AND state <> 2",
+    )
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await?;
+    sqlx::query("DELETE FROM termitary_deliveries WHERE subscription = $1").bind(id).execute(&mut **tx).await?;
+    sqlx::query("DELETE FROM termitary_subscriptions WHERE id = $1").bind(id).execute(&mut **tx).await?;
+    Ok(unfinished as u64)
+}

@@ -12,7 +12,7 @@ use croner::parser::{CronParser, Seconds};
 use croner::time::{CivilDate, CivilDateTime, CivilTime, CronDateTime, Resolution, Weekday};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
-use jiff::{SignedDuration, Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 
 /// A parsed rule.
 pub(crate) struct Rule {
@@ -35,20 +35,20 @@ impl Rule {
 
     /// The first instant of the rule after `instant`, if there is any.
     pub(crate) fn next_after(&self, instant: Timestamp) -> Option<Timestamp> {
-        let start = Civil(instant.to_zoned(self.timezone.clone()));
+        let start = Civil(instant.to_zoned_datetime(self.timezone.clone()));
         self.cron.find_next_occurrence(&start, false).ok().map(|next| next.0.timestamp())
     }
 
     /// The last instant of the rule at or before `instant`, if there is any.
     pub(crate) fn last_until(&self, instant: Timestamp) -> Option<Timestamp> {
-        let start = Civil(instant.to_zoned(self.timezone.clone()));
+        let start = Civil(instant.to_zoned_datetime(self.timezone.clone()));
         self.cron.find_previous_occurrence(&start, true).ok().map(|last| last.0.timestamp())
     }
 }
 
 /// Connects jiff's time zones to croner.
 #[derive(Clone)]
-struct Civil(Zoned);
+struct Civil(ZonedDateTime);
 
 impl CronDateTime for Civil {
     fn to_civil(&self) -> CivilDateTime {
@@ -77,7 +77,7 @@ impl CronDateTime for Civil {
             0,
         )
         .map_err(|_| CronError::InvalidDate)?;
-        let ambiguous = self.0.time_zone().to_ambiguous_zoned(datetime);
+        let ambiguous = self.0.time_zone().to_ambiguous_zoned_datetime(datetime);
         let invalid = |_| CronError::InvalidTime;
         Ok(match ambiguous.offset() {
             AmbiguousOffset::Unambiguous { .. } => {

@@ -1,0 +1,136 @@
+//! Deliveries leased straight from the ledger, by row state.
+//!
+//! Concurrent calls share transactions (`commit`), and a waiting lane is rung
+//! when its subscription has something due (`wake`): a worker never does one
+//! statement per event, and an idle one does none.
+
+mod commit;
+mod wake;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Claim, Counts, Cursor, Leased, Origin, Route, Settlement, Transport, WorkerId};
+use crate::clock::micros;
+use crate::db::Db;
+use crate::error::Error;
+use crate::event::Envelope;
+use crate::ledger;
+use crate::publish::{Draft, Published};
+
+use commit::{GroupCommit, Op};
+use wake::Wake;
+
+/// How many expired leases one transaction takes back.
+const RECLAIM_PAGE: usize = 500;
+
+pub(crate) struct Sql {
+    db: Db,
+    lease: Duration,
+    commit: GroupCommit,
+    wake: Wake,
+}
+
+impl Sql {
+    pub(crate) fn new(db: Db, lease: Duration) -> Self {
+        Self { commit: GroupCommit::new(db.clone()), wake: Wake::new(db.clone()), db, lease }
+    }
+
+    async fn try_lease(&self, route: &Route, worker: &WorkerId, max: usize) -> Result<Vec<Leased>, Error> {
+        let now_us = self.db.clock().now_us();
+        let until_us = now_us.saturating_add(micros(self.lease));
+        self.commit
+            .submit(|reply| Op::Lease { route: route.id, worker: worker.clone(), max, now_us, until_us, reply })
+            .await
+    }
+}
+
+#[async_trait]
+impl Transport for Sql {
+    fn mode(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn declare(&self, _routes: &[Route]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
+        self.commit.submit(|reply| Op::Publish { drafts, reply }).await
+    }
+
+    async fn lease(
+        &self,
+        route: &Route,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Leased>, Error> {
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            // Listen before looking: what comes due in between still rings.
+            let bell = self.wake.listen(route.id);
+            let leased = self.try_lease(route, worker, max).await?;
+            if !leased.is_empty() {
+                return Ok(leased);
+            }
+            if tokio::time::timeout_at(deadline, bell.rung()).await.is_err() {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error> {
+        let keys: Vec<_> = claims.iter().filter_map(ledger_key).collect();
+        let until_us = self.db.clock().now_us().saturating_add(micros(self.lease));
+        let mut conn = self.db.renewer().acquire().await?;
+        let held: HashSet<_> = ledger::renew(&mut conn, &keys, until_us).await?.into_iter().collect();
+        Ok(claims
+            .iter()
+            .map(|claim| ledger_key(claim).is_some_and(|(seq, route, _)| held.contains(&(seq, route))))
+            .collect())
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error> {
+        self.commit.submit(|reply| Op::Settle { settlements, reply }).await
+    }
+
+    async fn upkeep(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<Duration, Error> {
+        loop {
+            let mut tx = self.db.begin().await?;
+            let now_us = self.db.clock().now_us();
+            let taken = ledger::reclaim(&mut tx, now_us, RECLAIM_PAGE).await?;
+            tx.commit().await?;
+            if taken > 0 {
+                metrics::counter!("termitary_leases_expired_total").increment(taken);
+                tracing::warn!(deliveries = taken, "took back the leases of a worker that is gone");
+            }
+            if (taken as usize) < RECLAIM_PAGE {
+                return Ok(self.lease / 6);
+            }
+        }
+    }
+
+    async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
+        Ok(vec![Counts::default(); routes.len()])
+    }
+
+    async fn read(&self, _cursor: &mut Cursor, _routes: &[Route]) -> Result<Vec<Envelope>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn leave(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The row and fence of a claim.
+fn ledger_key(claim: &Claim) -> Option<(i64, i64, i64)> {
+    match &claim.origin {
+        Origin::Ledger { seq, .. } => Some((*seq, claim.route, claim.fence)),
+        #[cfg(feature = "redis")]
+        Origin::Stream { .. } => None,
+    }
+}

@@ -1,0 +1,165 @@
+//! Rings a waiting lane when its subscription has something due.
+//!
+//! Three things make work due: a publish of this process (a nudge), a commit
+//! of any other process on the file (`PRAGMA data_version` moves), and time.
+//! One watcher looks for all lanes, and only while somebody waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+use tokio::sync::Notify;
+
+use crate::db::Db;
+use crate::error::Error;
+
+/// How long another process's commit may go unnoticed.
+const POLL: Duration = Duration::from_millis(10);
+/// How long to rest after the database failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+pub(super) struct Wake(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    desk: Mutex<Desk>,
+}
+
+#[derive(Default)]
+struct Desk {
+    waiting: HashMap<i64, Waiter>,
+    watched: bool,
+    /// Somebody began to wait since the last look.
+    fresh: bool,
+}
+
+#[derive(Default)]
+struct Waiter {
+    bell: Arc<Notify>,
+    lanes: usize,
+}
+
+/// A lane's place at the desk, until dropped.
+pub(super) struct Bell {
+    inner: Arc<Inner>,
+    route: i64,
+    notify: Arc<Notify>,
+}
+
+impl Wake {
+    pub(super) fn new(db: Db) -> Self {
+        Self(Arc::new(Inner { db, desk: Mutex::default() }))
+    }
+
+    /// Begins to wait for work of `route`.
+    pub(super) fn listen(&self, route: i64) -> Bell {
+        let mut desk = self.0.lock();
+        let waiter = desk.waiting.entry(route).or_default();
+        waiter.lanes += 1;
+        let notify = Arc::clone(&waiter.bell);
+        desk.fresh = true;
+        if !desk.watched {
+            desk.watched = true;
+            tokio::spawn(Arc::clone(&self.0).watch());
+        }
+        Bell { inner: Arc::clone(&self.0), route, notify }
+    }
+}
+
+impl Bell {
+    /// Resolves when there may be work. A ring between [`Wake::listen`] and
+    /// this call is kept.
+    pub(super) async fn rung(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let mut desk = self.inner.lock();
+        if let Some(waiter) = desk.waiting.get_mut(&self.route) {
+            waiter.lanes -= 1;
+            if waiter.lanes == 0 {
+                desk.waiting.remove(&self.route);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        // Every change of the desk is whole before anything can panic.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn watch(self: Arc<Self>) {
+        loop {
+            match self.watch_on_one_connection().await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(error = ?error, "cannot look for due deliveries; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// `data_version` is only comparable on one connection.
+    async fn watch_on_one_connection(&self) -> Result<(), Error> {
+        let mut conn = self.db.reader().acquire().await?;
+        let mut seen = None;
+        let mut next_due = i64::MIN;
+        loop {
+            let published = self.db.published().notified();
+            let Some((routes, fresh)) = self.waiting() else { return Ok(()) };
+            let version: i64 = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *conn).await?;
+            let now = self.db.clock().now_us();
+            if fresh || seen != Some(version) || now >= next_due {
+                seen = Some(version);
+                next_due = self.ring_due(&mut conn, &routes, now).await?;
+            }
+            tokio::select! {
+                () = published => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Who waits, and whether somebody began to since the last look. `None`:
+    /// nobody, and the watch is over.
+    fn waiting(&self) -> Option<(Vec<i64>, bool)> {
+        let mut desk = self.lock();
+        if desk.waiting.is_empty() {
+            desk.watched = false;
+            return None;
+        }
+        let fresh = std::mem::take(&mut desk.fresh);
+        Some((desk.waiting.keys().copied().collect(), fresh))
+    }
+
+    /// Rings every lane with something due; answers when to look again.
+    async fn ring_due(&self, conn: &mut SqliteConnection, routes: &[i64], now: i64) -> Result<i64, Error> {
+        let heads: Vec<(i64, Option<i64>)> = sqlx::query_as(
+            "SELECT j.value, (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value)
+             FROM json_each($1) j",
+        )
+        .bind(serde_json::json!(routes).to_string())
+        .fetch_all(conn)
+        .await?;
+        let mut next_due = i64::MAX;
+        let desk = self.lock();
+        for (route, due) in heads {
+            match due {
+                Some(due) if due <= now => {
+                    if let Some(waiter) = desk.waiting.get(&route) {
+                        waiter.bell.notify_one();
+                    }
+                }
+                Some(due) => next_due = next_due.min(due),
+                None => {}
+            }
+        }
+        Ok(next_due)
+    }
+}

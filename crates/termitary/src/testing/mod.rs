@@ -1,0 +1,184 @@
+//! Tests that run the real engine on a clock that stands still.
+//!
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! # use termitary::prelude::*;
+//! use termitary::testing::{TestDb, TestWorker};
+//! # #[derive(Serialize, Deserialize, JsonSchema)]
+//! # struct Ping {}
+//! # impl Event for Ping { const NAME: &'static str = "ping"; }
+//! # async fn pong(_: Ping) -> HandlerResult { Ok(()) }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), termitary::Error> {
+//! let db = TestDb::open().await;
+//! let broker = Broker::sql(db.db().clone());
+//! let registry = Registry::new().on(subscribe("pong", pong));
+//! let worker = TestWorker::start(broker.clone(), registry, ()).await;
+//!
+//! broker.bus().publish(Ping {}.after(days(3))).await?;
+//! worker.advance(days(3)).await; // the clock moves, the real worker runs
+//! assert_eq!(broker.inspect().status().await?.subscriptions[0].done, 1);
+//! # Ok(()) }
+//! ```
+#![expect(clippy::panic, reason = "a harness fails its test by panicking")]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::db::{Db, Options};
+use crate::inspect::Status;
+use crate::registry::Registry;
+use crate::schedule::{Schedule, ticker};
+use crate::worker::Worker;
+
+/// How long a test may take to settle before it fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// 2026-01-15T12:00:00Z, a Thursday.
+const START: i64 = 1_768_478_400;
+
+/// A database in a temporary folder, with a manual clock.
+pub struct TestDb {
+    db: Db,
+    _folder: TempDir,
+}
+
+impl TestDb {
+    /// A fresh database; the clock stands at 2026-01-15T12:00:00Z.
+    pub async fn open() -> Self {
+        let start = Timestamp::from_second(START).unwrap_or_default();
+        Self::open_with(Clock::manual(start, 7)).await
+    }
+
+    /// A fresh database on this clock.
+    pub async fn open_with(clock: Clock) -> Self {
+        let folder = must(tempfile::tempdir(), "a temporary folder");
+        let url = format!("sqlite://{}", folder.path().join("test.db").display());
+        let db = must(Db::open_with(&url, Options::default().clock(clock)).await, "a test database");
+        Self { db, _folder: folder }
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &Clock {
+        self.db.clock()
+    }
+}
+
+/// A real worker in the background. Dropped with deliveries unfinished, dead
+/// or parked, it fails the test.
+pub struct TestWorker {
+    broker: Broker,
+    schedules: Vec<Schedule>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    task: Option<JoinHandle<()>>,
+    leftovers: bool,
+}
+
+impl TestWorker {
+    /// Registers and starts.
+    pub async fn start<S>(broker: Broker, registry: Registry<S>, state: S) -> Self
+    where
+        S: Send + Sync + 'static,
+    {
+        must(broker.register(&registry).await, "a registry without mistakes");
+        let (stop, stopped) = oneshot::channel();
+        let schedules = registry.schedules.clone();
+        let worker = Worker::new(broker.clone(), registry).state(state).grace(Duration::from_secs(5));
+        let task = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            must(worker.run(stopped).await, "a worker that runs");
+        });
+        Self { broker, schedules, stop: Mutex::new(Some(stop)), task: Some(task), leftovers: false }
+    }
+
+    /// Waits until nothing that is due is pending or leased.
+    pub async fn settle(&self) {
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let status = self.status().await;
+            if status.subscriptions.iter().all(|s| s.due == 0 && s.leased == 0) {
+                return;
+            }
+            if tokio::time::Instant::now() > patience {
+                panic!("nothing settled within {PATIENCE:?}: {:#?}", status.subscriptions);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Moves the manual clock, publishes the ticks that came due, settles.
+    pub async fn advance(&self, by: Duration) {
+        self.settle().await;
+        let db = self.broker.db();
+        db.clock().advance(by);
+        must(ticker::fire_due(db, &self.schedules).await, "ticks");
+        self.settle().await;
+    }
+
+    /// Unfinished, dead and parked deliveries are what this test is about.
+    pub fn allow_leftovers(&mut self) {
+        self.leftovers = true;
+    }
+
+    /// Stops the worker as SIGTERM would, and waits for it.
+    pub async fn stop(&mut self) {
+        self.signal();
+        if let Some(task) = self.task.take() {
+            must(task.await, "a worker that ends");
+        }
+    }
+
+    /// The system's counts.
+    pub async fn status(&self) -> Status {
+        must(self.broker.inspect().status().await, "a status")
+    }
+
+    fn signal(&self) {
+        if let Some(stop) = self.stop.lock().ok().and_then(|mut stop| stop.take()) {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Reads the counts from a drop, where nothing can be awaited.
+    fn leftover(&self) -> Option<String> {
+        let broker = self.broker.clone();
+        let read = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            let status = runtime.block_on(broker.inspect().status()).ok()?;
+            let left = status
+                .subscriptions
+                .into_iter()
+                .filter(|s| s.due + s.leased + s.dead + s.parked > 0)
+                .map(|s| format!("{}: {} due, {} leased, {} dead, {} parked", s.name, s.due, s.leased, s.dead, s.parked))
+                .collect::<Vec<_>>();
+            (!left.is_empty()).then(|| left.join("; "))
+        };
+        std::thread::spawn(read).join().ok().flatten()
+    }
+}
+
+impl Drop for TestWorker {
+    fn drop(&mut self) {
+        let left = if self.leftovers || std::thread::panicking() { None } else { self.leftover() };
+        self.signal();
+        if let Some(left) = left {
+            panic!("the test leaves deliveries behind ({left}): settle them, or say allow_leftovers()");
+        }
+    }
+}
+
+fn must<T, E: std::fmt::Debug>(result: Result<T, E>, what: &str) -> T {
+    result.unwrap_or_else(|error| panic!("cannot have {what}: {error:?}"))
+}

@@ -1,0 +1,246 @@
+//! One attempt, from leased to settled:
+//! wait for a slot → decode → extract → run → classify → settle → report.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument;
+
+use super::Core;
+use super::renewal::Tracked;
+use crate::broker::{Leased, Outcome, Settlement};
+use crate::clock::later;
+use crate::handler::{Context, HandlerError, HandlerResult, LedgerScope, Meta, Undecodable, Verdict};
+use crate::subscription::Subscription;
+use crate::trace;
+
+/// How one run of the handler ended, before the policy is asked.
+enum Ended {
+    Returned(HandlerResult),
+    Panicked(String),
+    TimedOut,
+    Undecodable(Undecodable),
+    NewerVersion(u32),
+    /// The worker stops, or the lease is lost: nothing to say about the event.
+    Interrupted,
+    LostLease,
+}
+
+/// Runs one leased delivery to its settlement.
+pub(super) async fn run<S: Send + Sync + 'static>(
+    core: Arc<Core<S>>,
+    subscription: Arc<Subscription<S>>,
+    leased: Leased,
+    slots: Arc<Semaphore>,
+    claim: OwnedSemaphorePermit,
+) {
+    let tracked = core.renewal.track(&leased.claim, subscription.policy.timeout);
+    let Some(_slot) = slot(&core, &slots).await else {
+        settle(&core, &leased, release(&core), tracked, claim).await;
+        return;
+    };
+    let running = Running::new(&core);
+    let meta = Arc::new(meta(&subscription, &leased));
+    let span = tracing::info_span!(
+        "attempt",
+        event.name = %meta.event_name,
+        event.id = %meta.event_id,
+        subscription = %meta.subscription,
+        attempt = meta.attempt,
+        trace = trace::trace_id(&meta.traceparent),
+    );
+    let scope = Arc::new(LedgerScope::new(core.broker.db().clone(), leased.claim.clone()));
+    let started = Instant::now();
+    let ended = execute(&core, &subscription, &leased, &meta, &scope, &tracked).instrument(span.clone()).await;
+    let outcome = classify(&core, &subscription, &leased, &scope, ended);
+    drop(running);
+    report(&span, &meta, outcome.as_ref(), started);
+    match outcome {
+        Some(outcome) => settle(&core, &leased, outcome, tracked, claim).await,
+        None => drop(tracked),
+    }
+}
+
+/// A place to run in: first of the subscription, then of the process.
+async fn slot<S>(core: &Core<S>, slots: &Arc<Semaphore>) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    let both = async {
+        let own = Arc::clone(slots).acquire_owned().await.ok()?;
+        let global = Arc::clone(&core.permits).acquire_owned().await.ok()?;
+        Some((own, global))
+    };
+    tokio::select! {
+        biased;
+        () = core.stop.cancelled() => None,
+        both = both => both,
+    }
+}
+
+fn meta<S>(subscription: &Subscription<S>, leased: &Leased) -> Meta {
+    let envelope = &leased.envelope;
+    Meta {
+        event_id: envelope.id,
+        event_name: envelope.name.clone(),
+        published_at: envelope.time,
+        key: envelope.key.clone(),
+        subscription: subscription.name.clone(),
+        attempt: leased.attempts + 1,
+        fence: leased.claim.fence,
+        // The first attempt belongs to the publisher's trace; a later one is
+        // a trace of its own.
+        traceparent: trace::child_of(envelope.traceparent.as_deref().filter(|_| leased.attempts == 0)),
+    }
+}
+
+/// Decode → extract → run, within the timeout; panics are caught.
+async fn execute<S: Send + Sync + 'static>(
+    core: &Core<S>,
+    subscription: &Subscription<S>,
+    leased: &Leased,
+    meta: &Arc<Meta>,
+    ledger: &Arc<LedgerScope>,
+    tracked: &Tracked,
+) -> Ended {
+    if leased.envelope.version > subscription.version {
+        return Ended::NewerVersion(leased.envelope.version);
+    }
+    let context = Context { state: &core.state, meta, ledger, shutdown: &core.stop };
+    let handler = match subscription.handler.start(&leased.envelope, &context) {
+        Ok(handler) => handler,
+        Err(undecodable) => return Ended::Undecodable(undecodable),
+    };
+    let scope = trace::Context {
+        traceparent: Some(meta.traceparent.clone()),
+        cause: Some(meta.event_id),
+    };
+    let handler = AssertUnwindSafe(trace::scope(scope, handler)).catch_unwind();
+    tokio::select! {
+        biased;
+        ended = handler => match ended {
+            Ok(result) => Ended::Returned(result),
+            Err(panic) => Ended::Panicked(panic_text(&*panic)),
+        },
+        () = core.abort.cancelled() => Ended::Interrupted,
+        () = tracked.lost() => Ended::LostLease,
+        () = tokio::time::sleep(subscription.policy.timeout) => Ended::TimedOut,
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("with no message"))
+}
+
+/// What the policy makes of it. `None`: the delivery is no longer ours.
+fn classify<S>(
+    core: &Core<S>,
+    subscription: &Subscription<S>,
+    leased: &Leased,
+    ledger: &LedgerScope,
+    ended: Ended,
+) -> Option<Outcome> {
+    if ledger.committed() {
+        // The handler's own transaction finished the delivery; whatever came
+        // after can no longer change that.
+        return Some(Outcome::Done { committed: true });
+    }
+    let now = core.broker.db().clock().now();
+    let failed = |error: String, after| match subscription.policy.retry.wait_after(leased.attempts + 1, core.broker.db().clock()) {
+        Some(wait) => Outcome::Retry { due_us: later(now, after_or(after, wait)).as_microsecond(), error },
+        None => Outcome::Dead { reason: "error", error, counted: true },
+    };
+    Some(match ended {
+        Ended::Returned(Ok(())) if ledger.left_open() => {
+            failed("returned Ok with an open transaction: commit or roll back what `Ledger` began".to_owned(), None)
+        }
+        Ended::Returned(Ok(())) => Outcome::Done { committed: false },
+        Ended::Returned(Err(error)) => return of_error(&error, now, failed),
+        Ended::Panicked(text) => failed(text, None),
+        Ended::TimedOut => {
+            failed(format!("timed out after {:?}", subscription.policy.timeout), None)
+        }
+        Ended::Undecodable(Undecodable(error)) => Outcome::Parked { reason: "undecodable", error },
+        Ended::NewerVersion(version) => Outcome::Parked {
+            reason: "version",
+            error: format!("version {version} is newer than version {} of this worker", subscription.version),
+        },
+        Ended::Interrupted => release(core),
+        Ended::LostLease => return None,
+    })
+}
+
+fn after_or(after: Option<std::time::Duration>, wait: std::time::Duration) -> std::time::Duration {
+    after.unwrap_or(wait)
+}
+
+fn of_error(
+    error: &HandlerError,
+    now: jiff::Timestamp,
+    failed: impl FnOnce(String, Option<std::time::Duration>) -> Outcome,
+) -> Option<Outcome> {
+    match error.verdict {
+        Verdict::Retry(after) => Some(failed(error.text(), after)),
+        Verdict::Permanent => Some(Outcome::Dead { reason: "permanent", error: error.text(), counted: true }),
+        Verdict::Snooze(delay) => Some(Outcome::Snooze { due_us: later(now, delay).as_microsecond() }),
+        Verdict::LostLease => None,
+    }
+}
+
+/// Due again at once, no attempt counted.
+fn release<S>(core: &Core<S>) -> Outcome {
+    Outcome::Snooze { due_us: core.broker.db().clock().now_us() }
+}
+
+/// The lease is renewed, and the place taken, until the settlement is real.
+async fn settle<S>(
+    core: &Core<S>,
+    leased: &Leased,
+    outcome: Outcome,
+    tracked: Tracked,
+    claim: OwnedSemaphorePermit,
+) {
+    core.settler.settle(Settlement { claim: leased.claim.clone(), outcome }).await;
+    drop((tracked, claim));
+}
+
+fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started: Instant) {
+    let name = match outcome {
+        Some(Outcome::Done { .. }) => "done",
+        Some(Outcome::Retry { .. }) => "retry",
+        Some(Outcome::Snooze { .. }) => "snooze",
+        Some(Outcome::Dead { .. }) => "dead",
+        Some(Outcome::Parked { .. }) => "parked",
+        None => "lost",
+    };
+    let labels = [("subscription", meta.subscription.clone()), ("outcome", name.to_owned())];
+    metrics::counter!("termitary_attempts_total", &labels).increment(1);
+    metrics::histogram!("termitary_attempt_seconds", "subscription" => meta.subscription.clone())
+        .record(started.elapsed().as_secs_f64());
+    let _entered = span.enter();
+    match outcome {
+        Some(Outcome::Done { .. } | Outcome::Snooze { .. }) => tracing::debug!(outcome = name, "attempt ended"),
+        Some(Outcome::Retry { error, .. } | Outcome::Dead { error, .. } | Outcome::Parked { error, .. }) => {
+            tracing::warn!(outcome = name, error = %error, "attempt ended");
+        }
+        None => tracing::warn!(outcome = name, "the lease was lost: another worker has the delivery"),
+    }
+}
+
+/// Counts a running attempt for as long as it lives.
+struct Running<'a, S>(&'a Core<S>);
+
+impl<'a, S> Running<'a, S> {
+    fn new(core: &'a Core<S>) -> Self {
+        core.running.fetch_add(1, Ordering::Relaxed);
+        Self(core)
+    }
+}
+
+impl<S> Drop for Running<'_, S> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}

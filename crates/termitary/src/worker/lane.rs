@@ -1,0 +1,102 @@
+//! One subscription's loop: lease as many as there is room for, start them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Core, attempt};
+use crate::broker::{Leased, Route};
+use crate::subscription::Subscription;
+
+/// How long one lease call waits for work; the lane then asks again.
+const WAIT: Duration = Duration::from_secs(20);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// The room of one lane. Claimed work is what runs plus as much again, leased
+/// ahead so that a free slot finds work without a round trip.
+struct Room {
+    claims: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
+    size: usize,
+}
+
+/// Leases and starts attempts until the worker stops.
+pub(super) async fn run<S: Send + Sync + 'static>(
+    core: Arc<Core<S>>,
+    subscription: Subscription<S>,
+    route: Route,
+) {
+    let subscription = Arc::new(subscription);
+    let concurrency = subscription.policy.concurrency;
+    let room = Room {
+        claims: Arc::new(Semaphore::new(concurrency * 2)),
+        slots: Arc::new(Semaphore::new(concurrency)),
+        size: concurrency * 2,
+    };
+    let mut backoff = None;
+    while let Some(claims) = room.claim(&core).await {
+        let lease = core.broker.transport().lease(&route, &core.id, claims.num_permits(), WAIT);
+        let leased = tokio::select! {
+            biased;
+            () = core.stop.cancelled() => return,
+            leased = lease => leased,
+        };
+        match leased {
+            Ok(leased) => {
+                if backoff.take().is_some() {
+                    tracing::info!(subscription = %route.name, "leasing again");
+                }
+                start(&core, &subscription, &room, claims, leased);
+            }
+            Err(error) => {
+                // Once per outage: the lane goes on trying by itself.
+                if backoff.is_none() {
+                    tracing::warn!(subscription = %route.name, error = ?error, "cannot lease; trying again");
+                }
+                let wait: Duration = backoff.unwrap_or(FIRST_BACKOFF);
+                backoff = Some((wait * 2).min(LAST_BACKOFF));
+                let jitter = wait.mul_f64(0.5 + 0.5 * core.broker.db().clock().random());
+                tokio::select! {
+                    () = core.stop.cancelled() => return,
+                    () = tokio::time::sleep(jitter) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Room {
+    /// All the room there is now, at least one place. `None`: stopping.
+    async fn claim<S>(&self, core: &Core<S>) -> Option<OwnedSemaphorePermit> {
+        let one = tokio::select! {
+            biased;
+            () = core.stop.cancelled() => return None,
+            one = Arc::clone(&self.claims).acquire_owned() => one.ok()?,
+        };
+        let mut claims = one;
+        let more = self.claims.available_permits().min(self.size) as u32;
+        if let Ok(more) = Arc::clone(&self.claims).try_acquire_many_owned(more) {
+            claims.merge(more);
+        }
+        Some(claims)
+    }
+}
+
+fn start<S: Send + Sync + 'static>(
+    core: &Arc<Core<S>>,
+    subscription: &Arc<Subscription<S>>,
+    room: &Room,
+    mut claims: OwnedSemaphorePermit,
+    leased: Vec<Leased>,
+) {
+    for delivery in leased {
+        let Some(claim) = claims.split(1) else {
+            tracing::error!(subscription = %subscription.name, "the broker leased more than asked");
+            return;
+        };
+        let slots = Arc::clone(&room.slots);
+        core.tasks.spawn(attempt::run(Arc::clone(core), Arc::clone(subscription), delivery, slots, claim));
+    }
+}

@@ -1,0 +1,220 @@
+//! The worker: leases deliveries, runs handlers, settles.
+//!
+//! One lane per subscription leases and starts attempts (`lane`, `attempt`);
+//! one settler batches what ended (`settler`); leases are renewed on a thread
+//! of their own (`renewal`), so that a handler that blocks the runtime keeps
+//! its lease; the rest is housekeeping (`upkeep`, `roll`).
+
+mod attempt;
+mod lane;
+mod renewal;
+pub(crate) mod roll;
+mod settler;
+mod upkeep;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{Broker, Route, WorkerId};
+use crate::error::Error;
+use crate::registry::Registry;
+use crate::schedule::ticker;
+
+use renewal::Renewal;
+use settler::Settler;
+
+/// How long running handlers get to finish after a shutdown signal.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(25);
+const DEFAULT_CONCURRENCY: usize = 64;
+
+/// Runs a registry's handlers and schedules.
+///
+/// `T` becomes the registry's state `S` once [`Worker::state`] is called; only
+/// then can it run.
+pub struct Worker<S, T = S> {
+    broker: Broker,
+    registry: Registry<S>,
+    state: T,
+    concurrency: usize,
+    grace: Duration,
+    kill: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<S> Worker<S, ()> {
+    /// A worker for everything in `registry`.
+    pub fn new(broker: Broker, registry: Registry<S>) -> Self {
+        Self {
+            broker,
+            registry,
+            state: (),
+            concurrency: DEFAULT_CONCURRENCY,
+            grace: DEFAULT_GRACE,
+            kill: Box::pin(std::future::pending()),
+        }
+    }
+}
+
+impl<S, T> Worker<S, T> {
+    /// What handlers extract with [`State`](crate::handler::State).
+    pub fn state(self, state: S) -> Worker<S> {
+        Worker {
+            broker: self.broker,
+            registry: self.registry,
+            state,
+            concurrency: self.concurrency,
+            grace: self.grace,
+            kill: self.kill,
+        }
+    }
+
+    /// How many attempts run at once in this process (default: 64), within
+    /// each subscription's own limit.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// How long running handlers get to finish after the shutdown signal
+    /// (default: 25 seconds). Then they are dropped and their deliveries
+    /// released; no attempt is counted.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// A second signal: when it resolves, the grace is over at once.
+    pub fn kill(mut self, kill: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.kill = Box::pin(kill);
+        self
+    }
+}
+
+impl<S: Send + Sync + 'static> Worker<S, S> {
+    /// Runs until `shutdown` resolves, then stops leasing, lets running
+    /// handlers finish within the grace, releases the rest and returns.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let routes = self.broker.declare(&self.registry).await?;
+        let Self { broker, registry, state, concurrency, grace, kill } = self;
+        let renewal = Renewal::start(broker.clone())?;
+        let core = Core::new(broker, state, concurrency, renewal);
+        tracing::info!(
+            worker.id = %core.id,
+            subscriptions = routes.len(),
+            schedules = registry.schedules.len(),
+            concurrency,
+            "worker started"
+        );
+        let housekeeping = TaskTracker::new();
+        start_housekeeping(&core, &registry, &routes, &housekeeping);
+        for (subscription, route) in registry.subscriptions.iter().zip(&routes) {
+            core.tasks.spawn(lane::run(Arc::clone(&core), subscription.clone(), route.clone()));
+        }
+        core.tasks.close();
+        shutdown.await;
+        stop(&core, grace, kill).await;
+        housekeeping.close();
+        housekeeping.wait().await;
+        leave(&core, &routes).await;
+        Ok(())
+    }
+}
+
+/// What every part of one running worker shares.
+pub(crate) struct Core<S> {
+    id: WorkerId,
+    broker: Broker,
+    state: S,
+    concurrency: usize,
+    /// One permit per attempt that may run in this process.
+    permits: Arc<Semaphore>,
+    running: AtomicU64,
+    settler: Settler,
+    renewal: Renewal,
+    /// Lanes and the attempts they started.
+    tasks: TaskTracker,
+    /// No more leasing, no more ticks.
+    stop: CancellationToken,
+    /// The grace is over: running handlers are dropped.
+    abort: CancellationToken,
+    /// Housekeeping ends: after the last settlement.
+    end: CancellationToken,
+}
+
+impl<S> Core<S> {
+    fn new(broker: Broker, state: S, concurrency: usize, renewal: Renewal) -> Arc<Self> {
+        let id: WorkerId = broker.db().clock().new_id().to_string().into();
+        Arc::new(Self {
+            settler: Settler::start(broker.clone()),
+            id,
+            broker,
+            state,
+            concurrency,
+            permits: Arc::new(Semaphore::new(concurrency)),
+            running: AtomicU64::new(0),
+            renewal,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            end: CancellationToken::new(),
+        })
+    }
+
+    fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+}
+
+fn start_housekeeping<S: Send + Sync + 'static>(
+    core: &Arc<Core<S>>,
+    registry: &Registry<S>,
+    routes: &[Route],
+    tasks: &TaskTracker,
+) {
+    let db = core.broker.db().clone();
+    tasks.spawn(ticker::run(db.clone(), registry.schedules.clone(), core.stop.clone()));
+    tasks.spawn(upkeep::run(core.broker.clone(), core.id.clone(), routes.to_vec(), core.end.clone()));
+    tasks.spawn(upkeep::retain(db, core.stop.clone()));
+    let names = routes.iter().map(|route| route.name.clone()).collect();
+    tasks.spawn(roll::report(Arc::clone(core), names));
+    core.broker.spawn_side_tasks(registry.names(), &core.id, &core.stop, tasks);
+}
+
+/// Drains: what runs gets the grace, then is dropped.
+async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>) {
+    core.stop.cancel();
+    tracing::info!(worker.id = %core.id, running = core.running(), grace_seconds = grace.as_secs(), "worker stopping");
+    let drained = core.tasks.wait();
+    tokio::pin!(drained);
+    let in_time = tokio::select! {
+        () = &mut drained => true,
+        () = tokio::time::sleep(grace) => false,
+        () = kill => false,
+    };
+    if !in_time {
+        tracing::warn!(worker.id = %core.id, running = core.running(), "the grace is over: handlers are dropped, their deliveries released");
+        core.abort.cancel();
+        // Dropping is immediate unless a handler blocks its thread; then its
+        // lease runs out instead.
+        let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
+    }
+    core.renewal.stop();
+    core.end.cancel();
+}
+
+async fn leave<S>(core: &Core<S>, routes: &[Route]) {
+    let left = async {
+        core.broker.transport().leave(&core.id, routes).await?;
+        roll::sign_off(core.broker.db(), &core.id).await
+    };
+    if let Err(error) = left.await {
+        tracing::warn!(worker.id = %core.id, error = ?error, "left without signing off");
+    }
+    tracing::info!(worker.id = %core.id, "worker stopped");
+}

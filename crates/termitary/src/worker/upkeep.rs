@@ -1,0 +1,60 @@
+//! Housekeeping loops that outlive every failure.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Route, WorkerId};
+use crate::clock::minutes;
+use crate::db::Db;
+use crate::ledger;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(5);
+const RETAIN_EVERY: Duration = minutes(10);
+/// Between two pages of deletions, so that others get to write.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// The broker's own housekeeping, over and over.
+pub(super) async fn run(broker: Broker, worker: WorkerId, routes: Vec<Route>, end: CancellationToken) {
+    let mut backoff = None;
+    loop {
+        let published = broker.db().published().notified();
+        let rest = match broker.transport().upkeep(&worker, &routes).await {
+            Ok(rest) => {
+                if backoff.take().is_some() {
+                    tracing::info!("housekeeping works again");
+                }
+                rest
+            }
+            Err(error) => {
+                if backoff.is_none() {
+                    tracing::warn!(error = ?error, "housekeeping failed; trying again");
+                }
+                let wait: Duration = backoff.unwrap_or(FIRST_BACKOFF);
+                backoff = Some((wait * 2).min(LAST_BACKOFF));
+                wait
+            }
+        };
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = published, if backoff.is_none() && broker.relays() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Deletes finished history in small steps.
+pub(super) async fn retain(db: Db, stop: CancellationToken) {
+    loop {
+        let more = ledger::retain(&db).await.unwrap_or_else(|error| {
+            tracing::warn!(error = ?error, "cannot delete finished events; trying again later");
+            false
+        });
+        let rest = if more { BREATH } else { RETAIN_EVERY };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
