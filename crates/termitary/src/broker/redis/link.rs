@@ -1,0 +1,299 @@
+//! Connections: made when first needed, dropped at the first doubt, made again.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
+    Value,
+};
+use tokio::sync::{Mutex, broadcast};
+
+use super::config::RedisConfig;
+use super::script::Script;
+use super::{listen, script};
+use crate::broadcast::Message;
+use crate::error::Error;
+
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long a reply may take: the caller then treats its outcome as unknown.
+pub(super) const REPLY: Duration = Duration::from_secs(2);
+/// Data that the other end does not acknowledge for so long ends a connection;
+/// keepalive alone does not notice a black hole.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failed connect, callers are refused for so long instead of queueing
+/// up to wait for the same failure.
+const REFUSE: Duration = Duration::from_millis(100);
+
+/// What every part of the redis broker talks through; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    shared: Wire,
+}
+
+impl Link {
+    /// Checks the settings; connects when first used.
+    pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
+        // With none or several crypto providers compiled in, rustls would panic
+        // at the first connect. An application's own choice stands.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let tcp = TcpSettings::default().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(USER_TIMEOUT);
+        let client =
+            Client::open(config.connection_info()?.set_tcp_settings(tcp)).map_err(|error| {
+                Error::invalid("the Redis settings cannot be used").caused_by(error)
+            })?;
+        let shared = Wire::new(client.clone());
+        Ok(Self(Arc::new(Inner { client, shared })))
+    }
+
+    /// The connection that all but readers share.
+    pub(super) fn shared(&self) -> &Wire {
+        &self.0.shared
+    }
+
+    /// A shared connection for another runtime.
+    pub(super) fn wire(&self) -> Wire {
+        Wire::new(self.0.client.clone())
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// A connection of one's own, for blocking reads.
+    pub(super) async fn own(&self, reply: Duration) -> Result<MultiplexedConnection, Error> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(reply));
+        self.0
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|error| away(error))
+    }
+
+    /// Tells every live process that listens.
+    pub(crate) async fn broadcast(&self, name: &str, data: &str) -> Result<(), Error> {
+        let message = serde_json::json!({ "name": name, "data": data }).to_string();
+        let mut cmd = redis::cmd("PUBLISH");
+        cmd.arg(listen::CHANNEL).arg(message);
+        self.shared().one(&cmd).await.map(drop)
+    }
+
+    /// Hands what other processes tell to `sender`, until nobody can hear it.
+    pub(crate) async fn listen(self, sender: broadcast::Sender<Message>) {
+        let heard = sender.downgrade();
+        drop(sender);
+        listen::run(self, heard).await;
+    }
+}
+
+/// One connection that many tasks share, with a deadline on every reply. It
+/// never sends anything twice: an error from a command means that its outcome
+/// is unknown, an error from [`Wire::get`] that nothing was sent.
+pub(crate) struct Wire {
+    client: Client,
+    slot: RwLock<Option<Held>>,
+    connecting: Mutex<Option<Instant>>,
+    made: AtomicU64,
+}
+
+#[derive(Clone)]
+pub(super) struct Held {
+    conn: MultiplexedConnection,
+    /// The server closed it.
+    closed: Arc<AtomicBool>,
+    /// Counts up with every connection made.
+    pub(super) number: u64,
+}
+
+impl Wire {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            slot: RwLock::new(None),
+            connecting: Mutex::new(None),
+            made: AtomicU64::new(0),
+        }
+    }
+
+    /// A live connection, made now if there is none.
+    pub(super) async fn get(&self) -> Result<Held, Error> {
+        if let Some(held) = self.held() {
+            return Ok(held);
+        }
+        let mut failed = self.connecting.lock().await;
+        if let Some(held) = self.held() {
+            return Ok(held);
+        }
+        if failed.is_some_and(|at| at.elapsed() < REFUSE) {
+            return Err(Error::unavailable("Redis is away"));
+        }
+        match self.connect().await {
+            Ok(held) => {
+                *failed = None;
+                *self.slot.write().unwrap_or_else(PoisonError::into_inner) = Some(held.clone());
+                Ok(held)
+            }
+            Err(error) => {
+                *failed = Some(Instant::now());
+                Err(away(error))
+            }
+        }
+    }
+
+    fn held(&self) -> Option<Held> {
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref()
+            .filter(|held| !held.closed.load(Ordering::Acquire))
+            .cloned()
+    }
+
+    async fn connect(&self) -> RedisResult<Held> {
+        let closed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&closed);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(REPLY))
+            .set_pipeline_buffer_size(256)
+            .set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    flag.store(true, Ordering::Release);
+                }
+                Ok::<(), ()>(())
+            });
+        let mut conn = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let _: Vec<RedisResult<Value>> = script::load().query_async(&mut conn).await?;
+        Ok(Held {
+            conn,
+            closed,
+            number: self.made.fetch_add(1, Ordering::Relaxed) + 1,
+        })
+    }
+
+    /// Drops this connection: the next caller makes a new one.
+    fn spoil(&self, held: &Held) {
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        if slot.as_ref().is_some_and(|now| now.number == held.number) {
+            *slot = None;
+        }
+    }
+
+    /// Runs one command.
+    pub(super) async fn one(&self, cmd: &Cmd) -> Result<Value, Error> {
+        let mut held = self.get().await?;
+        match held.conn.send_packed_command(cmd).await {
+            Ok(Value::ServerError(error)) => Err(self.doubt(&held, error.into())),
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.doubt(&held, error)),
+        }
+    }
+
+    /// Runs a pipeline; answers per command.
+    pub(super) async fn many(&self, pipe: &mut Pipeline) -> Result<Vec<RedisResult<Value>>, Error> {
+        let mut held = self.get().await?;
+        self.many_on(&mut held, pipe).await
+    }
+
+    pub(super) async fn many_on(
+        &self,
+        held: &mut Held,
+        pipe: &mut Pipeline,
+    ) -> Result<Vec<RedisResult<Value>>, Error> {
+        if pipe.is_empty() {
+            return Ok(Vec::new());
+        }
+        let answers: RedisResult<Vec<RedisResult<Value>>> =
+            pipe.ignore_errors().query_async(&mut held.conn).await;
+        match answers {
+            Ok(answers) => {
+                if let Some(Err(error)) = answers
+                    .iter()
+                    .find(|answer| answer.as_ref().is_err_and(demoted))
+                {
+                    return Err(self.doubt(held, error.clone()));
+                }
+                Ok(answers)
+            }
+            Err(error) => Err(self.doubt(held, error)),
+        }
+    }
+
+    /// Runs scripts in one round trip; those that the server has forgotten are
+    /// loaded and run again. Answers per script.
+    pub(super) async fn scripts(
+        &self,
+        calls: &[script::Call<'_>],
+    ) -> Result<Vec<RedisResult<Value>>, Error> {
+        let mut pipe = redis::pipe();
+        for call in calls {
+            pipe.add_command(call.command());
+        }
+        let mut answers = self.many(&mut pipe).await?;
+        let forgotten: Vec<_> = (0..answers.len())
+            .filter(|&i| answers[i].as_ref().is_err_and(script::forgotten))
+            .collect();
+        if forgotten.is_empty() {
+            return Ok(answers);
+        }
+        let mut pipe = script::load();
+        let loads = pipe.len();
+        for &i in &forgotten {
+            pipe.add_command(calls[i].command());
+        }
+        let again = self.many(&mut pipe).await?;
+        for (i, answer) in forgotten.into_iter().zip(again.into_iter().skip(loads)) {
+            answers[i] = answer;
+        }
+        Ok(answers)
+    }
+
+    /// Runs one script.
+    pub(super) async fn script(&self, call: script::Call<'_>) -> Result<Value, Error> {
+        let answer = self.scripts(&[call]).await?.pop();
+        Ok(answer.ok_or_else(|| Error::internal("Redis answered nothing"))??)
+    }
+
+    /// The error, after dropping a connection that cannot be trusted any more:
+    /// broken, silent, or to a server that is not the master now.
+    fn doubt(&self, held: &Held, error: RedisError) -> Error {
+        if error.is_unrecoverable_error()
+            || error.is_io_error()
+            || error.is_timeout()
+            || demoted(&error)
+        {
+            self.spoil(held);
+        }
+        error.into()
+    }
+}
+
+/// The server is there but is not, or not yet, one that takes writes.
+fn demoted(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "UNBLOCKED")
+    )
+}
+
+fn away(error: RedisError) -> Error {
+    Error::unavailable("Redis is away").caused_by(error)
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}

@@ -1,0 +1,73 @@
+//! Scripts: each looks and acts in one step, and touches one slot only.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Pipeline, RedisError};
+
+/// A script and its hash.
+pub(super) struct Script {
+    pub(super) name: &'static str,
+    text: &'static str,
+    sha: String,
+}
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new($file, include_str!(concat!("scripts/", $file, ".lua"))));)*
+
+        fn all() -> impl Iterator<Item = &'static Script> {
+            [$(&*$name),*].into_iter()
+        }
+    };
+}
+
+scripts! {
+    ACK = "ack",
+    RENEW = "renew",
+    TRIM = "trim",
+    LEAVE = "leave",
+    ECHO_OUT = "echo_out",
+    ECHO_IN = "echo_in",
+    HOLD = "hold",
+}
+
+impl Script {
+    fn new(name: &'static str, text: &'static str) -> Self {
+        let sha = redis::Script::new(text).get_hash().to_owned();
+        Self { name, text, sha }
+    }
+}
+
+/// One run of a script.
+pub(super) struct Call<'a> {
+    pub(super) script: &'static Script,
+    pub(super) keys: Vec<&'a str>,
+    pub(super) args: Vec<&'a str>,
+}
+
+impl Call<'_> {
+    pub(super) fn command(&self) -> Cmd {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(&self.script.sha).arg(self.keys.len());
+        for part in self.keys.iter().chain(&self.args) {
+            cmd.arg(*part);
+        }
+        cmd
+    }
+}
+
+/// What makes a server know every script; sent on each new connection.
+pub(super) fn load() -> Pipeline {
+    let mut pipe = redis::pipe();
+    for script in all() {
+        pipe.cmd("SCRIPT").arg("LOAD").arg(script.text);
+    }
+    pipe.ignore_errors();
+    pipe
+}
+
+/// The server does not know the script (any more).
+pub(super) fn forgotten(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT")
+}

@@ -1,0 +1,5 @@
+-- Publishes on a plain channel and remembers that it was us.
+-- KEYS: echo counter. ARGV: channel, message.
+redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], 10000)
+return redis.call('PUBLISH', ARGV[1], ARGV[2])
