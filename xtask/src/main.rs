@@ -1,1 +1,69 @@
-fn main() {}
+//! `cargo xtask`: what needs more than cargo.
+
+mod command;
+mod examples;
+mod licences;
+mod machine;
+mod smtp;
+mod steps;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["--help" | "-h" | "help"] | ["test", "--help" | "-h"] => {
+            println!("{}", help());
+            ExitCode::SUCCESS
+        }
+        ["test", names @ ..] => run_test(names),
+        [] => wrong("say what to do"),
+        [first, ..] => wrong(&format!("there is no task `{first}`")),
+    }
+}
+
+fn run_test(names: &[&str]) -> ExitCode {
+    let steps = match test::choose(names) {
+        Ok(steps) => steps,
+        Err(error) => return wrong(&error.to_string()),
+    };
+    match Workspace::find() {
+        Ok(workspace) if test::run(&workspace, &steps) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wrong(what: &str) -> ExitCode {
+    eprintln!("xtask: {what}\n\n{}", help());
+    ExitCode::from(2)
+}
+
+fn help() -> String {
+    let steps: Vec<String> = steps::ALL
+        .iter()
+        .map(|step| format!("  {:<9} {}", step.name, step.about))
+        .collect();
+    format!(
+        "\
+Usage: cargo xtask test [STEP...]
+
+Runs every check of the project, in this order, and stops at the first that
+fails. With names of steps: only those. What a step needs and the machine lacks
+is installed through apt-get, as root or with `sudo -n`.
+
+Steps:
+{}
+
+CARGO_TARGET_DIR is respected. Exit codes: 0 all passed, 1 a step failed, 2 wrong usage.",
+        steps.join("\n")
+    )
+}

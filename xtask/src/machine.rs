@@ -1,0 +1,117 @@
+//! What the tests need on the machine: looked for first, and installed through
+//! apt-get only where it is missing. No service is started or enabled.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+
+/// A program the tests need and the Debian packages that bring it.
+struct Tool {
+    what: &'static str,
+    found: fn() -> bool,
+    packages: &'static [&'static str],
+}
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        what: "a C compiler (it builds SQLite)",
+        found: || command::works("cc", &["--version"]),
+        packages: &["gcc", "libc6-dev"],
+    },
+    Tool {
+        what: "redis-server (the tests start their own, on loopback)",
+        found: || command::works("redis-server", &["--version"]),
+        packages: &["redis-server"],
+    },
+    Tool {
+        what: "python3 with venv (it runs the SMTP receiver that mail is tested against)",
+        found: || command::works("python3", &["-c", "import venv, ensurepip"]),
+        packages: &["python3", "python3-venv"],
+    },
+];
+
+/// Debian starts the services of new packages, and enables them for the next
+/// boot. The tests want the program alone: a policy forbids the start where
+/// there is none yet, and the service is disabled afterwards.
+const INSTALL: &str = r#"
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod 755 "$policy"
+fi
+apt-get -o DPkg::Lock::Timeout=300 update -q || echo "apt-get update failed: going on with the package lists that are there"
+apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "$@" || exit 1
+case " $* " in *" redis-server "*)
+    if [ -d /run/systemd/system ]; then systemctl disable redis-server || true; fi ;;
+esac
+"#;
+
+/// Makes sure that every tool is there.
+pub(crate) fn prepare() -> Result<()> {
+    let mut packages: Vec<&str> = Vec::new();
+    for tool in TOOLS {
+        let found = (tool.found)();
+        println!(
+            "{} {}",
+            if found { "found:  " } else { "missing:" },
+            tool.what
+        );
+        if !found {
+            packages.extend(tool.packages);
+        }
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(&packages)?;
+    let still: Vec<&str> = TOOLS
+        .iter()
+        .filter(|t| !(t.found)())
+        .map(|t| t.what)
+        .collect();
+    if !still.is_empty() {
+        bail!("installed, but still missing: {}", still.join("; "));
+    }
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !command::works("apt-get", &["--version"]) {
+        bail!(
+            "this machine has no apt-get. Install by its own means what Debian calls: {list}; then run this again"
+        );
+    }
+    let mut command = as_root(&list)?;
+    println!("installing through apt-get, without starting any service: {list}");
+    let status = command
+        .args(["sh", "-c", INSTALL, "install"])
+        .args(packages)
+        .status()
+        .context("cannot run apt-get")?;
+    if !status.success() {
+        bail!("apt-get could not install: {list}. Its message is above");
+    }
+    Ok(())
+}
+
+/// A command that runs its arguments as root.
+fn as_root(list: &str) -> Result<Command> {
+    let user = command::capture(Command::new("id").arg("-u"))?;
+    if user.trim() == "0" {
+        return Ok(Command::new("env"));
+    }
+    // -n: a question for a password would hang where nobody sits.
+    if command::works("sudo", &["-n", "true"]) {
+        let mut command = Command::new("sudo");
+        command.arg("-n");
+        return Ok(command);
+    }
+    bail!(
+        "this needs root, or sudo without a password. As root, run: apt-get install {list}; then run this again \
+         (or run `sudo -v` first, so that sudo does not ask)"
+    )
+}

@@ -1,0 +1,224 @@
+//! The steps of `cargo xtask test`, in their order.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::workspace::Workspace;
+use crate::{command, examples, licences, machine, smtp};
+
+/// One check.
+pub(crate) struct Step {
+    /// What it is called on the command line.
+    pub(crate) name: &'static str,
+    /// What it does, in a line.
+    pub(crate) about: &'static str,
+    /// Runs it; fails with what is wrong.
+    pub(crate) run: fn(&Workspace, &mut Tally) -> Result<()>,
+}
+
+/// How many tests ran, as the test programs say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
+}
+
+/// Cheap ones first: what can fail at once does.
+pub(crate) const ALL: &[Step] = &[
+    Step {
+        name: "fmt",
+        about: "the code is formatted",
+        run: fmt,
+    },
+    Step {
+        name: "licences",
+        about: "every dependency's licence and source is allowed",
+        run: check_licences,
+    },
+    Step {
+        name: "tools",
+        about: "installs what the tests need and the machine lacks",
+        run: tools,
+    },
+    Step {
+        name: "clippy",
+        about: "the lints of Cargo.toml, warnings denied",
+        run: clippy,
+    },
+    Step {
+        name: "features",
+        about: "the library's features are additive: each compiles alone",
+        run: features,
+    },
+    Step {
+        name: "docs",
+        about: "the API documentation builds, warnings denied",
+        run: docs,
+    },
+    Step {
+        name: "tests",
+        about: "every test of the workspace (installs tools first)",
+        run: tests,
+    },
+    Step {
+        name: "examples",
+        about: "every example of the library runs to its end",
+        run: run_examples,
+    },
+];
+
+/// What a developer's shell may hold and the tests must not see: they start
+/// their own servers and set their own configuration.
+const HIDDEN: &[&str] = &[
+    "DATABASE_URL",
+    "REDIS_URL",
+    "REDIS_HOST",
+    "REDIS_PORT",
+    "REDIS_PASSWORD",
+    "REDIS_USERNAME",
+    "REDIS_DB",
+    "REDIS_TLS",
+    "HOST",
+    "PORT",
+    "SMTP_URL",
+    "MAIL_DIR",
+    "TERMITARY_ENV",
+    "TERMITARY_PUBSUB_BRIDGE",
+    "RUST_LOG",
+    "LOG_FORMAT",
+];
+
+/// The command, without the developer's own settings of the application.
+pub(crate) fn sheltered(mut command: Command) -> Command {
+    for name in HIDDEN {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn fmt(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    command::run(&mut workspace.cargo("fmt --all --check -- --color never"))
+}
+
+fn check_licences(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    licences::check(workspace)
+}
+
+fn tools(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    machine::prepare()?;
+    smtp::python(workspace).map(drop)
+}
+
+fn clippy(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    command::run(
+        &mut workspace
+            .cargo("clippy --workspace --all-targets --all-features --locked -- -D warnings"),
+    )
+}
+
+fn features(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    for features in ["", "redis", "testing"] {
+        let mut command =
+            workspace.cargo("clippy -p termitary --lib --locked --no-default-features");
+        if !features.is_empty() {
+            command.args(["--features", features]);
+        }
+        command::run(command.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn docs(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    println!("with RUSTDOCFLAGS=-Dwarnings:");
+    command::run(
+        workspace
+            .cargo("doc --workspace --no-deps --all-features --locked")
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+fn tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    machine::prepare()?;
+    let python = smtp::python(workspace)?;
+    let mut command =
+        sheltered(workspace.cargo("test --workspace --all-features --locked --no-fail-fast"));
+    command.env(smtp::PYTHON, python).env("INSTA_UPDATE", "no");
+    let mut failed = Vec::new();
+    let result = command::watch(&mut command, |line| {
+        tally.count(line);
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|l| l.strip_suffix(" ... FAILED"))
+        {
+            failed.push(name.to_owned());
+        }
+    });
+    if !failed.is_empty() {
+        bail!("{} tests failed:\n  {}", failed.len(), failed.join("\n  "));
+    }
+    result
+}
+
+fn run_examples(workspace: &Workspace, _: &mut Tally) -> Result<()> {
+    examples::run(workspace)
+}
+
+impl Tally {
+    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    pub(crate) fn count(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let rest = rest.split_once(". ").map_or(rest, |(_, counts)| counts);
+        for part in rest.split("; ") {
+            let Some((number, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u64>() else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_every_test_program_are_added_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+            "a test prints: test result: ok. 100 passed",
+        ] {
+            tally.count(line);
+        }
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 7,
+                failed: 2,
+                ignored: 1
+            }
+        );
+    }
+
+    #[test]
+    fn steps_have_different_names() {
+        let mut names: Vec<_> = ALL.iter().map(|step| step.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
