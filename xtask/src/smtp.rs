@@ -50,7 +50,8 @@ pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
             ])
             .args(["--only-binary", ":all:", "--require-hashes", "-r"])
             .arg(workspace.path(REQUIREMENTS)),
-    )?;
+    )
+    .context("cannot install the SMTP receiver from PyPI; its message is above")?;
     // Last: an environment left half-made is made again.
     std::fs::write(&made_for, wanted).context("cannot note what the environment was made for")?;
     Ok(python)

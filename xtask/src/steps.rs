@@ -69,31 +69,31 @@ pub(crate) const ALL: &[Step] = &[
     },
 ];
 
-/// What a developer's shell may hold and the tests must not see: they start
-/// their own servers and set their own configuration.
-const HIDDEN: &[&str] = &[
-    "DATABASE_URL",
-    "REDIS_URL",
-    "REDIS_HOST",
-    "REDIS_PORT",
-    "REDIS_PASSWORD",
-    "REDIS_USERNAME",
-    "REDIS_DB",
-    "REDIS_TLS",
+/// The settings of the application: names, and how names begin (`…_`). A
+/// developer's shell may hold some; the tests must see none, as they start
+/// their own servers.
+const SETTINGS: &[&str] = &[
+    "DATABASE_",
+    "REDIS_",
     "HOST",
     "PORT",
-    "SMTP_URL",
+    "SMTP_",
     "MAIL_DIR",
-    "TERMITARY_ENV",
-    "TERMITARY_PUBSUB_BRIDGE",
+    "TERMITARY_",
     "RUST_LOG",
     "LOG_FORMAT",
+    "OTEL_",
 ];
 
 /// The command, without the developer's own settings of the application.
 pub(crate) fn sheltered(mut command: Command) -> Command {
-    for name in HIDDEN {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let is =
+            |setting: &str| setting.ends_with('_') && text.starts_with(setting) || text == setting;
+        if SETTINGS.iter().copied().any(is) {
+            command.env_remove(&name);
+        }
     }
     command
 }
