@@ -80,7 +80,7 @@ pub(crate) async fn renew(
     Ok(sqlx::query_as(
         "UPDATE termitary_deliveries AS d SET lease_us = $2 FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-         RETURNING d.event, d.subscription",
+         RETURNING event, subscription",
     )
     .bind(json!(claims).to_string())
     .bind(until_us)

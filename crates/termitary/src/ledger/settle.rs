@@ -20,7 +20,7 @@ const SETTLE: &str = "
         worker = NULL, lease_us = NULL, entry = NULL
     FROM json_each($1) j
     WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-    RETURNING d.event, d.subscription";
+    RETURNING event, subscription";
 
 /// Settles what belongs to the ledger; answers, in order, whether each claim
 /// still held. A delivery that its handler's own transaction finished counts

@@ -35,16 +35,36 @@ impl Rule {
 
     /// The first instant of the rule after `instant`, if there is any.
     pub(crate) fn next_after(&self, instant: Timestamp) -> Option<Timestamp> {
-        let start = Civil(instant.to_zoned_datetime(self.timezone.clone()));
-        self.cron.find_next_occurrence(&start, false).ok().map(|next| next.0.timestamp())
+        self.search(instant, false, 1)
     }
 
     /// The last instant of the rule at or before `instant`, if there is any.
     pub(crate) fn last_until(&self, instant: Timestamp) -> Option<Timestamp> {
-        let start = Civil(instant.to_zoned_datetime(self.timezone.clone()));
-        self.cron.find_previous_occurrence(&start, true).ok().map(|last| last.0.timestamp())
+        self.search(instant, true, -1)
+    }
+
+    /// croner gives up on a gap of more than two hours. The only such gaps are
+    /// calendar days that a zone left out (Apia, 2011-12-30): those have no
+    /// instants, so the search goes on hour by hour beyond them.
+    fn search(&self, from: Timestamp, inclusive: bool, direction: i64) -> Option<Timestamp> {
+        for hours in 0..=LONGEST_GAP_HOURS {
+            let start = from.checked_add(SignedDuration::from_hours(direction * hours)).ok()?;
+            let start = Civil(start.to_zoned_datetime(self.timezone.clone()));
+            let inclusive = inclusive || hours > 0;
+            let found = if direction > 0 {
+                self.cron.find_next_occurrence(&start, inclusive)
+            } else {
+                self.cron.find_previous_occurrence(&start, inclusive)
+            };
+            if let Ok(found) = found {
+                return Some(found.0.timestamp());
+            }
+        }
+        None
     }
 }
+
+const LONGEST_GAP_HOURS: i64 = 49;
 
 /// Connects jiff's time zones to croner.
 #[derive(Clone)]

@@ -40,7 +40,7 @@ use crate::schedule::{Schedule, ticker};
 use crate::worker::Worker;
 
 /// How long a test may take to settle before it fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// 2026-01-15T12:00:00Z, a Thursday.
 const START: i64 = 1_768_478_400;
 

@@ -1,0 +1,283 @@
+use std::time::Duration;
+
+use termitary::inspect::{LetterFilter, LetterState};
+use termitary::prelude::*;
+use termitary::testing::{TestDb, TestWorker};
+
+use crate::{Ping, Seen};
+
+async fn note(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(event.n);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_subscription_gets_each_event_once() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("a", note)).on(subscribe("b", note));
+    let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    let all = broker.bus().publish_all((0..100).map(|n| Ping { n })).await.unwrap();
+    assert_eq!(all.len(), 100);
+    worker.settle().await;
+    let mut numbers: Vec<u32> = seen.all().iter().map(|n| n.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    let twice: Vec<u32> = (0..100).flat_map(|n| [n, n]).collect();
+    assert_eq!(numbers, twice);
+}
+
+#[tokio::test]
+async fn a_transactional_event_is_real_when_its_transaction_commits_or_never() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let worker =
+        TestWorker::start(broker, Registry::new().on(subscribe("a", note)), seen.clone()).await;
+    let mut undone = db.db().begin().await.unwrap();
+    undone.publish(Ping { n: 1 }).await.unwrap();
+    undone.rollback().await.unwrap();
+    let mut dropped = db.db().begin().await.unwrap();
+    dropped.publish(Ping { n: 2 }).await.unwrap();
+    drop(dropped);
+    let mut done = db.db().begin().await.unwrap();
+    done.publish(Ping { n: 3 }).await.unwrap();
+    done.commit().await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.all(), ["3"]);
+}
+
+#[tokio::test]
+async fn what_was_published_before_any_worker_started_waits_for_one() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("a", note));
+    broker.register(&registry).await.unwrap();
+    broker.bus().publish(Ping { n: 7 }).await.unwrap();
+    let worker = TestWorker::start(broker, registry, seen.clone()).await;
+    worker.settle().await;
+    assert_eq!(seen.all(), ["7"]);
+}
+
+#[tokio::test]
+async fn a_delayed_event_waits_for_its_time() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let worker =
+        TestWorker::start(broker.clone(), Registry::new().on(subscribe("a", note)), seen.clone()).await;
+    broker.bus().publish(Ping { n: 1 }.after(days(14))).await.unwrap();
+    worker.advance(days(13)).await;
+    assert!(seen.all().is_empty());
+    worker.advance(days(1)).await;
+    assert_eq!(seen.all(), ["1"]);
+}
+
+#[tokio::test]
+async fn an_event_with_an_id_of_its_own_is_recorded_once() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let worker =
+        TestWorker::start(broker.clone(), Registry::new().on(subscribe("a", note)), seen.clone()).await;
+    let first = broker.bus().publish(Ping { n: 1 }.id("order-17-paid")).await.unwrap();
+    let second = broker.bus().publish(Ping { n: 1 }.id("order-17-paid")).await.unwrap();
+    assert!(!first.duplicate && second.duplicate);
+    assert_eq!(first.id, second.id);
+    worker.settle().await;
+    assert_eq!(seen.len(), 1);
+}
+
+async fn fail_twice(_: Ping, State(seen): State<Seen>, Attempt(n): Attempt) -> HandlerResult {
+    seen.add(n);
+    if n < 3 { Err("not yet".into()) } else { Ok(()) }
+}
+
+#[tokio::test]
+async fn an_error_is_retried_after_its_wait_and_counted() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let worker =
+        TestWorker::start(broker.clone(), Registry::new().on(subscribe("a", fail_twice)), seen.clone())
+            .await;
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.all(), ["1"], "not retried at once");
+    worker.advance(secs(2)).await;
+    worker.advance(secs(4)).await;
+    assert_eq!(seen.all(), ["1", "2", "3"]);
+}
+
+async fn give_up(_: Ping) -> HandlerResult {
+    "not a number".parse::<u32>().permanent()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_permanent_error_is_a_dead_letter_at_once_and_runs_again_on_replay() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("a", give_up));
+    let mut worker = TestWorker::start(broker.clone(), registry, seen).await;
+    worker.allow_leftovers();
+    let published = broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    worker.settle().await;
+    let letters = broker.inspect().letters_of(published.id).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].reason.as_str(), letters[0].attempts), ("permanent", 1));
+    assert!(letters[0].error.contains("invalid digit"));
+    let replayed = broker.inspect().replay(&LetterFilter::default(), "test").await.unwrap();
+    assert_eq!(replayed, 1);
+    worker.settle().await;
+    assert_eq!(worker.status().await.subscriptions[0].dead, 1, "it ran and died again");
+    assert_eq!(broker.inspect().drop_letters(&LetterFilter::default(), "test").await.unwrap(), 1);
+    assert_eq!(worker.status().await.subscriptions[0].dead, 0);
+}
+
+async fn panic_on_odd(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    assert!(event.n % 2 == 0, "odd");
+    seen.add(event.n);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_panic_is_an_error_of_its_delivery_only() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("a", panic_on_odd).retry(Retry::never()));
+    let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    worker.allow_leftovers();
+    broker.bus().publish_all((0..20).map(|n| Ping { n })).await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.len(), 10);
+    let letters = broker.inspect().letters(&LetterFilter::default(), 100).await.unwrap();
+    assert_eq!(letters.len(), 10);
+    assert!(letters.iter().all(|l| l.error.contains("panicked: odd") && l.crashes == 0));
+}
+
+async fn never_ends(_: Ping) -> HandlerResult {
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn a_handler_over_its_timeout_is_cancelled_and_counted() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new()
+        .on(subscribe("a", never_ends).timeout(Duration::from_millis(50)).retry(Retry::never()));
+    let mut worker = TestWorker::start(broker.clone(), registry, seen).await;
+    worker.allow_leftovers();
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    worker.settle().await;
+    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await.unwrap();
+    assert!(letters[0].error.contains("timed out after 50ms"), "{}", letters[0].error);
+}
+
+async fn snooze_once(event: Ping, State(seen): State<Seen>, Attempt(n): Attempt) -> HandlerResult {
+    seen.add(n);
+    if seen.len() == 1 {
+        return Err(HandlerError::snooze(hours(1)));
+    }
+    assert_eq!(event.n, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_snooze_uses_up_no_attempt() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("a", snooze_once).retry(Retry::never()));
+    let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    worker.advance(hours(1)).await;
+    assert_eq!(seen.all(), ["1", "1"]);
+}
+
+#[tokio::test]
+async fn an_undecodable_payload_is_parked_alone_and_never_quoted() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("a", note));
+    let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    worker.allow_leftovers();
+    broker.bus().publish_json("ping.sent", r#"{"n":"secret-text"}"#).await.unwrap();
+    broker.bus().publish(Ping { n: 2 }).await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.all(), ["2"]);
+    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await.unwrap();
+    assert_eq!((letters[0].state, letters[0].reason.as_str()), (LetterState::Parked, "undecodable"));
+    assert!(!letters[0].error.contains("secret"), "{}", letters[0].error);
+}
+
+#[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
+struct PingV2 {
+    n: u32,
+}
+
+impl Event for PingV2 {
+    const NAME: &'static str = "ping.sent";
+    const VERSION: u32 = 2;
+}
+
+async fn note_v2(event: PingV2, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(format!("v2:{}", event.n));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let old = Registry::new().on(subscribe("a", note));
+    let mut worker = TestWorker::start(broker.clone(), old, seen.clone()).await;
+    worker.allow_leftovers();
+    broker.bus().publish(PingV2 { n: 5 }).await.unwrap();
+    worker.settle().await;
+    assert_eq!(worker.status().await.subscriptions[0].parked, 1);
+    worker.stop().await;
+    let new = Registry::new().on(subscribe("a", note_v2));
+    let worker = TestWorker::start(broker.clone(), new, seen.clone()).await;
+    worker.settle().await;
+    assert_eq!(seen.all(), ["v2:5"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash() {
+    let (db, seen) = (TestDb::open().await, Seen::default());
+    let lease = Duration::from_millis(600);
+    let broker = Broker::sql_with_lease(db.db().clone(), lease);
+    let registry = Registry::new().on(subscribe("a", note));
+    broker.register(&registry).await.unwrap();
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    // What a killed process leaves behind: a leased row that nobody renews.
+    let now = db.clock().now().as_microsecond();
+    sqlx::query("UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1")
+        .bind(now - 1)
+        .execute(&mut *db.db().begin().await.unwrap())
+        .await
+        .unwrap();
+    let mut tx = db.db().begin().await.unwrap();
+    sqlx::query("UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1")
+        .bind(now - 1)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let worker = TestWorker::start(broker, registry, seen.clone()).await;
+    worker.settle().await;
+    assert_eq!(seen.all(), ["1"]);
+    let crashes: i64 = sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
+        .fetch_one(db.db().reader())
+        .await
+        .unwrap();
+    assert_eq!(crashes, 1);
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_every_listener_of_the_file() {
+    let db = TestDb::open().await;
+    let (here, there) = (Broker::sql(db.db().clone()), Broker::sql(db.db().clone()));
+    let (mut a, mut b) = (here.broadcasts().subscribe(), there.broadcasts().subscribe());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    here.bus().broadcast(Ping { n: 1 }).await.unwrap();
+    for receiver in [&mut a, &mut b] {
+        let message = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await.unwrap().unwrap();
+        assert_eq!((message.name.as_str(), message.data.as_str()), ("ping.sent", r#"{"n":1}"#));
+    }
+}

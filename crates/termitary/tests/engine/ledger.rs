@@ -1,0 +1,123 @@
+use termitary::inspect::LetterFilter;
+use termitary::prelude::*;
+use termitary::testing::{TestDb, TestWorker};
+
+use crate::{Ping, Seen};
+
+#[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
+struct Pong {
+    n: u32,
+}
+
+impl Event for Pong {
+    const NAME: &'static str = "pong.sent";
+}
+
+async fn answer(event: Ping, ledger: Ledger) -> HandlerResult {
+    let mut tx = ledger.begin().await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)").bind(event.n).execute(&mut **tx).await?;
+    tx.publish(Pong { n: event.n }).await?;
+    tx.commit().await
+}
+
+async fn note(event: Pong, State(seen): State<Seen>, meta: Meta) -> HandlerResult {
+    seen.add(format!("{}:{}", event.n, meta.attempt));
+    Ok(())
+}
+
+async fn effects(db: &TestDb) -> i64 {
+    sqlx::query_scalar("SELECT COUNT(*) FROM effects").fetch_one(db.db().reader()).await.unwrap()
+}
+
+async fn with_effects() -> TestDb {
+    let db = TestDb::open().await;
+    let mut tx = db.db().begin().await.unwrap();
+    sqlx::query("CREATE TABLE effects (n INTEGER NOT NULL)").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    db
+}
+
+#[tokio::test]
+async fn effects_new_events_and_done_commit_together() {
+    let (db, seen) = (with_effects().await, Seen::default());
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("answer", answer)).on(subscribe("note", note));
+    let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    let ping = broker.bus().publish(Ping { n: 4 }).await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.all(), ["4:1"]);
+    assert_eq!(effects(&db).await, 1);
+    let done: Vec<u64> = worker.status().await.subscriptions.iter().map(|s| s.done).collect();
+    assert_eq!(done, [1, 1]);
+    let cause: uuid::Uuid =
+        sqlx::query_scalar("SELECT cause FROM termitary_events WHERE name = 'pong.sent'")
+            .fetch_one(db.db().reader())
+            .await
+            .unwrap();
+    assert_eq!(cause, ping.id, "an event names the event whose handler published it");
+}
+
+async fn commit_then_fail(event: Ping, ledger: Ledger) -> HandlerResult {
+    let mut tx = ledger.begin().await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)").bind(event.n).execute(&mut **tx).await?;
+    tx.commit().await?;
+    Err("too late to matter".into())
+}
+
+#[tokio::test]
+async fn an_error_after_the_commit_cannot_undo_done() {
+    let db = with_effects().await;
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("answer", commit_then_fail));
+    let worker = TestWorker::start(broker.clone(), registry, ()).await;
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    worker.advance(hours(48)).await;
+    assert_eq!(effects(&db).await, 1);
+}
+
+async fn forget_to_commit(_: Ping, ledger: Ledger) -> HandlerResult {
+    let _tx = ledger.begin().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn returning_ok_with_an_open_transaction_is_an_error() {
+    let db = with_effects().await;
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("answer", forget_to_commit).retry(Retry::never()));
+    let mut worker = TestWorker::start(broker.clone(), registry, ()).await;
+    worker.allow_leftovers();
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    worker.settle().await;
+    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await.unwrap();
+    assert!(letters[0].error.contains("open transaction"), "{}", letters[0].error);
+}
+
+async fn stall(event: Ping, ledger: Ledger, State(db): State<Db>) -> HandlerResult {
+    // Meanwhile somebody else takes the delivery over.
+    let mut thief = db.begin().await?;
+    sqlx::query("UPDATE termitary_deliveries SET fence = fence + 1 WHERE state = 1")
+        .execute(&mut *thief)
+        .await?;
+    thief.commit().await?;
+    let mut tx = ledger.begin().await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)").bind(event.n).execute(&mut **tx).await?;
+    tx.commit().await
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_its_lease_cannot_commit() {
+    let db = with_effects().await;
+    let broker = Broker::sql(db.db().clone());
+    let registry = Registry::new().on(subscribe("answer", stall));
+    let mut worker = TestWorker::start(broker.clone(), registry, db.db().clone()).await;
+    worker.allow_leftovers();
+    broker.bus().publish(Ping { n: 1 }).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(effects(&db).await, 0, "rolled back");
+    let state: i64 = sqlx::query_scalar("SELECT state FROM termitary_deliveries")
+        .fetch_one(db.db().reader())
+        .await
+        .unwrap();
+    assert_eq!(state, 1, "still the other worker's");
+}
