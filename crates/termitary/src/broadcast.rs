@@ -51,7 +51,11 @@ impl Broadcasts {
     }
 
     fn over(wire: Wire) -> Self {
-        Self(Arc::new(Inner { wire, heard: OnceLock::new(), sent: tokio::sync::Notify::new() }))
+        Self(Arc::new(Inner {
+            wire,
+            heard: OnceLock::new(),
+            sent: tokio::sync::Notify::new(),
+        }))
     }
 
     pub(crate) async fn send(&self, name: &str, data: &str) -> Result<(), Error> {
@@ -129,11 +133,17 @@ async fn poll_sql(db: &Db, after: Option<i64>) -> Result<(i64, Vec<Message>), Er
             .await?;
         return Ok((last, Vec::new()));
     };
-    let rows: Vec<(i64, String, String)> =
-        sqlx::query_as("SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500")
-            .bind(after)
-            .fetch_all(db.reader())
-            .await?;
+    let rows: Vec<(i64, String, String)> = sqlx::query_as(
+        "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500",
+    )
+    .bind(after)
+    .fetch_all(db.reader())
+    .await?;
     let next = rows.last().map_or(after, |row| row.0);
-    Ok((next, rows.into_iter().map(|(_, name, data)| Message { name, data }).collect()))
+    Ok((
+        next,
+        rows.into_iter()
+            .map(|(_, name, data)| Message { name, data })
+            .collect(),
+    ))
 }

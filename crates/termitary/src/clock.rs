@@ -35,7 +35,10 @@ impl Clock {
     /// jitter from `seed`.
     #[cfg(feature = "testing")]
     pub fn manual(start: Timestamp, seed: u64) -> Self {
-        let manual = Manual { now: start, random: fastrand::Rng::with_seed(seed) };
+        let manual = Manual {
+            now: start,
+            random: fastrand::Rng::with_seed(seed),
+        };
         Self(Source::Manual(Arc::new(Mutex::new(manual))))
     }
 
@@ -108,8 +111,11 @@ pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
 
 /// A stored number of microseconds since 1970; out of range, the nearest end.
 pub(crate) fn from_micros(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros)
-        .unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
 }
 
 pub(crate) fn micros(duration: Duration) -> i64 {

@@ -97,7 +97,12 @@ pub(crate) enum Due {
 
 impl<E: Event> From<E> for Outgoing<E> {
     fn from(event: E) -> Self {
-        Self { event, due: Due::Now, key: None, dedup: None }
+        Self {
+            event,
+            due: Due::Now,
+            key: None,
+            dedup: None,
+        }
     }
 }
 
@@ -163,7 +168,10 @@ impl Serialize for Envelope {
         map.serialize_entry("time", &self.time)?;
         map.serialize_entry("datacontenttype", "application/json")?;
         if self.version != 1 {
-            map.serialize_entry("dataschema", &format!("urn:termitary:{}:{}", self.name, self.version))?;
+            map.serialize_entry(
+                "dataschema",
+                &format!("urn:termitary:{}:{}", self.name, self.version),
+            )?;
         }
         if let Some(key) = &self.key {
             map.serialize_entry("partitionkey", key)?;
@@ -207,8 +215,9 @@ pub(crate) fn payload(name: &str, json: String) -> Result<Box<RawValue>, Error> 
             json.len()
         )));
     }
-    RawValue::from_string(json)
-        .map_err(|error| Error::invalid(format!("the payload of {name} is not JSON")).caused_by(error))
+    RawValue::from_string(json).map_err(|error| {
+        Error::invalid(format!("the payload of {name} is not JSON")).caused_by(error)
+    })
 }
 
 #[cfg(test)]
@@ -217,7 +226,13 @@ mod tests {
 
     #[test]
     fn names_are_dotted_lower_case_words() {
-        for good in ["todos.created", "users.inactive.check", "a", "mail-2.sent", "a_b"] {
+        for good in [
+            "todos.created",
+            "users.inactive.check",
+            "a",
+            "mail-2.sent",
+            "a_b",
+        ] {
             assert!(valid_name(good), "{good}");
         }
         for bad in ["", ".a", "a.", "a..b", "Todos.created", "a b", "-a", "ä"] {

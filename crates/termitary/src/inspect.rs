@@ -178,7 +178,9 @@ impl Inspect {
             if tally.name == ledger::BRIDGE && tally.parked == 0 {
                 continue;
             }
-            let oldest = tally.oldest_us.map_or(0, |us| (now.as_microsecond() - us).max(0) / 1_000_000);
+            let oldest = tally
+                .oldest_us
+                .map_or(0, |us| (now.as_microsecond() - us).max(0) / 1_000_000);
             subscriptions.push(SubscriptionStatus {
                 pending: tally.pending as u64 + beside.pending,
                 leased: tally.leased as u64 + beside.leased,
@@ -187,7 +189,10 @@ impl Inspect {
                 parked: tally.parked as u64,
                 done: tally.done as u64 + beside.done,
                 oldest_pending_seconds: oldest as u64,
-                workers: workers.iter().filter(|w| w.subscriptions.contains(&tally.name)).count() as u64,
+                workers: workers
+                    .iter()
+                    .filter(|w| w.subscriptions.contains(&tally.name))
+                    .count() as u64,
                 name: tally.name,
                 event: tally.event,
             });
@@ -229,9 +234,18 @@ impl Inspect {
         self.resolve(filter, Resolve::Drop, who).await
     }
 
-    async fn resolve(&self, filter: &LetterFilter, resolve: Resolve, who: &str) -> Result<u64, Error> {
+    async fn resolve(
+        &self,
+        filter: &LetterFilter,
+        resolve: Resolve,
+        who: &str,
+    ) -> Result<u64, Error> {
         let db = self.0.db();
-        let act = if resolve == Resolve::Replay { "replay" } else { "drop" };
+        let act = if resolve == Resolve::Replay {
+            "replay"
+        } else {
+            "drop"
+        };
         let mut total = 0;
         loop {
             let mut tx = db.begin().await?;
@@ -271,7 +285,15 @@ impl Inspect {
         let db = self.0.db();
         let mut tx = db.begin().await?;
         let dropped = ledger::forget(&mut tx, name).await?;
-        audit(&mut tx, db.clock().now_us(), who, "drop-subscription", name, dropped).await?;
+        audit(
+            &mut tx,
+            db.clock().now_us(),
+            who,
+            "drop-subscription",
+            name,
+            dropped,
+        )
+        .await?;
         tx.commit().await?;
         Ok(dropped)
     }
@@ -280,9 +302,17 @@ impl Inspect {
     pub async fn tail(&self) -> Result<Tail, Error> {
         let db = self.0.db();
         let routes = ledger::routes(db).await?;
-        let mut cursor = Cursor { seq: ledger::last_seq(db).await?, ..Cursor::default() };
+        let mut cursor = Cursor {
+            seq: ledger::last_seq(db).await?,
+            ..Cursor::default()
+        };
         self.0.transport().read(&mut cursor, &routes).await?;
-        Ok(Tail { broker: self.0.clone(), routes, cursor, buffer: VecDeque::new() })
+        Ok(Tail {
+            broker: self.0.clone(),
+            routes,
+            cursor,
+            buffer: VecDeque::new(),
+        })
     }
 }
 
@@ -304,7 +334,11 @@ impl Tail {
             let (events, seq) = ledger::read(self.broker.db(), self.cursor.seq, PAGE).await?;
             self.cursor.seq = seq;
             self.buffer.extend(events);
-            let beside = self.broker.transport().read(&mut self.cursor, &self.routes).await?;
+            let beside = self
+                .broker
+                .transport()
+                .read(&mut self.cursor, &self.routes)
+                .await?;
             self.buffer.extend(beside);
             if self.buffer.is_empty() {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -70,7 +70,11 @@ impl Draft {
             cause: context.cause,
             data,
         };
-        Self { envelope, due_us: time.as_microsecond(), dedup: None }
+        Self {
+            envelope,
+            due_us: time.as_microsecond(),
+            dedup: None,
+        }
     }
 }
 
@@ -97,9 +101,15 @@ pub struct Bus {
 impl Bus {
     /// Records one event; returns when the broker has it. Concurrent calls
     /// share commits and round trips.
-    pub async fn publish<E: Event>(&self, event: impl Into<Outgoing<E>>) -> Result<Published, Error> {
+    pub async fn publish<E: Event>(
+        &self,
+        event: impl Into<Outgoing<E>>,
+    ) -> Result<Published, Error> {
         let draft = Draft::typed(event.into(), self.broker.db())?;
-        self.send(vec![draft]).await?.pop().ok_or_else(|| Error::internal("the broker answered nothing"))
+        self.send(vec![draft])
+            .await?
+            .pop()
+            .ok_or_else(|| Error::internal("the broker answered nothing"))
     }
 
     /// Records many events of one type, in few round trips.
@@ -120,15 +130,22 @@ impl Bus {
     /// `data` is the payload's JSON.
     pub async fn publish_json(&self, name: &str, data: &str) -> Result<Published, Error> {
         let draft = Draft::untyped(name, data.to_owned(), self.broker.db())?;
-        self.send(vec![draft]).await?.pop().ok_or_else(|| Error::internal("the broker answered nothing"))
+        self.send(vec![draft])
+            .await?
+            .pop()
+            .ok_or_else(|| Error::internal("the broker answered nothing"))
     }
 
     /// Tells every live process that listens, at most once each. Not stored.
     pub async fn broadcast<E: Event>(&self, event: E) -> Result<(), Error> {
-        let data = serde_json::to_string(&event)
-            .map_err(|error| Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error))?;
+        let data = serde_json::to_string(&event).map_err(|error| {
+            Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error)
+        })?;
         if data.len() > MAX_DATA_BYTES {
-            return Err(Error::invalid(format!("the broadcast {} is larger than {MAX_DATA_BYTES} bytes", E::NAME)));
+            return Err(Error::invalid(format!(
+                "the broadcast {} is larger than {MAX_DATA_BYTES} bytes",
+                E::NAME
+            )));
         }
         self.broker.broadcasts().send(E::NAME, &data).await
     }
@@ -145,7 +162,9 @@ impl<S> crate::handler::FromDelivery<S> for Bus
 where
     Bus: crate::handler::FromRef<S>,
 {
-    fn from_delivery(context: &crate::handler::Context<'_, S>) -> Result<Self, crate::HandlerError> {
+    fn from_delivery(
+        context: &crate::handler::Context<'_, S>,
+    ) -> Result<Self, crate::HandlerError> {
         Ok(crate::handler::FromRef::from_ref(context.state))
     }
 }
@@ -171,6 +190,8 @@ impl Publish for Transaction<'_, Sqlite> {
     ) -> Result<Published, Error> {
         let draft = Draft::typed(event.into(), db)?;
         let mut answers = crate::ledger::publish(self, db, &[draft]).await?;
-        answers.pop().ok_or_else(|| Error::internal("the ledger answered nothing"))
+        answers
+            .pop()
+            .ok_or_else(|| Error::internal("the ledger answered nothing"))
     }
 }

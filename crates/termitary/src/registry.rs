@@ -51,7 +51,11 @@ impl<S> Clone for Registry<S> {
 impl<S> Registry<S> {
     /// Nothing registered yet.
     pub fn new() -> Self {
-        Self { events: BTreeMap::new(), subscriptions: Vec::new(), schedules: Vec::new() }
+        Self {
+            events: BTreeMap::new(),
+            subscriptions: Vec::new(),
+            schedules: Vec::new(),
+        }
     }
 
     /// Adds a subscription or a schedule.
@@ -63,10 +67,18 @@ impl<S> Registry<S> {
     /// Declares an event that this service publishes, whether or not it also
     /// handles it: it then stands in the event map.
     pub fn event<E: Event>(mut self) -> Self {
-        const { assert!(valid_name(E::NAME), "an event name is dotted lower-case words") };
-        self.declare(E::NAME, E::VERSION, E::ALIASES.iter().map(|&a| a.to_owned()).collect(), || {
-            schemars::schema_for!(E)
-        });
+        const {
+            assert!(
+                valid_name(E::NAME),
+                "an event name is dotted lower-case words"
+            )
+        };
+        self.declare(
+            E::NAME,
+            E::VERSION,
+            E::ALIASES.iter().map(|&a| a.to_owned()).collect(),
+            || schemars::schema_for!(E),
+        );
         self
     }
 
@@ -88,7 +100,11 @@ impl<S> Registry<S> {
         aliases: Vec<String>,
         schema: fn() -> schemars::Schema,
     ) {
-        let event = self.events.entry(name.to_owned()).or_insert(Declared { version, aliases, schema });
+        let event = self.events.entry(name.to_owned()).or_insert(Declared {
+            version,
+            aliases,
+            schema,
+        });
         event.version = event.version.max(version);
     }
 
@@ -100,13 +116,18 @@ impl<S> Registry<S> {
         for subscription in &self.subscriptions {
             let name = &subscription.name;
             if !valid_name(name) {
-                mistakes.push(format!("subscription name `{name}`: use dotted lower-case words"));
+                mistakes.push(format!(
+                    "subscription name `{name}`: use dotted lower-case words"
+                ));
             }
             if !seen.insert(name) {
                 mistakes.push(format!("two subscriptions are named `{name}`"));
             }
             if !valid_name(&subscription.event) {
-                mistakes.push(format!("event name `{}`: use dotted lower-case words", subscription.event));
+                mistakes.push(format!(
+                    "event name `{}`: use dotted lower-case words",
+                    subscription.event
+                ));
             }
         }
         let mut seen = BTreeSet::new();
@@ -121,20 +142,28 @@ impl<S> Registry<S> {
         for (name, event) in &self.events {
             for alias in &event.aliases {
                 if self.events.contains_key(alias) {
-                    mistakes.push(format!("`{alias}`, an alias of `{name}`, is an event of its own"));
+                    mistakes.push(format!(
+                        "`{alias}`, an alias of `{name}`, is an event of its own"
+                    ));
                 }
             }
         }
         if mistakes.is_empty() {
             return Ok(());
         }
-        Err(Error::invalid(format!("the registry has mistakes: {}", mistakes.join("; "))))
+        Err(Error::invalid(format!(
+            "the registry has mistakes: {}",
+            mistakes.join("; ")
+        )))
     }
 
     /// Whether an event of this name, or of one with this alias, is known.
     pub fn knows(&self, event: &str) -> bool {
         self.events.contains_key(event)
-            || self.events.values().any(|known| known.aliases.iter().any(|alias| alias == event))
+            || self
+                .events
+                .values()
+                .any(|known| known.aliases.iter().any(|alias| alias == event))
     }
 
     /// The wire names of every event known, in order.
@@ -150,7 +179,11 @@ impl<S> Registry<S> {
     /// The event map: every event with its subscriptions and schedules, in
     /// the order of names.
     pub fn map(&self) -> Vec<MapEntry> {
-        let mut entries: Vec<_> = self.events.iter().map(|(name, event)| self.map_entry(name, event)).collect();
+        let mut entries: Vec<_> = self
+            .events
+            .iter()
+            .map(|(name, event)| self.map_entry(name, event))
+            .collect();
         entries.sort_by(|a, b| a.event.cmp(&b.event));
         entries
     }
@@ -163,7 +196,10 @@ impl<S> Registry<S> {
             version: event.version,
             aliases: event.aliases.clone(),
             subscriptions: subscriptions
-                .map(|s| MapSubscription { name: s.name.clone(), policy: s.policy.clone() })
+                .map(|s| MapSubscription {
+                    name: s.name.clone(),
+                    policy: s.policy.clone(),
+                })
                 .collect(),
             schedules: schedules.map(Schedule::describe).collect(),
             schema: (event.schema)(),

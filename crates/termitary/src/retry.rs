@@ -32,12 +32,20 @@ impl Default for Retry {
 impl Retry {
     /// Backoff that starts at `base` and doubles up to `cap`, for 25 attempts.
     pub const fn exponential(base: Duration, cap: Duration) -> Self {
-        Self { attempts: 25, base, cap }
+        Self {
+            attempts: 25,
+            base,
+            cap,
+        }
     }
 
     /// No second attempt: the first error is final.
     pub const fn never() -> Self {
-        Self { attempts: 1, base: secs(1), cap: secs(1) }
+        Self {
+            attempts: 1,
+            base: secs(1),
+            cap: secs(1),
+        }
     }
 
     /// How often the handler runs at most; at least once.

@@ -29,7 +29,12 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { retry: Retry::default(), timeout: minutes(5), concurrency: 16, from_retained: false }
+        Self {
+            retry: Retry::default(),
+            timeout: minutes(5),
+            concurrency: 16,
+            from_retained: false,
+        }
     }
 }
 
@@ -66,15 +71,26 @@ where
     Args: 'static,
     S: Send + Sync + 'static,
 {
-    const { assert!(valid_name(H::Event::NAME), "an event name is dotted lower-case words") };
+    const {
+        assert!(
+            valid_name(H::Event::NAME),
+            "an event name is dotted lower-case words"
+        )
+    };
     Subscription {
         name: name.into(),
         event: H::Event::NAME.to_owned(),
-        aliases: H::Event::ALIASES.iter().map(|&alias| alias.to_owned()).collect(),
+        aliases: H::Event::ALIASES
+            .iter()
+            .map(|&alias| alias.to_owned())
+            .collect(),
         version: H::Event::VERSION,
         schema: || schemars::schema_for!(H::Event),
         policy: Policy::default(),
-        handler: Arc::new(Typed { handler, args: PhantomData }),
+        handler: Arc::new(Typed {
+            handler,
+            args: PhantomData,
+        }),
     }
 }
 

@@ -30,7 +30,9 @@ pub fn current() -> Context {
 /// A `traceparent` for a new span: of the same trace as `parent` where that is
 /// well formed, else of a new trace.
 pub fn child_of(parent: Option<&str>) -> String {
-    let trace = parent.and_then(trace_id).map_or_else(|| format!("{:032x}", fastrand::u128(1..)), str::to_owned);
+    let trace = parent
+        .and_then(trace_id)
+        .map_or_else(|| format!("{:032x}", fastrand::u128(1..)), str::to_owned);
     format!("00-{trace}-{:016x}-01", fastrand::u64(1..))
 }
 
@@ -48,7 +50,6 @@ pub fn trace_id(traceparent: &str) -> Option<&str> {
     well_formed.then_some(trace)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,7 +64,11 @@ mod tests {
 
     #[test]
     fn a_malformed_parent_starts_a_new_trace() {
-        for bad in ["", "00-xyz", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"] {
+        for bad in [
+            "",
+            "00-xyz",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        ] {
             assert!(trace_id(&child_of(Some(bad))).is_some(), "{bad}");
         }
     }

@@ -48,7 +48,12 @@ impl Broker {
     pub fn sql_with_lease(db: Db, lease: Duration) -> Self {
         let transport = Arc::new(sql::Sql::new(db.clone(), lease));
         let broadcasts = Broadcasts::sql(db.clone());
-        Self { db, transport, broadcasts, lease }
+        Self {
+            db,
+            transport,
+            broadcasts,
+            lease,
+        }
     }
 
     /// Deliveries travel through Redis or Valkey Streams; the database stays
@@ -60,7 +65,12 @@ impl Broker {
         let link = redis::Link::new(&config)?;
         let transport = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
         let broadcasts = Broadcasts::redis(link);
-        Ok(Self { db, transport, broadcasts, lease })
+        Ok(Self {
+            db,
+            transport,
+            broadcasts,
+            lease,
+        })
     }
 
     /// Makes a registry's subscriptions and schedules known, so that events
@@ -73,7 +83,9 @@ impl Broker {
 
     /// Publishes outside a caller's transaction.
     pub fn bus(&self) -> Bus {
-        Bus { broker: self.clone() }
+        Bus {
+            broker: self.clone(),
+        }
     }
 
     /// The ledger's database.
@@ -126,7 +138,10 @@ impl Broker {
         stop: &tokio_util::sync::CancellationToken,
         tasks: &tokio_util::task::TaskTracker,
     ) {
-        for task in self.transport.side_tasks(events, worker.clone(), stop.clone()) {
+        for task in self
+            .transport
+            .side_tasks(events, worker.clone(), stop.clone())
+        {
             tasks.spawn(task);
         }
     }
@@ -227,7 +242,10 @@ pub(crate) enum Origin {
     /// A stream entry only (`bus.publish` on Redis). The ledger adopts it when
     /// it does anything but succeed.
     #[cfg(feature = "redis")]
-    Stream { envelope: Arc<Envelope>, entry: Entry },
+    Stream {
+        envelope: Arc<Envelope>,
+        entry: Entry,
+    },
 }
 
 /// A stream entry on Redis.
@@ -257,7 +275,11 @@ pub(crate) enum Outcome {
     /// No error was counted; due again at `due_us`.
     Snooze { due_us: i64 },
     /// Given up.
-    Dead { reason: &'static str, error: String, counted: bool },
+    Dead {
+        reason: &'static str,
+        error: String,
+        counted: bool,
+    },
     /// Kept untouched: this code cannot read it.
     Parked { reason: &'static str, error: String },
 }
@@ -284,6 +306,9 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cursor {
     pub(crate) seq: i64,
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only streams have positions"))]
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "only streams have positions")
+    )]
     pub(crate) streams: std::collections::BTreeMap<String, String>,
 }

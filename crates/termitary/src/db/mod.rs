@@ -48,7 +48,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::system(), source: "/termitary/app".to_owned(), durable: true }
+        Self {
+            clock: Clock::system(),
+            source: "/termitary/app".to_owned(),
+            durable: true,
+        }
     }
 }
 
@@ -90,8 +94,11 @@ impl Db {
     }
 
     async fn connect(path: &Path, options: Options) -> Result<Self, Error> {
-        let synchronous =
-            if options.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
+        let synchronous = if options.durable {
+            SqliteSynchronous::Full
+        } else {
+            SqliteSynchronous::Normal
+        };
         let connect = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -100,7 +107,11 @@ impl Db {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("journal_size_limit", "67108864");
-        let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(30));
+        let pool = |size| {
+            SqlitePoolOptions::new()
+                .max_connections(size)
+                .acquire_timeout(Duration::from_secs(30))
+        };
         let writer = pool(1)
             .connect_with(connect.clone())
             .await
@@ -203,8 +214,14 @@ mod tests {
     #[test]
     fn a_url_names_a_file_or_says_what_is_wrong() {
         let path = |url| sqlite_path(url).map(|path| path.display().to_string());
-        assert_eq!(path("sqlite://termitary.db").ok().as_deref(), Some("termitary.db"));
-        assert_eq!(path("sqlite:///var/lib/t.db?mode=rwc").ok().as_deref(), Some("/var/lib/t.db"));
+        assert_eq!(
+            path("sqlite://termitary.db").ok().as_deref(),
+            Some("termitary.db")
+        );
+        assert_eq!(
+            path("sqlite:///var/lib/t.db?mode=rwc").ok().as_deref(),
+            Some("/var/lib/t.db")
+        );
         assert!(path("postgres://u:secret@h/db").is_err_and(|e| !e.to_string().contains("secret")));
         assert!(path("sqlite::memory:").is_err_and(|e| e.is_invalid()));
     }

@@ -26,7 +26,9 @@ pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
     for step in &STEPS[at..] {
         sqlx::raw_sql(*step).execute(&mut *tx).await?;
     }
-    sqlx::query("DELETE FROM termitary_schema").execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM termitary_schema")
+        .execute(&mut *tx)
+        .await?;
     sqlx::query("INSERT INTO termitary_schema (version) VALUES ($1)")
         .bind(STEPS.len() as i64)
         .execute(&mut *tx)
@@ -47,7 +49,11 @@ async fn version(db: &Db) -> Result<usize, Error> {
         .fetch_one(db.writer())
         .await?;
     let at = at as usize;
-    if at > STEPS.len() { Err(newer(db, at)) } else { Ok(at) }
+    if at > STEPS.len() {
+        Err(newer(db, at))
+    } else {
+        Ok(at)
+    }
 }
 
 fn newer(db: &Db, at: usize) -> Error {

@@ -29,7 +29,11 @@ impl Tx {
         let inner = tokio::spawn(async move { pool.begin_with("BEGIN IMMEDIATE").await })
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))??;
-        Ok(Self { inner, db, published: false })
+        Ok(Self {
+            inner,
+            db,
+            published: false,
+        })
     }
 
     /// Publishes an event that becomes real when this transaction commits, or
@@ -51,7 +55,9 @@ impl Tx {
     async fn publish_draft(&mut self, draft: Draft) -> Result<Published, Error> {
         let mut answers = crate::ledger::publish(&mut self.inner, &self.db, &[draft]).await?;
         self.published = true;
-        answers.pop().ok_or_else(|| Error::internal("the ledger answered nothing"))
+        answers
+            .pop()
+            .ok_or_else(|| Error::internal("the ledger answered nothing"))
     }
 
     /// Makes everything of this transaction real.

@@ -32,28 +32,42 @@ pub(crate) enum Verdict {
 impl HandlerError {
     /// Due again after `delay`. Waiting is not failing: no attempt is counted.
     pub fn snooze(delay: Duration) -> Self {
-        Self { verdict: Verdict::Snooze(delay), source: None }
+        Self {
+            verdict: Verdict::Snooze(delay),
+            source: None,
+        }
     }
 
     /// Never going to work: a dead letter now, with `reason`.
     pub fn permanent(reason: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Permanent, source: Some(reason.into()) }
+        Self {
+            verdict: Verdict::Permanent,
+            source: Some(reason.into()),
+        }
     }
 
     /// Counted as an error, but tried again after `delay` (a `Retry-After`),
     /// held within one second and 24 hours.
     pub fn retry_after(delay: Duration, reason: impl Into<BoxError>) -> Self {
         let delay = delay.clamp(Duration::from_secs(1), Duration::from_secs(86_400));
-        Self { verdict: Verdict::Retry(Some(delay)), source: Some(reason.into()) }
+        Self {
+            verdict: Verdict::Retry(Some(delay)),
+            source: Some(reason.into()),
+        }
     }
 
     pub(crate) fn lost_lease(source: crate::Error) -> Self {
-        Self { verdict: Verdict::LostLease, source: Some(source.into()) }
+        Self {
+            verdict: Verdict::LostLease,
+            source: Some(source.into()),
+        }
     }
 
     /// The error and its causes on one line.
     pub(crate) fn text(&self) -> String {
-        let Some(source) = &self.source else { return String::new() };
+        let Some(source) = &self.source else {
+            return String::new();
+        };
         let mut text = source.to_string();
         let mut cause = source.source();
         while let Some(error) = cause {
@@ -67,7 +81,10 @@ impl HandlerError {
 
 impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self { verdict: Verdict::Retry(None), source: Some(error.into()) }
+        Self {
+            verdict: Verdict::Retry(None),
+            source: Some(error.into()),
+        }
     }
 }
 

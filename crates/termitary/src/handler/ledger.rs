@@ -40,7 +40,11 @@ const COMMITTED: u8 = 2;
 
 impl LedgerScope {
     pub(crate) fn new(db: Db, claim: Claim) -> Self {
-        Self { db, claim, stage: AtomicU8::new(UNUSED) }
+        Self {
+            db,
+            claim,
+            stage: AtomicU8::new(UNUSED),
+        }
     }
 
     pub(crate) fn committed(&self) -> bool {
@@ -58,7 +62,10 @@ impl Ledger {
     pub async fn begin(&self) -> Result<LedgerTx, Error> {
         let tx = self.0.db.begin().await?;
         self.0.stage.store(OPEN, Ordering::Release);
-        Ok(LedgerTx { tx, scope: Arc::clone(&self.0) })
+        Ok(LedgerTx {
+            tx,
+            scope: Arc::clone(&self.0),
+        })
     }
 }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::event::{Envelope, Event};
 
-pub use error::{HandlerError, HandlerResult, PermanentExt};
 pub(crate) use error::Verdict;
+pub use error::{HandlerError, HandlerResult, PermanentExt};
 pub use extract::{Attempt, FromDelivery, FromRef, Meta, Shutdown, State};
-pub use ledger::{Ledger, LedgerTx};
 pub(crate) use ledger::LedgerScope;
+pub use ledger::{Ledger, LedgerTx};
 
 /// What an attempt knows besides the event: extractors read from here.
 pub struct Context<'a, S> {
@@ -39,7 +39,11 @@ pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
     type Event: Event;
 
     /// Runs once.
-    fn call(self, event: Self::Event, context: &Context<'_, S>) -> impl Future<Output = HandlerResult> + Send;
+    fn call(
+        self,
+        event: Self::Event,
+        context: &Context<'_, S>,
+    ) -> impl Future<Output = HandlerResult> + Send;
 }
 
 macro_rules! impl_handler {
@@ -86,7 +90,11 @@ pub(crate) struct Undecodable(pub(crate) String);
 /// A handler with its types forgotten: what a subscription holds.
 pub(crate) trait Erased<S>: Send + Sync {
     /// Decodes the payload and answers the future that handles it.
-    fn start<'a>(&self, envelope: &Envelope, context: &'a Context<'a, S>) -> Result<Run<'a>, Undecodable>;
+    fn start<'a>(
+        &self,
+        envelope: &Envelope,
+        context: &'a Context<'a, S>,
+    ) -> Result<Run<'a>, Undecodable>;
 }
 
 pub(crate) struct Typed<H, Args> {
@@ -100,7 +108,11 @@ where
     Args: 'static,
     S: Send + Sync,
 {
-    fn start<'a>(&self, envelope: &Envelope, context: &'a Context<'a, S>) -> Result<Run<'a>, Undecodable> {
+    fn start<'a>(
+        &self,
+        envelope: &Envelope,
+        context: &'a Context<'a, S>,
+    ) -> Result<Run<'a>, Undecodable> {
         let event = serde_json::from_str::<H::Event>(envelope.data.get())
             .map_err(|error| Undecodable(decode_problem(&error)))?;
         let handler = self.handler.clone();

@@ -20,8 +20,14 @@ pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Ro
     upsert(&mut tx, BRIDGE, "", 1, now).await?;
     let mut routes = Vec::with_capacity(registry.subscriptions.len());
     for subscription in &registry.subscriptions {
-        let (id, known) =
-            upsert(&mut tx, &subscription.name, &subscription.event, subscription.version, now).await?;
+        let (id, known) = upsert(
+            &mut tx,
+            &subscription.name,
+            &subscription.event,
+            subscription.version,
+            now,
+        )
+        .await?;
         let mut events = vec![subscription.event.clone()];
         events.extend(subscription.aliases.iter().cloned());
         reroute(&mut tx, id, &events).await?;
@@ -29,7 +35,12 @@ pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Ro
             owe_retained(&mut tx, id, now).await?;
         }
         release_parked(&mut tx, id, subscription.version, now).await?;
-        routes.push(Route { id, name: subscription.name.clone(), events, known });
+        routes.push(Route {
+            id,
+            name: subscription.name.clone(),
+            events,
+            known,
+        });
     }
     for schedule in &registry.schedules {
         crate::schedule::ticker::declare(&mut tx, schedule, now).await?;
@@ -50,7 +61,12 @@ pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
     let mut routes: Vec<Route> = Vec::new();
     for (id, name, event, alias) in rows {
         if routes.last().is_none_or(|last| last.id != id) {
-            routes.push(Route { id, name, events: vec![event], known: true });
+            routes.push(Route {
+                id,
+                name,
+                events: vec![event],
+                known: true,
+            });
         }
         if let (Some(last), Some(alias)) = (routes.last_mut(), alias) {
             last.events.push(alias);
@@ -66,10 +82,11 @@ async fn upsert(
     version: u32,
     now: i64,
 ) -> Result<(i64, bool), Error> {
-    let known: Option<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
-        .bind(name)
-        .fetch_optional(&mut **tx)
-        .await?;
+    let known: Option<i64> =
+        sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&mut **tx)
+            .await?;
     if let Some(id) = known {
         sqlx::query(
             "UPDATE termitary_subscriptions SET event = $2, version = max(version, $3), seen_us = $4 WHERE id = $1",

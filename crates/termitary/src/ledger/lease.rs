@@ -55,9 +55,9 @@ pub(crate) async fn lease(
         .collect();
     let mut leased = Vec::with_capacity(claimed.len());
     for (seq, attempts, fence) in claimed {
-        let row = events
-            .remove(&seq)
-            .ok_or_else(|| Error::internal(format!("delivery of event row {seq} without its event")))?;
+        let row = events.remove(&seq).ok_or_else(|| {
+            Error::internal(format!("delivery of event row {seq} without its event"))
+        })?;
         let envelope = Arc::new(row.envelope()?);
         let claim = Claim {
             event: envelope.id,
@@ -66,7 +66,11 @@ pub(crate) async fn lease(
             fence,
             origin: Origin::Ledger { seq, entry: None },
         };
-        leased.push(Leased { envelope, attempts: attempts as u32, claim });
+        leased.push(Leased {
+            envelope,
+            attempts: attempts as u32,
+            claim,
+        });
     }
     Ok(leased)
 }
@@ -95,7 +99,11 @@ const SECOND_CRASH_WAIT_US: i64 = 10_000_000;
 /// Takes back leases that ended before `now_us`, a page at a time. A lost
 /// lease is a crash, not an error: attempts stay as they are, and the
 /// [`CRASH_LIMIT`]-th quarantines the delivery. Answers how many were taken.
-pub(crate) async fn reclaim(conn: &mut SqliteConnection, now_us: i64, page: usize) -> Result<u64, Error> {
+pub(crate) async fn reclaim(
+    conn: &mut SqliteConnection,
+    now_us: i64,
+    page: usize,
+) -> Result<u64, Error> {
     let rows = sqlx::query(
         "UPDATE termitary_deliveries SET
             crashes = crashes + 1,

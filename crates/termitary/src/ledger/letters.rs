@@ -37,7 +37,11 @@ impl Row {
         Ok(Letter {
             event: self.event.envelope()?,
             subscription: self.subscription,
-            state: if self.state == state::DEAD { LetterState::Dead } else { LetterState::Parked },
+            state: if self.state == state::DEAD {
+                LetterState::Dead
+            } else {
+                LetterState::Parked
+            },
             reason: self.reason.unwrap_or_default(),
             error: self.error.unwrap_or_default(),
             attempts: self.attempts as u32,
@@ -48,17 +52,31 @@ impl Row {
 }
 
 /// Letters that match, the oldest first.
-pub(crate) async fn letters(db: &Db, filter: &LetterFilter, limit: u32) -> Result<Vec<Letter>, Error> {
+pub(crate) async fn letters(
+    db: &Db,
+    filter: &LetterFilter,
+    limit: u32,
+) -> Result<Vec<Letter>, Error> {
     let mut query = QueryBuilder::<Sqlite>::new(SELECT);
     push_filter(&mut query, filter);
-    query.push(" ORDER BY d.event, d.subscription LIMIT ").push_bind(i64::from(limit));
+    query
+        .push(" ORDER BY d.event, d.subscription LIMIT ")
+        .push_bind(i64::from(limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(db.reader()).await?;
     rows.into_iter().map(Row::letter).collect()
 }
 
 /// The letters of one event.
 pub(crate) async fn letter(db: &Db, event: Uuid) -> Result<Vec<Letter>, Error> {
-    letters(db, &LetterFilter { event: Some(event), ..LetterFilter::default() }, 1000).await
+    letters(
+        db,
+        &LetterFilter {
+            event: Some(event),
+            ..LetterFilter::default()
+        },
+        1000,
+    )
+    .await
 }
 
 fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
@@ -75,7 +93,11 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
             .push(")");
     }
     if let Some(wanted) = filter.state {
-        let wanted = if wanted == LetterState::Dead { state::DEAD } else { state::PARKED };
+        let wanted = if wanted == LetterState::Dead {
+            state::DEAD
+        } else {
+            state::PARKED
+        };
         query.push(" AND d.state = ").push_bind(wanted);
     }
 }
@@ -97,9 +119,13 @@ pub(crate) async fn resolve(
 ) -> Result<u64, Error> {
     let mut query = QueryBuilder::<Sqlite>::new(match resolve {
         // A replay starts afresh: all attempts again, no crashes held against it.
-        Resolve::Replay => "UPDATE termitary_deliveries SET state = 0, attempts = 0, crashes = 0,
-            reason = NULL, error = NULL, settled_us = NULL, due_us = ",
-        Resolve::Drop => "UPDATE termitary_deliveries SET state = 2, reason = 'dropped', settled_us = ",
+        Resolve::Replay => {
+            "UPDATE termitary_deliveries SET state = 0, attempts = 0, crashes = 0,
+            reason = NULL, error = NULL, settled_us = NULL, due_us = "
+        }
+        Resolve::Drop => {
+            "UPDATE termitary_deliveries SET state = 2, reason = 'dropped', settled_us = "
+        }
     });
     query.push_bind(now_us).push(
         " WHERE (event, subscription) IN (SELECT d.event, d.subscription FROM termitary_deliveries d WHERE d.state >= 3",
@@ -112,6 +138,9 @@ pub(crate) async fn resolve(
             .push_bind(super::BRIDGE)
             .push(")");
     }
-    query.push(" ORDER BY d.event, d.subscription LIMIT ").push_bind(i64::from(page)).push(")");
+    query
+        .push(" ORDER BY d.event, d.subscription LIMIT ")
+        .push_bind(i64::from(page))
+        .push(")");
     Ok(query.build().execute(conn).await?.rows_affected())
 }

@@ -16,9 +16,9 @@ pub(crate) use letters::{Resolve, letter, letters, resolve};
 pub(crate) use publish::{park_foreign, publish};
 pub(crate) use read::{last_seq, read, tally};
 pub(crate) use retain::{forget, retain};
-pub(crate) use settle::{finish, settle};
 #[cfg(feature = "redis")]
 pub(crate) use settle::adopt;
+pub(crate) use settle::{finish, settle};
 
 /// A delivery's state as stored.
 pub(crate) mod state {
@@ -55,7 +55,8 @@ pub(crate) use event_columns;
 impl EventRow {
     pub(crate) fn envelope(self) -> Result<crate::event::Envelope, crate::Error> {
         let data = serde_json::value::RawValue::from_string(self.data).map_err(|error| {
-            crate::Error::internal(format!("event {} is stored with broken JSON", self.id)).caused_by(error)
+            crate::Error::internal(format!("event {} is stored with broken JSON", self.id))
+                .caused_by(error)
         })?;
         Ok(crate::event::Envelope {
             id: self.id,

@@ -39,17 +39,24 @@ pub(crate) async fn publish(
             Some(json!([seq, draft.envelope.name, draft.due_us]))
         })
         .collect();
-    sqlx::query(INSERT_DELIVERIES).bind(json!(owed).to_string()).execute(&mut *conn).await?;
+    sqlx::query(INSERT_DELIVERIES)
+        .bind(json!(owed).to_string())
+        .execute(&mut *conn)
+        .await?;
     metrics::counter!("termitary_events_published_total").increment(owed.len() as u64);
 
     let mut answers = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let id = draft.envelope.id;
         answers.push(match &draft.dedup {
-            Some(dedup) if !seqs.contains_key(&id) => {
-                Published { id: first_with(conn, db.source(), dedup).await?, duplicate: true }
-            }
-            _ => Published { id, duplicate: false },
+            Some(dedup) if !seqs.contains_key(&id) => Published {
+                id: first_with(conn, db.source(), dedup).await?,
+                duplicate: true,
+            },
+            _ => Published {
+                id,
+                duplicate: false,
+            },
         });
     }
     Ok(answers)
@@ -62,32 +69,40 @@ pub(super) async fn insert_events(
 ) -> Result<HashMap<Uuid, i64>, Error> {
     let rows: Vec<_> = drafts
         .iter()
-        .map(|Draft { envelope: e, dedup, .. }| {
-            json!([
-                e.id.simple().to_string(),
-                e.name,
-                e.version,
-                e.source,
-                e.time.as_microsecond(),
-                e.key,
-                e.traceparent,
-                e.cause.map(|cause| cause.simple().to_string()),
-                dedup,
-                e.data.get(),
-            ])
-        })
+        .map(
+            |Draft {
+                 envelope: e, dedup, ..
+             }| {
+                json!([
+                    e.id.simple().to_string(),
+                    e.name,
+                    e.version,
+                    e.source,
+                    e.time.as_microsecond(),
+                    e.key,
+                    e.traceparent,
+                    e.cause.map(|cause| cause.simple().to_string()),
+                    dedup,
+                    e.data.get(),
+                ])
+            },
+        )
         .collect();
-    let inserted: Vec<(i64, Uuid)> =
-        sqlx::query_as(INSERT_EVENTS).bind(json!(rows).to_string()).fetch_all(conn).await?;
+    let inserted: Vec<(i64, Uuid)> = sqlx::query_as(INSERT_EVENTS)
+        .bind(json!(rows).to_string())
+        .fetch_all(conn)
+        .await?;
     Ok(inserted.into_iter().map(|(seq, id)| (id, seq)).collect())
 }
 
 async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> Result<Uuid, Error> {
-    Ok(sqlx::query_scalar("SELECT id FROM termitary_events WHERE source = $1 AND dedup = $2")
-        .bind(source)
-        .bind(dedup)
-        .fetch_one(conn)
-        .await?)
+    Ok(
+        sqlx::query_scalar("SELECT id FROM termitary_events WHERE source = $1 AND dedup = $2")
+            .bind(source)
+            .bind(dedup)
+            .fetch_one(conn)
+            .await?,
+    )
 }
 
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].

@@ -18,13 +18,20 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
     .fetch_all(db.reader())
     .await?;
     let next = rows.last().map_or(after, |row| row.seq);
-    let events = rows.into_iter().map(EventRow::envelope).collect::<Result<_, _>>()?;
+    let events = rows
+        .into_iter()
+        .map(EventRow::envelope)
+        .collect::<Result<_, _>>()?;
     Ok((events, next))
 }
 
 /// The newest event's `seq`.
 pub(crate) async fn last_seq(db: &Db) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_events").fetch_one(db.reader()).await?)
+    Ok(
+        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_events")
+            .fetch_one(db.reader())
+            .await?,
+    )
 }
 
 /// One subscription's row and the counts of its unfinished deliveries.

@@ -28,10 +28,12 @@ pub(crate) async fn retain(db: &Db) -> Result<bool, Error> {
     .fetch_all(&mut *tx)
     .await?;
     let page = serde_json::json!(old).to_string();
-    sqlx::query("DELETE FROM termitary_deliveries WHERE event IN (SELECT value FROM json_each($1))")
-        .bind(&page)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "DELETE FROM termitary_deliveries WHERE event IN (SELECT value FROM json_each($1))",
+    )
+    .bind(&page)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query("DELETE FROM termitary_events WHERE seq IN (SELECT value FROM json_each($1))")
         .bind(&page)
         .execute(&mut *tx)
@@ -47,10 +49,11 @@ pub(crate) async fn retain(db: &Db) -> Result<bool, Error> {
 /// Forgets a subscription and all its deliveries; answers how many of them
 /// were unfinished.
 pub(crate) async fn forget(tx: &mut crate::db::Tx, name: &str) -> Result<u64, Error> {
-    let id: Option<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
-        .bind(name)
-        .fetch_optional(&mut **tx)
-        .await?;
+    let id: Option<i64> =
+        sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&mut **tx)
+            .await?;
     let id = id.ok_or_else(|| Error::not_found(format!("no subscription is named `{name}`")))?;
     let unfinished: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM termitary_deliveries WHERE subscription = $1 AND state <> 2",
@@ -58,7 +61,13 @@ pub(crate) async fn forget(tx: &mut crate::db::Tx, name: &str) -> Result<u64, Er
     .bind(id)
     .fetch_one(&mut **tx)
     .await?;
-    sqlx::query("DELETE FROM termitary_deliveries WHERE subscription = $1").bind(id).execute(&mut **tx).await?;
-    sqlx::query("DELETE FROM termitary_subscriptions WHERE id = $1").bind(id).execute(&mut **tx).await?;
+    sqlx::query("DELETE FROM termitary_deliveries WHERE subscription = $1")
+        .bind(id)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("DELETE FROM termitary_subscriptions WHERE id = $1")
+        .bind(id)
+        .execute(&mut **tx)
+        .await?;
     Ok(unfinished as u64)
 }

@@ -7,9 +7,9 @@ use serde_json::json;
 use sqlx::SqliteConnection;
 
 use crate::broker::{Claim, Origin, Outcome, Settlement};
+use crate::error::Error;
 #[cfg(feature = "redis")]
 use crate::event::Envelope;
-use crate::error::Error;
 
 use super::state;
 
@@ -30,12 +30,20 @@ pub(crate) async fn settle(
     settlements: &[Settlement],
     now_us: i64,
 ) -> Result<Vec<bool>, Error> {
-    let rows: Vec<_> = settlements.iter().filter_map(|s| settle_row(s, now_us)).collect();
+    let rows: Vec<_> = settlements
+        .iter()
+        .filter_map(|s| settle_row(s, now_us))
+        .collect();
     if rows.is_empty() {
-        return Ok(settlements.iter().map(|s| s.outcome == Outcome::Done { committed: true }).collect());
+        return Ok(settlements
+            .iter()
+            .map(|s| s.outcome == Outcome::Done { committed: true })
+            .collect());
     }
-    let held: Vec<(i64, i64)> =
-        sqlx::query_as(SETTLE).bind(json!(rows).to_string()).fetch_all(&mut *conn).await?;
+    let held: Vec<(i64, i64)> = sqlx::query_as(SETTLE)
+        .bind(json!(rows).to_string())
+        .fetch_all(&mut *conn)
+        .await?;
     let held: HashSet<_> = held.into_iter().collect();
     count_done(conn, settlements, &held).await?;
     Ok(settlements
@@ -64,16 +72,60 @@ fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value>
             json!([seq, route, fence, state::DONE, null, 0, null, null, now_us])
         }
         Outcome::Retry { due_us, error } => {
-            json!([seq, route, fence, state::PENDING, due_us, 1, null, error, null])
+            json!([
+                seq,
+                route,
+                fence,
+                state::PENDING,
+                due_us,
+                1,
+                null,
+                error,
+                null
+            ])
         }
         Outcome::Snooze { due_us } => {
-            json!([seq, route, fence, state::PENDING, due_us, 0, null, null, null])
+            json!([
+                seq,
+                route,
+                fence,
+                state::PENDING,
+                due_us,
+                0,
+                null,
+                null,
+                null
+            ])
         }
-        Outcome::Dead { reason, error, counted } => {
-            json!([seq, route, fence, state::DEAD, null, i64::from(*counted), reason, error, now_us])
+        Outcome::Dead {
+            reason,
+            error,
+            counted,
+        } => {
+            json!([
+                seq,
+                route,
+                fence,
+                state::DEAD,
+                null,
+                i64::from(*counted),
+                reason,
+                error,
+                now_us
+            ])
         }
         Outcome::Parked { reason, error } => {
-            json!([seq, route, fence, state::PARKED, null, 0, reason, error, now_us])
+            json!([
+                seq,
+                route,
+                fence,
+                state::PARKED,
+                null,
+                0,
+                reason,
+                error,
+                now_us
+            ])
         }
     })
 }
@@ -164,7 +216,11 @@ pub(crate) async fn adopt(
         return Ok(None);
     }
     let origin = Origin::Ledger { seq, entry: None };
-    Ok(Some(Claim { fence: 1, origin, ..claim.clone() }))
+    Ok(Some(Claim {
+        fence: 1,
+        origin,
+        ..claim.clone()
+    }))
 }
 
 #[cfg(feature = "redis")]
@@ -176,14 +232,21 @@ async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result
     if let Some(seq) = known {
         return Ok(seq);
     }
-    let draft = crate::publish::Draft { envelope: envelope.clone(), due_us: 0, dedup: None };
+    let draft = crate::publish::Draft {
+        envelope: envelope.clone(),
+        due_us: 0,
+        dedup: None,
+    };
     let seqs = super::publish::insert_events(conn, &[draft]).await?;
     let seq = seqs
         .get(&envelope.id)
         .copied()
         .ok_or_else(|| Error::internal(format!("event {} could not be adopted", envelope.id)))?;
     // It stands on its stream for everyone already: only this delivery is owed.
-    sqlx::query("UPDATE termitary_events SET fanned = 1 WHERE seq = $1").bind(seq).execute(conn).await?;
+    sqlx::query("UPDATE termitary_events SET fanned = 1 WHERE seq = $1")
+        .bind(seq)
+        .execute(conn)
+        .await?;
     Ok(seq)
 }
 

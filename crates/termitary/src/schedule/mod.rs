@@ -94,7 +94,12 @@ pub fn schedule<E: Event>(
     cron: impl Into<String>,
     make: impl Fn(Tick) -> E + Send + Sync + 'static,
 ) -> Schedule {
-    const { assert!(valid_name(E::NAME), "an event name is dotted lower-case words") };
+    const {
+        assert!(
+            valid_name(E::NAME),
+            "an event name is dotted lower-case words"
+        )
+    };
     Schedule {
         name: name.into(),
         event: E::NAME.to_owned(),
@@ -172,7 +177,10 @@ where
     schedule.event.clone_from(&name);
     let mut subscription = subscribe(name.clone(), handler);
     subscription.event = name;
-    Cron { schedule, subscription }
+    Cron {
+        schedule,
+        subscription,
+    }
 }
 
 impl<S> Cron<S> {

@@ -30,7 +30,10 @@ impl Rule {
         let timezone = TimeZone::get(timezone).map_err(|_| {
             format!("`{timezone}` is not an IANA time zone such as UTC or Europe/Berlin")
         })?;
-        Ok(Self { cron: parsed, timezone })
+        Ok(Self {
+            cron: parsed,
+            timezone,
+        })
     }
 
     /// The first instant of the rule after `instant`, if there is any.
@@ -48,7 +51,9 @@ impl Rule {
     /// instants, so the search goes on hour by hour beyond them.
     fn search(&self, from: Timestamp, inclusive: bool, direction: i64) -> Option<Timestamp> {
         for hours in 0..=LONGEST_GAP_HOURS {
-            let start = from.checked_add(SignedDuration::from_hours(direction * hours)).ok()?;
+            let start = from
+                .checked_add(SignedDuration::from_hours(direction * hours))
+                .ok()?;
             let start = Civil(start.to_zoned_datetime(self.timezone.clone()));
             let inclusive = inclusive || hours > 0;
             let found = if direction > 0 {
@@ -112,7 +117,10 @@ impl CronDateTime for Civil {
     }
 
     fn checked_add_seconds(&self, seconds: i64) -> Option<Self> {
-        self.0.checked_add(SignedDuration::from_secs(seconds)).ok().map(Self)
+        self.0
+            .checked_add(SignedDuration::from_secs(seconds))
+            .ok()
+            .map(Self)
     }
 
     fn cmp_instant(&self, other: &Self) -> Ordering {
@@ -146,7 +154,11 @@ mod tests {
             "Europe/Berlin",
             "0 * * * *",
             "2026-10-24T23:30:00Z",
-            &["2026-10-25T00:00:00Z", "2026-10-25T01:00:00Z", "2026-10-25T02:00:00Z"],
+            &[
+                "2026-10-25T00:00:00Z",
+                "2026-10-25T01:00:00Z",
+                "2026-10-25T02:00:00Z",
+            ],
         ),
         // New York, 2026-03-08: gap from 02:00 to 03:00.
         (
@@ -169,7 +181,12 @@ mod tests {
             "2011-12-29T00:00:00Z",
             &["2011-12-29T22:00:00Z", "2011-12-30T22:00:00Z"],
         ),
-        ("UTC", "0 0 29 2 *", "2026-01-01T00:00:00Z", &["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"]),
+        (
+            "UTC",
+            "0 0 29 2 *",
+            "2026-01-01T00:00:00Z",
+            &["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"],
+        ),
     ];
 
     #[test]
@@ -188,8 +205,14 @@ mod tests {
     #[test]
     fn a_bad_rule_is_named_with_the_way_out() {
         let error = Rule::parse("61 * * * *", "UTC").err().unwrap_or_default();
-        assert!(error.contains("61 * * * *") && error.contains("five fields"), "{error}");
+        assert!(
+            error.contains("61 * * * *") && error.contains("five fields"),
+            "{error}"
+        );
         let error = Rule::parse("* * * * *", "Berlin").err().unwrap_or_default();
-        assert!(error.contains("`Berlin`") && error.contains("Europe/Berlin"), "{error}");
+        assert!(
+            error.contains("`Berlin`") && error.contains("Europe/Berlin"),
+            "{error}"
+        );
     }
 }

@@ -81,7 +81,10 @@ pub(crate) async fn fire_due(db: &Db, schedules: &[Schedule]) -> Result<Timestam
     let mut next = Timestamp::MAX;
     for schedule in schedules {
         let rule = schedule.rule().map_err(Error::invalid)?;
-        if settled_until(db, &schedule.name).await?.is_some_and(|last| has_tick(&rule, last, now)) {
+        if settled_until(db, &schedule.name)
+            .await?
+            .is_some_and(|last| has_tick(&rule, last, now))
+        {
             fire(db, schedule, &rule, now).await?;
         }
         if let Some(instant) = rule.next_after(now) {
@@ -96,10 +99,11 @@ fn has_tick(rule: &Rule, after: Timestamp, until: Timestamp) -> bool {
 }
 
 async fn settled_until(db: &Db, name: &str) -> Result<Option<Timestamp>, Error> {
-    let last: Option<i64> = sqlx::query_scalar("SELECT last_us FROM termitary_schedules WHERE name = $1")
-        .bind(name)
-        .fetch_optional(db.reader())
-        .await?;
+    let last: Option<i64> =
+        sqlx::query_scalar("SELECT last_us FROM termitary_schedules WHERE name = $1")
+            .bind(name)
+            .fetch_optional(db.reader())
+            .await?;
     Ok(last.map(from_micros))
 }
 
@@ -155,7 +159,12 @@ fn due_ticks(catch_up: CatchUp, rule: &Rule, last: Timestamp, now: Timestamp) ->
 /// A tick published within this of its instant was not missed.
 const ON_TIME: Duration = Duration::from_secs(60);
 
-async fn publish_tick(tx: &mut Tx, db: &Db, schedule: &Schedule, tick: Timestamp) -> Result<(), Error> {
+async fn publish_tick(
+    tx: &mut Tx,
+    db: &Db,
+    schedule: &Schedule,
+    tick: Timestamp,
+) -> Result<(), Error> {
     let id = tick_id(&schedule.name, tick);
     let row = sqlx::query(
         "INSERT INTO termitary_ticks (schedule, tick_us, event) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
@@ -181,7 +190,11 @@ async fn publish_tick(tx: &mut Tx, db: &Db, schedule: &Schedule, tick: Timestamp
 
 fn draft(db: &Db, schedule: &Schedule, at: Timestamp) -> Result<Draft, Error> {
     let json = (schedule.make)(Tick { at }).map_err(|error| {
-        Error::invalid(format!("the event of schedule `{}` does not serialize", schedule.name)).caused_by(error)
+        Error::invalid(format!(
+            "the event of schedule `{}` does not serialize",
+            schedule.name
+        ))
+        .caused_by(error)
     })?;
     let mut draft = Draft::untyped(&schedule.event, json, db)?;
     draft.envelope.version = schedule.version;
@@ -235,7 +248,14 @@ pub(crate) async fn list(db: &Db) -> Result<Vec<ScheduleStatus>, Error> {
         .map(|(name, cron, timezone, fired_us, paused)| {
             let rule = Rule::parse(&cron, &timezone).ok().filter(|_| !paused);
             let next = rule.and_then(|rule| rule.next_after(now));
-            ScheduleStatus { name, cron, timezone, next, last: instant(fired_us), paused }
+            ScheduleStatus {
+                name,
+                cron,
+                timezone,
+                next,
+                last: instant(fired_us),
+                paused,
+            }
         })
         .collect())
 }
@@ -245,19 +265,26 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Timestamp {
-        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn due(catch_up: CatchUp, last: &str, now: &str) -> Vec<String> {
         let rule = Rule::parse("0 * * * *", "UTC").unwrap_or_else(|error| panic!("{error}"));
-        due_ticks(catch_up, &rule, at(last), at(now)).iter().map(ToString::to_string).collect()
+        due_ticks(catch_up, &rule, at(last), at(now))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
     fn a_missed_span_catches_up_as_its_policy_says() {
         let (last, now) = ("2026-01-01T00:00:00Z", "2026-01-01T05:30:00Z");
         assert_eq!(due(CatchUp::Latest, last, now), ["2026-01-01T05:00:00Z"]);
-        assert_eq!(due(CatchUp::All(2), last, now), ["2026-01-01T04:00:00Z", "2026-01-01T05:00:00Z"]);
+        assert_eq!(
+            due(CatchUp::All(2), last, now),
+            ["2026-01-01T04:00:00Z", "2026-01-01T05:00:00Z"]
+        );
         assert_eq!(due(CatchUp::All(100), last, now).len(), 5);
         assert!(due(CatchUp::Skip, last, now).is_empty());
     }
@@ -272,7 +299,14 @@ mod tests {
 
     #[test]
     fn a_settled_tick_is_not_due_again() {
-        assert!(due(CatchUp::All(9), "2026-01-01T05:00:00Z", "2026-01-01T05:30:00Z").is_empty());
+        assert!(
+            due(
+                CatchUp::All(9),
+                "2026-01-01T05:00:00Z",
+                "2026-01-01T05:30:00Z"
+            )
+            .is_empty()
+        );
     }
 
     #[test]

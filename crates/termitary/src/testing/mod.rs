@@ -35,6 +35,7 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::db::{Db, Options};
 use crate::inspect::Status;
+use crate::ledger;
 use crate::registry::Registry;
 use crate::schedule::{Schedule, ticker};
 use crate::worker::Worker;
@@ -61,8 +62,14 @@ impl TestDb {
     pub async fn open_with(clock: Clock) -> Self {
         let folder = must(tempfile::tempdir(), "a temporary folder");
         let url = format!("sqlite://{}", folder.path().join("test.db").display());
-        let db = must(Db::open_with(&url, Options::default().clock(clock)).await, "a test database");
-        Self { db, _folder: folder }
+        let db = must(
+            Db::open_with(&url, Options::default().clock(clock)).await,
+            "a test database",
+        );
+        Self {
+            db,
+            _folder: folder,
+        }
     }
 
     /// The database.
@@ -92,15 +99,26 @@ impl TestWorker {
     where
         S: Send + Sync + 'static,
     {
-        must(broker.register(&registry).await, "a registry without mistakes");
+        must(
+            broker.register(&registry).await,
+            "a registry without mistakes",
+        );
         let (stop, stopped) = oneshot::channel();
         let schedules = registry.schedules.clone();
-        let worker = Worker::new(broker.clone(), registry).state(state).grace(Duration::from_secs(5));
+        let worker = Worker::new(broker.clone(), registry)
+            .state(state)
+            .grace(Duration::from_secs(5));
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
             must(worker.run(stopped).await, "a worker that runs");
         });
-        Self { broker, schedules, stop: Mutex::new(Some(stop)), task: Some(task), leftovers: false }
+        Self {
+            broker,
+            schedules,
+            stop: Mutex::new(Some(stop)),
+            task: Some(task),
+            leftovers: false,
+        }
     }
 
     /// Waits until nothing that is due is pending or leased.
@@ -108,11 +126,18 @@ impl TestWorker {
         let patience = tokio::time::Instant::now() + PATIENCE;
         loop {
             let status = self.status().await;
-            if status.subscriptions.iter().all(|s| s.due == 0 && s.leased == 0) {
+            if status
+                .subscriptions
+                .iter()
+                .all(|s| s.due == 0 && s.leased == 0)
+            {
                 return;
             }
             if tokio::time::Instant::now() > patience {
-                panic!("nothing settled within {PATIENCE:?}: {:#?}", status.subscriptions);
+                panic!(
+                    "nothing settled within {PATIENCE:?}: {:#?}",
+                    status.subscriptions
+                );
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -151,19 +176,32 @@ impl TestWorker {
         }
     }
 
-    /// Reads the counts from a drop, where nothing can be awaited.
+    /// Reads the counts from a drop, where nothing can be awaited: on a thread
+    /// and connections of its own, since this test's runtime stands still.
     fn leftover(&self) -> Option<String> {
-        let broker = self.broker.clone();
+        let url = format!("sqlite://{}", self.broker.db().path().display());
+        let options = Options::default().clock(self.broker.db().clock().clone());
         let read = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            let status = runtime.block_on(broker.inspect().status()).ok()?;
-            let left = status
-                .subscriptions
-                .into_iter()
-                .filter(|s| s.due + s.leased + s.dead + s.parked > 0)
-                .map(|s| format!("{}: {} due, {} leased, {} dead, {} parked", s.name, s.due, s.leased, s.dead, s.parked))
-                .collect::<Vec<_>>();
-            (!left.is_empty()).then(|| left.join("; "))
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .ok()?;
+            runtime.block_on(async {
+                let db = Db::open_with(&url, options).await.ok()?;
+                let left: Vec<_> = ledger::tally(&db)
+                    .await
+                    .ok()?
+                    .into_iter()
+                    .filter(|s| s.due + s.leased + s.dead + s.parked > 0)
+                    .map(|s| {
+                        format!(
+                            "{}: {} due, {} leased, {} dead, {} parked",
+                            s.name, s.due, s.leased, s.dead, s.parked
+                        )
+                    })
+                    .collect();
+                (!left.is_empty()).then(|| left.join("; "))
+            })
         };
         std::thread::spawn(read).join().ok().flatten()
     }
@@ -171,10 +209,16 @@ impl TestWorker {
 
 impl Drop for TestWorker {
     fn drop(&mut self) {
-        let left = if self.leftovers || std::thread::panicking() { None } else { self.leftover() };
+        let left = if self.leftovers || std::thread::panicking() {
+            None
+        } else {
+            self.leftover()
+        };
         self.signal();
         if let Some(left) = left {
-            panic!("the test leaves deliveries behind ({left}): settle them, or say allow_leftovers()");
+            panic!(
+                "the test leaves deliveries behind ({left}): settle them, or say allow_leftovers()"
+            );
         }
     }
 }

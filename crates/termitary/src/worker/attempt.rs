@@ -14,7 +14,9 @@ use super::Core;
 use super::renewal::Tracked;
 use crate::broker::{Leased, Outcome, Settlement};
 use crate::clock::later;
-use crate::handler::{Context, HandlerError, HandlerResult, LedgerScope, Meta, Undecodable, Verdict};
+use crate::handler::{
+    Context, HandlerError, HandlerResult, LedgerScope, Meta, Undecodable, Verdict,
+};
 use crate::subscription::Subscription;
 use crate::trace;
 
@@ -38,7 +40,9 @@ pub(super) async fn run<S: Send + Sync + 'static>(
     slots: Arc<Semaphore>,
     claim: OwnedSemaphorePermit,
 ) {
-    let tracked = core.renewal.track(&leased.claim, subscription.policy.timeout);
+    let tracked = core
+        .renewal
+        .track(&leased.claim, subscription.policy.timeout);
     let Some(_slot) = slot(&core, &slots).await else {
         settle(&core, &leased, release(&core), tracked, claim).await;
         return;
@@ -53,9 +57,14 @@ pub(super) async fn run<S: Send + Sync + 'static>(
         attempt = meta.attempt,
         trace = trace::trace_id(&meta.traceparent),
     );
-    let scope = Arc::new(LedgerScope::new(core.broker.db().clone(), leased.claim.clone()));
+    let scope = Arc::new(LedgerScope::new(
+        core.broker.db().clone(),
+        leased.claim.clone(),
+    ));
     let started = Instant::now();
-    let ended = execute(&core, &subscription, &leased, &meta, &scope, &tracked).instrument(span.clone()).await;
+    let ended = execute(&core, &subscription, &leased, &meta, &scope, &tracked)
+        .instrument(span.clone())
+        .await;
     let outcome = classify(&core, &subscription, &leased, &scope, ended);
     drop(running);
     report(&span, &meta, outcome.as_ref(), started);
@@ -66,7 +75,10 @@ pub(super) async fn run<S: Send + Sync + 'static>(
 }
 
 /// A place to run in: first of the subscription, then of the process.
-async fn slot<S>(core: &Core<S>, slots: &Arc<Semaphore>) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+async fn slot<S>(
+    core: &Core<S>,
+    slots: &Arc<Semaphore>,
+) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
     let both = async {
         let own = Arc::clone(slots).acquire_owned().await.ok()?;
         let global = Arc::clone(&core.permits).acquire_owned().await.ok()?;
@@ -91,7 +103,12 @@ fn meta<S>(subscription: &Subscription<S>, leased: &Leased) -> Meta {
         fence: leased.claim.fence,
         // The first attempt belongs to the publisher's trace; a later one is
         // a trace of its own.
-        traceparent: trace::child_of(envelope.traceparent.as_deref().filter(|_| leased.attempts == 0)),
+        traceparent: trace::child_of(
+            envelope
+                .traceparent
+                .as_deref()
+                .filter(|_| leased.attempts == 0),
+        ),
     }
 }
 
@@ -107,7 +124,12 @@ async fn execute<S: Send + Sync + 'static>(
     if leased.envelope.version > subscription.version {
         return Ended::NewerVersion(leased.envelope.version);
     }
-    let context = Context { state: &core.state, meta, ledger, shutdown: &core.stop };
+    let context = Context {
+        state: &core.state,
+        meta,
+        ledger,
+        shutdown: &core.stop,
+    };
     let handler = match subscription.handler.start(&leased.envelope, &context) {
         Ok(handler) => handler,
         Err(undecodable) => return Ended::Undecodable(undecodable),
@@ -130,7 +152,10 @@ async fn execute<S: Send + Sync + 'static>(
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", text.unwrap_or("with no message"))
 }
 
@@ -148,24 +173,44 @@ fn classify<S>(
         return Some(Outcome::Done { committed: true });
     }
     let now = core.broker.db().clock().now();
-    let failed = |error: String, after| match subscription.policy.retry.wait_after(leased.attempts + 1, core.broker.db().clock()) {
-        Some(wait) => Outcome::Retry { due_us: later(now, after_or(after, wait)).as_microsecond(), error },
-        None => Outcome::Dead { reason: "error", error, counted: true },
+    let failed = |error: String, after| match subscription
+        .policy
+        .retry
+        .wait_after(leased.attempts + 1, core.broker.db().clock())
+    {
+        Some(wait) => Outcome::Retry {
+            due_us: later(now, after_or(after, wait)).as_microsecond(),
+            error,
+        },
+        None => Outcome::Dead {
+            reason: "error",
+            error,
+            counted: true,
+        },
     };
     Some(match ended {
-        Ended::Returned(Ok(())) if ledger.left_open() => {
-            failed("returned Ok with an open transaction: commit or roll back what `Ledger` began".to_owned(), None)
-        }
+        Ended::Returned(Ok(())) if ledger.left_open() => failed(
+            "returned Ok with an open transaction: commit or roll back what `Ledger` began"
+                .to_owned(),
+            None,
+        ),
         Ended::Returned(Ok(())) => Outcome::Done { committed: false },
         Ended::Returned(Err(error)) => return of_error(&error, now, failed),
         Ended::Panicked(text) => failed(text, None),
-        Ended::TimedOut => {
-            failed(format!("timed out after {:?}", subscription.policy.timeout), None)
-        }
-        Ended::Undecodable(Undecodable(error)) => Outcome::Parked { reason: "undecodable", error },
+        Ended::TimedOut => failed(
+            format!("timed out after {:?}", subscription.policy.timeout),
+            None,
+        ),
+        Ended::Undecodable(Undecodable(error)) => Outcome::Parked {
+            reason: "undecodable",
+            error,
+        },
         Ended::NewerVersion(version) => Outcome::Parked {
             reason: "version",
-            error: format!("version {version} is newer than version {} of this worker", subscription.version),
+            error: format!(
+                "version {version} is newer than version {} of this worker",
+                subscription.version
+            ),
         },
         Ended::Interrupted => release(core),
         Ended::LostLease => return None,
@@ -183,15 +228,23 @@ fn of_error(
 ) -> Option<Outcome> {
     match error.verdict {
         Verdict::Retry(after) => Some(failed(error.text(), after)),
-        Verdict::Permanent => Some(Outcome::Dead { reason: "permanent", error: error.text(), counted: true }),
-        Verdict::Snooze(delay) => Some(Outcome::Snooze { due_us: later(now, delay).as_microsecond() }),
+        Verdict::Permanent => Some(Outcome::Dead {
+            reason: "permanent",
+            error: error.text(),
+            counted: true,
+        }),
+        Verdict::Snooze(delay) => Some(Outcome::Snooze {
+            due_us: later(now, delay).as_microsecond(),
+        }),
         Verdict::LostLease => None,
     }
 }
 
 /// Due again at once, no attempt counted.
 fn release<S>(core: &Core<S>) -> Outcome {
-    Outcome::Snooze { due_us: core.broker.db().clock().now_us() }
+    Outcome::Snooze {
+        due_us: core.broker.db().clock().now_us(),
+    }
 }
 
 /// The lease is renewed, and the place taken, until the settlement is real.
@@ -202,7 +255,12 @@ async fn settle<S>(
     tracked: Tracked,
     claim: OwnedSemaphorePermit,
 ) {
-    core.settler.settle(Settlement { claim: leased.claim.clone(), outcome }).await;
+    core.settler
+        .settle(Settlement {
+            claim: leased.claim.clone(),
+            outcome,
+        })
+        .await;
     drop((tracked, claim));
 }
 
@@ -215,17 +273,29 @@ fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started:
         Some(Outcome::Parked { .. }) => "parked",
         None => "lost",
     };
-    let labels = [("subscription", meta.subscription.clone()), ("outcome", name.to_owned())];
+    let labels = [
+        ("subscription", meta.subscription.clone()),
+        ("outcome", name.to_owned()),
+    ];
     metrics::counter!("termitary_attempts_total", &labels).increment(1);
     metrics::histogram!("termitary_attempt_seconds", "subscription" => meta.subscription.clone())
         .record(started.elapsed().as_secs_f64());
     let _entered = span.enter();
     match outcome {
-        Some(Outcome::Done { .. } | Outcome::Snooze { .. }) => tracing::debug!(outcome = name, "attempt ended"),
-        Some(Outcome::Retry { error, .. } | Outcome::Dead { error, .. } | Outcome::Parked { error, .. }) => {
+        Some(Outcome::Done { .. } | Outcome::Snooze { .. }) => {
+            tracing::debug!(outcome = name, "attempt ended")
+        }
+        Some(
+            Outcome::Retry { error, .. }
+            | Outcome::Dead { error, .. }
+            | Outcome::Parked { error, .. },
+        ) => {
             tracing::warn!(outcome = name, error = %error, "attempt ended");
         }
-        None => tracing::warn!(outcome = name, "the lease was lost: another worker has the delivery"),
+        None => tracing::warn!(
+            outcome = name,
+            "the lease was lost: another worker has the delivery"
+        ),
     }
 }
 

@@ -37,7 +37,10 @@ pub(super) async fn run<S: Send + Sync + 'static>(
     };
     let mut backoff = None;
     while let Some(claims) = room.claim(&core).await {
-        let lease = core.broker.transport().lease(&route, &core.id, claims.num_permits(), WAIT);
+        let lease = core
+            .broker
+            .transport()
+            .lease(&route, &core.id, claims.num_permits(), WAIT);
         let leased = tokio::select! {
             biased;
             () = core.stop.cancelled() => return,
@@ -97,6 +100,12 @@ fn start<S: Send + Sync + 'static>(
             return;
         };
         let slots = Arc::clone(&room.slots);
-        core.tasks.spawn(attempt::run(Arc::clone(core), Arc::clone(subscription), delivery, slots, claim));
+        core.tasks.spawn(attempt::run(
+            Arc::clone(core),
+            Arc::clone(subscription),
+            delivery,
+            slots,
+            claim,
+        ));
     }
 }

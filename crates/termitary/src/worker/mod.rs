@@ -101,7 +101,14 @@ impl<S: Send + Sync + 'static> Worker<S, S> {
     /// handlers finish within the grace, releases the rest and returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let routes = self.broker.declare(&self.registry).await?;
-        let Self { broker, registry, state, concurrency, grace, kill } = self;
+        let Self {
+            broker,
+            registry,
+            state,
+            concurrency,
+            grace,
+            kill,
+        } = self;
         let renewal = Renewal::start(broker.clone())?;
         let core = Core::new(broker, state, concurrency, renewal);
         tracing::info!(
@@ -114,7 +121,11 @@ impl<S: Send + Sync + 'static> Worker<S, S> {
         let housekeeping = TaskTracker::new();
         start_housekeeping(&core, &registry, &routes, &housekeeping);
         for (subscription, route) in registry.subscriptions.iter().zip(&routes) {
-            core.tasks.spawn(lane::run(Arc::clone(&core), subscription.clone(), route.clone()));
+            core.tasks.spawn(lane::run(
+                Arc::clone(&core),
+                subscription.clone(),
+                route.clone(),
+            ));
         }
         core.tasks.close();
         shutdown.await;
@@ -178,12 +189,22 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks: &TaskTracker,
 ) {
     let db = core.broker.db().clone();
-    tasks.spawn(ticker::run(db.clone(), registry.schedules.clone(), core.stop.clone()));
-    tasks.spawn(upkeep::run(core.broker.clone(), core.id.clone(), routes.to_vec(), core.end.clone()));
+    tasks.spawn(ticker::run(
+        db.clone(),
+        registry.schedules.clone(),
+        core.stop.clone(),
+    ));
+    tasks.spawn(upkeep::run(
+        core.broker.clone(),
+        core.id.clone(),
+        routes.to_vec(),
+        core.end.clone(),
+    ));
     tasks.spawn(upkeep::retain(db, core.stop.clone()));
     let names = routes.iter().map(|route| route.name.clone()).collect();
     tasks.spawn(roll::report(Arc::clone(core), names));
-    core.broker.spawn_side_tasks(registry.names(), &core.id, &core.stop, tasks);
+    core.broker
+        .spawn_side_tasks(registry.names(), &core.id, &core.stop, tasks);
 }
 
 /// Drains: what runs gets the grace, then is dropped.

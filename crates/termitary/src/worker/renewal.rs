@@ -67,8 +67,19 @@ impl Renewal {
         let mut leases = self.book.lock();
         leases.next += 1;
         let ticket = leases.next;
-        leases.held.insert(ticket, Held { claim: claim.clone(), until, lost: lost.clone() });
-        Tracked { book: Arc::clone(&self.book), ticket, lost }
+        leases.held.insert(
+            ticket,
+            Held {
+                claim: claim.clone(),
+                until,
+                lost: lost.clone(),
+            },
+        );
+        Tracked {
+            book: Arc::clone(&self.book),
+            ticket,
+            lost,
+        }
     }
 
     pub(super) fn stop(&self) {
@@ -105,7 +116,8 @@ impl Book {
     fn due(&self, now: Instant) -> (Vec<Claim>, Vec<CancellationToken>) {
         let leases = self.lock();
         let held = leases.held.values().filter(|held| held.until > now);
-        held.map(|held| (held.claim.clone(), held.lost.clone())).unzip()
+        held.map(|held| (held.claim.clone(), held.lost.clone()))
+            .unzip()
     }
 }
 

@@ -15,7 +15,10 @@ const LIVE: Duration = secs(20);
 const FORGET: Duration = minutes(10);
 
 /// Signs in, and again every few seconds until housekeeping ends.
-pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, subscriptions: Vec<String>) {
+pub(super) async fn report<S: Send + Sync + 'static>(
+    core: Arc<Core<S>>,
+    subscriptions: Vec<String>,
+) {
     let started_us = core.broker.db().clock().now_us();
     let subscriptions = serde_json::json!(subscriptions).to_string();
     let mut failing = false;
@@ -63,7 +66,10 @@ async fn sign_in<S>(core: &Core<S>, started_us: i64, subscriptions: &str) -> Res
 
 pub(super) async fn sign_off(db: &Db, id: &str) -> Result<(), Error> {
     let mut tx = db.begin().await?;
-    sqlx::query("DELETE FROM termitary_workers WHERE id = $1").bind(id).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM termitary_workers WHERE id = $1")
+        .bind(id)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await
 }
 
@@ -78,14 +84,16 @@ pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(id, host, started_us, running, concurrency, subscriptions)| WorkerStatus {
-            id,
-            host,
-            started_at: from_micros(started_us),
-            running: running as u64,
-            concurrency: concurrency as u64,
-            subscriptions: serde_json::from_str(&subscriptions).unwrap_or_default(),
-        })
+        .map(
+            |(id, host, started_us, running, concurrency, subscriptions)| WorkerStatus {
+                id,
+                host,
+                started_at: from_micros(started_us),
+                running: running as u64,
+                concurrency: concurrency as u64,
+                subscriptions: serde_json::from_str(&subscriptions).unwrap_or_default(),
+            },
+        )
         .collect())
 }
 

@@ -16,7 +16,12 @@ const RETAIN_EVERY: Duration = minutes(10);
 const BREATH: Duration = Duration::from_millis(50);
 
 /// The broker's own housekeeping, over and over.
-pub(super) async fn run(broker: Broker, worker: WorkerId, routes: Vec<Route>, end: CancellationToken) {
+pub(super) async fn run(
+    broker: Broker,
+    worker: WorkerId,
+    routes: Vec<Route>,
+    end: CancellationToken,
+) {
     let mut backoff = None;
     loop {
         let published = broker.db().published().notified();

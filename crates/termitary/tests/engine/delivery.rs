@@ -15,9 +15,15 @@ async fn note(event: Ping, State(seen): State<Seen>) -> HandlerResult {
 async fn every_subscription_gets_each_event_once() {
     let (db, seen) = (TestDb::open().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let registry = Registry::new().on(subscribe("a", note)).on(subscribe("b", note));
+    let registry = Registry::new()
+        .on(subscribe("a", note))
+        .on(subscribe("b", note));
     let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
-    let all = broker.bus().publish_all((0..100).map(|n| Ping { n })).await.unwrap();
+    let all = broker
+        .bus()
+        .publish_all((0..100).map(|n| Ping { n }))
+        .await
+        .unwrap();
     assert_eq!(all.len(), 100);
     worker.settle().await;
     let mut numbers: Vec<u32> = seen.all().iter().map(|n| n.parse().unwrap()).collect();
@@ -30,8 +36,12 @@ async fn every_subscription_gets_each_event_once() {
 async fn a_transactional_event_is_real_when_its_transaction_commits_or_never() {
     let (db, seen) = (TestDb::open().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let worker =
-        TestWorker::start(broker, Registry::new().on(subscribe("a", note)), seen.clone()).await;
+    let worker = TestWorker::start(
+        broker,
+        Registry::new().on(subscribe("a", note)),
+        seen.clone(),
+    )
+    .await;
     let mut undone = db.db().begin().await.unwrap();
     undone.publish(Ping { n: 1 }).await.unwrap();
     undone.rollback().await.unwrap();
@@ -61,9 +71,17 @@ async fn what_was_published_before_any_worker_started_waits_for_one() {
 async fn a_delayed_event_waits_for_its_time() {
     let (db, seen) = (TestDb::open().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let worker =
-        TestWorker::start(broker.clone(), Registry::new().on(subscribe("a", note)), seen.clone()).await;
-    broker.bus().publish(Ping { n: 1 }.after(days(14))).await.unwrap();
+    let worker = TestWorker::start(
+        broker.clone(),
+        Registry::new().on(subscribe("a", note)),
+        seen.clone(),
+    )
+    .await;
+    broker
+        .bus()
+        .publish(Ping { n: 1 }.after(days(14)))
+        .await
+        .unwrap();
     worker.advance(days(13)).await;
     assert!(seen.all().is_empty());
     worker.advance(days(1)).await;
@@ -74,10 +92,22 @@ async fn a_delayed_event_waits_for_its_time() {
 async fn an_event_with_an_id_of_its_own_is_recorded_once() {
     let (db, seen) = (TestDb::open().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let worker =
-        TestWorker::start(broker.clone(), Registry::new().on(subscribe("a", note)), seen.clone()).await;
-    let first = broker.bus().publish(Ping { n: 1 }.id("order-17-paid")).await.unwrap();
-    let second = broker.bus().publish(Ping { n: 1 }.id("order-17-paid")).await.unwrap();
+    let worker = TestWorker::start(
+        broker.clone(),
+        Registry::new().on(subscribe("a", note)),
+        seen.clone(),
+    )
+    .await;
+    let first = broker
+        .bus()
+        .publish(Ping { n: 1 }.id("order-17-paid"))
+        .await
+        .unwrap();
+    let second = broker
+        .bus()
+        .publish(Ping { n: 1 }.id("order-17-paid"))
+        .await
+        .unwrap();
     assert!(!first.duplicate && second.duplicate);
     assert_eq!(first.id, second.id);
     worker.settle().await;
@@ -93,9 +123,12 @@ async fn fail_twice(_: Ping, State(seen): State<Seen>, Attempt(n): Attempt) -> H
 async fn an_error_is_retried_after_its_wait_and_counted() {
     let (db, seen) = (TestDb::open().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let worker =
-        TestWorker::start(broker.clone(), Registry::new().on(subscribe("a", fail_twice)), seen.clone())
-            .await;
+    let worker = TestWorker::start(
+        broker.clone(),
+        Registry::new().on(subscribe("a", fail_twice)),
+        seen.clone(),
+    )
+    .await;
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
     worker.settle().await;
     assert_eq!(seen.all(), ["1"], "not retried at once");
@@ -120,13 +153,31 @@ async fn a_permanent_error_is_a_dead_letter_at_once_and_runs_again_on_replay() {
     worker.settle().await;
     let letters = broker.inspect().letters_of(published.id).await.unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].reason.as_str(), letters[0].attempts), ("permanent", 1));
+    assert_eq!(
+        (letters[0].reason.as_str(), letters[0].attempts),
+        ("permanent", 1)
+    );
     assert!(letters[0].error.contains("invalid digit"));
-    let replayed = broker.inspect().replay(&LetterFilter::default(), "test").await.unwrap();
+    let replayed = broker
+        .inspect()
+        .replay(&LetterFilter::default(), "test")
+        .await
+        .unwrap();
     assert_eq!(replayed, 1);
     worker.settle().await;
-    assert_eq!(worker.status().await.subscriptions[0].dead, 1, "it ran and died again");
-    assert_eq!(broker.inspect().drop_letters(&LetterFilter::default(), "test").await.unwrap(), 1);
+    assert_eq!(
+        worker.status().await.subscriptions[0].dead,
+        1,
+        "it ran and died again"
+    );
+    assert_eq!(
+        broker
+            .inspect()
+            .drop_letters(&LetterFilter::default(), "test")
+            .await
+            .unwrap(),
+        1
+    );
     assert_eq!(worker.status().await.subscriptions[0].dead, 0);
 }
 
@@ -143,12 +194,24 @@ async fn a_panic_is_an_error_of_its_delivery_only() {
     let registry = Registry::new().on(subscribe("a", panic_on_odd).retry(Retry::never()));
     let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     worker.allow_leftovers();
-    broker.bus().publish_all((0..20).map(|n| Ping { n })).await.unwrap();
+    broker
+        .bus()
+        .publish_all((0..20).map(|n| Ping { n }))
+        .await
+        .unwrap();
     worker.settle().await;
     assert_eq!(seen.len(), 10);
-    let letters = broker.inspect().letters(&LetterFilter::default(), 100).await.unwrap();
+    let letters = broker
+        .inspect()
+        .letters(&LetterFilter::default(), 100)
+        .await
+        .unwrap();
     assert_eq!(letters.len(), 10);
-    assert!(letters.iter().all(|l| l.error.contains("panicked: odd") && l.crashes == 0));
+    assert!(
+        letters
+            .iter()
+            .all(|l| l.error.contains("panicked: odd") && l.crashes == 0)
+    );
 }
 
 async fn never_ends(_: Ping) -> HandlerResult {
@@ -159,14 +222,23 @@ async fn never_ends(_: Ping) -> HandlerResult {
 async fn a_handler_over_its_timeout_is_cancelled_and_counted() {
     let (db, seen) = (TestDb::open().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let registry = Registry::new()
-        .on(subscribe("a", never_ends).timeout(Duration::from_millis(50)).retry(Retry::never()));
+    let registry = Registry::new().on(subscribe("a", never_ends)
+        .timeout(Duration::from_millis(50))
+        .retry(Retry::never()));
     let mut worker = TestWorker::start(broker.clone(), registry, seen).await;
     worker.allow_leftovers();
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
     worker.settle().await;
-    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await.unwrap();
-    assert!(letters[0].error.contains("timed out after 50ms"), "{}", letters[0].error);
+    let letters = broker
+        .inspect()
+        .letters(&LetterFilter::default(), 9)
+        .await
+        .unwrap();
+    assert!(
+        letters[0].error.contains("timed out after 50ms"),
+        "{}",
+        letters[0].error
+    );
 }
 
 async fn snooze_once(event: Ping, State(seen): State<Seen>, Attempt(n): Attempt) -> HandlerResult {
@@ -196,12 +268,23 @@ async fn an_undecodable_payload_is_parked_alone_and_never_quoted() {
     let registry = Registry::new().on(subscribe("a", note));
     let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     worker.allow_leftovers();
-    broker.bus().publish_json("ping.sent", r#"{"n":"secret-text"}"#).await.unwrap();
+    broker
+        .bus()
+        .publish_json("ping.sent", r#"{"n":"secret-text"}"#)
+        .await
+        .unwrap();
     broker.bus().publish(Ping { n: 2 }).await.unwrap();
     worker.settle().await;
     assert_eq!(seen.all(), ["2"]);
-    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await.unwrap();
-    assert_eq!((letters[0].state, letters[0].reason.as_str()), (LetterState::Parked, "undecodable"));
+    let letters = broker
+        .inspect()
+        .letters(&LetterFilter::default(), 9)
+        .await
+        .unwrap();
+    assert_eq!(
+        (letters[0].state, letters[0].reason.as_str()),
+        (LetterState::Parked, "undecodable")
+    );
     assert!(!letters[0].error.contains("secret"), "{}", letters[0].error);
 }
 
@@ -247,17 +330,21 @@ async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash() {
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
     // What a killed process leaves behind: a leased row that nobody renews.
     let now = db.clock().now().as_microsecond();
-    sqlx::query("UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1")
-        .bind(now - 1)
-        .execute(&mut *db.db().begin().await.unwrap())
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1",
+    )
+    .bind(now - 1)
+    .execute(&mut *db.db().begin().await.unwrap())
+    .await
+    .unwrap();
     let mut tx = db.db().begin().await.unwrap();
-    sqlx::query("UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1")
-        .bind(now - 1)
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1",
+    )
+    .bind(now - 1)
+    .execute(&mut *tx)
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     let worker = TestWorker::start(broker, registry, seen.clone()).await;
     worker.settle().await;
@@ -273,11 +360,20 @@ async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash() {
 async fn a_broadcast_reaches_every_listener_of_the_file() {
     let db = TestDb::open().await;
     let (here, there) = (Broker::sql(db.db().clone()), Broker::sql(db.db().clone()));
-    let (mut a, mut b) = (here.broadcasts().subscribe(), there.broadcasts().subscribe());
+    let (mut a, mut b) = (
+        here.broadcasts().subscribe(),
+        there.broadcasts().subscribe(),
+    );
     tokio::time::sleep(Duration::from_millis(200)).await;
     here.bus().broadcast(Ping { n: 1 }).await.unwrap();
     for receiver in [&mut a, &mut b] {
-        let message = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await.unwrap().unwrap();
-        assert_eq!((message.name.as_str(), message.data.as_str()), ("ping.sent", r#"{"n":1}"#));
+        let message = tokio::time::timeout(Duration::from_secs(5), receiver.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (message.name.as_str(), message.data.as_str()),
+            ("ping.sent", r#"{"n":1}"#)
+        );
     }
 }

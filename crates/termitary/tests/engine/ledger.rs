@@ -15,7 +15,10 @@ impl Event for Pong {
 
 async fn answer(event: Ping, ledger: Ledger) -> HandlerResult {
     let mut tx = ledger.begin().await?;
-    sqlx::query("INSERT INTO effects (n) VALUES ($1)").bind(event.n).execute(&mut **tx).await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)")
+        .bind(event.n)
+        .execute(&mut **tx)
+        .await?;
     tx.publish(Pong { n: event.n }).await?;
     tx.commit().await
 }
@@ -26,13 +29,19 @@ async fn note(event: Pong, State(seen): State<Seen>, meta: Meta) -> HandlerResul
 }
 
 async fn effects(db: &TestDb) -> i64 {
-    sqlx::query_scalar("SELECT COUNT(*) FROM effects").fetch_one(db.db().reader()).await.unwrap()
+    sqlx::query_scalar("SELECT COUNT(*) FROM effects")
+        .fetch_one(db.db().reader())
+        .await
+        .unwrap()
 }
 
 async fn with_effects() -> TestDb {
     let db = TestDb::open().await;
     let mut tx = db.db().begin().await.unwrap();
-    sqlx::query("CREATE TABLE effects (n INTEGER NOT NULL)").execute(&mut *tx).await.unwrap();
+    sqlx::query("CREATE TABLE effects (n INTEGER NOT NULL)")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     db
 }
@@ -41,25 +50,39 @@ async fn with_effects() -> TestDb {
 async fn effects_new_events_and_done_commit_together() {
     let (db, seen) = (with_effects().await, Seen::default());
     let broker = Broker::sql(db.db().clone());
-    let registry = Registry::new().on(subscribe("answer", answer)).on(subscribe("note", note));
+    let registry = Registry::new()
+        .on(subscribe("answer", answer))
+        .on(subscribe("note", note));
     let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     let ping = broker.bus().publish(Ping { n: 4 }).await.unwrap();
     worker.settle().await;
     assert_eq!(seen.all(), ["4:1"]);
     assert_eq!(effects(&db).await, 1);
-    let done: Vec<u64> = worker.status().await.subscriptions.iter().map(|s| s.done).collect();
+    let done: Vec<u64> = worker
+        .status()
+        .await
+        .subscriptions
+        .iter()
+        .map(|s| s.done)
+        .collect();
     assert_eq!(done, [1, 1]);
     let cause: uuid::Uuid =
         sqlx::query_scalar("SELECT cause FROM termitary_events WHERE name = 'pong.sent'")
             .fetch_one(db.db().reader())
             .await
             .unwrap();
-    assert_eq!(cause, ping.id, "an event names the event whose handler published it");
+    assert_eq!(
+        cause, ping.id,
+        "an event names the event whose handler published it"
+    );
 }
 
 async fn commit_then_fail(event: Ping, ledger: Ledger) -> HandlerResult {
     let mut tx = ledger.begin().await?;
-    sqlx::query("INSERT INTO effects (n) VALUES ($1)").bind(event.n).execute(&mut **tx).await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)")
+        .bind(event.n)
+        .execute(&mut **tx)
+        .await?;
     tx.commit().await?;
     Err("too late to matter".into())
 }
@@ -89,8 +112,16 @@ async fn returning_ok_with_an_open_transaction_is_an_error() {
     worker.allow_leftovers();
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
     worker.settle().await;
-    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await.unwrap();
-    assert!(letters[0].error.contains("open transaction"), "{}", letters[0].error);
+    let letters = broker
+        .inspect()
+        .letters(&LetterFilter::default(), 9)
+        .await
+        .unwrap();
+    assert!(
+        letters[0].error.contains("open transaction"),
+        "{}",
+        letters[0].error
+    );
 }
 
 async fn stall(event: Ping, ledger: Ledger, State(db): State<Db>) -> HandlerResult {
@@ -101,7 +132,10 @@ async fn stall(event: Ping, ledger: Ledger, State(db): State<Db>) -> HandlerResu
         .await?;
     thief.commit().await?;
     let mut tx = ledger.begin().await?;
-    sqlx::query("INSERT INTO effects (n) VALUES ($1)").bind(event.n).execute(&mut **tx).await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)")
+        .bind(event.n)
+        .execute(&mut **tx)
+        .await?;
     tx.commit().await
 }
 

@@ -1,5 +1,9 @@
 //! The life of events through the real engine on SQLite, on a manual clock.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod delivery;
 mod ledger;

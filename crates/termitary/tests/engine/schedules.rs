@@ -23,7 +23,14 @@ async fn two_workers_publish_one_event_per_tick() {
         first.advance(hours(1)).await;
         second.settle().await;
     }
-    assert_eq!(seen.all(), ["2026-01-15T13:00:00Z", "2026-01-15T14:00:00Z", "2026-01-15T15:00:00Z"]);
+    assert_eq!(
+        seen.all(),
+        [
+            "2026-01-15T13:00:00Z",
+            "2026-01-15T14:00:00Z",
+            "2026-01-15T15:00:00Z"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -36,8 +43,14 @@ async fn a_schedule_publishes_the_event_that_it_makes() {
     worker.advance(hours(1)).await;
     assert_eq!(seen.all(), ["9"]);
     let status = worker.status().await;
-    assert_eq!(status.schedules[0].last.unwrap().to_string(), "2026-01-15T12:30:00Z");
-    assert_eq!(status.schedules[0].next.unwrap().to_string(), "2026-01-15T13:30:00Z");
+    assert_eq!(
+        status.schedules[0].last.unwrap().to_string(),
+        "2026-01-15T12:30:00Z"
+    );
+    assert_eq!(
+        status.schedules[0].next.unwrap().to_string(),
+        "2026-01-15T13:30:00Z"
+    );
 }
 
 #[tokio::test]
@@ -77,14 +90,26 @@ async fn a_paused_schedule_skips_and_resumes_without_catching_up() {
     let broker = Broker::sql(db.db().clone());
     let registry = Registry::new().on(cron("job", "0 * * * *", note));
     let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
-    broker.inspect().pause_schedule("job", true, "test").await.unwrap();
+    broker
+        .inspect()
+        .pause_schedule("job", true, "test")
+        .await
+        .unwrap();
     worker.advance(hours(3)).await;
     assert!(seen.all().is_empty());
-    broker.inspect().pause_schedule("job", false, "test").await.unwrap();
+    broker
+        .inspect()
+        .pause_schedule("job", false, "test")
+        .await
+        .unwrap();
     worker.advance(minutes(30)).await;
     assert!(seen.all().is_empty());
     worker.advance(minutes(30)).await;
     assert_eq!(seen.all(), ["2026-01-15T16:00:00Z"]);
-    let error = broker.inspect().pause_schedule("nope", true, "test").await.unwrap_err();
+    let error = broker
+        .inspect()
+        .pause_schedule("nope", true, "test")
+        .await
+        .unwrap_err();
     assert!(error.is_not_found());
 }

@@ -31,7 +31,11 @@ async fn shutdown_lets_running_handlers_finish_and_releases_the_rest() {
     let broker = Broker::sql(db.db().clone());
     let registry = Registry::new().on(subscribe("slow", slow).concurrency(1));
     broker.register(&registry).await.unwrap();
-    broker.bus().publish_all((0..4).map(|n| Ping { n })).await.unwrap();
+    broker
+        .bus()
+        .publish_all((0..4).map(|n| Ping { n }))
+        .await
+        .unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let worker = Worker::new(broker, registry).state(seen.clone());
     let task = tokio::spawn(worker.run(async { drop(stopped.await) }));
@@ -41,7 +45,10 @@ async fn shutdown_lets_running_handlers_finish_and_releases_the_rest() {
     stop.send(()).unwrap();
     task.await.unwrap().unwrap();
     assert_eq!(seen.all(), ["start 0", "end 0"]);
-    assert_eq!(counts(&db).await, [(2, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]);
+    assert_eq!(
+        counts(&db).await,
+        [(2, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
+    );
 }
 
 #[tokio::test]
@@ -52,8 +59,9 @@ async fn a_handler_that_outlives_the_grace_is_released_without_an_attempt() {
     broker.register(&registry).await.unwrap();
     broker.bus().publish(Ping { n: 0 }).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let worker =
-        Worker::new(broker, registry).state(seen.clone()).grace(Duration::from_millis(200));
+    let worker = Worker::new(broker, registry)
+        .state(seen.clone())
+        .grace(Duration::from_millis(200));
     let task = tokio::spawn(worker.run(async { drop(stopped.await) }));
     while seen.len() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -69,6 +77,9 @@ async fn an_idle_worker_stops_at_once() {
     let registry = Registry::new().on(subscribe("slow", slow));
     let worker = Worker::new(Broker::sql(db.db().clone()), registry).state(seen);
     let started = Instant::now();
-    worker.run(tokio::time::sleep(Duration::from_millis(100))).await.unwrap();
+    worker
+        .run(tokio::time::sleep(Duration::from_millis(100)))
+        .await
+        .unwrap();
     assert!(started.elapsed() < Duration::from_secs(5));
 }

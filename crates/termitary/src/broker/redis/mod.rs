@@ -51,7 +51,13 @@ impl Transport for Redis {
         not_yet()
     }
 
-    async fn lease(&self, _: &Route, _: &WorkerId, _: usize, _: Duration) -> Result<Vec<Leased>, Error> {
+    async fn lease(
+        &self,
+        _: &Route,
+        _: &WorkerId,
+        _: usize,
+        _: Duration,
+    ) -> Result<Vec<Leased>, Error> {
         not_yet()
     }
 

@@ -15,9 +15,22 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// One thing to do in the next transaction.
 pub(super) enum Op {
-    Publish { drafts: Vec<Draft>, reply: Reply<Vec<Published>> },
-    Lease { route: i64, worker: WorkerId, max: usize, now_us: i64, until_us: i64, reply: Reply<Vec<Leased>> },
-    Settle { settlements: Vec<Settlement>, reply: Reply<Vec<bool>> },
+    Publish {
+        drafts: Vec<Draft>,
+        reply: Reply<Vec<Published>>,
+    },
+    Lease {
+        route: i64,
+        worker: WorkerId,
+        max: usize,
+        now_us: i64,
+        until_us: i64,
+        reply: Reply<Vec<Leased>>,
+    },
+    Settle {
+        settlements: Vec<Settlement>,
+        reply: Reply<Vec<bool>>,
+    },
 }
 
 /// A queue of operations and the turn to carry them out.
@@ -32,7 +45,11 @@ struct Inner {
 
 impl GroupCommit {
     pub(super) fn new(db: Db) -> Self {
-        Self(Arc::new(Inner { db, queue: Mutex::new(Vec::new()), turn: tokio::sync::Mutex::new(()) }))
+        Self(Arc::new(Inner {
+            db,
+            queue: Mutex::new(Vec::new()),
+            turn: tokio::sync::Mutex::new(()),
+        }))
     }
 
     /// Carries out one operation, together with whatever else is asked now.
@@ -41,7 +58,9 @@ impl GroupCommit {
         let (reply, answer) = oneshot::channel();
         self.0.lock().push(op(reply));
         tokio::spawn(Arc::clone(&self.0).drain());
-        answer.await.map_err(|_| Error::internal("the runtime stopped before the transaction ended"))?
+        answer
+            .await
+            .map_err(|_| Error::internal("the runtime stopped before the transaction ended"))?
     }
 }
 
@@ -138,8 +157,22 @@ impl Batch {
                     batch.publishers.push((drafts.len(), reply));
                     batch.drafts.extend(drafts);
                 }
-                Op::Lease { route, worker, max, now_us, until_us, reply } => {
-                    batch.leases.push(LeaseOp { route, worker, max, now_us, until_us, reply });
+                Op::Lease {
+                    route,
+                    worker,
+                    max,
+                    now_us,
+                    until_us,
+                    reply,
+                } => {
+                    batch.leases.push(LeaseOp {
+                        route,
+                        worker,
+                        max,
+                        now_us,
+                        until_us,
+                        reply,
+                    });
                 }
                 Op::Settle { settlements, reply } => {
                     batch.settlers.push((settlements.len(), reply));
@@ -159,9 +192,15 @@ impl Batch {
         let settled = ledger::settle(tx, &self.settlements, db.clock().now_us()).await?;
         let mut leased = Vec::with_capacity(self.leases.len());
         for op in &self.leases {
-            leased.push(ledger::lease(tx, op.route, &op.worker, op.max, op.now_us, op.until_us).await?);
+            leased.push(
+                ledger::lease(tx, op.route, &op.worker, op.max, op.now_us, op.until_us).await?,
+            );
         }
-        Ok(Answers { published, leased, settled })
+        Ok(Answers {
+            published,
+            leased,
+            settled,
+        })
     }
 
     /// Answers everyone; returns what was leased for askers that are gone.

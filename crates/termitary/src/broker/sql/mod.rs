@@ -35,14 +35,31 @@ pub(crate) struct Sql {
 
 impl Sql {
     pub(crate) fn new(db: Db, lease: Duration) -> Self {
-        Self { commit: GroupCommit::new(db.clone()), wake: Wake::new(db.clone()), db, lease }
+        Self {
+            commit: GroupCommit::new(db.clone()),
+            wake: Wake::new(db.clone()),
+            db,
+            lease,
+        }
     }
 
-    async fn try_lease(&self, route: &Route, worker: &WorkerId, max: usize) -> Result<Vec<Leased>, Error> {
+    async fn try_lease(
+        &self,
+        route: &Route,
+        worker: &WorkerId,
+        max: usize,
+    ) -> Result<Vec<Leased>, Error> {
         let now_us = self.db.clock().now_us();
         let until_us = now_us.saturating_add(micros(self.lease));
         self.commit
-            .submit(|reply| Op::Lease { route: route.id, worker: worker.clone(), max, now_us, until_us, reply })
+            .submit(|reply| Op::Lease {
+                route: route.id,
+                worker: worker.clone(),
+                max,
+                now_us,
+                until_us,
+                reply,
+            })
             .await
     }
 }
@@ -58,7 +75,9 @@ impl Transport for Sql {
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
-        self.commit.submit(|reply| Op::Publish { drafts, reply }).await
+        self.commit
+            .submit(|reply| Op::Publish { drafts, reply })
+            .await
     }
 
     async fn lease(
@@ -76,7 +95,10 @@ impl Transport for Sql {
             if !leased.is_empty() {
                 return Ok(leased);
             }
-            if tokio::time::timeout_at(deadline, bell.rung()).await.is_err() {
+            if tokio::time::timeout_at(deadline, bell.rung())
+                .await
+                .is_err()
+            {
                 return Ok(Vec::new());
             }
         }
@@ -86,15 +108,22 @@ impl Transport for Sql {
         let keys: Vec<_> = claims.iter().filter_map(ledger_key).collect();
         let until_us = self.db.clock().now_us().saturating_add(micros(self.lease));
         let mut conn = self.db.renewer().acquire().await?;
-        let held: HashSet<_> = ledger::renew(&mut conn, &keys, until_us).await?.into_iter().collect();
+        let held: HashSet<_> = ledger::renew(&mut conn, &keys, until_us)
+            .await?
+            .into_iter()
+            .collect();
         Ok(claims
             .iter()
-            .map(|claim| ledger_key(claim).is_some_and(|(seq, route, _)| held.contains(&(seq, route))))
+            .map(|claim| {
+                ledger_key(claim).is_some_and(|(seq, route, _)| held.contains(&(seq, route)))
+            })
             .collect())
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error> {
-        self.commit.submit(|reply| Op::Settle { settlements, reply }).await
+        self.commit
+            .submit(|reply| Op::Settle { settlements, reply })
+            .await
     }
 
     async fn upkeep(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<Duration, Error> {
@@ -105,7 +134,10 @@ impl Transport for Sql {
             tx.commit().await?;
             if taken > 0 {
                 metrics::counter!("termitary_leases_expired_total").increment(taken);
-                tracing::warn!(deliveries = taken, "took back the leases of a worker that is gone");
+                tracing::warn!(
+                    deliveries = taken,
+                    "took back the leases of a worker that is gone"
+                );
             }
             if (taken as usize) < RECLAIM_PAGE {
                 return Ok(self.lease / 6);

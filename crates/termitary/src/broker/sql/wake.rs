@@ -49,7 +49,10 @@ pub(super) struct Bell {
 
 impl Wake {
     pub(super) fn new(db: Db) -> Self {
-        Self(Arc::new(Inner { db, desk: Mutex::default() }))
+        Self(Arc::new(Inner {
+            db,
+            desk: Mutex::default(),
+        }))
     }
 
     /// Begins to wait for work of `route`.
@@ -63,7 +66,11 @@ impl Wake {
             desk.watched = true;
             tokio::spawn(Arc::clone(&self.0).watch());
         }
-        Bell { inner: Arc::clone(&self.0), route, notify }
+        Bell {
+            inner: Arc::clone(&self.0),
+            route,
+            notify,
+        }
     }
 }
 
@@ -112,8 +119,12 @@ impl Inner {
         let mut next_due = i64::MIN;
         loop {
             let published = self.db.published().notified();
-            let Some((routes, fresh)) = self.waiting() else { return Ok(()) };
-            let version: i64 = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *conn).await?;
+            let Some((routes, fresh)) = self.waiting() else {
+                return Ok(());
+            };
+            let version: i64 = sqlx::query_scalar("PRAGMA data_version")
+                .fetch_one(&mut *conn)
+                .await?;
             let now = self.db.clock().now_us();
             if fresh || seen != Some(version) || now >= next_due {
                 seen = Some(version);
@@ -139,7 +150,12 @@ impl Inner {
     }
 
     /// Rings every lane with something due; answers when to look again.
-    async fn ring_due(&self, conn: &mut SqliteConnection, routes: &[i64], now: i64) -> Result<i64, Error> {
+    async fn ring_due(
+        &self,
+        conn: &mut SqliteConnection,
+        routes: &[i64],
+        now: i64,
+    ) -> Result<i64, Error> {
         let heads: Vec<(i64, Option<i64>)> = sqlx::query_as(
             "SELECT j.value, (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value)
              FROM json_each($1) j",
