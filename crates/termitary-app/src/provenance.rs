@@ -1,0 +1,63 @@
+//! Who did what an event says, and who may see it.
+//!
+//! The payloads are fixed by the services that read them and name neither, so
+//! both are written beside the event, in its transaction.
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+use termitary::{Event, Tx};
+use uuid::Uuid;
+
+/// What is known about an event besides itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Provenance {
+    pub(crate) actor: Option<Uuid>,
+    pub(crate) viewers: Vec<Uuid>,
+}
+
+/// Publishes `event`, which is about `subject`, and notes who did it and who
+/// may see it.
+pub(crate) async fn publish<E: Event>(
+    tx: &mut Tx,
+    event: E,
+    subject: Uuid,
+    actor: Option<Uuid>,
+    viewers: &[Uuid],
+    now: Timestamp,
+) -> Result<(), termitary::Error> {
+    let published = tx.publish(event.keyed(subject)).await?;
+    let viewers: Vec<String> = viewers.iter().map(Uuid::to_string).collect();
+    sqlx::query("INSERT INTO provenance (event, actor, viewers, at_us) VALUES ($1, $2, $3, $4)")
+        .bind(published.id)
+        .bind(actor)
+        .bind(serde_json::json!(viewers).to_string())
+        .bind(now.as_microsecond())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// What is known about an event; none for those that other services published.
+pub(crate) async fn of(
+    conn: &mut SqliteConnection,
+    event: Uuid,
+) -> sqlx::Result<Option<Provenance>> {
+    let row: Option<(Option<Uuid>, String)> =
+        sqlx::query_as("SELECT actor, viewers FROM provenance WHERE event = $1")
+            .bind(event)
+            .fetch_optional(conn)
+            .await?;
+    Ok(row.map(|(actor, viewers)| Provenance {
+        actor,
+        viewers: serde_json::from_str(&viewers).unwrap_or_default(),
+    }))
+}
+
+/// Removes what was noted before `before_us`.
+pub(crate) async fn forget(conn: &mut SqliteConnection, before_us: i64) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM provenance WHERE at_us < $1")
+        .bind(before_us)
+        .execute(conn)
+        .await
+        .map(drop)
+}
