@@ -1,0 +1,163 @@
+//! What happens around every request: its id, its trace, its time limit, the
+//! headers of every answer, and problem details for every error.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use termitary::trace;
+use tracing::Instrument;
+
+use super::problem::{ApiError, PROBLEM_JSON, problem};
+use crate::app::App;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names the request, continues its trace, and reports how it ended.
+pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+    let id = request_id(request.headers()).unwrap_or_else(|| app.db().clock().new_id().to_string());
+    let incoming = request
+        .headers()
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok());
+    let traceparent = trace::child_of(incoming);
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
+    let span = tracing::info_span!(
+        "request",
+        request.id = id,
+        trace.id = trace::trace_id(&traceparent).unwrap_or_default(),
+        http.method = %method,
+        http.route = route,
+    );
+
+    let started = Instant::now();
+    let context = trace::Context {
+        traceparent: Some(traceparent),
+        cause: None,
+    };
+    let mut response = trace::scope(context, next.run(request))
+        .instrument(span.clone())
+        .await;
+
+    let status = response.status().as_u16();
+    let took = started.elapsed();
+    span.in_scope(|| {
+        tracing::debug!(
+            http.status = status,
+            took_ms = took.as_millis() as u64,
+            "answered"
+        )
+    });
+    let labels = [
+        ("method", label(&method)),
+        ("route", route),
+        ("status", status.to_string()),
+    ];
+    metrics::counter!("termitary_http_requests_total", &labels).increment(1);
+    metrics::histogram!("termitary_http_request_seconds", &labels).record(took.as_secs_f64());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Labels come from closed sets only: a client may invent methods.
+fn label(method: &axum::http::Method) -> String {
+    match method.as_str() {
+        known @ ("GET" | "POST" | "PATCH" | "DELETE" | "PUT" | "HEAD" | "OPTIONS") => {
+            known.to_owned()
+        }
+        _ => "other".to_owned(),
+    }
+}
+
+/// The caller's own id for the request, if it is harmless.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    ((1..=64).contains(&id.len()) && id.bytes().all(harmless)).then(|| id.to_owned())
+}
+
+/// The headers of every answer, and problem details for errors that came from
+/// the router or a layer instead of a handler.
+pub(crate) async fn finish(request: Request, next: Next) -> Response {
+    let is_page = request.uri().path().starts_with("/docs");
+    let response = next.run(request).await;
+    let mut response = if is_bare_error(&response) {
+        as_problem(&response)
+    } else {
+        response
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let policy = if is_page {
+        // The bundled page sets styles from its script and draws icons as data.
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'"
+    };
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    if !is_page {
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+fn is_bare_error(response: &Response<Body>) -> bool {
+    let status = response.status();
+    let kind = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    (status.is_client_error() || status.is_server_error()) && kind != Some(PROBLEM_JSON)
+}
+
+fn as_problem(bare: &Response<Body>) -> Response {
+    let mut response = problem(bare.status(), None, Vec::new());
+    for name in [ALLOW, RETRY_AFTER] {
+        if let Some(value) = bare.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+/// Ends a request that takes too long to begin its answer.
+pub(crate) async fn timeout(State(app): State<App>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(app.settings().request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::Busy("The request took too long and was given up.").into_response(),
+    }
+}
+
+/// A panic is a 500 for this request, and nothing for the others.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the panic over"
+)]
+pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(panic = text, "a request handler panicked");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, None, Vec::new())
+}
