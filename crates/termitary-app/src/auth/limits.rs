@@ -1,0 +1,177 @@
+//! Guessing is slow: failures are counted per account and per source address
+//! in the shared database, and each one past a few makes the next wait longer.
+//! Nobody is locked out for good.
+//!
+//! An attempt is counted before the password is looked at and given back when
+//! it was right, so that a thousand attempts at once gain nothing.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+
+use super::token;
+use crate::app::{App, LoginLimits};
+use crate::http::ApiError;
+
+/// What an attempt counts against.
+pub(super) struct Attempt {
+    /// Each with the failures that it has free.
+    scopes: Vec<(String, u32)>,
+}
+
+impl Attempt {
+    /// A login to the account of `email` from `source`.
+    pub(super) fn login(app: &App, email: &str, source: IpAddr) -> Self {
+        let limits = app.settings().login_limits;
+        // Hashed: what people mistype into the address field may be a password.
+        let account = token::hash(email)[..16]
+            .iter()
+            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        Self {
+            scopes: vec![
+                (format!("account:{account}"), limits.per_account),
+                (format!("source:{}", network(source)), limits.per_source),
+            ],
+        }
+    }
+
+    /// A registration from `source`.
+    pub(super) fn registration(app: &App, source: IpAddr) -> Self {
+        let limits = app.settings().login_limits;
+        let scope = format!("register:{}", network(source));
+        Self {
+            scopes: vec![(scope, limits.registrations_per_source)],
+        }
+    }
+
+    /// Counts the attempt, or says how long to wait.
+    pub(super) async fn begin(&self, app: &App) -> Result<(), ApiError> {
+        let now_us = app.now().as_microsecond();
+        let limits = app.settings().login_limits;
+        let mut tx = app.db().begin().await?;
+        let mut wait_us = 0;
+        for (scope, _) in &self.scopes {
+            wait_us = wait_us.max(blocked_until(&mut tx, scope).await? - now_us);
+        }
+        if wait_us > 0 {
+            return Err(ApiError::TooMany {
+                detail: "Too many attempts: wait before the next one.",
+                retry_after: Duration::from_micros(wait_us as u64) + Duration::from_millis(999),
+            });
+        }
+        for (scope, free) in &self.scopes {
+            count(&mut tx, scope, *free, limits, now_us).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// The password was right: the account's failures are forgotten, and the
+    /// attempt is given back to the source.
+    pub(super) async fn succeeded(&self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
+        for (scope, _) in &self.scopes {
+            if scope.starts_with("account:") {
+                sqlx::query("DELETE FROM attempt_limits WHERE scope = $1")
+                    .bind(scope)
+                    .execute(&mut *conn)
+                    .await?;
+            } else {
+                give_back(conn, scope).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The attempt never came to its password: it is given back.
+    pub(super) async fn undo(&self, app: &App) -> Result<(), ApiError> {
+        let mut tx = app.db().begin().await?;
+        for (scope, _) in &self.scopes {
+            give_back(&mut tx, scope).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+async fn blocked_until(conn: &mut SqliteConnection, scope: &str) -> sqlx::Result<i64> {
+    let until: Option<i64> =
+        sqlx::query_scalar("SELECT blocked_until_us FROM attempt_limits WHERE scope = $1")
+            .bind(scope)
+            .fetch_optional(conn)
+            .await?;
+    Ok(until.unwrap_or(0))
+}
+
+async fn count(
+    conn: &mut SqliteConnection,
+    scope: &str,
+    free: u32,
+    limits: LoginLimits,
+    now_us: i64,
+) -> sqlx::Result<()> {
+    let forgotten_us = now_us - limits.longest_wait.as_micros() as i64;
+    let failures: i64 = sqlx::query_scalar(
+        "INSERT INTO attempt_limits (scope, failures, blocked_until_us, last_us) VALUES ($1, 1, 0, $2)
+         ON CONFLICT (scope) DO UPDATE SET
+             failures = CASE WHEN last_us <= $3 THEN 1 ELSE failures + 1 END, last_us = $2
+         RETURNING failures",
+    )
+    .bind(scope)
+    .bind(now_us)
+    .bind(forgotten_us)
+    .fetch_one(&mut *conn)
+    .await?;
+    let wait = wait_after(failures - i64::from(free), limits);
+    sqlx::query("UPDATE attempt_limits SET blocked_until_us = $1 WHERE scope = $2")
+        .bind(now_us + wait.as_micros() as i64)
+        .bind(scope)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The first failure past the free ones waits a little, each further one twice
+/// as long.
+fn wait_after(excess: i64, limits: LoginLimits) -> Duration {
+    let Ok(doublings) = u32::try_from(excess) else {
+        return Duration::ZERO;
+    };
+    limits
+        .first_wait
+        .saturating_mul(2_u32.saturating_pow(doublings))
+        .min(limits.longest_wait)
+}
+
+async fn give_back(conn: &mut SqliteConnection, scope: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE attempt_limits SET failures = max(failures - 1, 0), blocked_until_us = 0 WHERE scope = $1",
+    )
+    .bind(scope)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// One IPv6 customer has a whole /64 to try from.
+fn network(source: IpAddr) -> String {
+    match source {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let limits = LoginLimits::default();
+        assert_eq!(wait_after(-1, limits), Duration::ZERO);
+        assert_eq!(wait_after(0, limits), limits.first_wait);
+        assert_eq!(wait_after(2, limits), limits.first_wait * 4);
+        assert_eq!(wait_after(1_000, limits), limits.longest_wait);
+    }
+}

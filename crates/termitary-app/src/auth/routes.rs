@@ -1,0 +1,293 @@
+//! The auth module's routes.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::events::UserLoggedIn;
+use super::limits::Attempt;
+use super::store::{self, Session};
+use crate::accounts::{self, Draft, PasswordsBusy, Role, User, check_password, normal_email};
+use crate::app::App;
+use crate::http::{Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check};
+use crate::provenance;
+use crate::users::events::UserUpdated;
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(register))
+        .routes(routes!(login))
+        .routes(routes!(logout))
+        .routes(routes!(me))
+        .routes(routes!(change_password))
+        .routes(routes!(list_sessions, end_other_sessions))
+        .routes(routes!(end_session))
+}
+
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Register {
+    /// The address to log in with.
+    #[garde(skip)]
+    #[schema(format = Email, max_length = 254)]
+    email: String,
+    /// As you want to be called.
+    #[garde(skip)]
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// 8 to 256 characters, none of the well-known ones.
+    #[garde(custom(check_password))]
+    #[schema(format = Password, min_length = 8, max_length = 256)]
+    password: String,
+}
+
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Login {
+    #[garde(length(max = 254))]
+    #[schema(format = Email)]
+    email: String,
+    #[garde(length(max = 1024))]
+    #[schema(format = Password)]
+    password: String,
+}
+
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ChangePassword {
+    #[garde(length(max = 1024))]
+    #[schema(format = Password)]
+    current_password: String,
+    #[garde(custom(check_password))]
+    #[schema(format = Password, min_length = 8, max_length = 256)]
+    new_password: String,
+}
+
+/// A user and the token of their new session.
+#[derive(Serialize, ToSchema)]
+struct LoggedIn {
+    user: User,
+    /// Send it as `Authorization: Bearer <token>`. It is not shown again.
+    token: String,
+}
+
+/// Register: make an account and log in.
+#[utoipa::path(post, path = "/auth/register", tag = "auth", request_body = Register, responses(
+    (status = 201, body = LoggedIn),
+    (status = 429, body = Problem, content_type = "application/problem+json"),
+))]
+async fn register(
+    State(app): State<App>,
+    client: Client,
+    Valid(Json(body)): Valid<Json<Register>>,
+) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
+    let draft = Draft::new(&body.email, &body.name, Role::User);
+    check(&draft)?;
+    Attempt::registration(&app, client.address)
+        .begin(&app)
+        .await?;
+    // The same work whether the address is free or not.
+    let hash = app.passwords().hash(&body.password).await?;
+    let mut tx = app.db().begin().await?;
+    let id = app.db().clock().new_id();
+    let Ok(user) = accounts::create(&mut tx, draft, &hash, None, id, app.now()).await? else {
+        return Err(cannot_use_address());
+    };
+    let token = store::open_session(&mut tx, &app, id, &client).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(LoggedIn { user, token })))
+}
+
+/// One answer for every address that cannot have a new account.
+fn cannot_use_address() -> ApiError {
+    ApiError::field("email", "cannot be registered")
+}
+
+/// Log in.
+#[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login, responses(
+    (status = 200, body = LoggedIn),
+    (status = 401, body = Problem, content_type = "application/problem+json", description = "The address or the password is wrong"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
+))]
+async fn login(
+    State(app): State<App>,
+    client: Client,
+    Valid(Json(body)): Valid<Json<Login>>,
+) -> Result<Json<LoggedIn>, ApiError> {
+    let email = normal_email(&body.email);
+    let attempt = Attempt::login(&app, &email, client.address);
+    attempt.begin(&app).await?;
+    let mut reader = app.db().reader().acquire().await?;
+    let known = store::credentials(&mut reader, &email).await?;
+    drop(reader);
+    let stored = known.as_ref().map(|known| known.password_hash.as_str());
+    let fits = match app.passwords().verify(&body.password, stored).await {
+        Ok(fits) => fits,
+        Err(busy) => {
+            if matches!(busy, PasswordsBusy::Full) {
+                attempt.undo(&app).await?;
+            }
+            return Err(busy.into());
+        }
+    };
+    let Some(known) = known.filter(|_| fits) else {
+        return Err(wrong_login());
+    };
+    let renewed = match app.passwords().is_outdated(&known.password_hash) {
+        true => Some(app.passwords().hash(&body.password).await?),
+        false => None,
+    };
+
+    let now = app.now();
+    let mut tx = app.db().begin().await?;
+    // Deleted, or the password changed, while it was being checked: too late.
+    let still = store::password_hash(&mut tx, known.user).await?;
+    if still.as_deref() != Some(known.password_hash.as_str()) {
+        return Err(wrong_login());
+    }
+    if let Some(renewed) = renewed {
+        store::set_password_hash(&mut tx, known.user, &known.password_hash, &renewed).await?;
+    }
+    let user = accounts::find(&mut tx, known.user)
+        .await?
+        .ok_or_else(wrong_login)?;
+    attempt.succeeded(&mut tx).await?;
+    let token = store::open_session(&mut tx, &app, user.id, &client).await?;
+    let event = UserLoggedIn {
+        user_id: user.id.to_string(),
+        email: user.email.clone(),
+        ip_address: Some(client.address.to_string()),
+        user_agent: client.agent,
+    };
+    provenance::publish(&mut tx, event, user.id, Some(user.id), &[user.id], now).await?;
+    tx.commit().await?;
+    Ok(Json(LoggedIn { user, token }))
+}
+
+fn wrong_login() -> ApiError {
+    ApiError::Unauthorized("The address or the password is wrong.")
+}
+
+/// Log out: end the session of this request.
+#[utoipa::path(post, path = "/auth/logout", tag = "auth", responses((status = 204)))]
+async fn logout(State(app): State<App>, caller: Caller) -> Result<StatusCode, ApiError> {
+    let mut tx = app.db().begin().await?;
+    store::end_session(&mut tx, caller.user, caller.session).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who am I?
+#[utoipa::path(get, path = "/auth/me", tag = "auth", responses((status = 200, body = User)))]
+async fn me(State(app): State<App>, caller: Caller) -> Result<Json<User>, ApiError> {
+    let mut reader = app.db().reader().acquire().await?;
+    accounts::find(&mut reader, caller.user)
+        .await?
+        .map(Json)
+        .ok_or(ApiError::NotFound)
+}
+
+/// Change the password. Every session ends; the answer has the token of a new one.
+#[utoipa::path(post, path = "/auth/password", tag = "auth", request_body = ChangePassword, responses(
+    (status = 200, body = LoggedIn),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
+))]
+async fn change_password(
+    State(app): State<App>,
+    caller: Caller,
+    client: Client,
+    Valid(Json(body)): Valid<Json<ChangePassword>>,
+) -> Result<Json<LoggedIn>, ApiError> {
+    let mut reader = app.db().reader().acquire().await?;
+    let user = accounts::find(&mut reader, caller.user)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let old = store::password_hash(&mut reader, caller.user)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    drop(reader);
+    // A stolen session must not become a place to guess the password.
+    let attempt = Attempt::login(&app, &user.email, client.address);
+    attempt.begin(&app).await?;
+    if !app
+        .passwords()
+        .verify(&body.current_password, Some(&old))
+        .await?
+    {
+        return Err(ApiError::field("currentPassword", "is wrong"));
+    }
+    let new = app.passwords().hash(&body.new_password).await?;
+
+    let now = app.now();
+    let mut tx = app.db().begin().await?;
+    if !store::set_password_hash(&mut tx, caller.user, &old, &new).await? {
+        return Err(ApiError::Conflict(
+            "The password was changed elsewhere at the same moment.",
+        ));
+    }
+    store::touch_user(&mut tx, caller.user, now).await?;
+    attempt.succeeded(&mut tx).await?;
+    store::end_sessions(&mut tx, caller.user, None).await?;
+    let token = store::open_session(&mut tx, &app, caller.user, &client).await?;
+    let event = UserUpdated::new(&user, [("passwordChangedAt", serde_json::json!(now))]);
+    provenance::publish(&mut tx, event, user.id, Some(user.id), &[user.id], now).await?;
+    tx.commit().await?;
+    Ok(Json(LoggedIn {
+        user: User {
+            updated_at: now,
+            ..user
+        },
+        token,
+    }))
+}
+
+/// Where am I logged in? The newest session first.
+#[utoipa::path(get, path = "/auth/sessions", tag = "auth", responses((status = 200, body = Page<Session>)))]
+async fn list_sessions(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<Json<Page<Session>>, ApiError> {
+    let items = store::sessions(&app, caller).await?;
+    Ok(Json(Page {
+        items,
+        next_cursor: None,
+    }))
+}
+
+/// Log out everywhere else: end every session but this one.
+#[utoipa::path(delete, path = "/auth/sessions", tag = "auth", responses((status = 204)))]
+async fn end_other_sessions(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<StatusCode, ApiError> {
+    let mut tx = app.db().begin().await?;
+    store::end_sessions(&mut tx, caller.user, Some(caller.session)).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// End one of my sessions.
+#[utoipa::path(delete, path = "/auth/sessions/{id}", tag = "auth",
+    params(("id" = uuid::Uuid, Path, description = "The session's id")),
+    responses(
+        (status = 204),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+async fn end_session(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<StatusCode, ApiError> {
+    let mut tx = app.db().begin().await?;
+    let ended = store::end_session(&mut tx, caller.user, id).await?;
+    tx.commit().await?;
+    if ended {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(ApiError::NotFound)
+    }
+}

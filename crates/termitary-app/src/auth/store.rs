@@ -1,0 +1,303 @@
+//! The auth module's SQL: credentials and sessions.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::token;
+use crate::accounts::Role;
+use crate::app::{App, instant};
+use crate::http::{ApiError, Caller, Client};
+
+/// A session's last use is written at most this often.
+const TOUCH_US: i64 = 60_000_000;
+/// The most sessions of one user; a further login ends the oldest.
+const SESSIONS: i64 = 100;
+
+/// What a password is checked against.
+pub(super) struct Credentials {
+    pub(super) user: Uuid,
+    pub(super) password_hash: String,
+}
+
+pub(super) async fn credentials(
+    conn: &mut SqliteConnection,
+    email: &str,
+) -> sqlx::Result<Option<Credentials>> {
+    let row: Option<(Uuid, String)> =
+        sqlx::query_as("SELECT id, password_hash FROM users WHERE email = $1")
+            .bind(email)
+            .fetch_optional(conn)
+            .await?;
+    Ok(row.map(|(user, password_hash)| Credentials {
+        user,
+        password_hash,
+    }))
+}
+
+pub(super) async fn password_hash(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
+        .bind(user)
+        .fetch_optional(conn)
+        .await
+}
+
+/// Stores a new hash if the old one still stands.
+pub(super) async fn set_password_hash(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+    old: &str,
+    new: &str,
+) -> sqlx::Result<bool> {
+    let done =
+        sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3")
+            .bind(new)
+            .bind(user)
+            .bind(old)
+            .execute(conn)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn touch_user(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query("UPDATE users SET updated_us = $1 WHERE id = $2")
+        .bind(now.as_microsecond())
+        .bind(user)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Opens a session and answers its token.
+pub(super) async fn open_session(
+    conn: &mut SqliteConnection,
+    app: &App,
+    user: Uuid,
+    client: &Client,
+) -> Result<String, ApiError> {
+    let token = token::new().map_err(ApiError::Internal)?;
+    let now_us = app.now().as_microsecond();
+    let lifetime_us = app.settings().session_lifetime.as_micros() as i64;
+    sqlx::query(
+        "INSERT INTO sessions (id, user_id, token_hash, created_us, last_used_us, expires_us, ip_address, user_agent)
+         VALUES ($1, $2, $3, $4, $4, $5, $6, $7)",
+    )
+    .bind(app.db().clock().new_id())
+    .bind(user)
+    .bind(token::hash(&token).to_vec())
+    .bind(now_us)
+    .bind(now_us.saturating_add(lifetime_us))
+    .bind(client.address.to_string())
+    .bind(&client.agent)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "DELETE FROM sessions WHERE id IN
+         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC LIMIT -1 OFFSET $2)",
+    )
+    .bind(user)
+    .bind(SESSIONS)
+    .execute(conn)
+    .await?;
+    Ok(token)
+}
+
+type SessionRow = (Uuid, Uuid, String, i64);
+
+/// The live session of a token; notes that it was used.
+pub(super) async fn session_of_token(
+    app: &App,
+    hash: &[u8; 32],
+) -> Result<Option<Caller>, ApiError> {
+    let (now_us, idle_us) = hands(app);
+    let row: Option<SessionRow> = sqlx::query_as(
+        "SELECT s.id, s.user_id, u.role, s.last_used_us FROM sessions s JOIN users u ON u.id = s.user_id
+         WHERE s.token_hash = $1 AND s.expires_us > $2 AND s.last_used_us > $3",
+    )
+    .bind(hash.to_vec())
+    .bind(now_us)
+    .bind(now_us.saturating_sub(idle_us))
+    .fetch_optional(app.db().reader())
+    .await?;
+    let Some((session, user, role, last_used_us)) = row else {
+        return Ok(None);
+    };
+    if now_us - last_used_us > TOUCH_US
+        && let Err(error) = touch(app, session, now_us).await
+    {
+        // Reading must not fail because writing does.
+        tracing::warn!(error = ?error, "cannot note that a session was used");
+    }
+    Ok(Some(Caller {
+        user,
+        role: role_of(&role),
+        session,
+    }))
+}
+
+/// The live session of this id.
+pub(super) async fn session_of_id(app: &App, session: Uuid) -> Result<Option<Caller>, ApiError> {
+    let (now_us, idle_us) = hands(app);
+    let row: Option<(Uuid, String)> = sqlx::query_as(
+        "SELECT s.user_id, u.role FROM sessions s JOIN users u ON u.id = s.user_id
+         WHERE s.id = $1 AND s.expires_us > $2 AND s.last_used_us > $3",
+    )
+    .bind(session)
+    .bind(now_us)
+    .bind(now_us.saturating_sub(idle_us))
+    .fetch_optional(app.db().reader())
+    .await?;
+    Ok(row.map(|(user, role)| Caller {
+        user,
+        role: role_of(&role),
+        session,
+    }))
+}
+
+fn role_of(text: &str) -> Role {
+    if text == Role::Admin.as_str() {
+        Role::Admin
+    } else {
+        Role::User
+    }
+}
+
+fn hands(app: &App) -> (i64, i64) {
+    (
+        app.now().as_microsecond(),
+        app.settings().session_idle.as_micros() as i64,
+    )
+}
+
+async fn touch(app: &App, session: Uuid, now_us: i64) -> Result<(), termitary::Error> {
+    let mut tx = app.db().begin().await?;
+    sqlx::query("UPDATE sessions SET last_used_us = $1 WHERE id = $2 AND last_used_us < $1")
+        .bind(now_us)
+        .bind(session)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
+}
+
+/// A session, as its user sees it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Session {
+    id: Uuid,
+    /// When the login was.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it was last used, to the minute.
+    #[schema(value_type = String, format = DateTime)]
+    last_used_at: Timestamp,
+    /// When it ends at the latest.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+    ip_address: Option<String>,
+    user_agent: Option<String>,
+    /// The session of this request.
+    current: bool,
+}
+
+/// A user's live sessions, the newest first.
+pub(super) async fn sessions(app: &App, caller: Caller) -> sqlx::Result<Vec<Session>> {
+    use sqlx::Row;
+    let (now_us, idle_us) = hands(app);
+    sqlx::query(
+        "SELECT id, created_us, last_used_us, expires_us, ip_address, user_agent FROM sessions
+         WHERE user_id = $1 AND expires_us > $2 AND last_used_us > $3 ORDER BY created_us DESC, id DESC",
+    )
+    .bind(caller.user)
+    .bind(now_us)
+    .bind(now_us.saturating_sub(idle_us))
+    .try_map(|row: SqliteRow| {
+        let id = row.try_get("id")?;
+        Ok(Session {
+            id,
+            created_at: instant(row.try_get("created_us")?),
+            last_used_at: instant(row.try_get("last_used_us")?),
+            expires_at: instant(row.try_get("expires_us")?),
+            ip_address: row.try_get("ip_address")?,
+            user_agent: row.try_get("user_agent")?,
+            current: id == caller.session,
+        })
+    })
+    .fetch_all(app.db().reader())
+    .await
+}
+
+/// Ends one session of a user; whether there was one.
+pub(super) async fn end_session(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+    session: Uuid,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query("DELETE FROM sessions WHERE id = $1 AND user_id = $2")
+        .bind(session)
+        .bind(user)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends every session of a user, except one.
+pub(super) async fn end_sessions(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+    except: Option<Uuid>,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND ($2 IS NULL OR id <> $2)")
+        .bind(user)
+        .bind(except)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes every session of a user who is gone; of one who is not, none.
+pub(super) async fn end_sessions_of_deleted(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM sessions WHERE user_id = $1 AND NOT EXISTS (SELECT 1 FROM users WHERE id = $1)",
+    )
+    .bind(user)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes sessions that are over, by age or by idling.
+pub(super) async fn remove_expired(conn: &mut SqliteConnection, app: &App) -> sqlx::Result<u64> {
+    let (now_us, idle_us) = hands(app);
+    let done = sqlx::query("DELETE FROM sessions WHERE expires_us <= $1 OR last_used_us <= $2")
+        .bind(now_us)
+        .bind(now_us.saturating_sub(idle_us))
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets failures that do not count any more.
+pub(super) async fn remove_old_attempts(
+    conn: &mut SqliteConnection,
+    app: &App,
+) -> sqlx::Result<()> {
+    let longest_us = app.settings().login_limits.longest_wait.as_micros() as i64;
+    sqlx::query("DELETE FROM attempt_limits WHERE last_us <= $1")
+        .bind(app.now().as_microsecond().saturating_sub(longest_us))
+        .execute(conn)
+        .await
+        .map(drop)
+}
