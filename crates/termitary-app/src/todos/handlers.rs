@@ -1,0 +1,130 @@
+//! What workers do for the todos module.
+
+use termitary::Tx;
+use termitary::prelude::*;
+use uuid::Uuid;
+
+use super::events::{TodoDeleted, TodoOverdue, TodoUpdated, TodosOverdueCheck};
+use super::routes::differences;
+use super::store;
+use super::todo::Todo;
+use crate::app::App;
+use crate::provenance;
+use crate::users::events::UserDeleted;
+
+/// How many todos one transaction takes: others want to write too.
+const BATCH: i64 = 200;
+
+/// Publishes `todos.overdue` for each todo that is: once per due date. The row
+/// that says so commits with the event, so neither a second check nor a second
+/// scheduler nor a crash makes two of it.
+pub(super) async fn remind_overdue(
+    _: TodosOverdueCheck,
+    State(app): State<App>,
+    ledger: Ledger,
+) -> HandlerResult {
+    let now = app.now();
+    loop {
+        let mut reader = app.db().reader().acquire().await?;
+        let todos = store::overdue(&mut reader, now, BATCH).await?;
+        drop(reader);
+        if todos.len() < BATCH as usize {
+            let mut tx = ledger.begin().await?;
+            remind(&mut tx, &app, &todos).await?;
+            return tx.commit().await;
+        }
+        let mut tx = app.db().begin().await?;
+        remind(&mut tx, &app, &todos).await?;
+        tx.commit().await?;
+    }
+}
+
+async fn remind(tx: &mut Tx, app: &App, todos: &[Todo]) -> Result<(), termitary::Error> {
+    let now = app.now();
+    for todo in todos {
+        let Some(due) = todo.due_date else { continue };
+        // It may have been deleted or reminded of since it was read.
+        if !store::is_still_due(tx, todo.id, due).await?
+            || !store::note_reminder(tx, todo.id, due, now).await?
+        {
+            continue;
+        }
+        let event = TodoOverdue {
+            id: todo.id.to_string(),
+            title: todo.title.clone(),
+            assignee: todo.assignee.as_ref().map(Uuid::to_string),
+            owner: todo.owner.to_string(),
+            due_date: due.to_string(),
+        };
+        provenance::publish(tx, event, todo.id, None, &todo.viewers(), now).await?;
+    }
+    Ok(())
+}
+
+/// A deleted user's todos go to whoever is assigned to them; those that nobody
+/// else works on are deleted. Where the user was assigned, nobody is now.
+pub(super) async fn hand_on(
+    event: UserDeleted,
+    State(app): State<App>,
+    ledger: Ledger,
+) -> HandlerResult {
+    // Another service's user is none of ours.
+    let Ok(user) = event.id.parse::<Uuid>() else {
+        return Ok(());
+    };
+    loop {
+        let mut reader = app.db().reader().acquire().await?;
+        if store::user_exists(&mut reader, user).await? {
+            return Err(HandlerError::permanent(
+                "the user is still here: nothing was handed on",
+            ));
+        }
+        let todos = store::of_user(&mut reader, user, BATCH).await?;
+        drop(reader);
+        if todos.len() < BATCH as usize {
+            let mut tx = ledger.begin().await?;
+            hand_on_batch(&mut tx, &app, user).await?;
+            return tx.commit().await;
+        }
+        let mut tx = app.db().begin().await?;
+        hand_on_batch(&mut tx, &app, user).await?;
+        tx.commit().await?;
+    }
+}
+
+async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termitary::Error> {
+    let now = app.now();
+    // Read again inside the transaction: what is decided on is what is changed.
+    for old in store::of_user(tx, user, BATCH).await? {
+        let assignee = old.assignee.filter(|&assignee| assignee != user);
+        if old.owner == user && assignee.is_none() {
+            store::delete(tx, old.id).await?;
+            let event = TodoDeleted {
+                id: old.id.to_string(),
+                title: old.title,
+            };
+            provenance::publish(tx, event, old.id, None, &[], now).await?;
+            continue;
+        }
+        let owner = if old.owner == user {
+            assignee.unwrap_or(old.owner)
+        } else {
+            old.owner
+        };
+        let new = Todo {
+            owner,
+            assignee,
+            updated_at: now,
+            ..old.clone()
+        };
+        store::update(tx, &new).await?;
+        let changes = differences(&old, &new);
+        let event = TodoUpdated {
+            id: new.id.to_string(),
+            title: new.title.clone(),
+            changes,
+        };
+        provenance::publish(tx, event, new.id, None, &new.viewers(), now).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! The list of todos: filters, orders, and the cursor that continues both.
+
+use serde::{Deserialize, Serialize};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+use super::store::{COLUMNS, push_visible};
+use super::todo::{Priority, Status, Todo};
+use crate::http::{ApiError, Caller, Page, decode, page_size};
+
+/// The query of the list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Filter {
+    /// `open` or `done`.
+    #[param(inline)]
+    status: Option<Status>,
+    /// A user's id, `me`, or `none`.
+    assignee: Option<String>,
+    #[param(inline)]
+    priority: Option<Priority>,
+    /// `true`: open and past the due date; `false`: the others.
+    overdue: Option<bool>,
+    /// Text that stands in the title or the description.
+    q: Option<String>,
+    /// `createdAt`, `updatedAt`, `dueDate`, `priority` or `title`; with `-`
+    /// before it, descending (default `-createdAt`). Todos without a due date
+    /// or a priority come last.
+    sort: Option<String>,
+    /// How many items at most (1 to 100, default 50).
+    limit: Option<u32>,
+    /// `nextCursor` of the page before, with the same filters and order.
+    cursor: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Created,
+    Updated,
+    Due,
+    Priority,
+    Title,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Order {
+    field: Field,
+    descending: bool,
+}
+
+/// Where a page ended.
+#[derive(Debug, Serialize, Deserialize)]
+struct Cursor {
+    sort: String,
+    at: Key,
+    id: Uuid,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Key {
+    Number(i64),
+    Text(String),
+}
+
+impl Order {
+    fn parse(sort: &str) -> Result<Self, ApiError> {
+        let (descending, name) = sort
+            .strip_prefix('-')
+            .map_or((false, sort), |name| (true, name));
+        let field = match name {
+            "createdAt" => Field::Created,
+            "updatedAt" => Field::Updated,
+            "dueDate" => Field::Due,
+            "priority" => Field::Priority,
+            "title" => Field::Title,
+            _ => {
+                return Err(ApiError::field(
+                    "sort",
+                    "must be createdAt, updatedAt, dueDate, priority or title, with `-` before it for descending",
+                ));
+            }
+        };
+        Ok(Self { field, descending })
+    }
+
+    /// What is compared. What is missing comes last in either direction.
+    fn expression(self) -> &'static str {
+        match (self.field, self.descending) {
+            (Field::Created, _) => "created_us",
+            (Field::Updated, _) => "updated_us",
+            (Field::Title, _) => "title",
+            (Field::Due, false) => "COALESCE(due_us, 9223372036854775807)",
+            (Field::Due, true) => "COALESCE(due_us, -9223372036854775808)",
+            (Field::Priority, false) => "COALESCE(priority, 9)",
+            (Field::Priority, true) => "COALESCE(priority, -9)",
+        }
+    }
+
+    fn key(self, todo: &Todo) -> Key {
+        let or_last = |value: Option<i64>, last: i64, first: i64| {
+            value.unwrap_or(if self.descending { first } else { last })
+        };
+        match self.field {
+            Field::Created => Key::Number(todo.created_at.as_microsecond()),
+            Field::Updated => Key::Number(todo.updated_at.as_microsecond()),
+            Field::Title => Key::Text(todo.title.clone()),
+            Field::Due => Key::Number(or_last(
+                todo.due_date.map(|due| due.as_microsecond()),
+                i64::MAX,
+                i64::MIN,
+            )),
+            Field::Priority => Key::Number(or_last(todo.priority.map(Priority::rank), 9, -9)),
+        }
+    }
+}
+
+/// One page of what the caller may see.
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    filter: &Filter,
+    caller: Caller,
+    now_us: i64,
+) -> Result<Page<Todo>, ApiError> {
+    let limit = page_size(filter.limit)?;
+    let sort = filter.sort.as_deref().unwrap_or("-createdAt");
+    let order = Order::parse(sort)?;
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(COLUMNS).push(" FROM todos WHERE ");
+    push_visible(&mut query, caller);
+    push_filters(&mut query, filter, caller, now_us)?;
+    if let Some(cursor) = decode::<Cursor>(filter.cursor.as_deref())? {
+        push_cursor(&mut query, order, sort, cursor)?;
+    }
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    query.push(format_args!(
+        " ORDER BY {} {direction}, id {direction} LIMIT ",
+        order.expression()
+    ));
+    query.push_bind(i64::from(limit) + 1);
+    let rows = query.build_query_as().fetch_all(conn).await?;
+    Ok(Page::cut(rows, limit, |todo: &Todo| Cursor {
+        sort: sort.to_owned(),
+        at: order.key(todo),
+        id: todo.id,
+    }))
+}
+
+fn push_filters(
+    query: &mut QueryBuilder<Sqlite>,
+    filter: &Filter,
+    caller: Caller,
+    now_us: i64,
+) -> Result<(), ApiError> {
+    if let Some(status) = filter.status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(priority) = filter.priority {
+        query.push(" AND priority = ").push_bind(priority.rank());
+    }
+    match filter.assignee.as_deref() {
+        None => {}
+        Some("none") => drop(query.push(" AND assignee_id IS NULL")),
+        Some("me") => drop(query.push(" AND assignee_id = ").push_bind(caller.user)),
+        Some(id) => {
+            let id: Uuid = id
+                .parse()
+                .map_err(|_| ApiError::field("assignee", "must be a user's id, `me` or `none`"))?;
+            query.push(" AND assignee_id = ").push_bind(id);
+        }
+    }
+    match filter.overdue {
+        None => {}
+        Some(true) => drop(
+            query
+                .push(" AND status = 'open' AND due_us < ")
+                .push_bind(now_us),
+        ),
+        Some(false) => {
+            query
+                .push(" AND NOT (status = 'open' AND due_us IS NOT NULL AND due_us < ")
+                .push_bind(now_us)
+                .push(")");
+        }
+    }
+    if let Some(text) = filter
+        .q
+        .as_deref()
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+    {
+        if text.chars().count() > 200 {
+            return Err(ApiError::field("q", "must have at most 200 characters"));
+        }
+        let pattern = format!("%{}%", escape_like(&text.to_lowercase()));
+        query
+            .push(" AND (lower(title) LIKE ")
+            .push_bind(pattern.clone())
+            .push(" ESCAPE '\\'");
+        query
+            .push(" OR lower(description) LIKE ")
+            .push_bind(pattern)
+            .push(" ESCAPE '\\')");
+    }
+    Ok(())
+}
+
+fn push_cursor(
+    query: &mut QueryBuilder<Sqlite>,
+    order: Order,
+    sort: &str,
+    cursor: Cursor,
+) -> Result<(), ApiError> {
+    let is_text = matches!(cursor.at, Key::Text(_));
+    if cursor.sort != sort || is_text != (order.field == Field::Title) {
+        return Err(ApiError::field(
+            "cursor",
+            "belongs to another order: use it with the `sort` it came from",
+        ));
+    }
+    let comparison = if order.descending { "<" } else { ">" };
+    query.push(format_args!(
+        " AND ({}, id) {comparison} (",
+        order.expression()
+    ));
+    match cursor.at {
+        Key::Number(number) => query.push_bind(number),
+        Key::Text(text) => query.push_bind(text),
+    };
+    query.push(", ").push_bind(cursor.id).push(")");
+    Ok(())
+}
+
+/// `%` and `_` in what people look for mean themselves.
+fn escape_like(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('%', "\\%")
+        .replace('_', "\\_")
+}

@@ -1,0 +1,225 @@
+//! The todos themselves over HTTP.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+use sqlx::SqliteConnection;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::events::{TodoDeleted, TodoUpdated};
+use super::listing::{self, Filter};
+use super::store;
+use super::todo::{ChangeTodo, CreateTodo, Status, Todo};
+use crate::app::App;
+use crate::http::{Api, ApiError, Caller, Id, Json, Page, Params, Problem, Valid};
+use crate::provenance;
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, change, delete))
+}
+
+/// List the todos that you own or are assigned to; as admin, all.
+#[utoipa::path(get, path = "/todos", tag = "todos", params(Filter), responses((status = 200, body = Page<Todo>)))]
+async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(filter): Params<Filter>,
+) -> Result<Json<Page<Todo>>, ApiError> {
+    let mut reader = app.db().reader().acquire().await?;
+    listing::list(&mut reader, &filter, caller, app.now().as_microsecond())
+        .await
+        .map(Json)
+}
+
+/// Make a todo. It is yours; somebody may be assigned to it.
+#[utoipa::path(post, path = "/todos", tag = "todos", request_body = CreateTodo, responses((status = 201, body = Todo)))]
+async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Valid(Json(body)): Valid<Json<CreateTodo>>,
+) -> Result<(StatusCode, Json<Todo>), ApiError> {
+    let now = app.now();
+    let todo = Todo {
+        id: app.db().clock().new_id(),
+        title: body.title.trim().to_owned(),
+        description: body.description,
+        status: Status::Open,
+        owner: caller.user,
+        assignee: body.assignee,
+        priority: body.priority,
+        due_date: body.due_date.map(|when| when.0),
+        created_at: now,
+        updated_at: now,
+    };
+    let mut tx = app.db().begin().await?;
+    check_assignee(&mut tx, todo.assignee).await?;
+    store::insert(&mut tx, &todo).await?;
+    provenance::publish(
+        &mut tx,
+        todo.created(),
+        todo.id,
+        Some(caller.user),
+        &todo.viewers(),
+        now,
+    )
+    .await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(todo)))
+}
+
+async fn check_assignee(
+    conn: &mut SqliteConnection,
+    assignee: Option<Uuid>,
+) -> Result<(), ApiError> {
+    match assignee {
+        Some(user) if !store::user_exists(conn, user).await? => {
+            Err(ApiError::field("assignee", "is not the id of a user"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Read a todo.
+#[utoipa::path(get, path = "/todos/{id}", tag = "todos",
+    params(("id" = Uuid, Path, description = "The todo's id")),
+    responses(
+        (status = 200, body = Todo),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json<Todo>, ApiError> {
+    let mut reader = app.db().reader().acquire().await?;
+    store::find(&mut reader, id, caller)
+        .await?
+        .map(Json)
+        .ok_or(ApiError::NotFound)
+}
+
+/// Change a todo. What is left out stays; `null` clears.
+#[utoipa::path(patch, path = "/todos/{id}", tag = "todos",
+    params(("id" = Uuid, Path, description = "The todo's id")),
+    request_body = ChangeTodo,
+    responses(
+        (status = 200, body = Todo),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+async fn change(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Valid(Json(body)): Valid<Json<ChangeTodo>>,
+) -> Result<Json<Todo>, ApiError> {
+    let now = app.now();
+    let mut tx = app.db().begin().await?;
+    let old = store::find(&mut tx, id, caller)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let new = changed(&old, body);
+    let changes = differences(&old, &new);
+    if changes.is_empty() {
+        return Ok(Json(old));
+    }
+    if new.assignee != old.assignee {
+        check_assignee(&mut tx, new.assignee).await?;
+    }
+    let new = Todo {
+        updated_at: now,
+        ..new
+    };
+    store::update(&mut tx, &new).await?;
+    let event = TodoUpdated {
+        id: id.to_string(),
+        title: new.title.clone(),
+        changes,
+    };
+    // Who is not assigned any more may still see that.
+    let mut viewers = new.viewers();
+    viewers.extend(
+        old.assignee
+            .filter(|assignee| !new.viewers().contains(assignee)),
+    );
+    provenance::publish(&mut tx, event, id, Some(caller.user), &viewers, now).await?;
+    tx.commit().await?;
+    Ok(Json(new))
+}
+
+fn changed(old: &Todo, body: ChangeTodo) -> Todo {
+    let old = old.clone();
+    Todo {
+        title: body
+            .title
+            .map_or(old.title, |title| title.trim().to_owned()),
+        description: body.description.unwrap_or(old.description),
+        status: body.status.unwrap_or(old.status),
+        assignee: body.assignee.unwrap_or(old.assignee),
+        priority: body.priority.unwrap_or(old.priority),
+        due_date: body
+            .due_date
+            .map_or(old.due_date, |due| due.map(|when| when.0)),
+        ..old
+    }
+}
+
+/// Each field that differs, with its new value.
+pub(super) fn differences(old: &Todo, new: &Todo) -> Map<String, Value> {
+    let fields = [
+        ("title", old.title != new.title, json!(new.title)),
+        (
+            "description",
+            old.description != new.description,
+            json!(new.description),
+        ),
+        ("status", old.status != new.status, json!(new.status)),
+        ("owner", old.owner != new.owner, json!(new.owner)),
+        (
+            "assignee",
+            old.assignee != new.assignee,
+            json!(new.assignee),
+        ),
+        (
+            "priority",
+            old.priority != new.priority,
+            json!(new.priority),
+        ),
+        ("dueDate", old.due_date != new.due_date, json!(new.due_date)),
+    ];
+    fields
+        .into_iter()
+        .filter(|(_, differs, _)| *differs)
+        .map(|(name, _, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// Delete a todo, with its comments. Its owner and admins may.
+#[utoipa::path(delete, path = "/todos/{id}", tag = "todos",
+    params(("id" = Uuid, Path, description = "The todo's id")),
+    responses(
+        (status = 204),
+        (status = 403, body = Problem, content_type = "application/problem+json", description = "Assigned, but not the owner"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<StatusCode, ApiError> {
+    let mut tx = app.db().begin().await?;
+    let todo = store::find(&mut tx, id, caller)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    if !caller.may_act_for(todo.owner) {
+        return Err(ApiError::Forbidden("Only the owner of a todo deletes it."));
+    }
+    store::delete(&mut tx, id).await?;
+    let viewers = todo.viewers();
+    let event = TodoDeleted {
+        id: id.to_string(),
+        title: todo.title,
+    };
+    provenance::publish(&mut tx, event, id, Some(caller.user), &viewers, app.now()).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,234 @@
+//! The todos module's SQL. Who may see a todo stands in the statement, not
+//! around it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::todo::{Priority, Todo};
+use crate::app::instant;
+use crate::http::Caller;
+
+pub(super) const COLUMNS: &str = "id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us";
+
+/// Limits a query over `todos` to what the caller may see.
+pub(super) fn push_visible(query: &mut QueryBuilder<Sqlite>, caller: Caller) {
+    if caller.is_admin() {
+        query.push("1 = 1");
+        return;
+    }
+    query.push("(owner_id = ").push_bind(caller.user);
+    query
+        .push(" OR assignee_id = ")
+        .push_bind(caller.user)
+        .push(")");
+}
+
+/// The todo, if the caller may see it.
+pub(super) async fn find(
+    conn: &mut SqliteConnection,
+    id: Uuid,
+    caller: Caller,
+) -> sqlx::Result<Option<Todo>> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(COLUMNS)
+        .push(" FROM todos WHERE id = ")
+        .push_bind(id)
+        .push(" AND ");
+    push_visible(&mut query, caller);
+    query.build_query_as().fetch_optional(conn).await
+}
+
+pub(super) async fn insert(conn: &mut SqliteConnection, todo: &Todo) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO todos (id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(todo.id)
+    .bind(&todo.title)
+    .bind(&todo.description)
+    .bind(todo.status.as_str())
+    .bind(todo.owner)
+    .bind(todo.assignee)
+    .bind(todo.priority.map(Priority::rank))
+    .bind(todo.due_date.map(Timestamp::as_microsecond))
+    .bind(todo.created_at.as_microsecond())
+    .bind(todo.updated_at.as_microsecond())
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+pub(super) async fn update(conn: &mut SqliteConnection, todo: &Todo) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE todos SET title = $2, description = $3, status = $4, owner_id = $5, assignee_id = $6,
+             priority = $7, due_us = $8, updated_us = $9
+         WHERE id = $1",
+    )
+    .bind(todo.id)
+    .bind(&todo.title)
+    .bind(&todo.description)
+    .bind(todo.status.as_str())
+    .bind(todo.owner)
+    .bind(todo.assignee)
+    .bind(todo.priority.map(Priority::rank))
+    .bind(todo.due_date.map(Timestamp::as_microsecond))
+    .bind(todo.updated_at.as_microsecond())
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+pub(super) async fn delete(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM todos WHERE id = $1")
+        .bind(id)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Whether a user of this id exists: only they can be assigned.
+pub(super) async fn user_exists(conn: &mut SqliteConnection, user: Uuid) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE id = $1)")
+        .bind(user)
+        .fetch_one(conn)
+        .await
+}
+
+/// Todos that a user owns or is assigned to, at most `limit`.
+pub(super) async fn of_user(
+    conn: &mut SqliteConnection,
+    user: Uuid,
+    limit: i64,
+) -> sqlx::Result<Vec<Todo>> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(COLUMNS)
+        .push(" FROM todos WHERE owner_id = ")
+        .push_bind(user);
+    query
+        .push(" OR assignee_id = ")
+        .push_bind(user)
+        .push(" ORDER BY id LIMIT ")
+        .push_bind(limit);
+    query.build_query_as().fetch_all(conn).await
+}
+
+/// Open todos whose due date has passed and was not reminded of yet.
+pub(super) async fn overdue(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    limit: i64,
+) -> sqlx::Result<Vec<Todo>> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(COLUMNS)
+        .push(" FROM todos WHERE status = 'open' AND due_us < ")
+        .push_bind(now.as_microsecond());
+    query.push(
+        " AND NOT EXISTS (SELECT 1 FROM overdue_reminders r WHERE r.todo_id = todos.id AND r.due_us = todos.due_us)
+          ORDER BY due_us LIMIT ",
+    );
+    query.push_bind(limit);
+    query.build_query_as().fetch_all(conn).await
+}
+
+/// Notes the reminder; whether it is the first of this todo and due date.
+pub(super) async fn note_reminder(
+    conn: &mut SqliteConnection,
+    todo: Uuid,
+    due: Timestamp,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO overdue_reminders (todo_id, due_us, created_us) VALUES ($1, $2, $3)
+         ON CONFLICT (todo_id, due_us) DO NOTHING",
+    )
+    .bind(todo)
+    .bind(due.as_microsecond())
+    .bind(now.as_microsecond())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What somebody said about a todo.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Comment {
+    pub(super) id: Uuid,
+    /// The todo's id.
+    pub(super) todo: Uuid,
+    /// The id of the user who said it.
+    pub(super) author: Uuid,
+    pub(super) text: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) created_at: Timestamp,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for Comment {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        use sqlx::Row;
+        Ok(Self {
+            id: row.try_get("id")?,
+            todo: row.try_get("todo_id")?,
+            author: row.try_get("author_id")?,
+            text: row.try_get("text")?,
+            created_at: instant(row.try_get("created_us")?),
+        })
+    }
+}
+
+pub(super) async fn insert_comment(
+    conn: &mut SqliteConnection,
+    comment: &Comment,
+) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO comments (id, todo_id, author_id, text, created_us) VALUES ($1, $2, $3, $4, $5)")
+        .bind(comment.id)
+        .bind(comment.todo)
+        .bind(comment.author)
+        .bind(&comment.text)
+        .bind(comment.created_at.as_microsecond())
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// A page of comments, the oldest first; one more than `limit`.
+pub(super) async fn comments(
+    conn: &mut SqliteConnection,
+    todo: Uuid,
+    after: Option<(i64, Uuid)>,
+    limit: u32,
+) -> sqlx::Result<Vec<Comment>> {
+    let (after_us, after_id) = after.unwrap_or((i64::MIN, Uuid::nil()));
+    sqlx::query_as(
+        "SELECT id, todo_id, author_id, text, created_us FROM comments
+         WHERE todo_id = $1 AND (created_us, id) > ($2, $3) ORDER BY created_us, id LIMIT $4",
+    )
+    .bind(todo)
+    .bind(after_us)
+    .bind(after_id)
+    .bind(i64::from(limit) + 1)
+    .fetch_all(conn)
+    .await
+}
+
+/// Whether the todo is still open and due at that instant.
+pub(super) async fn is_still_due(
+    conn: &mut SqliteConnection,
+    todo: Uuid,
+    due: Timestamp,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM todos WHERE id = $1 AND status = 'open' AND due_us = $2)",
+    )
+    .bind(todo)
+    .bind(due.as_microsecond())
+    .fetch_one(conn)
+    .await
+}

@@ -1,0 +1,265 @@
+//! What a todo is.
+
+use garde::Validate;
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Deserializer, Serialize};
+use sqlx::sqlite::SqliteRow;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::events::TodoCreated;
+use crate::app::instant;
+
+/// Something to do, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Todo {
+    /// UUIDv7.
+    pub(super) id: Uuid,
+    /// In a few words.
+    pub(super) title: String,
+    /// In more words.
+    pub(super) description: Option<String>,
+    pub(super) status: Status,
+    /// The id of the user whose todo it is.
+    pub(super) owner: Uuid,
+    /// The id of the user who should do it.
+    pub(super) assignee: Option<Uuid>,
+    pub(super) priority: Option<Priority>,
+    /// When it should be done.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) due_date: Option<Timestamp>,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) updated_at: Timestamp,
+}
+
+/// Whether it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    Open,
+    Done,
+}
+
+impl Status {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// How much it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Priority {
+    Low,
+    Medium,
+    High,
+    Urgent,
+}
+
+const PRIORITIES: [Priority; 4] = [
+    Priority::Low,
+    Priority::Medium,
+    Priority::High,
+    Priority::Urgent,
+];
+
+impl Priority {
+    pub(super) fn rank(self) -> i64 {
+        self as i64
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Urgent => "urgent",
+        }
+    }
+
+    fn of_rank(rank: i64) -> Option<Self> {
+        PRIORITIES.get(usize::try_from(rank).ok()?).copied()
+    }
+}
+
+impl Todo {
+    /// Everyone who may see it, besides admins.
+    pub(super) fn viewers(&self) -> Vec<Uuid> {
+        let mut viewers = vec![self.owner];
+        viewers.extend(self.assignee.filter(|&assignee| assignee != self.owner));
+        viewers
+    }
+
+    pub(super) fn created(&self) -> TodoCreated {
+        TodoCreated {
+            id: self.id.to_string(),
+            title: self.title.clone(),
+            description: self.description.clone(),
+            assignee: self.assignee.as_ref().map(Uuid::to_string),
+            priority: self.priority.map(|priority| priority.as_str().to_owned()),
+            due_date: self.due_date.as_ref().map(Timestamp::to_string),
+        }
+    }
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for Todo {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        use sqlx::Row;
+        let status: &str = row.try_get("status")?;
+        let priority: Option<i64> = row.try_get("priority")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            title: row.try_get("title")?,
+            description: row.try_get("description")?,
+            status: if status == Status::Done.as_str() {
+                Status::Done
+            } else {
+                Status::Open
+            },
+            owner: row.try_get("owner_id")?,
+            assignee: row.try_get("assignee_id")?,
+            priority: priority.and_then(Priority::of_rank),
+            due_date: row.try_get::<Option<i64>, _>("due_us")?.map(instant),
+            created_at: instant(row.try_get("created_us")?),
+            updated_at: instant(row.try_get("updated_us")?),
+        })
+    }
+}
+
+/// What a new todo is made from.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct CreateTodo {
+    #[garde(custom(check_title))]
+    #[schema(min_length = 1, max_length = 200)]
+    pub(super) title: String,
+    #[garde(inner(length(chars, max = 10_000)))]
+    #[schema(max_length = 10_000)]
+    pub(super) description: Option<String>,
+    /// A user's id.
+    #[garde(skip)]
+    pub(super) assignee: Option<Uuid>,
+    #[garde(skip)]
+    pub(super) priority: Option<Priority>,
+    /// ISO 8601; without a time it is the start of that day, without an offset UTC.
+    #[garde(skip)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) due_date: Option<When>,
+}
+
+/// What changes; what is left out stays, `null` clears.
+#[expect(
+    clippy::option_option,
+    reason = "absent, null and a value are three different wishes"
+)]
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ChangeTodo {
+    #[garde(inner(custom(check_title)))]
+    #[serde(default, deserialize_with = "crate::http::not_null")]
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    pub(super) title: Option<String>,
+    #[garde(inner(inner(length(chars, max = 10_000))))]
+    #[serde(default, deserialize_with = "crate::http::nullable")]
+    #[schema(value_type = Option<String>, max_length = 10_000)]
+    pub(super) description: Option<Option<String>>,
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "crate::http::not_null")]
+    #[schema(nullable = false)]
+    pub(super) status: Option<Status>,
+    /// A user's id.
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "crate::http::nullable")]
+    #[schema(value_type = Option<Uuid>)]
+    pub(super) assignee: Option<Option<Uuid>>,
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "crate::http::nullable")]
+    #[schema(value_type = Option<Priority>)]
+    pub(super) priority: Option<Option<Priority>>,
+    /// ISO 8601; without a time it is the start of that day, without an offset UTC.
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "crate::http::nullable")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) due_date: Option<Option<When>>,
+}
+
+/// A title is one line: it becomes the subject of a mail.
+fn check_title(title: &str, (): &()) -> garde::Result {
+    if title.trim().is_empty() || title.chars().count() > 200 {
+        return Err(garde::Error::new("must have 1 to 200 characters"));
+    }
+    if title.chars().any(char::is_control) {
+        return Err(garde::Error::new("must not have control characters"));
+    }
+    Ok(())
+}
+
+/// An instant as people write it in ISO 8601.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct When(pub(super) Timestamp);
+
+impl<'de> Deserialize<'de> for When {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_instant(&text).map(Self).ok_or_else(|| {
+            serde::de::Error::custom(
+                "not an ISO 8601 time such as 2026-12-24T18:00:00Z or 2026-12-24",
+            )
+        })
+    }
+}
+
+fn parse_instant(text: &str) -> Option<Timestamp> {
+    let exact = text.parse::<Timestamp>().ok();
+    // A trailing `Z` without a valid time must not fall through to a date.
+    let instant = exact.or_else(|| {
+        let civil = if text.len() == 10 {
+            text.parse::<Date>().ok()?.at(0, 0, 0, 0)
+        } else {
+            text.parse::<DateTime>().ok()?
+        };
+        TimeZone::UTC.to_timestamp(civil).ok()
+    })?;
+    // Stored as microseconds: what is shown is what is kept.
+    Timestamp::from_microsecond(instant.as_microsecond()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn due_dates_are_read_with_and_without_time_and_offset() {
+        let read = |text| parse_instant(text).map(|instant| instant.to_string());
+        assert_eq!(
+            read("2026-12-24T18:00:00Z").as_deref(),
+            Some("2026-12-24T18:00:00Z")
+        );
+        assert_eq!(
+            read("2026-12-24T18:00:00+01:00").as_deref(),
+            Some("2026-12-24T17:00:00Z")
+        );
+        assert_eq!(read("2026-12-24").as_deref(), Some("2026-12-24T00:00:00Z"));
+        assert_eq!(
+            read("2026-12-24T18:00:00").as_deref(),
+            Some("2026-12-24T18:00:00Z")
+        );
+        for bad in [
+            "",
+            "tomorrow",
+            "2026-13-01",
+            "2026-12-24T25:00:00Z",
+            "1766599200",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}
