@@ -1,0 +1,20 @@
+//! What the activity module tells every live process.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use termitary::Event;
+use uuid::Uuid;
+
+/// The feed has a new entry. Broadcast, not stored: the feed itself is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ActivityRecorded {
+    /// The entry, as the feed shows it.
+    pub entry: serde_json::Value,
+    /// Who may see it, besides admins.
+    pub viewers: Vec<Uuid>,
+}
+
+impl Event for ActivityRecorded {
+    const NAME: &'static str = "activity.recorded";
+}

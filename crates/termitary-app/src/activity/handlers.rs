@@ -1,0 +1,159 @@
+//! What workers do for the activity module: write the feed.
+
+use serde_json::{Map, Value};
+use termitary::prelude::*;
+use uuid::Uuid;
+
+use super::events::ActivityRecorded;
+use super::store::{self, Entry};
+use crate::app::App;
+use crate::auth::events::UserLoggedIn;
+use crate::provenance::{self, Provenance};
+use crate::todos::events::{TodoCreated, TodoDeleted, TodoOverdue, TodoUpdated};
+use crate::users::events::{UserCreated, UserDeleted, UserUpdated};
+
+/// An event that belongs in the feed.
+pub(super) trait Recorded: Event {
+    /// The id of the todo or user it is about.
+    fn subject(&self) -> &str;
+    /// The todo's title.
+    fn title(&self) -> Option<&str> {
+        None
+    }
+    /// What changed.
+    fn changes(&self) -> Option<&Map<String, Value>> {
+        None
+    }
+    /// Whether the subject is a user, who then sees it.
+    const ABOUT_USER: bool = false;
+}
+
+/// Writes one entry, then tells the live streams.
+pub(super) async fn record<E: Recorded>(
+    event: E,
+    State(app): State<App>,
+    ledger: Ledger,
+    meta: Meta,
+) -> HandlerResult {
+    let entry = Entry {
+        id: meta.event_id,
+        event: meta.event_name,
+        subject: event.subject().to_owned(),
+        actor: None,
+        at: meta.published_at,
+        title: event.title().map(str::to_owned),
+        changes: event.changes().cloned(),
+    };
+    let mut tx = ledger.begin().await?;
+    let known = match provenance::of(&mut tx, entry.id).await? {
+        Some(known) => known,
+        None => Provenance {
+            actor: None,
+            viewers: guess_viewers::<E>(&mut tx, &entry.subject).await?,
+        },
+    };
+    let entry = Entry {
+        actor: known.actor,
+        ..entry
+    };
+    let is_new = store::insert(&mut tx, &entry, &known.viewers).await?;
+    tx.commit().await?;
+    if is_new {
+        tell(&app, &entry, known.viewers).await;
+    }
+    Ok(())
+}
+
+/// Another service published the event: whoever sees its subject now sees it.
+async fn guess_viewers<E: Recorded>(
+    conn: &mut sqlx::SqliteConnection,
+    subject: &str,
+) -> sqlx::Result<Vec<Uuid>> {
+    match subject.parse() {
+        Ok(user) if E::ABOUT_USER => Ok(vec![user]),
+        Ok(todo) => store::todo_viewers(conn, todo).await,
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Live streams get it at most once: who misses it reads the feed.
+async fn tell(app: &App, entry: &Entry, viewers: Vec<Uuid>) {
+    let entry = serde_json::json!(entry);
+    if let Err(error) = app
+        .bus()
+        .broadcast(ActivityRecorded { entry, viewers })
+        .await
+    {
+        tracing::warn!(error = ?error, "live streams miss a change");
+    }
+}
+
+impl Recorded for TodoCreated {
+    fn subject(&self) -> &str {
+        &self.id
+    }
+    fn title(&self) -> Option<&str> {
+        Some(&self.title)
+    }
+}
+
+impl Recorded for TodoUpdated {
+    fn subject(&self) -> &str {
+        &self.id
+    }
+    fn title(&self) -> Option<&str> {
+        Some(&self.title)
+    }
+    fn changes(&self) -> Option<&Map<String, Value>> {
+        Some(&self.changes)
+    }
+}
+
+impl Recorded for TodoDeleted {
+    fn subject(&self) -> &str {
+        &self.id
+    }
+    fn title(&self) -> Option<&str> {
+        Some(&self.title)
+    }
+}
+
+impl Recorded for TodoOverdue {
+    fn subject(&self) -> &str {
+        &self.id
+    }
+    fn title(&self) -> Option<&str> {
+        Some(&self.title)
+    }
+}
+
+impl Recorded for UserCreated {
+    const ABOUT_USER: bool = true;
+    fn subject(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Recorded for UserUpdated {
+    const ABOUT_USER: bool = true;
+    fn subject(&self) -> &str {
+        &self.id
+    }
+    fn changes(&self) -> Option<&Map<String, Value>> {
+        Some(&self.changes)
+    }
+}
+
+impl Recorded for UserDeleted {
+    const ABOUT_USER: bool = true;
+    fn subject(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Recorded for UserLoggedIn {
+    const ABOUT_USER: bool = true;
+    fn subject(&self) -> &str {
+        &self.user_id
+    }
+}

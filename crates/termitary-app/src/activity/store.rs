@@ -1,0 +1,136 @@
+//! The activity module's SQL.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::app::instant;
+use crate::http::Caller;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Entry {
+    /// The event's id.
+    pub(super) id: Uuid,
+    /// The event's name, such as `todos.created`.
+    pub(super) event: String,
+    /// The id of the todo or user that it is about.
+    pub(super) subject: String,
+    /// The id of the user who did it; `null` where a schedule, a worker or
+    /// another service did.
+    pub(super) actor: Option<Uuid>,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) at: Timestamp,
+    /// The todo's title.
+    pub(super) title: Option<String>,
+    /// Each changed field and its new value.
+    #[schema(value_type = Option<Object>)]
+    pub(super) changes: Option<Map<String, Value>>,
+}
+
+/// A row, with what the cursor needs.
+pub(super) struct Row {
+    pub(super) seq: i64,
+    pub(super) entry: Entry,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for Row {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        use sqlx::Row;
+        let changes: Option<String> = row.try_get("changes")?;
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            entry: Entry {
+                id: row.try_get("id")?,
+                event: row.try_get("event")?,
+                subject: row.try_get("subject")?,
+                actor: row.try_get("actor")?,
+                at: instant(row.try_get("at_us")?),
+                title: row.try_get("title")?,
+                changes: changes.and_then(|json| serde_json::from_str(&json).ok()),
+            },
+        })
+    }
+}
+
+/// Writes an entry and who may see it; whether it is new.
+pub(super) async fn insert(
+    conn: &mut SqliteConnection,
+    entry: &Entry,
+    viewers: &[Uuid],
+) -> sqlx::Result<bool> {
+    let changes = entry
+        .changes
+        .as_ref()
+        .map(|changes| serde_json::json!(changes).to_string());
+    let seq: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO activity (id, event, subject, actor, title, changes, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (id) DO NOTHING RETURNING seq",
+    )
+    .bind(entry.id)
+    .bind(&entry.event)
+    .bind(&entry.subject)
+    .bind(entry.actor)
+    .bind(&entry.title)
+    .bind(changes)
+    .bind(entry.at.as_microsecond())
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(seq) = seq else { return Ok(false) };
+    for viewer in viewers {
+        sqlx::query(
+            "INSERT INTO activity_viewers (user_id, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(viewer)
+        .bind(seq)
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(true)
+}
+
+/// A page of what the caller may see, the newest first; one more than `limit`.
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    caller: Caller,
+    before: Option<i64>,
+    limit: u32,
+) -> sqlx::Result<Vec<Row>> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us FROM activity a",
+    );
+    if caller.is_admin() {
+        query.push(" WHERE a.seq < ");
+    } else {
+        query
+            .push(" JOIN activity_viewers v ON v.seq = a.seq WHERE v.user_id = ")
+            .push_bind(caller.user);
+        query.push(" AND v.seq < ");
+    }
+    query
+        .push_bind(before.unwrap_or(i64::MAX))
+        .push(" ORDER BY a.seq DESC LIMIT ");
+    query.push_bind(i64::from(limit) + 1);
+    query.build_query_as().fetch_all(conn).await
+}
+
+/// Who sees a todo now; for events that came from elsewhere.
+pub(super) async fn todo_viewers(
+    conn: &mut SqliteConnection,
+    todo: Uuid,
+) -> sqlx::Result<Vec<Uuid>> {
+    let row: Option<(Uuid, Option<Uuid>)> =
+        sqlx::query_as("SELECT owner_id, assignee_id FROM todos WHERE id = $1")
+            .bind(todo)
+            .fetch_optional(conn)
+            .await?;
+    Ok(row.map_or_else(Vec::new, |(owner, assignee)| {
+        [Some(owner), assignee].into_iter().flatten().collect()
+    }))
+}
