@@ -1,1 +1,197 @@
-//! The application state.
+//! What every part of the application holds: the database, the broker, the
+//! mailer, and the settings; and the application's wiring as data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use sqlx::migrate::{MigrateError, Migrator};
+use termitary::clock::{days, minutes, secs};
+use termitary::{Broker, Bus, Db, Registry};
+
+pub use crate::accounts::HashCost;
+use crate::accounts::Passwords;
+use crate::mail::Mailer;
+use crate::{activity, auth, todos, users};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// A handle to the application; cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    broker: Broker,
+    bus: Bus,
+    mailer: Mailer,
+    settings: Settings,
+    passwords: Passwords,
+}
+
+/// What can be set about the application itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where people reach the service: links in mails begin with it.
+    pub public_url: String,
+    /// How much work one password hash is.
+    pub hash_cost: HashCost,
+    /// How many reverse proxies stand in front. `X-Forwarded-For` is believed
+    /// for that many entries from its end; by default it is ignored.
+    pub trusted_proxy_hops: usize,
+    /// A session that nobody used for this long is over.
+    pub session_idle: Duration,
+    /// A session this old is over.
+    pub session_lifetime: Duration,
+    /// What limits guessing at passwords.
+    pub login_limits: LoginLimits,
+    /// How long one request may take until its answer begins.
+    pub request_timeout: Duration,
+    /// How long an answer is kept for its `Idempotency-Key`.
+    pub idempotency_kept: Duration,
+    /// How often a live stream checks that its session still holds.
+    pub stream_check: Duration,
+    /// The most live streams of one process.
+    pub streams: usize,
+    /// The most live streams of one user in one process.
+    pub streams_per_user: usize,
+}
+
+/// When further attempts have to wait.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginLimits {
+    /// Failures that an account has free.
+    pub per_account: u32,
+    /// Failures that a source address has free.
+    pub per_source: u32,
+    /// Registrations that a source address has free.
+    pub registrations_per_source: u32,
+    /// The first wait; each further failure doubles it.
+    pub first_wait: Duration,
+    /// The longest wait. After as long without an attempt all is forgotten.
+    pub longest_wait: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            public_url: "http://127.0.0.1:3000".to_owned(),
+            hash_cost: HashCost::default(),
+            trusted_proxy_hops: 0,
+            session_idle: days(14),
+            session_lifetime: days(90),
+            login_limits: LoginLimits::default(),
+            request_timeout: secs(30),
+            idempotency_kept: days(1),
+            stream_check: secs(5),
+            streams: 1_000,
+            streams_per_user: 10,
+        }
+    }
+}
+
+impl Default for LoginLimits {
+    fn default() -> Self {
+        Self {
+            per_account: 10,
+            per_source: 50,
+            registrations_per_source: 200,
+            first_wait: secs(5),
+            longest_wait: minutes(15),
+        }
+    }
+}
+
+impl App {
+    /// Puts the parts together.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Settings::hash_cost`] asks for what argon2 cannot do.
+    #[expect(
+        clippy::expect_used,
+        reason = "a cost that cannot be is a mistake in this program"
+    )]
+    pub fn new(broker: Broker, mailer: Mailer, settings: Settings) -> Self {
+        let passwords = Passwords::new(settings.hash_cost).expect("argon2 takes the cost");
+        let bus = broker.bus();
+        Self(Arc::new(Inner {
+            broker,
+            bus,
+            mailer,
+            settings,
+            passwords,
+        }))
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Db {
+        self.0.broker.db()
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Broker {
+        &self.0.broker
+    }
+
+    /// Publishes outside a transaction.
+    pub fn bus(&self) -> &Bus {
+        &self.0.bus
+    }
+
+    /// Sends mail.
+    pub fn mailer(&self) -> &Mailer {
+        &self.0.mailer
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.db().clock().now()
+    }
+}
+
+/// Every event, subscription and schedule of the application.
+pub fn registry() -> Registry<App> {
+    Registry::new()
+        .merge(auth::subscriptions())
+        .merge(users::subscriptions())
+        .merge(todos::subscriptions())
+        .merge(activity::subscriptions())
+}
+
+/// Brings the application's own tables to this program's version.
+pub async fn migrate(db: &Db) -> anyhow::Result<()> {
+    // One immediate transaction: of two processes that start together, the
+    // second waits and finds everything done.
+    let mut tx = db.begin().await?;
+    match MIGRATIONS.run(&mut *tx).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(MigrateError::VersionMissing(version)) => bail!(
+            "{} was written by a newer version of this program (migration {version} is unknown here): start the newer program, or restore a backup from before it ran",
+            db.path().display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot migrate {}", db.path().display())),
+    }
+}
+
+/// Whether the tables are at this program's version.
+pub(crate) async fn is_migrated(db: &Db) -> sqlx::Result<bool> {
+    let applied: Option<i64> =
+        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(db.reader())
+            .await?;
+    Ok(applied == MIGRATIONS.iter().map(|migration| migration.version).max())
+}
+
+/// The instant of a stored number of microseconds; out of range, the epoch.
+pub(crate) fn instant(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -4,7 +4,13 @@
 //! Each module has two doors, `router()` and `subscriptions()`; another module
 //! may import only its `events`.
 
+mod accounts;
+pub mod activity;
 pub mod app;
+pub mod auth;
 pub mod config;
 pub mod http;
 pub mod mail;
+mod provenance;
+pub mod todos;
+pub mod users;
