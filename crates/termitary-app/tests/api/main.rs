@@ -1,0 +1,12 @@
+//! The application from HTTP to handler: the real router, the real engine, a
+//! clock that stands still.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+mod accounts;
