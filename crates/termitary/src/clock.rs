@@ -2,6 +2,7 @@
 //! three still.
 
 use std::fmt;
+#[cfg(feature = "testing")]
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +18,11 @@ pub struct Clock(Source);
 #[derive(Clone)]
 enum Source {
     System,
+    #[cfg(feature = "testing")]
     Manual(Arc<Mutex<Manual>>),
 }
 
+#[cfg(feature = "testing")]
 struct Manual {
     now: Timestamp,
     random: fastrand::Rng,
@@ -55,6 +58,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         from_micros(match &self.0 {
             Source::System => Timestamp::now().as_microsecond(),
+            #[cfg(feature = "testing")]
             Source::Manual(manual) => lock(manual).now.as_microsecond(),
         })
     }
@@ -67,6 +71,7 @@ impl Clock {
     pub fn new_id(&self) -> Uuid {
         match &self.0 {
             Source::System => Uuid::now_v7(),
+            #[cfg(feature = "testing")]
             Source::Manual(manual) => {
                 let mut manual = lock(manual);
                 let millis = u64::try_from(manual.now.as_millisecond()).unwrap_or_default();
@@ -81,24 +86,31 @@ impl Clock {
     pub(crate) fn random(&self) -> f64 {
         match &self.0 {
             Source::System => fastrand::f64(),
+            #[cfg(feature = "testing")]
             Source::Manual(manual) => lock(manual).random.f64(),
         }
     }
 
-    /// Whether the hands only move when told to. Loops that wait for a due
-    /// time must then look again on a nudge instead of sleeping it out.
+    /// Whether the hands only move when told to: a wait for a due time must
+    /// then look again instead of sleeping it out.
+    #[cfg(feature = "redis")]
     pub(crate) fn is_manual(&self) -> bool {
-        matches!(self.0, Source::Manual(_))
+        !matches!(self.0, Source::System)
     }
 }
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.is_manual() { "manual" } else { "system" };
+        let name = match self.0 {
+            Source::System => "system",
+            #[cfg(feature = "testing")]
+            Source::Manual(_) => "manual",
+        };
         write!(f, "Clock({name}, {})", self.now())
     }
 }
 
+#[cfg(feature = "testing")]
 fn lock(manual: &Mutex<Manual>) -> MutexGuard<'_, Manual> {
     // A panic while the hands move leaves them readable.
     manual.lock().unwrap_or_else(PoisonError::into_inner)

@@ -61,7 +61,7 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     }
 
     /// Name what the event is about (a user, an order).
-    fn keyed(self, key: impl ToString) -> Outgoing<Self>
+    fn keyed(self, key: impl Into<String>) -> Outgoing<Self>
     where
         Self: Sized,
     {
@@ -120,8 +120,8 @@ impl<E> Outgoing<E> {
     }
 
     /// See [`Event::keyed`].
-    pub fn keyed(mut self, key: impl ToString) -> Self {
-        self.key = Some(key.to_string());
+    pub fn keyed(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
         self
     }
 

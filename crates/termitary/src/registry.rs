@@ -71,7 +71,7 @@ impl<S> Registry<S> {
             assert!(
                 valid_name(E::NAME),
                 "an event name is dotted lower-case words"
-            )
+            );
         };
         self.declare(
             E::NAME,

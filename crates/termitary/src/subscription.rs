@@ -75,7 +75,7 @@ where
         assert!(
             valid_name(H::Event::NAME),
             "an event name is dotted lower-case words"
-        )
+        );
     };
     Subscription {
         name: name.into(),

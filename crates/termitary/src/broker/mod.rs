@@ -227,10 +227,29 @@ pub(crate) struct Route {
 pub(crate) struct Claim {
     pub(crate) event: Uuid,
     pub(crate) route: i64,
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "streams are owned by name")
+    )]
     pub(crate) worker: WorkerId,
     /// Rises with every lease the ledger gives; older claims change nothing.
     pub(crate) fence: i64,
     pub(crate) origin: Origin,
+}
+
+impl Claim {
+    /// Its row in the ledger, where it has one: event `seq`, route and fence.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(clippy::unnecessary_wraps, reason = "only stream events have no row")
+    )]
+    pub(crate) fn row(&self) -> Option<(i64, i64, i64)> {
+        match &self.origin {
+            Origin::Ledger { seq, .. } => Some((*seq, self.route, self.fence)),
+            #[cfg(feature = "redis")]
+            Origin::Stream { .. } => None,
+        }
+    }
 }
 
 /// Where a delivery's truth lives.
@@ -238,7 +257,14 @@ pub(crate) struct Claim {
 pub(crate) enum Origin {
     /// A row of the ledger, by the event's `seq`; with Redis, also the entry
     /// that carries it.
-    Ledger { seq: i64, entry: Option<Entry> },
+    Ledger {
+        seq: i64,
+        #[cfg_attr(
+            not(feature = "redis"),
+            expect(dead_code, reason = "entries are on streams")
+        )]
+        entry: Option<Entry>,
+    },
     /// A stream entry only (`bus.publish` on Redis). The ledger adopts it when
     /// it does anything but succeed.
     #[cfg(feature = "redis")]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::clock::{days, secs};
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a handler returns. Any error converted with `?` is retried by the
@@ -49,7 +51,7 @@ impl HandlerError {
     /// Counted as an error, but tried again after `delay` (a `Retry-After`),
     /// held within one second and 24 hours.
     pub fn retry_after(delay: Duration, reason: impl Into<BoxError>) -> Self {
-        let delay = delay.clamp(Duration::from_secs(1), Duration::from_secs(86_400));
+        let delay = delay.clamp(secs(1), days(1));
         Self {
             verdict: Verdict::Retry(Some(delay)),
             source: Some(reason.into()),

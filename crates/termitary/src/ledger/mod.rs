@@ -13,7 +13,9 @@ mod settle;
 pub(crate) use declare::{BRIDGE, declare, routes};
 pub(crate) use lease::{lease, reclaim, renew};
 pub(crate) use letters::{Resolve, letter, letters, resolve};
-pub(crate) use publish::{park_foreign, publish};
+#[cfg(feature = "redis")]
+pub(crate) use publish::park_foreign;
+pub(crate) use publish::publish;
 pub(crate) use read::{last_seq, read, tally};
 pub(crate) use retain::{forget, retain};
 #[cfg(feature = "redis")]

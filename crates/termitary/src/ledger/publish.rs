@@ -10,6 +10,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::publish::{Draft, Published};
 
+#[cfg(feature = "redis")]
 use super::{declare::BRIDGE, state};
 
 const INSERT_EVENTS: &str = "
@@ -105,6 +106,7 @@ async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> R
     )
 }
 
+#[cfg(feature = "redis")]
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
 pub(crate) async fn park_foreign(
     conn: &mut SqliteConnection,

@@ -48,24 +48,12 @@ pub(crate) async fn settle(
     count_done(conn, settlements, &held).await?;
     Ok(settlements
         .iter()
-        .map(|s| {
-            s.outcome == Outcome::Done { committed: true }
-                || ledger_key(&s.claim).is_some_and(|key| held.contains(&key))
-        })
+        .map(|s| s.outcome == Outcome::Done { committed: true } || holds(&held, &s.claim))
         .collect())
 }
 
-fn ledger_key(claim: &Claim) -> Option<(i64, i64)> {
-    match &claim.origin {
-        Origin::Ledger { seq, .. } => Some((*seq, claim.route)),
-        #[cfg(feature = "redis")]
-        Origin::Stream { .. } => None,
-    }
-}
-
 fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value> {
-    let (seq, route) = ledger_key(&settlement.claim)?;
-    let fence = settlement.claim.fence;
+    let (seq, route, fence) = settlement.claim.row()?;
     Some(match &settlement.outcome {
         Outcome::Done { committed: true } => return None,
         Outcome::Done { committed: false } => {
@@ -130,6 +118,12 @@ fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value>
     })
 }
 
+fn holds(held: &HashSet<(i64, i64)>, claim: &Claim) -> bool {
+    claim
+        .row()
+        .is_some_and(|(seq, route, _)| held.contains(&(seq, route)))
+}
+
 async fn count_done(
     conn: &mut SqliteConnection,
     settlements: &[Settlement],
@@ -138,7 +132,7 @@ async fn count_done(
     let mut done: HashMap<i64, i64> = HashMap::new();
     for settlement in settlements {
         let finished = settlement.outcome == (Outcome::Done { committed: false });
-        if finished && ledger_key(&settlement.claim).is_some_and(|key| held.contains(&key)) {
+        if finished && holds(held, &settlement.claim) {
             *done.entry(settlement.claim.route).or_default() += 1;
         }
     }

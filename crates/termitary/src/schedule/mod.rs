@@ -98,7 +98,7 @@ pub fn schedule<E: Event>(
         assert!(
             valid_name(E::NAME),
             "an event name is dotted lower-case words"
-        )
+        );
     };
     Schedule {
         name: name.into(),

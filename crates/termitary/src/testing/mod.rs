@@ -122,6 +122,9 @@ impl TestWorker {
     }
 
     /// Waits until nothing that is due is pending or leased.
+    ///
+    /// # Panics
+    /// When that takes longer than a test should.
     pub async fn settle(&self) {
         let patience = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -133,12 +136,11 @@ impl TestWorker {
             {
                 return;
             }
-            if tokio::time::Instant::now() > patience {
-                panic!(
-                    "nothing settled within {PATIENCE:?}: {:#?}",
-                    status.subscriptions
-                );
-            }
+            assert!(
+                tokio::time::Instant::now() <= patience,
+                "nothing settled within {PATIENCE:?}: {:#?}",
+                status.subscriptions
+            );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

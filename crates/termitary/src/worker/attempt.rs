@@ -283,7 +283,7 @@ fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started:
     let _entered = span.enter();
     match outcome {
         Some(Outcome::Done { .. } | Outcome::Snooze { .. }) => {
-            tracing::debug!(outcome = name, "attempt ended")
+            tracing::debug!(outcome = name, "attempt ended");
         }
         Some(
             Outcome::Retry { error, .. }

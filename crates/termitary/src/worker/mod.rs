@@ -96,7 +96,7 @@ impl<S, T> Worker<S, T> {
     }
 }
 
-impl<S: Send + Sync + 'static> Worker<S, S> {
+impl<S: Send + Sync + 'static> Worker<S> {
     /// Runs until `shutdown` resolves, then stops leasing, lets running
     /// handlers finish within the grace, releases the rest and returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {

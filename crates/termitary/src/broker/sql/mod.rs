@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Claim, Counts, Cursor, Leased, Origin, Route, Settlement, Transport, WorkerId};
+use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
 use crate::clock::micros;
 use crate::db::Db;
 use crate::error::Error;
@@ -105,7 +105,7 @@ impl Transport for Sql {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error> {
-        let keys: Vec<_> = claims.iter().filter_map(ledger_key).collect();
+        let keys: Vec<_> = claims.iter().filter_map(Claim::row).collect();
         let until_us = self.db.clock().now_us().saturating_add(micros(self.lease));
         let mut conn = self.db.renewer().acquire().await?;
         let held: HashSet<_> = ledger::renew(&mut conn, &keys, until_us)
@@ -115,7 +115,9 @@ impl Transport for Sql {
         Ok(claims
             .iter()
             .map(|claim| {
-                ledger_key(claim).is_some_and(|(seq, route, _)| held.contains(&(seq, route)))
+                claim
+                    .row()
+                    .is_some_and(|(seq, route, _)| held.contains(&(seq, route)))
             })
             .collect())
     }
@@ -155,14 +157,5 @@ impl Transport for Sql {
 
     async fn leave(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<(), Error> {
         Ok(())
-    }
-}
-
-/// The row and fence of a claim.
-fn ledger_key(claim: &Claim) -> Option<(i64, i64, i64)> {
-    match &claim.origin {
-        Origin::Ledger { seq, .. } => Some((*seq, claim.route, claim.fence)),
-        #[cfg(feature = "redis")]
-        Origin::Stream { .. } => None,
     }
 }
