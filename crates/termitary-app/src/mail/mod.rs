@@ -1,8 +1,47 @@
 //! E-mail that follows from events: welcome, assignment, overdue reminder,
 //! sign-in from a new device.
+//!
+//! A mail is an effect outside the database: it is sent at least once. Its
+//! `Message-ID` is the delivery's idempotency key, so a second copy is known
+//! as one.
 
 mod error;
+mod handlers;
 mod mailer;
+mod store;
+mod templates;
+
+use termitary::Registry;
+use termitary::Subscription;
+use termitary::prelude::{secs, subscribe};
+
+use crate::app::App;
 
 pub use error::MailError;
 pub use mailer::{Mail, Mailer};
+
+/// The module's handlers.
+pub fn subscriptions() -> Registry<App> {
+    Registry::new()
+        .on(patient(subscribe("users.send-welcome", handlers::welcome)))
+        .on(patient(subscribe(
+            "users.mail-new-device",
+            handlers::new_device,
+        )))
+        .on(subscribe("users.forget-devices", handlers::forget_devices))
+        .on(patient(subscribe(
+            "todos.mail-assignment",
+            handlers::assignment,
+        )))
+        .on(patient(subscribe(
+            "todos.mail-reassignment",
+            handlers::reassignment,
+        )))
+        .on(patient(subscribe("todos.mail-overdue", handlers::overdue)))
+}
+
+/// Mail servers are slow and take few connections from one sender; an answer
+/// that takes longer than a minute does not come.
+fn patient(subscription: Subscription<App>) -> Subscription<App> {
+    subscription.timeout(secs(60)).concurrency(8)
+}

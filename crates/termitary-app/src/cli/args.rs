@@ -1,0 +1,346 @@
+//! What can be written on the command line, and the help that explains it.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Settings, documented};
+
+/// A team to-do service whose background work is never lost.
+///
+/// Without a command, runs everything in one process on
+/// http://127.0.0.1:3000 (the same as `termitary dev`): the API, a worker and
+/// the schedules, with all data in the file termitary.db.
+#[derive(Parser)]
+#[command(name = "termitary", version, after_help = AFTER, after_long_help = settings_help())]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+const AFTER: &str =
+    "`termitary --help` shows every setting; `termitary COMMAND --help` explains a command.";
+
+/// A command.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Run the API, a worker and the schedules in one process
+    #[command(
+        after_help = "Examples:\n  termitary dev\n  PORT=3001 termitary dev\n\nSettings come from the environment or from .env; `termitary --help` lists them."
+    )]
+    Dev,
+    /// Run the API only; events wait until a worker runs
+    #[command(
+        after_help = "Examples:\n  termitary api\n  HOST=0.0.0.0 PORT=8080 termitary api\n\nStart as many as you like on the same database. Stops on SIGTERM or Ctrl-C: /readyz\nanswers 503, running requests finish.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
+    )]
+    Api,
+    /// Run a worker: it handles events and keeps the schedules
+    #[command(
+        after_help = "Examples:\n  termitary worker\n  TERMITARY_CONCURRENCY=8 termitary worker\n\nStart as many as you like on the same database or the same Redis: each event is\nhandled once per subscription. Stops on SIGTERM or Ctrl-C: it takes nothing new\nand lets what runs finish within TERMITARY_SHUTDOWN_GRACE.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
+    )]
+    Worker,
+    /// Create the database, or bring it up to this version
+    #[command(
+        after_help = "The API and the workers do this at their start too.\n\nExample:\n  DATABASE_URL=sqlite:///var/lib/termitary/termitary.db termitary migrate"
+    )]
+    Migrate,
+    /// Publish an event by its name and print its id
+    #[command(after_help = PUBLISH)]
+    Publish(PublishArgs),
+    /// Show events as they are published
+    #[command(after_help = TAIL)]
+    Tail(TailArgs),
+    /// Show the event map: every event, who handles it, what publishes it on time
+    #[command(
+        after_help = "Examples:\n  termitary events\n  termitary events --json | jq '.[].event'\n\nThe map comes from the program itself: no database is needed."
+    )]
+    Events(JsonArgs),
+    /// Show what waits, runs, failed and is done, and which workers live
+    #[command(
+        after_help = "Examples:\n  termitary status\n  termitary status --json | jq '.subscriptions[] | select(.dead > 0)'\n\nDue: could run now. Dead: given up, see `termitary dead list`. Parked: no code here\ncan read it; it is kept."
+    )]
+    Status(JsonArgs),
+    /// See deliveries that were given up or cannot be read; run them again or drop them
+    Dead(DeadArgs),
+    /// See schedules; run one now, pause it, resume it
+    Schedule(ScheduleArgs),
+    /// Create users; the first admin is made here
+    User(UserArgs),
+    /// Ask the running API whether it is ready
+    #[command(
+        after_help = "Examples:\n  termitary health\n  PORT=8080 termitary health --live\n\nExit code 0: yes. 1: no, or no answer within three seconds."
+    )]
+    Health(HealthArgs),
+    /// Print a script that completes commands in your shell
+    #[command(
+        after_help = "Example:\n  termitary completions bash > ~/.local/share/bash-completion/completions/termitary"
+    )]
+    Completions(CompletionsArgs),
+}
+
+impl Command {
+    /// Whether it runs until it is told to stop.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self, Self::Dev | Self::Api | Self::Worker)
+    }
+}
+
+const PUBLISH: &str = r#"Examples:
+  termitary publish todos.overdue.check '{"triggeredAt":"2026-01-01T00:00:00Z"}'
+  termitary publish todos.created - < todo.json
+
+The event is recorded in the database and is real when its id is printed; workers
+handle it then or whenever one starts. `termitary events` shows the names."#;
+
+/// The arguments of `publish`.
+#[derive(Args)]
+pub(super) struct PublishArgs {
+    /// The event's name, such as todos.created
+    pub(super) name: String,
+    /// The payload, a JSON object; `-` reads it from stdin
+    #[arg(value_name = "JSON")]
+    pub(super) payload: String,
+    /// Publish a name that this program does not know; it is kept, and handled
+    /// once a subscription for it is registered
+    #[arg(long)]
+    pub(super) allow_unknown: bool,
+    /// Print a JSON object instead of the bare id
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const TAIL: &str = "Examples:
+  termitary tail
+  termitary tail 'todos.*'
+  termitary tail --json 'users.*' | jq .data
+
+With --json each line is one event as a CloudEvents 1.0 JSON object. Runs until
+Ctrl-C; shows what is published from its start on.";
+
+/// The arguments of `tail`.
+#[derive(Args)]
+pub(super) struct TailArgs {
+    /// Which names: `*` stands for any letters, `?` for one
+    #[arg(default_value = "*")]
+    pub(super) pattern: String,
+    /// One CloudEvents JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Stop after so many events
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) limit: Option<u64>,
+}
+
+/// The only argument of several commands.
+#[derive(Args)]
+pub(super) struct JsonArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `dead`.
+#[derive(Args)]
+pub(super) struct DeadArgs {
+    #[command(subcommand)]
+    pub(super) command: DeadCommand,
+}
+
+/// What to do with dead and parked deliveries.
+#[derive(Subcommand)]
+pub(super) enum DeadCommand {
+    /// List them, the oldest first
+    #[command(
+        after_help = "Examples:\n  termitary dead list\n  termitary dead list --subscription users.send-welcome\n  termitary dead list --parked --json"
+    )]
+    List(DeadListArgs),
+    /// Show one event with its payload and every error
+    #[command(after_help = "Example:\n  termitary dead show 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11")]
+    Show(DeadShowArgs),
+    /// Run them again, with all their attempts
+    #[command(
+        after_help = "Examples:\n  termitary dead replay --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11\n  termitary dead replay --subscription users.send-welcome --yes\n  termitary dead replay --all --yes"
+    )]
+    Replay(DeadResolveArgs),
+    /// Drop them for good
+    #[command(
+        after_help = "Examples:\n  termitary dead drop --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11 --yes\n  termitary dead drop --parked --yes"
+    )]
+    Drop(DeadResolveArgs),
+}
+
+/// Which dead and parked deliveries.
+#[derive(Args)]
+pub(super) struct DeadFilter {
+    /// Only those of this subscription
+    #[arg(long, value_name = "NAME")]
+    pub(super) subscription: Option<String>,
+    /// Only those of the event with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) event: Option<String>,
+    /// Only parked ones: kept because no code here can read them
+    #[arg(long)]
+    pub(super) parked: bool,
+}
+
+/// The arguments of `dead list`.
+#[derive(Args)]
+pub(super) struct DeadListArgs {
+    #[command(flatten)]
+    pub(super) filter: DeadFilter,
+    /// How many to show at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub(super) limit: u32,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `dead show`.
+#[derive(Args)]
+pub(super) struct DeadShowArgs {
+    /// The event's id
+    pub(super) id: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `dead replay` and `dead drop`.
+#[derive(Args)]
+pub(super) struct DeadResolveArgs {
+    #[command(flatten)]
+    pub(super) filter: DeadFilter,
+    /// All of them, dead and parked
+    #[arg(long, conflicts_with_all = ["subscription", "event", "parked"])]
+    pub(super) all: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `schedule`.
+#[derive(Args)]
+pub(super) struct ScheduleArgs {
+    #[command(subcommand)]
+    pub(super) command: ScheduleCommand,
+}
+
+/// What to do with schedules.
+#[derive(Subcommand)]
+pub(super) enum ScheduleCommand {
+    /// List them with their last and next tick
+    #[command(after_help = "Example:\n  termitary schedule list")]
+    List(JsonArgs),
+    /// Publish a schedule's event now, beside its ticks, and print the event's id
+    #[command(after_help = "Example:\n  termitary schedule run todos.overdue.check")]
+    Run(ScheduleNameArgs),
+    /// Stop a schedule until it is resumed
+    #[command(after_help = "Example:\n  termitary schedule pause todos.overdue.check")]
+    Pause(ScheduleNameArgs),
+    /// Resume a paused schedule; ticks of the pause are not caught up
+    #[command(after_help = "Example:\n  termitary schedule resume todos.overdue.check")]
+    Resume(ScheduleNameArgs),
+}
+
+/// The argument of `schedule run`, `pause` and `resume`.
+#[derive(Args)]
+pub(super) struct ScheduleNameArgs {
+    /// The schedule's name
+    pub(super) name: String,
+}
+
+/// The arguments of `user`.
+#[derive(Args)]
+pub(super) struct UserArgs {
+    #[command(subcommand)]
+    pub(super) command: UserCommand,
+}
+
+/// What to do with users.
+#[derive(Subcommand)]
+pub(super) enum UserCommand {
+    /// Create a user; prints a password unless one is given on stdin
+    #[command(
+        after_help = "Examples:\n  termitary user create ada@example.com --admin\n  termitary user create bob@example.com --name Bob --password-stdin < password.txt\n\nA password is never taken from the command line, where others could read it."
+    )]
+    Create(UserCreateArgs),
+}
+
+/// The arguments of `user create`.
+#[derive(Args)]
+pub(super) struct UserCreateArgs {
+    /// The e-mail address, which is also the login
+    pub(super) email: String,
+    /// The name that others see [default: what stands before the @]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Make an admin, who may see and change everything
+    #[arg(long)]
+    pub(super) admin: bool,
+    /// Read the password from the first line of stdin
+    #[arg(long)]
+    pub(super) password_stdin: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `health`.
+#[derive(Args)]
+pub(super) struct HealthArgs {
+    /// Ask only whether the process lives (/healthz instead of /readyz)
+    #[arg(long)]
+    pub(super) live: bool,
+}
+
+/// The arguments of `completions`.
+#[derive(Args)]
+pub(super) struct CompletionsArgs {
+    /// Which shell
+    pub(super) shell: clap_complete::Shell,
+}
+
+fn settings_help() -> String {
+    let mut text = String::from(
+        "Examples:\n  termitary                      everything in one process, data in ./termitary.db\n  termitary --port 3001          the same on another port\n  termitary events               what can happen, and who handles it\n  termitary tail                 what happens now\n  REDIS_URL=redis://127.0.0.1 termitary worker\n\nSettings, from the environment, from .env in this folder, or as a flag:\n",
+    );
+    for setting in documented() {
+        text.push_str(&format!(
+            "\n  {}  (--{})\n{}\n",
+            setting.variable,
+            setting.flag,
+            wrapped(&setting.help)
+        ));
+    }
+    text.push_str("\nThe real environment wins over .env; an empty value means not set.\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.");
+    text
+}
+
+/// `text` in lines of at most 88 characters, indented.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        if lines
+            .last()
+            .is_some_and(|line| line.len() + word.len() > 80)
+        {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+        .iter()
+        .map(|line| format!("        {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -1,0 +1,74 @@
+//! What a starting process says: what it runs on, what is where, what to try.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+
+use super::out;
+use super::serve::Role;
+use crate::config::{Config, MailWay, redact};
+
+/// Says it to people; a program that reads JSON gets one log line.
+pub(super) fn print(config: &Config, role: Role, port: u16) -> anyhow::Result<()> {
+    let url = config.local_url(port);
+    if config.logs_json(std::io::stderr().is_terminal()) {
+        let listening = if role.api() { url.as_str() } else { "" };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            database = %redact(&config.database_url),
+            redis = %config.redis.as_ref().map(ToString::to_string).unwrap_or_default(),
+            listening,
+            "started"
+        );
+        return Ok(());
+    }
+    out::line(&text(config, role, &url))
+}
+
+fn text(config: &Config, role: Role, url: &str) -> String {
+    let what = match role {
+        Role::Dev => "API, worker and schedules in one process",
+        Role::Api => "API",
+        Role::Worker => "worker and schedules",
+    };
+    let mut text = format!("Termitary {}: {what}\n\n", env!("CARGO_PKG_VERSION"));
+    let mut row = |label: &str, value: String| {
+        let _ = writeln!(text, "  {label:<10}{value}");
+    };
+    row("database", redact(&config.database_url));
+    row(
+        "events",
+        match &config.redis {
+            Some(redis) => format!("through {redis}, recorded in the database"),
+            None => "in the database (set REDIS_URL to send them through Redis)".to_owned(),
+        },
+    );
+    if role.worker() {
+        row(
+            "mail",
+            match &config.mail {
+                MailWay::Smtp(url) => redact(url),
+                MailWay::Files(dir) => {
+                    format!("{}/*.eml (set SMTP_URL to send it)", dir.display())
+                }
+            },
+        );
+    }
+    if role.api() {
+        row("API", format!("{url}/api/v1"));
+        row("docs", format!("{url}/docs"));
+        row("health", format!("{url}/readyz"));
+        text.push_str(&attempts(url, role));
+    }
+    text.push_str("\nCtrl-C stops.");
+    text
+}
+
+fn attempts(url: &str, role: Role) -> String {
+    let worker = match role {
+        Role::Dev => "",
+        _ => "  termitary worker    # another terminal: handles what the API publishes\n",
+    };
+    format!(
+        "\nTry:\n  curl {url}/api/v1/auth/register -H 'content-type: application/json' \\\n    -d '{{\"email\":\"ada@example.com\",\"name\":\"Ada\",\"password\":\"a walk in the rain\"}}'\n{worker}  termitary events    # what can happen, and who handles it\n  termitary tail      # what happens now\n"
+    )
+}

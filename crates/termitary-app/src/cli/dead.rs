@@ -1,0 +1,229 @@
+//! `termitary dead`: deliveries that were given up or cannot be read.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::bail;
+use serde_json::json;
+use termitary::inspect::{Inspect, Letter, LetterFilter, LetterState};
+use uuid::Uuid;
+
+use super::args::{DeadCommand, DeadFilter, DeadListArgs, DeadResolveArgs, DeadShowArgs};
+use super::open::{Missing, System, operator};
+use super::out;
+use crate::config::{Config, Mistake, escape};
+
+pub(super) async fn run(config: Config, command: DeadCommand) -> anyhow::Result<()> {
+    let system = System::open(&config, Missing::Refuse).await?;
+    let inspect = system.broker.inspect();
+    let result = match command {
+        DeadCommand::List(args) => list(&inspect, args).await,
+        DeadCommand::Show(args) => show(&inspect, args).await,
+        DeadCommand::Replay(args) => resolve(&inspect, args, Act::Replay).await,
+        DeadCommand::Drop(args) => resolve(&inspect, args, Act::Drop).await,
+    };
+    system.db.close().await;
+    result
+}
+
+impl DeadFilter {
+    fn is_empty(&self) -> bool {
+        self.subscription.is_none() && self.event.is_none() && !self.parked
+    }
+
+    fn to_filter(&self) -> Result<LetterFilter, Mistake> {
+        Ok(LetterFilter {
+            event: self.event.as_deref().map(event_id).transpose()?,
+            subscription: self.subscription.clone(),
+            state: self.parked.then_some(LetterState::Parked),
+        })
+    }
+}
+
+fn event_id(text: &str) -> Result<Uuid, Mistake> {
+    text.parse().map_err(|_| {
+        Mistake::new(format!(
+            "`{}` is not an event's id: `termitary dead list` shows them, such as 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11",
+            escape(text)
+        ))
+    })
+}
+
+async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
+    let filter = args.filter.to_filter()?;
+    let letters = inspect.letters(&filter, args.limit).await?;
+    if args.json {
+        return out::json(&letters);
+    }
+    let rows = letters.iter().map(|letter| {
+        vec![
+            letter.event.id.to_string(),
+            letter.event.name.clone(),
+            letter.subscription.clone(),
+            state(letter).to_owned(),
+            letter.reason.clone(),
+            letter.attempts.to_string(),
+            letter.at.to_string(),
+            out::short(&letter.error, 60),
+        ]
+    });
+    let heading = [
+        "event id",
+        "event",
+        "subscription",
+        "state",
+        "reason",
+        "attempts",
+        "since",
+        "error",
+    ];
+    out::table(&heading, rows.collect(), "nothing is dead or parked")
+}
+
+fn state(letter: &Letter) -> &'static str {
+    match letter.state {
+        LetterState::Dead => "dead",
+        LetterState::Parked => "parked",
+    }
+}
+
+async fn show(inspect: &Inspect, args: DeadShowArgs) -> anyhow::Result<()> {
+    let id = event_id(&args.id)?;
+    let letters = inspect.letters_of(id).await?;
+    let Some(first) = letters.first() else {
+        bail!(
+            "no delivery of event {id} is dead or parked: `termitary dead list` shows those that are"
+        );
+    };
+    if args.json {
+        return out::json(&letters);
+    }
+    let event = &first.event;
+    out::line(&format!(
+        "event      {}\nname       {}",
+        event.id,
+        escape(&event.name)
+    ))?;
+    out::line(&format!(
+        "published  {} by {}",
+        event.time,
+        escape(&event.source)
+    ))?;
+    for letter in &letters {
+        out::line(&format!(
+            "\n{} is {} ({}) since {}, after {} and {}",
+            escape(&letter.subscription),
+            state(letter),
+            escape(&letter.reason),
+            letter.at,
+            out::count(
+                u64::from(letter.attempts),
+                "failed attempt",
+                "failed attempts"
+            ),
+            out::count(u64::from(letter.crashes), "crash", "crashes"),
+        ))?;
+        out::line(&format!("  {}", escape(&letter.error)))?;
+    }
+    let payload: serde_json::Value = serde_json::from_str(event.data.get())?;
+    let pretty = serde_json::to_string_pretty(&payload)?;
+    out::line(&format!(
+        "\npayload\n{}",
+        pretty.lines().map(escape).collect::<Vec<_>>().join("\n")
+    ))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Replay,
+    Drop,
+}
+
+impl Act {
+    fn word(self) -> &'static str {
+        if self == Self::Replay {
+            "replay"
+        } else {
+            "drop"
+        }
+    }
+}
+
+async fn resolve(inspect: &Inspect, args: DeadResolveArgs, act: Act) -> anyhow::Result<()> {
+    if !args.all && args.filter.is_empty() {
+        return Err(Mistake::new(format!(
+            "{} which? Add --event ID, --subscription NAME, --parked or --all",
+            act.word()
+        ))
+        .into());
+    }
+    let filter = args.filter.to_filter()?;
+    let count = count(inspect, &filter).await?;
+    if count > 0 && !args.yes && !agreed(act, count)? {
+        return out::line("nothing was changed");
+    }
+    let done = match act {
+        Act::Replay => inspect.replay(&filter, &operator()).await?,
+        Act::Drop => inspect.drop_letters(&filter, &operator()).await?,
+    };
+    let past = if act == Act::Replay {
+        "replayed"
+    } else {
+        "dropped"
+    };
+    if args.json {
+        return out::json(&json!({ past: done }));
+    }
+    out::line(&format!(
+        "{} {past}",
+        out::count(done, "delivery", "deliveries")
+    ))
+}
+
+/// How many letters match. A count over a filter without an event id comes
+/// from the status, which does not read a million payloads.
+async fn count(inspect: &Inspect, filter: &LetterFilter) -> anyhow::Result<u64> {
+    if filter.event.is_some() {
+        return Ok(inspect.letters(filter, u32::MAX).await?.len() as u64);
+    }
+    let status = inspect.status().await?;
+    let matching = status.subscriptions.iter().filter(|s| {
+        filter
+            .subscription
+            .as_ref()
+            .is_none_or(|name| *name == s.name)
+    });
+    Ok(matching
+        .map(|s| {
+            if filter.state.is_some() {
+                s.parked
+            } else {
+                s.dead + s.parked
+            }
+        })
+        .sum())
+}
+
+/// Asks on a terminal. Elsewhere, running one delivery again needs no leave.
+fn agreed(act: Act, count: u64) -> anyhow::Result<bool> {
+    let deliveries = out::count(count, "delivery", "deliveries");
+    if !std::io::stdin().is_terminal() {
+        if act == Act::Replay && count == 1 {
+            return Ok(true);
+        }
+        return Err(Mistake::new(format!(
+            "this would {} {deliveries}: add --yes to do it",
+            act.word()
+        ))
+        .into());
+    }
+    let mut stderr = std::io::stderr();
+    write!(
+        stderr,
+        "{} {deliveries}? [y/N] ",
+        if act == Act::Replay { "Replay" } else { "Drop" }
+    )?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

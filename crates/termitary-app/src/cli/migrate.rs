@@ -1,0 +1,15 @@
+//! `termitary migrate`: the database at this version.
+
+use super::open::{Missing, System};
+use super::out;
+use crate::config::Config;
+
+pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+    let system = System::open(&config, Missing::Create).await?;
+    let file = system.db.path().display().to_string();
+    system.db.close().await;
+    out::line(&format!(
+        "{file} is at version {}",
+        env!("CARGO_PKG_VERSION")
+    ))
+}

@@ -1,0 +1,156 @@
+//! The command line: one file per command.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. What was
+//! asked for goes to stdout; logs and errors go to stderr.
+
+mod args;
+mod banner;
+mod completions;
+mod dead;
+mod events;
+mod health;
+mod migrate;
+mod nearest;
+mod open;
+mod out;
+mod publish;
+mod schedule;
+mod serve;
+mod signals;
+mod status;
+mod tail;
+mod user;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+
+pub use args::Cli;
+use args::Command;
+
+use crate::config::{self, Config, Mistake};
+use crate::logging;
+
+/// Everything that the `termitary` binary does.
+pub fn main() -> ExitCode {
+    // First of all: reading `.env` changes the environment, which is only safe
+    // while there is one thread.
+    if let Err(mistake) = config::load_dotenv() {
+        return report(&mistake.into());
+    }
+    let matches = Cli::command().get_matches();
+    match parse(&matches).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn parse(matches: &ArgMatches) -> anyhow::Result<Cli> {
+    refuse_secrets_in_argv(matches)?;
+    Ok(Cli::from_arg_matches(matches)?)
+}
+
+/// Arguments can be read by every user of the machine.
+fn refuse_secrets_in_argv(matches: &ArgMatches) -> Result<(), Mistake> {
+    for id in config::SECRETS {
+        if matches.value_source(id) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        let value = matches.get_one::<String>(id).map_or("", String::as_str);
+        if id == "redis_password" || config::redact(value) != config::escape(value) {
+            let variable = id.to_uppercase();
+            return Err(Mistake::new(format!(
+                "a password on the command line can be read by others: set {variable} or {variable}_FILE in the environment instead"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::Completions(args)) = &cli.command {
+        return completions::run(args);
+    }
+    let config = Config::try_from(cli.settings)?;
+    let command = cli.command.unwrap_or(Command::Dev);
+    logging::init(&config, command.serves())?;
+    // Either of two providers may be compiled in; with both, the first TLS
+    // connection would panic. An error means that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(dispatch(command, config));
+    // A read of a terminal that never answers must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
+    match command {
+        Command::Dev => serve::run(config, serve::Role::Dev).await,
+        Command::Api => serve::run(config, serve::Role::Api).await,
+        Command::Worker => serve::run(config, serve::Role::Worker).await,
+        Command::Migrate => migrate::run(config).await,
+        Command::Publish(args) => publish::run(config, args).await,
+        Command::Tail(args) => tail::run(config, args).await,
+        Command::Events(args) => events::run(&args),
+        Command::Status(args) => status::run(config, &args).await,
+        Command::Dead(args) => dead::run(config, args.command).await,
+        Command::Schedule(args) => schedule::run(config, args.command).await,
+        Command::User(args) => user::run(config, args.command).await,
+        Command::Health(args) => health::run(&config, &args).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Says what went wrong, once and on stderr; answers the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        usage.exit();
+    }
+    // Whoever read our output has seen enough (`termitary tail | head -1`).
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("termitary: {}", out::chain(error));
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let configuration = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Mistake>()
+            || cause
+                .downcast_ref::<termitary::Error>()
+                .is_some_and(|error| error.is_invalid() || error.is_newer_schema())
+    };
+    if error.is::<Mistake>() || error.chain().any(configuration) {
+        2
+    } else {
+        1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_ends_with_two_and_a_failure_with_one() {
+        let mistake = anyhow::Error::from(Mistake::new("PORT is `x`"));
+        assert_eq!(exit_code(&mistake.context("cannot start")), 2);
+        assert_eq!(exit_code(&anyhow::anyhow!("no answer")), 1);
+    }
+}

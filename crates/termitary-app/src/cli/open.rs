@@ -1,0 +1,118 @@
+//! What commands run on: the database, the broker and the application's map.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use termitary::db::Options;
+use termitary::{Broker, Db, Registry};
+
+use super::out;
+use crate::app::{self, App};
+use crate::config::{Config, MailWay, Mistake, redact};
+use crate::mail::Mailer;
+
+/// What to do where the database file does not exist yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Create it.
+    Create,
+    /// Say so: a command that only looks must not leave a file behind.
+    Refuse,
+}
+
+/// An open system.
+pub(super) struct System {
+    pub(super) db: Db,
+    pub(super) broker: Broker,
+    pub(super) registry: Registry<App>,
+}
+
+impl System {
+    /// Opens everything. Subscriptions are made known by whoever may create
+    /// the database, so that what is published from then on waits for them.
+    pub(super) async fn open(config: &Config, missing: Missing) -> anyhow::Result<Self> {
+        let file = file_of(&config.database_url);
+        if missing == Missing::Refuse && !file.exists() {
+            bail!(
+                "there is no database at {} yet: start `termitary`, or create one with `termitary migrate`, or set DATABASE_URL to where it is",
+                file.display()
+            );
+        }
+        let db = open_database(config).await?;
+        let broker = broker(config, db.clone())?;
+        let registry = app::registry();
+        if missing == Missing::Create {
+            app::migrate(&db)
+                .await
+                .map_err(|error| Mistake::new(out::chain(&error)))?;
+            broker
+                .register(&registry)
+                .await
+                .context("cannot register the subscriptions")?;
+        }
+        Ok(Self {
+            db,
+            broker,
+            registry,
+        })
+    }
+
+    /// The application on this system.
+    pub(super) fn app(&self, config: &Config, public_url: String) -> anyhow::Result<App> {
+        let settings = app::Settings {
+            public_url: config.public_url.clone().unwrap_or(public_url),
+            trusted_proxy_hops: config.trusted_proxies,
+            ..app::Settings::default()
+        };
+        Ok(App::new(self.broker.clone(), mailer(config)?, settings))
+    }
+}
+
+async fn open_database(config: &Config) -> Result<Db, Mistake> {
+    Db::open_with(&config.database_url, Options::default().service("todo"))
+        .await
+        .map_err(|error| {
+            Mistake::new(format!(
+                "DATABASE_URL is `{}`: {}",
+                redact(&config.database_url),
+                out::chain(&error.into())
+            ))
+        })
+}
+
+fn broker(config: &Config, db: Db) -> anyhow::Result<Broker> {
+    Ok(match (&config.redis, config.lease) {
+        (Some(redis), _) => Broker::redis(db, redis.clone())?,
+        (None, Some(lease)) => Broker::sql_with_lease(db, lease),
+        (None, None) => Broker::sql(db),
+    })
+}
+
+fn mailer(config: &Config) -> Result<Mailer, Mistake> {
+    let mailer = match &config.mail {
+        MailWay::Smtp(url) => Mailer::smtp(url)
+            .map_err(|error| Mistake::new(format!("SMTP_URL is `{}`: {error}", redact(url))))?,
+        MailWay::Files(dir) => Mailer::files(dir),
+    };
+    match &config.mail_from {
+        Some(from) => mailer
+            .sender(from)
+            .map_err(|error| Mistake::new(format!("TERMITARY_MAIL_FROM: {error}"))),
+        None => Ok(mailer),
+    }
+}
+
+/// The file of a `sqlite:` URL.
+pub(super) fn file_of(url: &str) -> PathBuf {
+    let rest = url
+        .strip_prefix("sqlite://")
+        .or_else(|| url.strip_prefix("sqlite:"))
+        .unwrap_or(url);
+    Path::new(rest.split('?').next().unwrap_or_default()).to_owned()
+}
+
+/// Who steers, for the audit.
+pub(super) fn operator() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    format!("cli:{}", user.unwrap_or_else(|_| "unknown".to_owned()))
+}

@@ -1,0 +1,181 @@
+//! `termitary publish`: an event by its name.
+
+use std::io::Read as _;
+
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+use termitary::Registry;
+use termitary::event::{MAX_DATA_BYTES, valid_name};
+
+use super::args::PublishArgs;
+use super::nearest::nearest;
+use super::open::{Missing, System};
+use super::out;
+use crate::app::{self, App};
+use crate::config::{Config, Mistake, escape};
+
+pub(super) async fn run(config: Config, args: PublishArgs) -> anyhow::Result<()> {
+    let registry = app::registry();
+    check_name(&args, &registry)?;
+    let data = if args.json == "-" {
+        stdin()?
+    } else {
+        args.json
+    };
+    let payload = object(&data)?;
+    check_fields(&registry, &args.name, &payload)?;
+    let system = System::open(&config, Missing::Create).await?;
+    // Through the ledger in every mode: recorded even while Redis is away.
+    let mut tx = system.db.begin().await?;
+    let published = tx.publish_json(&args.name, &data).await?;
+    tx.commit().await?;
+    system.db.close().await;
+    if args.json {
+        return out::json(&json!({ "id": published.id, "event": args.name }));
+    }
+    out::line(&published.id.to_string())
+}
+
+fn check_name(args: &PublishArgs, registry: &Registry<App>) -> Result<(), Mistake> {
+    let name = escape(&args.name);
+    if !valid_name(&args.name) {
+        return Err(Mistake::new(format!(
+            "`{name}` cannot be an event name: use lower-case words joined by dots, such as todos.created"
+        )));
+    }
+    if registry.knows(&args.name) || args.allow_unknown {
+        return Ok(());
+    }
+    let names = registry.names();
+    let near = nearest(&args.name, names.iter().map(String::as_str));
+    let meant = match near.as_slice() {
+        [] => "`termitary events` shows the known ones".to_owned(),
+        near => format!("did you mean {}?", near.join(", ")),
+    };
+    Err(Mistake::new(format!(
+        "no event is named `{name}`: {meant} To publish it all the same, add --allow-unknown"
+    )))
+}
+
+/// At most one byte more than an event may carry.
+fn stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(MAX_DATA_BYTES as u64 + 1)
+        .read_to_string(&mut text)
+        .context("cannot read the payload from stdin")?;
+    Ok(text)
+}
+
+fn object(data: &str) -> Result<Map<String, Value>, Mistake> {
+    if data.len() > MAX_DATA_BYTES {
+        return Err(Mistake::new(format!(
+            "the payload has more than the {MAX_DATA_BYTES} bytes allowed: put the large part elsewhere and publish a reference"
+        )));
+    }
+    match serde_json::from_str(data) {
+        Ok(Value::Object(payload)) => Ok(payload),
+        Ok(_) => Err(Mistake::new(
+            "the payload is JSON, but not an object: write it as '{\"field\": value}'",
+        )),
+        Err(error) => Err(Mistake::new(format!(
+            "the payload is not JSON: {error}. Write an object, in single quotes for the shell: '{{\"field\": \"value\"}}'"
+        ))),
+    }
+}
+
+/// An event that no handler could read would only be parked: its fields are
+/// compared with the event map. What the program does not know is not judged.
+fn check_fields(
+    registry: &Registry<App>,
+    name: &str,
+    payload: &Map<String, Value>,
+) -> Result<(), Mistake> {
+    let map = registry.map();
+    let Some(entry) = map.iter().find(|entry| entry.event == name) else {
+        return Ok(());
+    };
+    let schema = entry.schema.as_value();
+    let required: Vec<&str> = schema["required"]
+        .as_array()
+        .map(|fields| fields.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let missing: Vec<&str> = required
+        .iter()
+        .copied()
+        .filter(|field| !payload.contains_key(*field))
+        .collect();
+    if !missing.is_empty() {
+        return Err(Mistake::new(format!(
+            "{name} needs {}: the payload has no {}",
+            required.join(", "),
+            missing.join(", ")
+        )));
+    }
+    for (field, value) in payload {
+        let expected = &schema["properties"][field]["type"];
+        if !fits(expected, value) {
+            return Err(Mistake::new(format!(
+                "{name}: the field `{}` must be {}",
+                escape(field),
+                words(expected)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `value` is of a JSON Schema `type`: a word, several, or not said.
+fn fits(expected: &Value, value: &Value) -> bool {
+    match expected {
+        Value::String(word) => match word.as_str() {
+            "string" => value.is_string(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
+            "boolean" => value.is_boolean(),
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "null" => value.is_null(),
+            _ => true,
+        },
+        Value::Array(words) => words.iter().any(|word| fits(word, value)),
+        _ => true,
+    }
+}
+
+fn words(expected: &Value) -> String {
+    match expected {
+        Value::Array(words) => words
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(" or "),
+        word => word.as_str().unwrap_or("of another type").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_payload_that_is_not_json_is_refused_with_the_place() {
+        let error = object("{\"id\": ,}").unwrap_err().to_string();
+        assert!(error.contains("line 1 column"), "{error}");
+        assert!(
+            object("[1]")
+                .unwrap_err()
+                .to_string()
+                .contains("not an object")
+        );
+    }
+
+    #[test]
+    fn types_are_compared_with_the_schema() {
+        assert!(fits(&json!("string"), &json!("x")) && !fits(&json!("string"), &json!(1)));
+        assert!(fits(&json!(["string", "null"]), &Value::Null));
+        assert!(fits(&Value::Null, &json!(1)));
+    }
+}

@@ -1,0 +1,79 @@
+//! `termitary schedule`: list, run now, pause, resume.
+
+use termitary::Registry;
+
+use super::args::ScheduleCommand;
+use super::nearest::nearest;
+use super::open::{Missing, System, operator};
+use super::out;
+use super::status::schedule_rows;
+use crate::app::{self, App};
+use crate::config::{Config, Mistake, escape};
+
+pub(super) async fn run(config: Config, command: ScheduleCommand) -> anyhow::Result<()> {
+    match command {
+        ScheduleCommand::List(args) => list(&config, args.json).await,
+        ScheduleCommand::Run(args) => run_now(&config, &args.name).await,
+        ScheduleCommand::Pause(args) => pause(&config, &args.name, true).await,
+        ScheduleCommand::Resume(args) => pause(&config, &args.name, false).await,
+    }
+}
+
+async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+    let system = System::open(config, Missing::Refuse).await?;
+    let status = system.broker.inspect().status().await?;
+    if json {
+        return out::json(&status.schedules);
+    }
+    let heading = ["schedule", "cron", "zone", "next", "last"];
+    out::table(
+        &heading,
+        schedule_rows(&status),
+        "no schedules yet: start `termitary worker`",
+    )
+}
+
+async fn run_now(config: &Config, name: &str) -> anyhow::Result<()> {
+    let registry = app::registry();
+    let schedule = registry
+        .schedule(name)
+        .ok_or_else(|| unknown(&registry, name))?;
+    let system = System::open(config, Missing::Create).await?;
+    let id = system.broker.inspect().run_schedule(schedule).await?;
+    system.db.close().await;
+    out::line(&id.to_string())
+}
+
+async fn pause(config: &Config, name: &str, paused: bool) -> anyhow::Result<()> {
+    let registry = app::registry();
+    registry
+        .schedule(name)
+        .ok_or_else(|| unknown(&registry, name))?;
+    let system = System::open(config, Missing::Create).await?;
+    system
+        .broker
+        .inspect()
+        .pause_schedule(name, paused, &operator())
+        .await?;
+    system.db.close().await;
+    out::line(&format!(
+        "{name} {}",
+        if paused { "is paused" } else { "runs again" }
+    ))
+}
+
+fn unknown(registry: &Registry<App>, name: &str) -> Mistake {
+    let map = registry.map();
+    let names: Vec<&str> = map
+        .iter()
+        .flat_map(|entry| &entry.schedules)
+        .map(|schedule| schedule.name.as_str())
+        .collect();
+    let near = nearest(name, names.iter().copied());
+    let listed = if near.is_empty() { names } else { near };
+    Mistake::new(format!(
+        "no schedule is named `{}`: there is {}",
+        escape(name),
+        listed.join(", ")
+    ))
+}

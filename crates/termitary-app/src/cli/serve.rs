@@ -1,0 +1,158 @@
+//! `termitary`, `dev`, `api` and `worker`: the processes that run until they
+//! are told to stop.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use termitary::Worker;
+use tokio::net::TcpListener;
+
+use super::banner;
+use super::open::{Missing, System};
+use super::out;
+use super::signals::Stop;
+use crate::app::App;
+use crate::config::{Config, Mistake};
+use crate::http;
+
+/// How long Redis may take to refuse a password before the process starts
+/// anyway: the API serves without Redis, and a worker keeps trying.
+const REDIS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What this process does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Everything.
+    Dev,
+    /// Answers HTTP.
+    Api,
+    /// Handles events, keeps schedules.
+    Worker,
+}
+
+impl Role {
+    pub(super) fn api(self) -> bool {
+        self != Self::Worker
+    }
+
+    pub(super) fn worker(self) -> bool {
+        self != Self::Api
+    }
+}
+
+pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
+    let stop = Stop::on_signals(config.grace).context("cannot listen for signals")?;
+    // The port first: whoever cannot have it should not touch the database.
+    let listener = if role.api() {
+        Some(bind(&config).await?)
+    } else {
+        None
+    };
+    let port = match &listener {
+        Some(listener) => listener.local_addr()?.port(),
+        None => config.port,
+    };
+    let system = System::open(&config, Missing::Create).await?;
+    ask_redis(&config, &system).await?;
+    let app = system.app(&config, config.local_url(port))?;
+    banner::print(&config, role, port)?;
+    let result = serve(&config, &system, &app, listener, role, &stop).await;
+    system.db.close().await;
+    result
+}
+
+/// Runs the parts; when one fails, the others drain too.
+async fn serve(
+    config: &Config,
+    system: &System,
+    app: &App,
+    listener: Option<TcpListener>,
+    role: Role,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let api = async {
+        let Some(listener) = listener else {
+            return Ok(());
+        };
+        let serving = http::serve(listener, app.clone(), stop.drain.clone());
+        tokio::select! {
+            served = serving => served.context("the API failed"),
+            () = stop.kill.cancelled() => Ok(()),
+        }
+    };
+    let worker = async {
+        if !role.worker() {
+            return Ok(());
+        }
+        Worker::new(system.broker.clone(), system.registry.clone())
+            .state(app.clone())
+            .concurrency(config.concurrency)
+            .grace(config.grace)
+            .kill(stop.kill.clone().cancelled_owned())
+            .run(stop.drain.cancelled())
+            .await
+            .context("the worker failed")
+    };
+    let (api, worker) = tokio::join!(until_failure(api, stop), until_failure(worker, stop));
+    api.and(worker)
+}
+
+async fn until_failure(
+    part: impl Future<Output = anyhow::Result<()>>,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let result = part.await;
+    if result.is_err() {
+        stop.drain.cancel();
+    }
+    result
+}
+
+async fn bind(config: &Config) -> Result<TcpListener, Mistake> {
+    let Config { host, port, .. } = config;
+    TcpListener::bind((host.as_str(), *port)).await.map_err(|error| {
+        Mistake::new(match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "PORT is `{port}`: another program listens there already. Stop it, or choose another port: PORT={}",
+                port.checked_add(1).unwrap_or(3000)
+            ),
+            std::io::ErrorKind::PermissionDenied => format!(
+                "PORT is `{port}`: this user may not listen there ({error}). Choose one above 1023, such as PORT=3000"
+            ),
+            _ => format!(
+                "HOST is `{host}`: cannot listen there ({error}). Write an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+            ),
+        })
+    })
+}
+
+/// A wrong password is known at the start or never noticed: the process stops.
+/// A Redis that is away is not: it may come back.
+async fn ask_redis(config: &Config, system: &System) -> anyhow::Result<()> {
+    let Some(redis) = &config.redis else {
+        return Ok(());
+    };
+    let Ok(Err(error)) = tokio::time::timeout(REDIS_PATIENCE, system.broker.ping()).await else {
+        return Ok(());
+    };
+    let text = out::chain(&error.into());
+    if [
+        "WRONGPASS",
+        "NOAUTH",
+        "NOPERM",
+        "invalid password",
+        "AuthenticationFailed",
+        "authentication failed",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
+    {
+        return Err(Mistake::new(format!(
+            "{redis} refuses this user or password ({text}): check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD"
+        ))
+        .into());
+    }
+    tracing::warn!("{redis} does not answer ({text}): going on without it until it is back");
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! `termitary status`: everything, counted.
+
+use jiff::Timestamp;
+use termitary::inspect::Status;
+
+use super::args::JsonArgs;
+use super::open::{Missing, System};
+use super::out;
+use crate::config::Config;
+
+pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
+    let system = System::open(&config, Missing::Refuse).await?;
+    let status = system.broker.inspect().status().await?;
+    if args.json {
+        return out::json(&status);
+    }
+    let through = match &config.redis {
+        Some(redis) => format!(", deliveries through {redis}"),
+        None => String::new(),
+    };
+    let events = out::count(status.events, "event", "events");
+    out::line(&format!(
+        "{}{through}: {events} kept\n",
+        system.db.path().display()
+    ))?;
+    subscriptions(&status)?;
+    out::line("")?;
+    schedules(&status)?;
+    out::line("")?;
+    workers(&status)
+}
+
+fn subscriptions(status: &Status) -> anyhow::Result<()> {
+    let rows = status.subscriptions.iter().map(|s| {
+        let mut row = vec![s.name.clone(), s.event.clone()];
+        let numbers = [
+            s.pending, s.due, s.leased, s.done, s.dead, s.parked, s.workers,
+        ];
+        row.extend(numbers.map(|number| number.to_string()));
+        row.push(format!("{} s", s.oldest_pending_seconds));
+        row
+    });
+    let heading = [
+        "subscription",
+        "event",
+        "pending",
+        "due",
+        "running",
+        "done",
+        "dead",
+        "parked",
+        "workers",
+        "oldest due",
+    ];
+    out::table(
+        &heading,
+        rows.collect(),
+        "no subscriptions yet: start `termitary worker`",
+    )
+}
+
+fn schedules(status: &Status) -> anyhow::Result<()> {
+    out::table(
+        &["schedule", "cron", "zone", "next", "last"],
+        schedule_rows(status),
+        "no schedules",
+    )
+}
+
+/// One row per schedule, for `schedule list` too.
+pub(super) fn schedule_rows(status: &Status) -> Vec<Vec<String>> {
+    let instant = |at: Option<Timestamp>| at.map_or_else(|| "–".to_owned(), |at| at.to_string());
+    let rows = status.schedules.iter().map(|s| {
+        let next = if s.paused {
+            "paused".to_owned()
+        } else {
+            instant(s.next)
+        };
+        vec![
+            s.name.clone(),
+            s.cron.clone(),
+            s.timezone.clone(),
+            next,
+            instant(s.last),
+        ]
+    });
+    rows.collect()
+}
+
+fn workers(status: &Status) -> anyhow::Result<()> {
+    let rows = status.workers.iter().map(|w| {
+        let running = format!("{} of {}", w.running, w.concurrency);
+        vec![
+            w.id.clone(),
+            w.host.clone(),
+            w.started_at.to_string(),
+            running,
+        ]
+    });
+    out::table(
+        &["worker", "host", "started", "running"],
+        rows.collect(),
+        "no worker runs: events wait until `termitary worker` starts",
+    )
+}

@@ -1,0 +1,385 @@
+//! Settings, from the environment and flags: read once, judged once. Every
+//! mistake names the setting, the value and the way out.
+
+mod dotenv;
+mod redact;
+mod settings;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use termitary::broker::{Bridge, RedisConfig};
+
+pub use dotenv::load as load_dotenv;
+pub use redact::{escape, redact};
+pub(crate) use settings::SECRETS;
+pub use settings::{Documented, Settings, documented};
+
+/// What the processes run on.
+pub struct Config {
+    /// A `sqlite://` URL.
+    pub database_url: String,
+    /// Redis, where events travel through it.
+    pub redis: Option<RedisConfig>,
+    /// The address that the API listens on.
+    pub host: String,
+    /// The port that the API listens on; 0 takes a free one.
+    pub port: u16,
+    /// Where mail goes.
+    pub mail: MailWay,
+    /// Who mail comes from, where that is set.
+    pub mail_from: Option<String>,
+    /// What links in mail begin with, where that is set.
+    pub public_url: Option<String>,
+    /// How many reverse proxies stand in front of the API.
+    pub trusted_proxies: usize,
+    /// How many deliveries a worker runs at once.
+    pub concurrency: usize,
+    /// How long running work may take to finish when the process stops.
+    pub grace: Duration,
+    /// Whether this is production.
+    pub production: bool,
+    /// The log filter, where that is set.
+    pub log_filter: Option<String>,
+    /// Whether logs are JSON; none: decided by where they go.
+    pub log_json: Option<bool>,
+    /// Another lease than the library's, for tests.
+    pub(crate) lease: Option<Duration>,
+}
+
+/// Where mail goes.
+pub enum MailWay {
+    /// To the server of this URL.
+    Smtp(String),
+    /// Into `.eml` files in this folder.
+    Files(PathBuf),
+}
+
+/// A setting that cannot be used. Its text never holds a password.
+#[derive(Debug)]
+pub struct Mistake(String);
+
+impl Mistake {
+    /// A mistake, in a sentence that says the way out.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    fn of(name: &str, value: &str, way_out: &str) -> Self {
+        Self(format!("{name} is `{}`: {way_out}", escape(value)))
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+impl TryFrom<Settings> for Config {
+    type Error = Mistake;
+
+    fn try_from(settings: Settings) -> Result<Self, Mistake> {
+        let s = settings;
+        Ok(Self {
+            database_url: database_url(secret(
+                "DATABASE_URL",
+                &s.database_url,
+                &s.database_url_file,
+            )?)?,
+            redis: redis(&s)?,
+            host: set(&s.host).unwrap_or("127.0.0.1").to_owned(),
+            port: parsed("PORT", &s.port, "a number from 0 to 65535, such as 3000")?
+                .unwrap_or(3000),
+            mail: match secret("SMTP_URL", &s.smtp_url, &s.smtp_url_file)? {
+                Some(url) => MailWay::Smtp(url),
+                None => MailWay::Files(set(&s.mail_dir).unwrap_or("mail").into()),
+            },
+            mail_from: set(&s.mail_from).map(str::to_owned),
+            public_url: public_url(&s)?,
+            trusted_proxies: parsed(
+                "TERMITARY_TRUSTED_PROXIES",
+                &s.trusted_proxies,
+                "how many proxies stand in front, such as 1",
+            )?
+            .unwrap_or(0),
+            concurrency: concurrency(&s)?,
+            grace: time("TERMITARY_SHUTDOWN_GRACE", &s.shutdown_grace)?
+                .unwrap_or(Duration::from_secs(25)),
+            production: choice(
+                "TERMITARY_ENV",
+                &s.env,
+                &[("development", false), ("production", true)],
+            )?
+            .unwrap_or(false),
+            log_filter: set(&s.rust_log).map(str::to_owned),
+            log_json: choice(
+                "LOG_FORMAT",
+                &s.log_format,
+                &[("pretty", false), ("json", true)],
+            )?,
+            lease: time("TERMITARY_LEASE", &s.lease)?,
+        })
+    }
+}
+
+impl Config {
+    /// Whether logs are JSON: where that was asked for, and in production where
+    /// no terminal shows them.
+    pub fn logs_json(&self, terminal: bool) -> bool {
+        self.log_json.unwrap_or(self.production && !terminal)
+    }
+
+    /// The way to the API, as a client on this machine writes it.
+    pub fn local_url(&self, port: u16) -> String {
+        let host = match self.host.as_str() {
+            "0.0.0.0" => "127.0.0.1".to_owned(),
+            "::" => "[::1]".to_owned(),
+            host if host.contains(':') => format!("[{host}]"),
+            host => host.to_owned(),
+        };
+        format!("http://{host}:{port}")
+    }
+}
+
+/// The value, where it is there and not empty.
+fn set(value: &Option<String>) -> Option<&str> {
+    value
+        .as_deref()
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+}
+
+/// A value that may stand in a file instead, as secrets of containers do.
+fn secret(
+    name: &str,
+    value: &Option<String>,
+    file: &Option<String>,
+) -> Result<Option<String>, Mistake> {
+    match (set(value), set(file)) {
+        (Some(_), Some(_)) => Err(Mistake::new(format!(
+            "{name} and {name}_FILE are both set: unset one of them"
+        ))),
+        (Some(value), None) => Ok(Some(value.to_owned())),
+        (None, Some(file)) => match std::fs::read_to_string(file) {
+            Ok(text) if text.trim().is_empty() => Err(Mistake::of(
+                &format!("{name}_FILE"),
+                file,
+                "the file is empty",
+            )),
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) => Err(Mistake::of(
+                &format!("{name}_FILE"),
+                file,
+                &format!("cannot be read ({error})"),
+            )),
+        },
+        (None, None) => Ok(None),
+    }
+}
+
+fn database_url(url: Option<String>) -> Result<String, Mistake> {
+    let url = url.unwrap_or_else(|| "sqlite://termitary.db".to_owned());
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        return Err(Mistake::of(
+            "DATABASE_URL",
+            &redact(&url),
+            "this version runs on SQLite only; PostgreSQL comes with a later one. Write sqlite:// and a path, such as sqlite://termitary.db",
+        ));
+    }
+    let path = url
+        .strip_prefix("sqlite:")
+        .map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+    match path {
+        Some(path) if !path.is_empty() && !path.contains(":memory:") => Ok(url),
+        Some(_) => Err(Mistake::of(
+            "DATABASE_URL",
+            &redact(&url),
+            "it names no file, and a database in memory would lose every event. Write sqlite:// and a path, such as sqlite://termitary.db",
+        )),
+        None => Err(Mistake::of(
+            "DATABASE_URL",
+            &redact(&url),
+            "not a database URL. Write sqlite:// and a path, such as sqlite://termitary.db",
+        )),
+    }
+}
+
+fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
+    let bridge = choice(
+        "TERMITARY_PUBSUB_BRIDGE",
+        &s.pubsub_bridge,
+        &[
+            ("off", Bridge::Off),
+            ("in", Bridge::In),
+            ("out", Bridge::Out),
+            ("both", Bridge::Both),
+        ],
+    )?;
+    let redis = match secret("REDIS_URL", &s.redis_url, &s.redis_url_file)? {
+        Some(url) => Some(
+            RedisConfig::parse(&url)
+                .map_err(|error| Mistake::of("REDIS_URL", &redact(&url), &error.to_string()))?,
+        ),
+        None => redis_parts(s)?,
+    };
+    let redis = redis.map(|redis| redis.bridge(bridge.unwrap_or(Bridge::In)));
+    Ok(redis.map(|redis| match time("TERMITARY_LEASE", &s.lease) {
+        Ok(Some(lease)) => redis.lease(lease),
+        _ => redis,
+    }))
+}
+
+/// REDIS_HOST and its companions, the way the original service is configured.
+fn redis_parts(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
+    let port: Option<u16> = parsed(
+        "REDIS_PORT",
+        &s.redis_port,
+        "a number from 1 to 65535, such as 6379",
+    )?;
+    let password = secret("REDIS_PASSWORD", &s.redis_password, &s.redis_password_file)?;
+    let database: Option<i64> = parsed(
+        "REDIS_DB",
+        &s.redis_db,
+        "the number of a database, such as 0",
+    )?;
+    let tls = choice(
+        "REDIS_TLS",
+        &s.redis_tls,
+        &[
+            ("true", true),
+            ("1", true),
+            ("yes", true),
+            ("on", true),
+            ("false", false),
+            ("0", false),
+            ("no", false),
+            ("off", false),
+        ],
+    )?;
+    let Some(host) = set(&s.redis_host).or(port.map(|_| "127.0.0.1")) else {
+        if password.is_some() || set(&s.redis_username).is_some() {
+            return Err(Mistake::new(
+                "REDIS_PASSWORD or REDIS_USERNAME is set, but no Redis: set REDIS_HOST or REDIS_URL too, or unset it to run without Redis",
+            ));
+        }
+        return Ok(None);
+    };
+    let mut redis = RedisConfig::host(host, port.unwrap_or(6379)).tls(tls.unwrap_or(false));
+    if let Some(password) = password {
+        redis = redis.password(password);
+    }
+    if let Some(username) = set(&s.redis_username) {
+        redis = redis.username(username);
+    }
+    if let Some(database) = database {
+        redis = redis.database(database);
+    }
+    Ok(Some(redis))
+}
+
+fn public_url(s: &Settings) -> Result<Option<String>, Mistake> {
+    let Some(url) = set(&s.public_url) else {
+        return Ok(None);
+    };
+    let host = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    if host.is_none_or(str::is_empty) {
+        return Err(Mistake::of(
+            "TERMITARY_PUBLIC_URL",
+            &redact(url),
+            "write http:// or https:// and a host",
+        ));
+    }
+    Ok(Some(url.trim_end_matches('/').to_owned()))
+}
+
+fn concurrency(s: &Settings) -> Result<usize, Mistake> {
+    let way_out = "a number from 1 to 10000, such as 64";
+    let number = parsed("TERMITARY_CONCURRENCY", &s.concurrency, way_out)?.unwrap_or(64);
+    if (1..=10_000).contains(&number) {
+        return Ok(number);
+    }
+    Err(Mistake::of(
+        "TERMITARY_CONCURRENCY",
+        &number.to_string(),
+        &format!("write {way_out}"),
+    ))
+}
+
+fn parsed<T: FromStr>(
+    name: &str,
+    value: &Option<String>,
+    what: &str,
+) -> Result<Option<T>, Mistake> {
+    set(value)
+        .map(|text| {
+            text.parse()
+                .map_err(|_| Mistake::of(name, text, &format!("write {what}")))
+        })
+        .transpose()
+}
+
+fn choice<T: Copy>(
+    name: &str,
+    value: &Option<String>,
+    choices: &[(&str, T)],
+) -> Result<Option<T>, Mistake> {
+    let Some(text) = set(value) else {
+        return Ok(None);
+    };
+    match choices
+        .iter()
+        .find(|(word, _)| text.eq_ignore_ascii_case(word))
+    {
+        Some((_, choice)) => Ok(Some(*choice)),
+        None => {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            Err(Mistake::of(
+                name,
+                text,
+                &format!("write one of {}", words.join(", ")),
+            ))
+        }
+    }
+}
+
+/// `25`, `25s`, `500ms`, `2m`, `1h`.
+fn time(name: &str, value: &Option<String>) -> Result<Option<Duration>, Mistake> {
+    let Some(text) = set(value) else {
+        return Ok(None);
+    };
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let millis = match unit.trim() {
+        "ms" => Some(1),
+        "" | "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let time = number
+        .parse::<u64>()
+        .ok()
+        .zip(millis)
+        .and_then(|(n, unit)| n.checked_mul(unit));
+    match time {
+        // A day: longer is a typing error, and sums with it would overflow.
+        Some(millis) if millis <= 86_400_000 => Ok(Some(Duration::from_millis(millis))),
+        _ => Err(Mistake::of(
+            name,
+            text,
+            "write a time of at most a day, such as 25s, 500ms or 2m",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! URLs without their passwords, for messages and logs.
+
+/// `url` with what stands between `:` and `@` of its authority replaced.
+///
+/// Works on text that is no URL too: a mistyped URL still holds the password.
+pub fn redact(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(s, r)| (s, r));
+    // A password may hold `/` or `@` that somebody forgot to encode: the last
+    // `@` is the safe place to cut.
+    let Some((login, host)) = rest.rsplit_once('@') else {
+        return escape(url);
+    };
+    let user = login.split(':').next().unwrap_or_default();
+    let login = if login.contains(':') {
+        format!("{user}:***")
+    } else {
+        "***".to_owned()
+    };
+    let joint = if scheme.is_empty() { "" } else { "://" };
+    escape(&format!("{scheme}{joint}{login}@{host}"))
+}
+
+/// `text` with control characters made visible, so that what somebody else
+/// wrote cannot steer the terminal.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_bidi(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Characters that turn the direction of the text after them.
+fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redacted_url_keeps_everything_but_the_password() {
+        assert_eq!(
+            redact("redis://ada:secret@db:6379/1"),
+            "redis://ada:***@db:6379/1"
+        );
+        assert_eq!(redact("redis://:se/cr@et@db"), "redis://:***@db");
+        assert_eq!(redact("redis://db:6379"), "redis://db:6379");
+        assert_eq!(redact("ada:secret@db"), "ada:***@db");
+        assert_eq!(redact("redis://secret@db"), "redis://***@db");
+    }
+
+    #[test]
+    fn control_characters_become_visible() {
+        assert_eq!(escape("a\u{1b}[31mb\u{202e}"), "a\\u{1b}[31mb\\u{202e}");
+    }
+}

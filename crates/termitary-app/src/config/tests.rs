@@ -1,0 +1,194 @@
+//! Every bad setting is refused in words that help; no message shows a password.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+fn mistake(settings: Settings) -> String {
+    Config::try_from(settings).err().unwrap().to_string()
+}
+
+#[test]
+fn without_settings_everything_runs_in_one_file() {
+    let config = Config::try_from(Settings::default()).unwrap();
+    assert_eq!(config.database_url, "sqlite://termitary.db");
+    assert!(config.redis.is_none());
+    assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 3000));
+    assert!(matches!(config.mail, MailWay::Files(dir) if dir == PathBuf::from("mail")));
+    assert_eq!(config.grace, Duration::from_secs(25));
+}
+
+#[test]
+fn an_empty_setting_is_not_set() {
+    let settings = Settings {
+        port: some(""),
+        redis_url: some(" "),
+        redis_host: some(""),
+        ..Settings::default()
+    };
+    let config = Config::try_from(settings).unwrap();
+    assert_eq!(config.port, 3000);
+    assert!(config.redis.is_none());
+}
+
+#[test]
+fn a_bad_port_is_named_with_the_way_out() {
+    let text = mistake(Settings {
+        port: some("70000"),
+        ..Settings::default()
+    });
+    assert_eq!(
+        text,
+        "PORT is `70000`: write a number from 0 to 65535, such as 3000"
+    );
+}
+
+#[test]
+fn postgresql_is_said_to_come_later_without_its_password() {
+    let text = mistake(Settings {
+        database_url: some("postgres://u:hunter2@db/x"),
+        ..Settings::default()
+    });
+    assert!(
+        text.contains("sqlite://") && text.contains("PostgreSQL"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_bad_redis_url_is_shown_without_its_password() {
+    for url in [
+        "redis//:hunter2@host",
+        "http://:hunter2@host",
+        "redis://u:hunter2@host:port",
+        "redis://:hunter2@",
+    ] {
+        let text = mistake(Settings {
+            redis_url: some(url),
+            ..Settings::default()
+        });
+        assert!(text.starts_with("REDIS_URL is"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn the_redis_url_wins_over_its_parts() {
+    let settings = Settings {
+        redis_url: some("redis://one:1111"),
+        redis_host: some("two"),
+        ..Settings::default()
+    };
+    let shown = Config::try_from(settings)
+        .unwrap()
+        .redis
+        .unwrap()
+        .to_string();
+    assert!(shown.contains("one:1111"), "{shown}");
+}
+
+#[test]
+fn the_original_settings_of_redis_work() {
+    let settings = Settings {
+        redis_host: some("cache"),
+        redis_port: some("6380"),
+        redis_password: some("hunter2"),
+        ..Settings::default()
+    };
+    let shown = Config::try_from(settings)
+        .unwrap()
+        .redis
+        .unwrap()
+        .to_string();
+    assert!(
+        shown.contains("cache:6380") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_password_for_no_redis_is_a_mistake() {
+    let text = mistake(Settings {
+        redis_password: some("hunter2"),
+        ..Settings::default()
+    });
+    assert!(
+        text.contains("REDIS_HOST") && !text.contains("hunter2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_but_not_in_both_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("url");
+    std::fs::write(&file, "sqlite://other.db\n").unwrap();
+    let file = file.to_str().map(str::to_owned);
+    let settings = Settings {
+        database_url_file: file.clone(),
+        ..Settings::default()
+    };
+    assert_eq!(
+        Config::try_from(settings).unwrap().database_url,
+        "sqlite://other.db"
+    );
+    let both = Settings {
+        database_url: some("sqlite://a.db"),
+        database_url_file: file,
+        ..Settings::default()
+    };
+    assert!(mistake(both).contains("both set"));
+    let missing = Settings {
+        smtp_url_file: some("/nowhere/at/all"),
+        ..Settings::default()
+    };
+    assert!(mistake(missing).starts_with("SMTP_URL_FILE is `/nowhere/at/all`"));
+}
+
+#[test]
+fn times_have_units() {
+    let read = |text| time("T", &some(text)).ok().flatten();
+    assert_eq!(read("25"), Some(Duration::from_secs(25)));
+    assert_eq!(read("500ms"), Some(Duration::from_millis(500)));
+    assert_eq!(read("2m"), Some(Duration::from_secs(120)));
+    for bad in ["soon", "-1", "2d", "99999999999999999999", "25h"] {
+        assert_eq!(read(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn words_are_chosen_from_a_list() {
+    let text = mistake(Settings {
+        pubsub_bridge: some("sideways"),
+        ..Settings::default()
+    });
+    assert_eq!(
+        text,
+        "TERMITARY_PUBSUB_BRIDGE is `sideways`: write one of off, in, out, both"
+    );
+    assert!(
+        mistake(Settings {
+            log_format: some("xml"),
+            ..Settings::default()
+        })
+        .contains("pretty, json")
+    );
+    assert!(
+        mistake(Settings {
+            env: some("prod"),
+            ..Settings::default()
+        })
+        .contains("production")
+    );
+}
+
+#[test]
+fn every_setting_is_documented() {
+    for setting in documented() {
+        assert!(setting.help.len() > 15, "{setting:?}");
+    }
+}

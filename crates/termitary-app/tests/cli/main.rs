@@ -1,0 +1,20 @@
+//! The `termitary` command from outside: what it says, how it ends, and what
+//! its processes do together.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod bad_input;
+mod dead_letters;
+mod help;
+mod http;
+mod journey;
+mod redis_mode;
+mod sandbox;
+mod settings;
+mod smtp;
+mod sqlite_mode;
+mod stopping;

@@ -1,0 +1,86 @@
+//! How processes stop.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use crate::http::Client;
+use crate::sandbox::{Process, Sandbox, eventually};
+
+#[test]
+fn an_idle_process_stops_quickly_and_well() {
+    for command in ["dev", "api", "worker"] {
+        for signal in ["TERM", "INT"] {
+            let sandbox = Sandbox::new();
+            let mut process = sandbox.start(&[command]);
+            process.says("Ctrl-C stops");
+            if command != "api" {
+                process.says("worker started");
+            }
+            let start = Instant::now();
+            process.signal(signal);
+            assert!(process.end().success(), "{command} {signal}: {}", process.said());
+            assert!(start.elapsed() < Duration::from_secs(5), "{command} {signal}: {:?}", start.elapsed());
+        }
+    }
+}
+
+/// A worker in the middle of a mail to a server that never answers.
+fn stuck(sandbox: &Sandbox, silent: &TcpListener, grace: &str) -> Process {
+    let url = format!("smtp://{}", silent.local_addr().unwrap());
+    let env = [("SMTP_URL", url.as_str()), ("TERMITARY_SHUTDOWN_GRACE", grace)];
+    let worker = sandbox.start_with(&["worker"], &env).works();
+    sandbox.ok(&["publish", "users.created", r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#]);
+    eventually("it is in the middle of it", || sandbox.count("users.send-welcome", "leased") == 1);
+    worker
+}
+
+#[test]
+fn work_that_does_not_finish_in_time_is_given_back_at_once() {
+    let sandbox = Sandbox::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let worker = stuck(&sandbox, &silent, "1s");
+    let start = Instant::now();
+    worker.stop();
+    assert!(start.elapsed() >= Duration::from_secs(1) && start.elapsed() < Duration::from_secs(10));
+    assert_eq!(sandbox.count("users.send-welcome", "due"), 1);
+    let _next = sandbox.start(&["worker"]).works();
+    eventually("the mail is there", || sandbox.mails().len() == 1);
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_loses_nothing() {
+    let sandbox = Sandbox::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut worker = stuck(&sandbox, &silent, "10m");
+    worker.signal("TERM");
+    worker.says("stopping");
+    let start = Instant::now();
+    worker.signal("TERM");
+    worker.end();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let _next = sandbox.start(&["worker"]).works();
+    eventually("the mail is there", || sandbox.mails().len() == 1);
+}
+
+#[test]
+fn a_process_that_stops_is_not_ready_any_more() {
+    let sandbox = Sandbox::new();
+    let mut api = sandbox.start(&["api"]);
+    let port = api.port();
+    assert_eq!(Client::new(port).get("/readyz").0, 200);
+    api.signal("TERM");
+    assert!(api.end().success());
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn logs_are_json_where_a_program_reads_them() {
+    let sandbox = Sandbox::new().with("LOG_FORMAT", "json");
+    let mut worker = sandbox.start(&["worker"]).works();
+    worker.signal("TERM");
+    assert!(worker.end().success());
+    for line in worker.said().lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(entry["level"].is_string() && entry["message"].is_string(), "{line}");
+    }
+}
