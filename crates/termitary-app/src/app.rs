@@ -13,7 +13,7 @@ use termitary::{Broker, Bus, Db, Registry};
 pub use crate::accounts::HashCost;
 use crate::accounts::Passwords;
 use crate::mail::Mailer;
-use crate::{activity, auth, todos, users};
+use crate::{activity, auth, mail, todos, users};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -165,6 +165,7 @@ pub fn registry() -> Registry<App> {
         .merge(users::subscriptions())
         .merge(todos::subscriptions())
         .merge(activity::subscriptions())
+        .merge(mail::subscriptions())
 }
 
 /// Brings the application's own tables to this program's version.

@@ -47,13 +47,20 @@ fn paragraph(entry: &MapEntry) -> String {
 /// The payload's fields, `?` where optional.
 fn fields(entry: &MapEntry) -> String {
     let schema = entry.schema.as_value();
-    let required = schema["required"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let required = schema["required"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let Some(properties) = schema["properties"].as_object() else {
         return String::new();
     };
     let names = properties.keys().map(|name| {
         let optional = !required.iter().any(|field| field == name);
-        if optional { format!("{name}?") } else { name.clone() }
+        if optional {
+            format!("{name}?")
+        } else {
+            name.clone()
+        }
     });
     let mut names: Vec<String> = names.collect();
     names.sort_by_key(|name| name.ends_with('?'));

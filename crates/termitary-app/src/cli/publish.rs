@@ -17,10 +17,10 @@ use crate::config::{Config, Mistake, escape};
 pub(super) async fn run(config: Config, args: PublishArgs) -> anyhow::Result<()> {
     let registry = app::registry();
     check_name(&args, &registry)?;
-    let data = if args.json == "-" {
+    let data = if args.payload == "-" {
         stdin()?
     } else {
-        args.json
+        args.payload
     };
     let payload = object(&data)?;
     check_fields(&registry, &args.name, &payload)?;

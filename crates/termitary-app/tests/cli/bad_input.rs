@@ -7,26 +7,86 @@ use crate::sandbox::{Process, Sandbox};
 const BAD_SETTINGS: &[(&str, &str, &[&str])] = &[
     ("PORT", "http", &["PORT", "`http`", "3000"]),
     ("PORT", "65536", &["PORT", "65536"]),
-    ("HOST", "no.such.host.invalid", &["HOST", "no.such.host.invalid", "127.0.0.1"]),
-    ("DATABASE_URL", "postgres://u:hunter2@db/x", &["DATABASE_URL", "PostgreSQL", "sqlite://"]),
-    ("DATABASE_URL", "mysql://u:hunter2@db/x", &["DATABASE_URL", "sqlite://"]),
-    ("DATABASE_URL", "termitary.db", &["DATABASE_URL", "sqlite://"]),
-    ("DATABASE_URL", "sqlite::memory:", &["DATABASE_URL", "memory"]),
-    ("DATABASE_URL", "sqlite:///no/such/folder/x.db", &["DATABASE_URL", "/no/such/folder/x.db", "folder"]),
-    ("REDIS_URL", "http://:hunter2@cache", &["REDIS_URL", "redis://"]),
-    ("REDIS_URL", "redis://:hunter2@cache:port", &["REDIS_URL", "redis://"]),
+    (
+        "HOST",
+        "no.such.host.invalid",
+        &["HOST", "no.such.host.invalid", "127.0.0.1"],
+    ),
+    (
+        "DATABASE_URL",
+        "postgres://u:hunter2@db/x",
+        &["DATABASE_URL", "PostgreSQL", "sqlite://"],
+    ),
+    (
+        "DATABASE_URL",
+        "mysql://u:hunter2@db/x",
+        &["DATABASE_URL", "sqlite://"],
+    ),
+    (
+        "DATABASE_URL",
+        "termitary.db",
+        &["DATABASE_URL", "sqlite://"],
+    ),
+    (
+        "DATABASE_URL",
+        "sqlite::memory:",
+        &["DATABASE_URL", "memory"],
+    ),
+    (
+        "DATABASE_URL",
+        "sqlite:///no/such/folder/x.db",
+        &["DATABASE_URL", "/no/such/folder/x.db", "folder"],
+    ),
+    (
+        "REDIS_URL",
+        "http://:hunter2@cache",
+        &["REDIS_URL", "redis://"],
+    ),
+    (
+        "REDIS_URL",
+        "redis://:hunter2@cache:port",
+        &["REDIS_URL", "redis://"],
+    ),
     ("REDIS_PORT", "x", &["REDIS_PORT", "6379"]),
     ("REDIS_TLS", "maybe", &["REDIS_TLS", "true, "]),
-    ("REDIS_PASSWORD", "hunter2", &["REDIS_PASSWORD", "REDIS_HOST"]),
-    ("SMTP_URL", "http://u:hunter2@mail", &["SMTP_URL", "smtp://"]),
-    ("TERMITARY_MAIL_FROM", "nobody", &["TERMITARY_MAIL_FROM", "nobody"]),
-    ("TERMITARY_PUBSUB_BRIDGE", "sideways", &["TERMITARY_PUBSUB_BRIDGE", "off, in, out, both"]),
+    (
+        "REDIS_PASSWORD",
+        "hunter2",
+        &["REDIS_PASSWORD", "REDIS_HOST"],
+    ),
+    (
+        "SMTP_URL",
+        "http://u:hunter2@mail",
+        &["SMTP_URL", "smtp://"],
+    ),
+    (
+        "TERMITARY_MAIL_FROM",
+        "nobody",
+        &["TERMITARY_MAIL_FROM", "nobody"],
+    ),
+    (
+        "TERMITARY_PUBSUB_BRIDGE",
+        "sideways",
+        &["TERMITARY_PUBSUB_BRIDGE", "off, in, out, both"],
+    ),
     ("TERMITARY_ENV", "staging", &["TERMITARY_ENV", "production"]),
-    ("TERMITARY_SHUTDOWN_GRACE", "soon", &["TERMITARY_SHUTDOWN_GRACE", "25s"]),
-    ("TERMITARY_PUBLIC_URL", "example.com", &["TERMITARY_PUBLIC_URL", "https://"]),
+    (
+        "TERMITARY_SHUTDOWN_GRACE",
+        "soon",
+        &["TERMITARY_SHUTDOWN_GRACE", "25s"],
+    ),
+    (
+        "TERMITARY_PUBLIC_URL",
+        "example.com",
+        &["TERMITARY_PUBLIC_URL", "https://"],
+    ),
     ("LOG_FORMAT", "xml", &["LOG_FORMAT", "pretty, json"]),
     ("RUST_LOG", "termitary=loud", &["RUST_LOG", "debug"]),
-    ("REDIS_URL_FILE", "/no/such/file", &["REDIS_URL_FILE", "/no/such/file"]),
+    (
+        "REDIS_URL_FILE",
+        "/no/such/file",
+        &["REDIS_URL_FILE", "/no/such/file"],
+    ),
 ];
 
 #[test]
@@ -34,7 +94,10 @@ fn a_bad_setting_stops_the_process_with_two() {
     for (name, value, words) in BAD_SETTINGS {
         let text = Sandbox::new().with(name, value).fails(2, &["dev"]);
         for word in *words {
-            assert!(text.contains(word), "{name}={value} should name {word}: {text}");
+            assert!(
+                text.contains(word),
+                "{name}={value} should name {word}: {text}"
+            );
         }
         assert!(!text.contains("hunter2"), "{text}");
         assert_eq!(text.lines().count(), 1, "one line is enough: {text}");
@@ -56,10 +119,21 @@ fn a_port_in_use_is_named_with_the_way_out() {
 #[test]
 fn a_file_that_is_no_database_is_left_alone() {
     let sandbox = Sandbox::new();
-    std::fs::write(sandbox.path("termitary.db"), "these are my notes, not a database\n".repeat(100)).unwrap();
+    std::fs::write(
+        sandbox.path("termitary.db"),
+        "these are my notes, not a database\n".repeat(100),
+    )
+    .unwrap();
     let text = sandbox.fails(2, &["migrate"]);
-    assert!(text.contains("DATABASE_URL") && text.contains("termitary.db"), "{text}");
-    assert!(std::fs::read_to_string(sandbox.path("termitary.db")).unwrap().starts_with("these are my notes"));
+    assert!(
+        text.contains("DATABASE_URL") && text.contains("termitary.db"),
+        "{text}"
+    );
+    assert!(
+        std::fs::read_to_string(sandbox.path("termitary.db"))
+            .unwrap()
+            .starts_with("these are my notes")
+    );
 }
 
 #[test]
@@ -93,9 +167,17 @@ async fn a_database_of_a_newer_version_is_not_touched() {
 #[test]
 fn commands_that_look_say_so_where_there_is_no_database() {
     let sandbox = Sandbox::new();
-    for args in [&["status"][..], &["dead", "list"], &["schedule", "list"], &["tail"]] {
+    for args in [
+        &["status"][..],
+        &["dead", "list"],
+        &["schedule", "list"],
+        &["tail"],
+    ] {
         let text = sandbox.fails(1, args);
-        assert!(text.contains("termitary.db") && text.contains("termitary migrate"), "{text}");
+        assert!(
+            text.contains("termitary.db") && text.contains("termitary migrate"),
+            "{text}"
+        );
     }
     assert!(!sandbox.path("termitary.db").exists());
 }
@@ -104,7 +186,10 @@ fn commands_that_look_say_so_where_there_is_no_database() {
 fn an_unknown_event_name_brings_the_nearest_ones() {
     let sandbox = Sandbox::new();
     let text = sandbox.fails(2, &["publish", "todo.created", "{}"]);
-    assert!(text.contains("todos.created") && text.contains("--allow-unknown"), "{text}");
+    assert!(
+        text.contains("todos.created") && text.contains("--allow-unknown"),
+        "{text}"
+    );
     let text = sandbox.fails(2, &["publish", "Todos Created", "{}"]);
     assert!(text.contains("lower-case"), "{text}");
     assert!(!sandbox.path("termitary.db").exists());
@@ -117,7 +202,11 @@ fn a_payload_that_is_no_json_object_is_refused_with_the_place() {
     let sandbox = Sandbox::new();
     let text = sandbox.fails(2, &["publish", "todos.created", r#"{"id": "1", title}"#]);
     assert!(text.contains("line 1 column 13"), "{text}");
-    assert!(sandbox.fails(2, &["publish", "todos.created", "[]"]).contains("object"));
+    assert!(
+        sandbox
+            .fails(2, &["publish", "todos.created", "[]"])
+            .contains("object")
+    );
     let text = sandbox.fails(2, &["publish", "todos.created", r#"{"id":"1"}"#]);
     assert!(text.contains("title"), "{text}");
     let text = sandbox.fails(2, &["publish", "todos.created", r#"{"id":1,"title":"x"}"#]);
@@ -129,9 +218,16 @@ fn a_payload_that_is_no_json_object_is_refused_with_the_place() {
 #[test]
 fn a_payload_that_is_too_large_is_refused() {
     let sandbox = Sandbox::new();
-    std::fs::write(sandbox.path("large.json"), format!(r#"{{"id":"1","title":"{}"}}"#, "x".repeat(300_000))).unwrap();
+    std::fs::write(
+        sandbox.path("large.json"),
+        format!(r#"{{"id":"1","title":"{}"}}"#, "x".repeat(300_000)),
+    )
+    .unwrap();
     let mut command = sandbox.command(&["publish", "todos.created", "-"]);
-    let output = command.stdin(std::fs::File::open(sandbox.path("large.json")).unwrap()).output().unwrap();
+    let output = command
+        .stdin(std::fs::File::open(sandbox.path("large.json")).unwrap())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(crate::sandbox::stderr(&output).contains("262144"));
 }
@@ -148,7 +244,13 @@ fn an_unknown_schedule_brings_the_known_ones() {
 #[test]
 fn wrong_usage_ends_with_two() {
     let sandbox = Sandbox::new();
-    for args in [&["nonsense"][..], &["publish"], &["dead", "explode"], &["tail", "--limit", "x"], &["--porrt", "1"]] {
+    for args in [
+        &["nonsense"][..],
+        &["publish"],
+        &["dead", "explode"],
+        &["tail", "--limit", "x"],
+        &["--porrt", "1"],
+    ] {
         sandbox.fails(2, args);
     }
 }
@@ -162,7 +264,10 @@ fn a_password_on_the_command_line_is_refused() {
         ["--smtp-url", "smtp://u:hunter2@h", "status"],
     ] {
         let text = sandbox.fails(2, &args);
-        assert!(text.contains("_FILE") && !text.contains("hunter2"), "{text}");
+        assert!(
+            text.contains("_FILE") && !text.contains("hunter2"),
+            "{text}"
+        );
     }
     sandbox.ok(&["--database-url", "sqlite://other.db", "migrate"]);
     assert!(sandbox.path("other.db").exists());
@@ -180,7 +285,11 @@ fn a_mail_server_that_refuses_connections_stops_nobody() {
     let port = crate::sandbox::free_port();
     let sandbox = Sandbox::new().with("SMTP_URL", &format!("smtp://127.0.0.1:{port}"));
     let worker: Process = sandbox.start(&["worker"]).works();
-    sandbox.ok(&["publish", "users.created", r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#]);
+    sandbox.ok(&[
+        "publish",
+        "users.created",
+        r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#,
+    ]);
     crate::sandbox::eventually("the mail waits for its next attempt", || {
         sandbox.count("users.send-welcome", "pending") == 1
     });

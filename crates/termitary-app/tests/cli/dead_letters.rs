@@ -10,22 +10,39 @@ fn with_dead_letters(number: u64) -> (Sandbox, Process) {
         let user = format!(r#"{{"id":"{n}","email":"no\u001b[31maddress","name":"N"}}"#);
         sandbox.ok(&["publish", "users.created", &user]);
     }
-    eventually("the deliveries are dead", || sandbox.count("users.send-welcome", "dead") == number);
+    eventually("the deliveries are dead", || {
+        sandbox.count("users.send-welcome", "dead") == number
+    });
     (sandbox, worker)
 }
 
 #[test]
 fn a_dead_letter_is_listed_and_shown_without_steering_the_terminal() {
     let (sandbox, _worker) = with_dead_letters(1);
-    let list = sandbox.json(&["dead", "list", "--json", "--subscription", "users.send-welcome"]);
+    let list = sandbox.json(&[
+        "dead",
+        "list",
+        "--json",
+        "--subscription",
+        "users.send-welcome",
+    ]);
     assert_eq!(list.as_array().unwrap().len(), 1);
-    assert_eq!((&list[0]["state"], &list[0]["reason"]), (&"dead".into(), &"permanent".into()));
+    assert_eq!(
+        (&list[0]["state"], &list[0]["reason"]),
+        (&"dead".into(), &"permanent".into())
+    );
     let id = list[0]["event"]["id"].as_str().unwrap();
     let shown = sandbox.ok(&["dead", "show", id]);
-    assert!(shown.contains("users.send-welcome is dead") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(
+        shown.contains("users.send-welcome is dead") && !shown.contains('\u{1b}'),
+        "{shown}"
+    );
     let table = sandbox.ok(&["dead", "list"]);
     assert!(table.contains(id) && !table.contains('\u{1b}'), "{table}");
-    assert_eq!(sandbox.ok(&["dead", "list", "--parked"]), "nothing is dead or parked\n");
+    assert_eq!(
+        sandbox.ok(&["dead", "list", "--parked"]),
+        "nothing is dead or parked\n"
+    );
     sandbox.fails(2, &["dead", "show", "x"]);
     let text = sandbox.fails(1, &["dead", "show", "019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11"]);
     assert!(text.contains("dead list"), "{text}");
@@ -38,18 +55,33 @@ fn many_are_replayed_or_dropped_only_when_that_is_meant() {
     let text = sandbox.fails(2, &["dead", "replay"]);
     assert!(text.contains("--all"), "{text}");
     let text = sandbox.fails(2, &["dead", "replay", "--all"]);
-    assert!(text.contains("2 deliveries") && text.contains("--yes"), "{text}");
-    assert_eq!(sandbox.ok(&["dead", "replay", "--all", "--yes"]), "2 deliveries replayed\n");
+    assert!(
+        text.contains("2 deliveries") && text.contains("--yes"),
+        "{text}"
+    );
+    assert_eq!(
+        sandbox.ok(&["dead", "replay", "--all", "--yes"]),
+        "2 deliveries replayed\n"
+    );
     assert_eq!(sandbox.count("users.send-welcome", "pending"), 2);
     let worker = sandbox.start(&["worker"]).works();
-    eventually("they are dead again", || sandbox.count("users.send-welcome", "dead") == 2);
+    eventually("they are dead again", || {
+        sandbox.count("users.send-welcome", "dead") == 2
+    });
     worker.stop();
     let list = sandbox.json(&["dead", "list", "--json"]);
     let id = list[0]["event"]["id"].as_str().unwrap();
-    assert!(sandbox.fails(2, &["dead", "drop", "--event", id]).contains("--yes"));
+    assert!(
+        sandbox
+            .fails(2, &["dead", "drop", "--event", id])
+            .contains("--yes")
+    );
     let dropped = sandbox.json(&["dead", "drop", "--event", id, "--yes", "--json"]);
     assert_eq!(dropped["dropped"], 1);
-    assert_eq!(sandbox.ok(&["dead", "replay", "--subscription", "users.send-welcome"]), "1 delivery replayed\n");
+    assert_eq!(
+        sandbox.ok(&["dead", "replay", "--subscription", "users.send-welcome"]),
+        "1 delivery replayed\n"
+    );
 }
 
 #[test]
@@ -67,7 +99,12 @@ fn schedules_are_listed_run_paused_and_resumed() {
     let _worker = sandbox.start(&["worker"]).works();
     let find = |name: &str| {
         let list = sandbox.json(&["schedule", "list", "--json"]);
-        list.as_array().unwrap().iter().find(|s| s["name"] == name).cloned().unwrap()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["name"] == name)
+            .cloned()
+            .unwrap()
     };
     assert_eq!(find("todos.overdue.check")["cron"], "0 */2 * * *");
     let id = sandbox.ok(&["schedule", "run", "todos.overdue.check"]);

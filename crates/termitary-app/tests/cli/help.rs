@@ -6,14 +6,39 @@ use crate::sandbox::Sandbox;
 fn the_help_of_every_command_is_as_reviewed() {
     let sandbox = Sandbox::new();
     let commands = [
-        "", "dev", "api", "worker", "migrate", "publish", "tail", "events", "status", "dead", "dead list",
-        "dead show", "dead replay", "dead drop", "schedule", "schedule list", "schedule run", "schedule pause",
-        "schedule resume", "user", "user create", "health", "completions",
+        "",
+        "dev",
+        "api",
+        "worker",
+        "migrate",
+        "publish",
+        "tail",
+        "events",
+        "status",
+        "dead",
+        "dead list",
+        "dead show",
+        "dead replay",
+        "dead drop",
+        "schedule",
+        "schedule list",
+        "schedule run",
+        "schedule pause",
+        "schedule resume",
+        "user",
+        "user create",
+        "health",
+        "completions",
     ];
     for command in commands {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
-        let name = if command.is_empty() { "termitary" } else { command }.replace(' ', "-");
+        let name = if command.is_empty() {
+            "termitary"
+        } else {
+            command
+        }
+        .replace(' ', "-");
         insta::assert_snapshot!(format!("help-{name}"), sandbox.ok(&args));
     }
 }
@@ -21,8 +46,22 @@ fn the_help_of_every_command_is_as_reviewed() {
 #[test]
 fn every_command_shows_an_example() {
     let sandbox = Sandbox::new();
-    for command in ["dev", "api", "worker", "migrate", "publish", "tail", "events", "status", "health", "completions"] {
-        assert!(sandbox.ok(&[command, "--help"]).contains("xample"), "{command}");
+    for command in [
+        "dev",
+        "api",
+        "worker",
+        "migrate",
+        "publish",
+        "tail",
+        "events",
+        "status",
+        "health",
+        "completions",
+    ] {
+        assert!(
+            sandbox.ok(&[command, "--help"]).contains("xample"),
+            "{command}"
+        );
     }
 }
 
@@ -43,17 +82,32 @@ fn output_has_no_colour_without_a_terminal() {
     let sandbox = Sandbox::new();
     for args in [&["--help"][..], &["events"], &["nonsense"]] {
         let output = sandbox.run(args);
-        assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{args:?}");
+        assert!(
+            !output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b),
+            "{args:?}"
+        );
     }
 }
 
 #[test]
 fn the_event_map_names_the_original_events() {
     let map = Sandbox::new().json(&["events", "--json"]);
-    let names: Vec<_> = map.as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap()).collect();
+    let names: Vec<_> = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["event"].as_str().unwrap())
+        .collect();
     for event in [
-        "todos.created", "todos.updated", "todos.deleted", "todos.overdue.check", "users.created",
-        "users.updated", "users.deleted", "users.login", "users.inactive.check",
+        "todos.created",
+        "todos.updated",
+        "todos.deleted",
+        "todos.overdue.check",
+        "users.created",
+        "users.updated",
+        "users.deleted",
+        "users.login",
+        "users.inactive.check",
     ] {
         assert!(names.contains(&event), "{event}: {names:?}");
     }
@@ -63,12 +117,19 @@ fn the_event_map_names_the_original_events() {
 fn a_reader_that_leaves_early_is_no_failure() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(&["events", "--json"]);
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
 
 #[test]
 fn completions_are_a_script() {
-    assert!(Sandbox::new().ok(&["completions", "bash"]).contains("_termitary"));
+    assert!(
+        Sandbox::new()
+            .ok(&["completions", "bash"])
+            .contains("_termitary")
+    );
 }

@@ -6,19 +6,23 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 /// The API at a port, as one user.
-pub struct Client {
+pub(crate) struct Client {
     port: u16,
     token: Option<String>,
-    pub user: Value,
+    pub(crate) user: Value,
 }
 
 impl Client {
-    pub fn new(port: u16) -> Self {
-        Self { port, token: None, user: Value::Null }
+    pub(crate) fn new(port: u16) -> Self {
+        Self {
+            port,
+            token: None,
+            user: Value::Null,
+        }
     }
 
     /// Registers and goes on as that user.
-    pub fn register(port: u16, email: &str) -> Self {
+    pub(crate) fn register(port: u16, email: &str) -> Self {
         let mut client = Self::new(port);
         let body = json!({ "email": email, "name": "Test", "password": "a walk in the rain" });
         let (status, answer) = client.post("/api/v1/auth/register", &body);
@@ -28,17 +32,20 @@ impl Client {
         client
     }
 
-    pub fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         self.send("GET", path, None)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send("POST", path, Some(body))
     }
 
-    pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub(crate) fn send(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n"));
+        let token = self
+            .token
+            .as_ref()
+            .map(|token| format!("authorization: Bearer {token}\r\n"));
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nuser-agent: test\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n{}\r\n{body}",

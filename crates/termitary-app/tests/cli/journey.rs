@@ -12,7 +12,13 @@ fn one_command_starts_everything_and_says_where_it_is() {
     let port = dev.port();
     assert_eq!(Client::new(port).get("/readyz").0, 200);
     let said = dev.said();
-    for words in ["sqlite://termitary.db", "/api/v1", "/docs", "curl", "termitary tail"] {
+    for words in [
+        "sqlite://termitary.db",
+        "/api/v1",
+        "/docs",
+        "curl",
+        "termitary tail",
+    ] {
         assert!(said.contains(words), "{said}");
     }
     assert!(sandbox.path("termitary.db").exists());
@@ -31,10 +37,15 @@ fn the_command_that_the_banner_offers_works() {
     let said = dev.said();
     let offered = said.lines().find(|line| line.contains("-d '")).unwrap();
     let body = offered.split('\'').nth(1).unwrap();
-    let (status, answer) = Client::new(port).post("/api/v1/auth/register", &serde_json::from_str(body).unwrap());
+    let (status, answer) = Client::new(port).post(
+        "/api/v1/auth/register",
+        &serde_json::from_str(body).unwrap(),
+    );
     assert_eq!(status, 201, "{answer}");
     dev.says("worker started");
-    eventually("the welcome mail lies in its folder", || sandbox.mails().len() == 1);
+    eventually("the welcome mail lies in its folder", || {
+        sandbox.mails().len() == 1
+    });
     assert!(sandbox.mails()[0].contains("To: ada@example.com"));
 }
 
@@ -46,30 +57,57 @@ fn from_registering_to_mails_and_events() {
     let mut tail = sandbox.start(&["tail", "--json", "todos.*", "--limit", "2"]);
     // It shows what comes after its start, so a first event proves that it runs.
     eventually("tail runs", || {
-        sandbox.ok(&["publish", "todos.deleted", r#"{"id":"1","title":"warm up"}"#]);
+        sandbox.ok(&[
+            "publish",
+            "todos.deleted",
+            r#"{"id":"1","title":"warm up"}"#,
+        ]);
         std::thread::sleep(std::time::Duration::from_millis(200));
         tail.said().contains("todos.deleted")
     });
     let ada = Client::register(port, "ada@example.com");
     let bob = Client::register(port, "bob@example.com");
-    let body = json!({ "title": "Water the plants", "assignee": bob.user["id"], "priority": "high" });
+    let body =
+        json!({ "title": "Water the plants", "assignee": bob.user["id"], "priority": "high" });
     let (status, todo) = ada.post("/api/v1/todos", &body);
     assert_eq!(status, 201, "{todo}");
-    eventually("two welcomes and one assignment are sent", || sandbox.mails().len() == 3);
+    eventually("two welcomes and one assignment are sent", || {
+        sandbox.mails().len() == 3
+    });
     let mails = sandbox.mails().join("\n");
-    assert!(mails.contains("Subject: For you: Water the plants"), "{mails}");
+    assert!(
+        mails.contains("Subject: For you: Water the plants"),
+        "{mails}"
+    );
     sandbox.settled();
     let (_, feed) = ada.get("/api/v1/activity");
-    assert!(feed["items"].as_array().unwrap().iter().any(|item| item["event"] == "todos.created"), "{feed}");
+    assert!(
+        feed["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|item| item["event"] == "todos.created"),
+        "{feed}"
+    );
     assert!(tail.end().success());
-    let line = tail.said().lines().find(|line| line.contains("Water")).map(str::to_owned);
+    let line = tail
+        .said()
+        .lines()
+        .find(|line| line.contains("Water"))
+        .map(str::to_owned);
     if let Some(line) = line {
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(event["specversion"], "1.0");
         assert_eq!(event["type"], "todos.created");
         assert_eq!(event["data"]["id"], todo["id"]);
     }
-    assert_eq!(ada.get("/api/v1/todos").1["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        ada.get("/api/v1/todos").1["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -79,8 +117,17 @@ fn a_published_event_can_be_tailed_as_a_cloudevent() {
     let mut tail = sandbox.start(&["tail", "--json", "--limit", "1", "todos.*"]);
     let mut ids = Vec::new();
     eventually("tail sees one", || {
-        sandbox.ok(&["publish", "users.deleted", r#"{"id":"1","email":"a@example.com"}"#]);
-        ids.push(sandbox.ok(&["publish", "todos.deleted", r#"{"id":"1","title":"x"}"#]).trim().to_owned());
+        sandbox.ok(&[
+            "publish",
+            "users.deleted",
+            r#"{"id":"1","email":"a@example.com"}"#,
+        ]);
+        ids.push(
+            sandbox
+                .ok(&["publish", "todos.deleted", r#"{"id":"1","title":"x"}"#])
+                .trim()
+                .to_owned(),
+        );
         !tail.said().is_empty()
     });
     assert!(tail.end().success());
@@ -94,12 +141,20 @@ fn a_published_event_can_be_tailed_as_a_cloudevent() {
 fn the_first_admin_is_made_on_the_command_line() {
     let sandbox = Sandbox::new();
     let said = sandbox.ok(&["user", "create", "root@example.com", "--admin"]);
-    let password = said.lines().find_map(|line| line.strip_prefix("password: ")).unwrap().to_owned();
+    let password = said
+        .lines()
+        .find_map(|line| line.strip_prefix("password: "))
+        .unwrap()
+        .to_owned();
     let mut api = sandbox.start(&["api"]);
     let port = api.port();
     let login = json!({ "email": "root@example.com", "password": password });
     let (status, answer) = Client::new(port).post("/api/v1/auth/login", &login);
-    assert_eq!((status, &answer["user"]["role"]), (200, &json!("admin")), "{answer}");
+    assert_eq!(
+        (status, &answer["user"]["role"]),
+        (200, &json!("admin")),
+        "{answer}"
+    );
     let text = sandbox.fails(1, &["user", "create", "root@example.com"]);
     assert!(text.contains("root@example.com"), "{text}");
     sandbox.fails(1, &["user", "create", "not an address"]);
@@ -111,12 +166,23 @@ fn a_password_comes_from_stdin_and_is_not_printed() {
     std::fs::write(sandbox.path("password"), "a walk in the rain\n").unwrap();
     let create = |json: &str, email: &str| {
         let mut command = sandbox.command(&["user", "create", email, "--password-stdin", json]);
-        let output = command.stdin(std::fs::File::open(sandbox.path("password")).unwrap()).output().unwrap();
-        assert!(output.status.success(), "{}", crate::sandbox::stderr(&output));
+        let output = command
+            .stdin(std::fs::File::open(sandbox.path("password")).unwrap())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            crate::sandbox::stderr(&output)
+        );
         String::from_utf8(output.stdout).unwrap()
     };
-    let answer: serde_json::Value = serde_json::from_str(&create("--json", "a@example.com")).unwrap();
-    assert_eq!((&answer["role"], &answer["password"]), (&json!("user"), &serde_json::Value::Null));
+    let answer: serde_json::Value =
+        serde_json::from_str(&create("--json", "a@example.com")).unwrap();
+    assert_eq!(
+        (&answer["role"], &answer["password"]),
+        (&json!("user"), &serde_json::Value::Null)
+    );
     assert!(!create("--admin", "b@example.com").contains("a walk"));
     sandbox.fails(2, &["user", "create", "c@example.com", "--password-stdin"]);
 }

@@ -9,84 +9,96 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A working folder, and the environment that commands in it get.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     env: Vec<(String, String)>,
 }
 
 impl Sandbox {
     /// An empty folder; a port that is free; a lease that ends soon.
-    pub fn new() -> Self {
-        let sandbox = Self { dir: tempfile::tempdir().unwrap(), env: Vec::new() };
+    pub(crate) fn new() -> Self {
+        let sandbox = Self {
+            dir: tempfile::tempdir().unwrap(),
+            env: Vec::new(),
+        };
         sandbox.with("PORT", "0").with("TERMITARY_LEASE", "2s")
     }
 
-    pub fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The command with nothing of the test's own environment.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_termitary"));
-        command.args(args).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.env.iter().cloned());
         command
     }
 
     /// Runs to the end.
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Runs to the end, which must be good; answers stdout.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs to the end, which must be `code`; answers stderr.
-    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
-        assert!(!text.contains("panicked") && !text.contains("stack backtrace"), "{text}");
+        assert!(
+            !text.contains("panicked") && !text.contains("stack backtrace"),
+            "{text}"
+        );
         text
     }
 
     /// What `--json` prints.
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
 
-    pub fn start(&self, args: &[&str]) -> Process {
+    pub(crate) fn start(&self, args: &[&str]) -> Process {
         self.start_with(args, &[])
     }
 
     /// Starts a process with more environment.
-    pub fn start_with(&self, args: &[&str], env: &[(&str, &str)]) -> Process {
+    pub(crate) fn start_with(&self, args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut command = self.command(args);
         command.envs(env.iter().copied());
         Process::spawn(command)
     }
 
     /// The `.eml` files so far.
-    pub fn mails(&self) -> Vec<String> {
-        let Ok(folder) = std::fs::read_dir(self.path("mail")) else { return Vec::new() };
+    pub(crate) fn mails(&self) -> Vec<String> {
+        let Ok(folder) = std::fs::read_dir(self.path("mail")) else {
+            return Vec::new();
+        };
         folder
             .map(|file| file.unwrap().path())
             .filter(|path| path.extension().is_some_and(|kind| kind == "eml"))
@@ -95,7 +107,7 @@ impl Sandbox {
     }
 
     /// A number of `termitary status --json` for one subscription.
-    pub fn count(&self, subscription: &str, field: &str) -> u64 {
+    pub(crate) fn count(&self, subscription: &str, field: &str) -> u64 {
         let status = self.json(&["status", "--json"]);
         let subscriptions = status["subscriptions"].as_array().unwrap();
         let found = subscriptions.iter().find(|s| s["name"] == subscription);
@@ -103,28 +115,34 @@ impl Sandbox {
     }
 
     /// Waits until nothing waits or runs.
-    pub fn settled(&self) {
+    pub(crate) fn settled(&self) {
         eventually("everything is handled", || {
             let status = self.json(&["status", "--json"]);
             let subscriptions = status["subscriptions"].as_array().unwrap().clone();
-            subscriptions.iter().all(|s| s["pending"] == 0 && s["leased"] == 0)
+            subscriptions
+                .iter()
+                .all(|s| s["pending"] == 0 && s["leased"] == 0)
         });
     }
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A process with its output; killed when dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
     fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = Arc::<Mutex<Vec<String>>>::default();
         collect(child.stdout.take().unwrap(), Arc::clone(&lines));
         collect(child.stderr.take().unwrap(), Arc::clone(&lines));
@@ -132,20 +150,26 @@ impl Process {
     }
 
     /// Starts any program under the same guard.
-    pub fn of(command: Command) -> Self {
+    pub(crate) fn of(command: Command) -> Self {
         Self::spawn(command)
     }
 
     /// Everything it has said so far.
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 
     /// Waits until it says this; answers the line.
-    pub fn says(&mut self, words: &str) -> String {
+    pub(crate) fn says(&mut self, words: &str) -> String {
         let start = Instant::now();
         loop {
-            let found = self.lines.lock().unwrap().iter().find(|line| line.contains(words)).cloned();
+            let found = self
+                .lines
+                .lock()
+                .unwrap()
+                .iter()
+                .find(|line| line.contains(words))
+                .cloned();
             if let Some(line) = found {
                 return line;
             }
@@ -160,43 +184,53 @@ impl Process {
     }
 
     /// The port of the API that it runs, once that answers.
-    pub fn port(&mut self) -> u16 {
+    pub(crate) fn port(&mut self) -> u16 {
         let line = self.says("/readyz");
         let port = line.rsplit(':').next().unwrap().trim_end_matches("/readyz");
         port.parse().unwrap()
     }
 
     /// Waits until the worker in it takes work.
-    pub fn works(mut self) -> Self {
+    pub(crate) fn works(mut self) -> Self {
         self.says("worker started");
         self
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// SIGKILL, and gone.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Waits for its end.
-    pub fn end(&mut self) -> ExitStatus {
+    pub(crate) fn end(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end: {}", self.said());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "it does not end: {}",
+                self.said()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     /// SIGTERM, which must end it well.
-    pub fn stop(mut self) -> String {
+    pub(crate) fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.end();
         assert!(status.success(), "{status}: {}", self.said());
@@ -220,7 +254,7 @@ fn collect(output: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<Str
 }
 
 /// Waits until `done` is true.
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -229,11 +263,17 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// A port that nobody listens on.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A file of the repository.
-pub fn repository(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
+pub(crate) fn repository(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(name)
 }

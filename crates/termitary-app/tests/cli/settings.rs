@@ -13,7 +13,9 @@ fn the_example_lists_every_setting_and_no_other() {
         .map(|(name, _)| name.to_owned())
         .filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
         .collect();
-    let known = termitary_app::config::documented().into_iter().map(|setting| setting.variable);
+    let known = termitary_app::config::documented()
+        .into_iter()
+        .map(|setting| setting.variable);
     assert_eq!(listed, known.collect());
 }
 
@@ -38,7 +40,10 @@ fn the_file_is_read_and_the_real_environment_wins() {
 
 #[test]
 fn an_empty_variable_means_not_set() {
-    let sandbox = Sandbox::new().with("DATABASE_URL", "").with("REDIS_URL", "").with("SMTP_URL", "");
+    let sandbox = Sandbox::new()
+        .with("DATABASE_URL", "")
+        .with("REDIS_URL", "")
+        .with("SMTP_URL", "");
     assert!(sandbox.ok(&["migrate"]).contains("termitary.db"));
 }
 
@@ -47,5 +52,8 @@ fn a_broken_line_is_named_without_being_shown() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path(".env"), "PORT=3000\nhunter2 hunter2\n").unwrap();
     let text = sandbox.fails(2, &["status"]);
-    assert!(text.contains(".env, line 2") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.contains(".env, line 2") && !text.contains("hunter2"),
+        "{text}"
+    );
 }

@@ -12,11 +12,17 @@ fn each_event_is_handled_once_per_subscription_with_two_workers() {
     let sandbox = Sandbox::new();
     let mut api = sandbox.start(&["api"]);
     let port = api.port();
-    let workers = [sandbox.start(&["worker"]).works(), sandbox.start(&["worker"]).works()];
+    let workers = [
+        sandbox.start(&["worker"]).works(),
+        sandbox.start(&["worker"]).works(),
+    ];
     let ada = Client::register(port, "ada@example.com");
     let bob = Client::register(port, "bob@example.com");
     for n in 0..40 {
-        let (status, _) = ada.post("/api/v1/todos", &json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] }));
+        let (status, _) = ada.post(
+            "/api/v1/todos",
+            &json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] }),
+        );
         assert_eq!(status, 201);
     }
     eventually("all mails are there", || sandbox.mails().len() == 42);
@@ -39,7 +45,11 @@ fn what_is_published_while_no_worker_runs_is_handled_later() {
     let mut api = sandbox.start(&["api"]);
     let port = api.port();
     Client::register(port, "ada@example.com");
-    sandbox.ok(&["publish", "users.created", r#"{"id":"1","email":"eve@example.com","name":"Eve"}"#]);
+    sandbox.ok(&[
+        "publish",
+        "users.created",
+        r#"{"id":"1","email":"eve@example.com","name":"Eve"}"#,
+    ]);
     assert_eq!(sandbox.count("users.send-welcome", "pending"), 2);
     assert!(sandbox.mails().is_empty());
     let _worker = sandbox.start(&["worker"]);
@@ -52,12 +62,16 @@ fn a_worker_killed_in_the_middle_of_its_work_loses_nothing() {
     // A mail server that takes connections and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("smtp://{}", silent.local_addr().unwrap());
-    let victim = sandbox.start_with(&["worker"], &[("SMTP_URL", &url)]).works();
+    let victim = sandbox
+        .start_with(&["worker"], &[("SMTP_URL", &url)])
+        .works();
     for n in 0..5 {
         let user = format!(r#"{{"id":"{n}","email":"user{n}@example.com","name":"U"}}"#);
         sandbox.ok(&["publish", "users.created", &user]);
     }
-    eventually("all are in the middle of it", || sandbox.count("users.send-welcome", "leased") == 5);
+    eventually("all are in the middle of it", || {
+        sandbox.count("users.send-welcome", "leased") == 5
+    });
     victim.kill();
     let _worker = sandbox.start(&["worker"]).works();
     eventually("all mails are there", || sandbox.mails().len() == 5);

@@ -18,8 +18,16 @@ fn an_idle_process_stops_quickly_and_well() {
             }
             let start = Instant::now();
             process.signal(signal);
-            assert!(process.end().success(), "{command} {signal}: {}", process.said());
-            assert!(start.elapsed() < Duration::from_secs(5), "{command} {signal}: {:?}", start.elapsed());
+            assert!(
+                process.end().success(),
+                "{command} {signal}: {}",
+                process.said()
+            );
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "{command} {signal}: {:?}",
+                start.elapsed()
+            );
         }
     }
 }
@@ -27,10 +35,19 @@ fn an_idle_process_stops_quickly_and_well() {
 /// A worker in the middle of a mail to a server that never answers.
 fn stuck(sandbox: &Sandbox, silent: &TcpListener, grace: &str) -> Process {
     let url = format!("smtp://{}", silent.local_addr().unwrap());
-    let env = [("SMTP_URL", url.as_str()), ("TERMITARY_SHUTDOWN_GRACE", grace)];
+    let env = [
+        ("SMTP_URL", url.as_str()),
+        ("TERMITARY_SHUTDOWN_GRACE", grace),
+    ];
     let worker = sandbox.start_with(&["worker"], &env).works();
-    sandbox.ok(&["publish", "users.created", r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#]);
-    eventually("it is in the middle of it", || sandbox.count("users.send-welcome", "leased") == 1);
+    sandbox.ok(&[
+        "publish",
+        "users.created",
+        r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#,
+    ]);
+    eventually("it is in the middle of it", || {
+        sandbox.count("users.send-welcome", "leased") == 1
+    });
     worker
 }
 
@@ -57,7 +74,11 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     let start = Instant::now();
     worker.signal("TERM");
     worker.end();
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     let _next = sandbox.start(&["worker"]).works();
     eventually("the mail is there", || sandbox.mails().len() == 1);
 }
@@ -81,6 +102,9 @@ fn logs_are_json_where_a_program_reads_them() {
     assert!(worker.end().success());
     for line in worker.said().lines() {
         let entry: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(entry["level"].is_string() && entry["message"].is_string(), "{line}");
+        assert!(
+            entry["level"].is_string() && entry["message"].is_string(),
+            "{line}"
+        );
     }
 }
