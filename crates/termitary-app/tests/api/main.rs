@@ -10,3 +10,11 @@
 mod support;
 
 mod accounts;
+mod activity;
+mod bad_input;
+mod contract;
+mod events;
+mod idempotency;
+mod matrix;
+mod operations;
+mod todos;

@@ -15,6 +15,12 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) async fn read(response: Response<Body>) -> Self {
         let (parts, body) = response.into_parts();
+        // A live stream has no end to wait for.
+        let is_live = parts
+            .headers
+            .get("content-type")
+            .is_some_and(|kind| kind == "text/event-stream");
+        let body = if is_live { Body::empty() } else { body };
         let body = to_bytes(body, usize::MAX).await.unwrap();
         let body = String::from_utf8_lossy(&body).into_owned();
         Self {

@@ -1,0 +1,163 @@
+//! `Idempotency-Key`: sent again is answered again, not done again.
+
+use axum::body::Body;
+use axum::http::Request;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use termitary::clock::{hours, secs};
+
+use crate::support::{Answer, PASSWORD, Person, TestApp};
+
+async fn post(app: &TestApp, path: &str, who: Option<&Person>, key: &str, body: &Value) -> Answer {
+    let mut request = Request::post(path)
+        .header("content-type", "application/json")
+        .header("idempotency-key", key);
+    if let Some(who) = who {
+        request = request.header("authorization", format!("Bearer {}", who.token));
+    }
+    app.send(request.body(Body::from(body.to_string())).unwrap())
+        .await
+}
+
+const TODOS: &str = "/api/v1/todos";
+
+#[tokio::test]
+async fn the_same_request_with_the_same_key_gets_the_same_answer() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let body = json!({ "title": "once" });
+    let first = post(&app, TODOS, Some(&ada), "k1", &body).await;
+    first.assert_status(201);
+    let again = post(&app, TODOS, Some(&ada), "k1", &body).await;
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    assert_eq!(again.header("content-type"), "application/json");
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!(app.events("todos.created").await.len(), 1);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn another_request_with_the_same_key_is_refused() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    post(&app, TODOS, Some(&ada), "k1", &json!({ "title": "one" }))
+        .await
+        .assert_status(201);
+    post(&app, TODOS, Some(&ada), "k1", &json!({ "title": "two" }))
+        .await
+        .assert_fields(&["Idempotency-Key"]);
+    post(
+        &app,
+        "/api/v1/auth/logout",
+        Some(&ada),
+        "k1",
+        &json!({ "title": "one" }),
+    )
+    .await
+    .assert_problem(422);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn two_users_keys_never_meet() {
+    let app = TestApp::start().await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let body = json!({ "title": "once" });
+    let hers = post(&app, TODOS, Some(&ada), "k1", &body).await;
+    let his = post(&app, TODOS, Some(&bob), "k1", &body).await;
+    assert_ne!(hers.json()["id"], his.json()["id"]);
+    app.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_at_once_make_one_todo_and_get_one_answer() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let body = json!({ "title": "once" });
+    let answers = join_all((0..20).map(|_| post(&app, TODOS, Some(&ada), "k1", &body))).await;
+    for answer in &answers {
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body),
+            (201, &answers[0].body)
+        );
+    }
+    assert_eq!(app.events("todos.created").await.len(), 1);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn a_repeated_registration_gets_the_same_token_that_nobody_else_can_read() {
+    let app = TestApp::start().await;
+    let body = json!({ "email": "ada@example.com", "name": "Ada", "password": PASSWORD });
+    let key = "6b8f8f1e-7a2c-4c1d-9f53-0d6a1c1f7a11";
+    let first = post(&app, "/api/v1/auth/register", None, key, &body).await;
+    first.assert_status(201);
+    let again = post(&app, "/api/v1/auth/register", None, key, &body).await;
+    assert_eq!(again.body, first.body);
+    app.settle().await;
+
+    let token = first.text_at("/token");
+    for secret in [token.as_str(), PASSWORD, key] {
+        for suffix in ["", "-wal"] {
+            let path = format!("{}{suffix}", app.db().path().display());
+            let stored = std::fs::read(path).unwrap_or_default();
+            let found = stored
+                .windows(secret.len())
+                .any(|part| part == secret.as_bytes());
+            assert!(!found, "{secret} lies readable in the database");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_only_says_not_now_is_not_kept() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let wrong = json!({ "email": ada.email, "password": "not it at all" });
+    post(&app, "/api/v1/auth/login", None, "k1", &wrong)
+        .await
+        .assert_problem(401);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let right = json!({ "email": ada.email, "password": PASSWORD });
+    post(&app, "/api/v1/auth/login", None, "k1", &right)
+        .await
+        .assert_status(200);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn keys_are_forgotten_after_a_day_and_those_of_dead_requests_after_a_minute() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let body = json!({ "title": "once" });
+    let first = post(&app, TODOS, Some(&ada), "k1", &body).await.json();
+    app.db().clock().advance(hours(25));
+    assert_ne!(
+        post(&app, TODOS, Some(&ada), "k1", &body).await.json()["id"],
+        first["id"]
+    );
+
+    let mut tx = app.db().begin().await.unwrap();
+    sqlx::query("UPDATE idempotency SET status = NULL, answer = NULL")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    app.db().clock().advance(secs(61));
+    post(&app, TODOS, Some(&ada), "k1", &body)
+        .await
+        .assert_status(201);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    for key in ["", " ", &"k".repeat(256)] {
+        post(&app, TODOS, Some(&ada), key, &json!({ "title": "x" }))
+            .await
+            .assert_fields(&["Idempotency-Key"]);
+    }
+    app.settle().await;
+}
