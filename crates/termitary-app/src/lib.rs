@@ -16,3 +16,8 @@ pub mod mail;
 mod provenance;
 pub mod todos;
 pub mod users;
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -101,8 +101,8 @@ pub(super) struct PublishArgs {
     /// The payload, a JSON object; `-` reads it from stdin
     #[arg(value_name = "JSON")]
     pub(super) payload: String,
-    /// Publish a name that this program does not know; it is kept, and handled
-    /// once a subscription for it is registered
+    /// Publish a name that this program does not know: recorded, and handled
+    /// where another program subscribes to it
     #[arg(long)]
     pub(super) allow_unknown: bool,
     /// Print a JSON object instead of the bare id

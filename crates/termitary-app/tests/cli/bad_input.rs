@@ -195,6 +195,7 @@ fn an_unknown_event_name_brings_the_nearest_ones() {
     assert!(!sandbox.path("termitary.db").exists());
     let id = sandbox.ok(&["publish", "--allow-unknown", "orders.paid", r#"{"any":1}"#]);
     assert_eq!(id.trim().len(), 36);
+    assert_eq!(sandbox.json(&["status", "--json"])["events"], 1);
 }
 
 #[test]

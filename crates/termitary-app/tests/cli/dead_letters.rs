@@ -85,15 +85,6 @@ fn many_are_replayed_or_dropped_only_when_that_is_meant() {
 }
 
 #[test]
-fn an_unknown_name_is_parked_and_shown() {
-    let sandbox = Sandbox::new();
-    let _worker = sandbox.start(&["worker"]).works();
-    sandbox.ok(&["publish", "--allow-unknown", "orders.paid", "{}"]);
-    let status = sandbox.json(&["status", "--json"]);
-    assert_eq!(status["events"], 1);
-}
-
-#[test]
 fn schedules_are_listed_run_paused_and_resumed() {
     let sandbox = Sandbox::new();
     let _worker = sandbox.start(&["worker"]).works();

@@ -12,6 +12,7 @@ mod dead_letters;
 mod help;
 mod http;
 mod journey;
+mod readme;
 mod sandbox;
 mod settings;
 mod sqlite_mode;
