@@ -15,5 +15,6 @@ mod journey;
 mod readme;
 mod sandbox;
 mod settings;
+mod smtp;
 mod sqlite_mode;
 mod stopping;

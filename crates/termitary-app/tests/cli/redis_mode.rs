@@ -1,0 +1,291 @@
+//! Separate processes over a real Redis, which the test starts on loopback.
+
+use std::process::Command;
+
+use redis::Commands as _;
+use serde_json::json;
+
+use crate::http::Client;
+use crate::sandbox::{Process, Sandbox, eventually, free_port};
+
+/// A Redis of its own; ends with the test.
+struct Redis {
+    port: u16,
+    process: Option<Process>,
+    args: Vec<String>,
+}
+
+impl Redis {
+    /// None where redis-server is not installed, which `cargo xtask test` mends.
+    fn start(sandbox: &Sandbox, args: &[&str]) -> Option<Self> {
+        if Command::new("redis-server")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "redis-server is not installed"
+            );
+            eprintln!("SKIPPED: this needs redis-server, which is not installed");
+            return None;
+        }
+        let port = free_port();
+        let folder = sandbox.path("");
+        let mut all = vec!["--port".to_owned(), port.to_string()];
+        all.extend(
+            [
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+            ]
+            .map(str::to_owned),
+        );
+        all.push(folder.display().to_string());
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let mut redis = Self {
+            port,
+            process: None,
+            args: all,
+        };
+        redis.resume();
+        Some(redis)
+    }
+
+    fn resume(&mut self) {
+        let mut command = Command::new("redis-server");
+        command.args(&self.args);
+        let mut process = Process::of(command);
+        process.says("Ready to accept connections");
+        self.process = Some(process);
+    }
+
+    /// Gone, with everything it held.
+    fn lose(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn connect(&self) -> redis::Connection {
+        redis::Client::open(self.url())
+            .unwrap()
+            .get_connection()
+            .unwrap()
+    }
+}
+
+fn with_redis() -> Option<(Sandbox, Redis)> {
+    let mut sandbox = Sandbox::new();
+    let redis = Redis::start(&sandbox, &[])?;
+    sandbox.set("REDIS_URL", &redis.url());
+    Some((sandbox, redis))
+}
+
+#[test]
+fn each_event_is_handled_once_per_subscription_over_redis() {
+    let Some((sandbox, _redis)) = with_redis() else {
+        return;
+    };
+    let mut api = sandbox.start(&["api"]);
+    let port = api.port();
+    let workers = [
+        sandbox.start(&["worker"]).works(),
+        sandbox.start(&["worker"]).works(),
+    ];
+    let ada = Client::register(port, "ada@example.com");
+    let bob = Client::register(port, "bob@example.com");
+    for n in 0..40 {
+        let body = json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] });
+        assert_eq!(ada.post("/api/v1/todos", &body).0, 201);
+    }
+    eventually("all mails are there", || sandbox.mails().len() == 42);
+    sandbox.settled();
+    assert_eq!(sandbox.count("todos.mail-assignment", "done"), 40);
+    assert_eq!(sandbox.count("users.send-welcome", "done"), 2);
+    assert_eq!(sandbox.json(&["status", "--json"])["mode"], "redis");
+    for worker in workers {
+        worker.stop();
+    }
+    api.stop();
+}
+
+#[test]
+fn the_original_settings_reach_redis_too() {
+    let sandbox = Sandbox::new();
+    let Some(redis) = Redis::start(&sandbox, &["--requirepass", "hunter2"]) else {
+        return;
+    };
+    let sandbox = sandbox
+        .with("REDIS_HOST", "127.0.0.1")
+        .with("REDIS_PORT", &redis.port.to_string())
+        .with("REDIS_PASSWORD", "hunter2");
+    let worker = sandbox.start(&["worker"]).works();
+    sandbox.ok(&[
+        "publish",
+        "users.created",
+        r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#,
+    ]);
+    eventually("the mail is there", || sandbox.mails().len() == 1);
+    let said = worker.stop();
+    assert!(
+        said.contains("redis://127.0.0.1") && !said.contains("hunter2"),
+        "{said}"
+    );
+    let wrong = sandbox.with("REDIS_PASSWORD", "hunter3");
+    for command in ["api", "worker"] {
+        let text = wrong.fails(2, &[command]);
+        assert!(
+            text.contains("REDIS_PASSWORD") && !text.contains("hunter3"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_api_answers_while_redis_is_away_and_nothing_is_lost() {
+    let Some((sandbox, mut redis)) = with_redis() else {
+        return;
+    };
+    redis.lose();
+    let mut api = sandbox.start(&["api"]);
+    let port = api.port();
+    let mut worker = sandbox.start(&["worker"]);
+    worker.says("does not answer");
+    assert_eq!(Client::new(port).get("/readyz").0, 200);
+    Client::register(port, "ada@example.com");
+    sandbox.ok(&[
+        "publish",
+        "users.created",
+        r#"{"id":"1","email":"bob@example.com","name":"Bob"}"#,
+    ]);
+    assert!(sandbox.mails().is_empty());
+    redis.resume();
+    eventually("both mails are there", || sandbox.mails().len() == 2);
+    sandbox.settled();
+    worker.stop();
+    api.stop();
+}
+
+#[test]
+fn losing_all_of_redis_costs_time_but_no_event() {
+    let Some((sandbox, mut redis)) = with_redis() else {
+        return;
+    };
+    let _worker = sandbox.start(&["worker"]).works();
+    let user = |n: u32| format!(r#"{{"id":"{n}","email":"user{n}@example.com","name":"U"}}"#);
+    sandbox.ok(&["publish", "users.created", &user(0)]);
+    eventually("it works", || sandbox.mails().len() == 1);
+    redis.lose();
+    for n in 1..4 {
+        sandbox.ok(&["publish", "users.created", &user(n)]);
+    }
+    redis.resume();
+    eventually("all mails are there", || sandbox.mails().len() == 4);
+}
+
+#[test]
+fn a_worker_killed_over_redis_loses_nothing() {
+    let Some((sandbox, _redis)) = with_redis() else {
+        return;
+    };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("smtp://{}", silent.local_addr().unwrap());
+    let victim = sandbox
+        .start_with(&["worker"], &[("SMTP_URL", &url)])
+        .works();
+    for n in 0..5 {
+        let user = format!(r#"{{"id":"{n}","email":"user{n}@example.com","name":"U"}}"#);
+        sandbox.ok(&["publish", "users.created", &user]);
+    }
+    // Each handler holds one connection to the mail server.
+    silent.set_nonblocking(true).unwrap();
+    let mut held = Vec::new();
+    eventually("all are in the middle of it", || {
+        held.extend(silent.accept().ok());
+        held.len() == 5
+    });
+    victim.kill();
+    let _worker = sandbox.start(&["worker"]).works();
+    eventually("all mails are there", || sandbox.mails().len() == 5);
+    sandbox.settled();
+    assert_eq!(sandbox.count("users.send-welcome", "done"), 5);
+}
+
+#[test]
+fn what_other_programs_publish_becomes_one_event_with_three_workers() {
+    let Some((sandbox, redis)) = with_redis() else {
+        return;
+    };
+    let _workers: Vec<_> = (0..3).map(|_| sandbox.start(&["worker"]).works()).collect();
+    let mut connection = redis.connect();
+    eventually("one worker holds the bridge", || {
+        let heard: u64 = redis::cmd("PUBSUB")
+            .arg("NUMPAT")
+            .query(&mut connection)
+            .unwrap();
+        heard > 0
+    });
+    for n in 0..20 {
+        let user = format!(r#"{{"id":"{n}","email":"user{n}@example.com","name":"U"}}"#);
+        let _: () = connection.publish("users.created", user).unwrap();
+    }
+    eventually("all mails are there", || sandbox.mails().len() == 20);
+    sandbox.settled();
+    assert_eq!(sandbox.count("users.send-welcome", "done"), 20);
+
+    let _: () = connection.publish("users.created", "{not json").unwrap();
+    let _: () = connection.publish("users.unheard-of", "{}").unwrap();
+    eventually("what cannot be read is parked", || {
+        sandbox
+            .json(&["dead", "list", "--parked", "--json"])
+            .as_array()
+            .unwrap()
+            .len()
+            == 2
+    });
+    let _: () = connection
+        .publish(
+            "users.created",
+            r#"{"id":"x","email":"x@example.com","name":"X"}"#,
+        )
+        .unwrap();
+    eventually("the bridge goes on", || sandbox.mails().len() == 21);
+}
+
+#[test]
+fn with_the_bridge_out_plain_subscribers_get_the_raw_payload() {
+    let Some((sandbox, redis)) = with_redis() else {
+        return;
+    };
+    let sandbox = sandbox.with("TERMITARY_PUBSUB_BRIDGE", "both");
+    let mut api = sandbox.start(&["api"]);
+    let port = api.port();
+    let _worker = sandbox.start(&["worker"]).works();
+    let mut connection = redis.connect();
+    let mut subscriber = connection.as_pubsub();
+    subscriber.subscribe("todos.created").unwrap();
+    subscriber
+        .set_read_timeout(Some(crate::sandbox::PATIENCE))
+        .unwrap();
+    let ada = Client::register(port, "ada@example.com");
+    let (_, todo) = ada.post("/api/v1/todos", &json!({ "title": "Water the plants" }));
+    let message = subscriber.get_message().unwrap();
+    let payload: serde_json::Value = serde_json::from_slice(message.get_payload_bytes()).unwrap();
+    assert_eq!(
+        payload,
+        json!({ "id": todo["id"], "title": "Water the plants" })
+    );
+    sandbox.settled();
+    // What went out does not come in again.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(sandbox.count("todos.mail-assignment", "done"), 1);
+}
