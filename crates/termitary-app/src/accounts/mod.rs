@@ -175,6 +175,10 @@ pub(crate) fn normal_email(email: &str) -> String {
 }
 
 /// A name goes into mails and feeds: one line, not blank, not a page.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "garde hands its context over by reference"
+)]
 pub(crate) fn check_name(name: &str, (): &()) -> garde::Result {
     let length = name.chars().count();
     if name.trim().is_empty() || length > 100 {

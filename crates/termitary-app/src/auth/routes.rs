@@ -137,9 +137,10 @@ async fn login(
     let Some(known) = known.filter(|_| fits) else {
         return Err(wrong_login());
     };
-    let renewed = match app.passwords().is_outdated(&known.password_hash) {
-        true => Some(app.passwords().hash(&body.password).await?),
-        false => None,
+    let renewed = if app.passwords().is_outdated(&known.password_hash) {
+        Some(app.passwords().hash(&body.password).await?)
+    } else {
+        None
     };
 
     let now = app.now();

@@ -83,7 +83,10 @@ fn complete_operation(operation: &mut Operation, is_post: bool, needs_session: b
         add_problem(operation, "413", "The body is too large");
         add_problem(operation, "415", "The body is of another media type");
     }
-    if operation.request_body.is_some() || operation.parameters.is_some() {
+    let takes_parameters = operation.parameters.iter().flatten().any(
+        |parameter| matches!(parameter, RefOr::T(parameter) if parameter.parameter_in != ParameterIn::Path),
+    );
+    if operation.request_body.is_some() || takes_parameters {
         add_problem(
             operation,
             "422",

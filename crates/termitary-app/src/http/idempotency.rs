@@ -70,7 +70,7 @@ async fn keyed(app: &App, request: Request, next: Next) -> Result<Response, ApiE
                 ));
             }
             Claim::Running if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(POLL).await
+                tokio::time::sleep(POLL).await;
             }
             Claim::Running => {
                 return Err(ApiError::Conflict(
@@ -138,6 +138,9 @@ fn is_final(status: StatusCode) -> bool {
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
         )
 }
+
+/// Request hash, instant of the claim, status, sealed answer.
+type KeptRow = (Vec<u8>, i64, Option<i64>, Option<Vec<u8>>);
 
 /// The row of one key.
 #[derive(Clone)]
@@ -214,7 +217,7 @@ impl Slot {
 
     /// What stands under the key; nothing where this request may run.
     async fn find(&self, app: &App) -> Result<Option<Claim>, ApiError> {
-        let row: Option<(Vec<u8>, i64, Option<i64>, Option<Vec<u8>>)> = sqlx::query_as(
+        let row: Option<KeptRow> = sqlx::query_as(
             "SELECT request, created_us, status, answer FROM idempotency WHERE scope = $1 AND key_hash = $2",
         )
         .bind(&self.scope)

@@ -59,7 +59,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
             http.status = status,
             took_ms = took.as_millis() as u64,
             "answered"
-        )
+        );
     });
     let labels = [
         ("method", label(&method)),
@@ -160,4 +160,38 @@ pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         .unwrap_or_default();
     tracing::error!(panic = text, "a request handler panicked");
     problem(StatusCode::INTERNAL_SERVER_ERROR, None, Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test fails by panicking"
+    )]
+
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_that_tells_nothing_of_it() {
+        let router = Router::new()
+            .route("/", get(|| async { panic!("the secret is 42") as &str }))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn(finish));
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
+        assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
+        let body = axum::body::to_bytes(response.into_body(), 10_000)
+            .await
+            .unwrap();
+        assert!(!body.windows(6).any(|part| part == b"secret"));
+    }
 }

@@ -124,7 +124,7 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
 /// The numbers of `termitary status`. Written here instead of through the
 /// recorder, which would go on showing what does not exist any more.
 fn gauges(status: &Status, text: &mut String) {
-    let states = ["pending", "leased", "due", "dead", "parked", "done"];
+    let kinds = ["pending", "leased", "due", "dead", "parked", "done"];
     heading(
         text,
         "termitary_subscription_deliveries",
@@ -139,7 +139,7 @@ fn gauges(status: &Status, text: &mut String) {
             subscription.parked,
             subscription.done,
         ];
-        for (state, count) in states.iter().zip(counts) {
+        for (state, count) in kinds.iter().zip(counts) {
             let name = &subscription.name;
             line(
                 text,

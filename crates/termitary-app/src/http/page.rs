@@ -55,6 +55,7 @@ impl<T> Page<T> {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Paging {
     /// How many items at most (1 to 100, default 50).
+    #[param(minimum = 1, maximum = 100)]
     pub(crate) limit: Option<u32>,
     /// `nextCursor` of the page before.
     pub(crate) cursor: Option<String>,

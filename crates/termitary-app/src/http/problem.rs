@@ -102,8 +102,8 @@ impl ApiError {
             Self::Unauthorized(detail)
             | Self::Forbidden(detail)
             | Self::Conflict(detail)
-            | Self::Busy(detail) => (Some(detail.to_owned()), Vec::new()),
-            Self::TooMany { detail, .. } => (Some(detail.to_owned()), Vec::new()),
+            | Self::Busy(detail)
+            | Self::TooMany { detail, .. } => (Some(detail.to_owned()), Vec::new()),
             Self::Invalid(errors) => (None, errors),
             Self::Internal(error) => {
                 tracing::error!(error = format!("{error:#}"), "a request failed");

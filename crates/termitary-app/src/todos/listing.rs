@@ -1,5 +1,6 @@
 //! The list of todos: filters, orders, and the cursor that continues both.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
@@ -29,6 +30,7 @@ pub(super) struct Filter {
     /// or a priority come last.
     sort: Option<String>,
     /// How many items at most (1 to 100, default 50).
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
     /// `nextCursor` of the page before, with the same filters and order.
     cursor: Option<String>,
@@ -107,7 +109,7 @@ impl Order {
             Field::Updated => Key::Number(todo.updated_at.as_microsecond()),
             Field::Title => Key::Text(todo.title.clone()),
             Field::Due => Key::Number(or_last(
-                todo.due_date.map(|due| due.as_microsecond()),
+                todo.due_date.map(Timestamp::as_microsecond),
                 i64::MAX,
                 i64::MIN,
             )),

@@ -1,11 +1,17 @@
 //! What operators ask, and what every answer carries.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Method, Request};
 use serde_json::json;
-use termitary_app::app;
+use termitary_app::{app, http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
-use crate::support::TestApp;
+use crate::support::{PASSWORD, TestApp};
 
 #[tokio::test]
 async fn health_is_about_the_process_and_readiness_about_traffic() {
@@ -169,4 +175,59 @@ async fn the_documentation_page_works_without_a_network() {
             .as_u16(),
         303
     );
+}
+
+/// The application on a real port of this machine.
+async fn serve(app: &TestApp) -> (SocketAddr, JoinHandle<anyhow::Result<()>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = http::serve(listener, app.app.clone(), app.shutdown.clone());
+    (address, tokio::spawn(serving))
+}
+
+#[tokio::test]
+async fn a_stopping_process_finishes_what_is_open_and_ends() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let (address, serving) = serve(&app).await;
+    let mut live = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET /api/v1/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+        ada.token
+    );
+    live.write_all(request.as_bytes()).await.unwrap();
+    let mut start = [0; 4096];
+    let read = live.read(&mut start).await.unwrap();
+    assert!(start[..read].starts_with(b"HTTP/1.1 200"));
+    // Open, and saying nothing.
+    let _idle = TcpStream::connect(address).await.unwrap();
+
+    app.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    ended.expect("the server ends soon").unwrap().unwrap();
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn the_source_of_a_login_is_the_connections_own_address() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let (address, serving) = serve(&app).await;
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let body = json!({ "email": ada.email, "password": PASSWORD }).to_string();
+    let request = format!(
+        "POST /api/v1/auth/login HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 203.0.113.9\r\nuser-agent: test\r\n\
+         content-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let login = &app.events("users.login").await[0];
+    assert_eq!(login["ipAddress"], "127.0.0.1");
+    assert_eq!(login["userAgent"], "test");
+    app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+    app.settle().await;
 }
