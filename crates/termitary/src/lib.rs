@@ -49,6 +49,8 @@ pub mod clock;
 pub mod db;
 pub mod error;
 pub mod event;
+#[cfg(doctest)]
+mod guide;
 pub mod handler;
 pub mod inspect;
 mod ledger;
