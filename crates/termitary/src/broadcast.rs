@@ -68,8 +68,9 @@ impl Broadcasts {
         Ok(())
     }
 
-    /// Hears every broadcast from now on. A receiver that falls more than
-    /// 1,024 messages behind is told so and goes on with the newest.
+    /// Hears every broadcast from now on, of this process too. A receiver that
+    /// falls more than 1,024 messages behind is told so and goes on with the
+    /// oldest that are left. Call it within a tokio runtime.
     pub fn subscribe(&self) -> broadcast::Receiver<Message> {
         let mut first = false;
         let sender = self.0.heard.get_or_init(|| {

@@ -32,9 +32,9 @@ pub const MAX_DATA_BYTES: usize = 256 * 1024;
     note = "an event derives Serialize, Deserialize and JsonSchema, and says its wire name: `impl Event for {Self} {{ const NAME: &'static str = \"things.happened\"; }}`"
 )]
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
-    /// The wire name: lower-case words of letters, digits and `-`, joined by
-    /// dots, at most 100 bytes (`todos.created`). A promise: rename it only by
-    /// adding the old name to [`Event::ALIASES`].
+    /// The wire name: lower-case words of letters, digits, `-` and `_`, joined
+    /// by dots, at most 100 bytes (`todos.created`). A promise: rename it only
+    /// by adding the old name to [`Event::ALIASES`].
     const NAME: &'static str;
 
     /// Older wire names that still decode into this type.
@@ -60,7 +60,8 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Outgoing::from(self).at(instant)
     }
 
-    /// Name what the event is about (a user, an order).
+    /// Name what the event is about (a user, an order). Handlers find it in
+    /// [`Meta::key`](crate::handler::Meta::key); it orders nothing.
     fn keyed(self, key: impl Into<String>) -> Outgoing<Self>
     where
         Self: Sized,
@@ -69,7 +70,9 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     }
 
     /// Make the publish idempotent: within one source, a second publish with
-    /// the same id records nothing and returns the first one's event id.
+    /// the same id, of whatever event, records nothing and returns the first
+    /// one's event id. Remembered as long as that event is kept: at least seven
+    /// days.
     fn id(self, id: impl Into<String>) -> Outgoing<Self>
     where
         Self: Sized,

@@ -29,11 +29,15 @@ pub struct Status {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// By name.
     pub schedules: Vec<ScheduleStatus>,
-    /// Those that were heard of within a minute.
+    /// Those that were heard of within 20 seconds.
     pub workers: Vec<WorkerStatus>,
 }
 
 /// One subscription's deliveries, counted.
+///
+/// With Redis, what the ledger has handed over counts as leased, also while it
+/// still waits on a stream, and how many stream-only events wait or run is an
+/// estimate while both kinds of publishing are in use.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -44,7 +48,7 @@ pub struct SubscriptionStatus {
     pub event: String,
     /// Waiting, due now or later.
     pub pending: u64,
-    /// Held by workers.
+    /// Held by workers; with Redis also what was handed to it.
     pub leased: u64,
     /// Of those waiting: due now.
     pub due: u64,
@@ -52,9 +56,11 @@ pub struct SubscriptionStatus {
     pub dead: u64,
     /// Kept because no code here can read them.
     pub parked: u64,
-    /// Finished since the subscription was first registered.
+    /// Finished since the subscription was first registered; dropped ones are
+    /// not counted.
     pub done: u64,
-    /// How long the longest-waiting due delivery has been due.
+    /// How long the longest-waiting due delivery has been due, of those in the
+    /// ledger: what waits on a stream is not seen here.
     pub oldest_pending_seconds: u64,
     /// Live workers that run it.
     pub workers: u64,
@@ -109,7 +115,9 @@ pub struct Letter {
     pub subscription: String,
     /// Dead or parked.
     pub state: LetterState,
-    /// One word: `error`, `permanent`, `crashed`, `version`, `undecodable`, …
+    /// Dead: `error` (the last attempt failed), `permanent` or `crashed`.
+    /// Parked: `version`, `undecodable`, and what came in from plain pub/sub as
+    /// `unknown-event` or `malformed`.
     pub reason: String,
     /// The last error's text.
     pub error: String,
@@ -224,7 +232,8 @@ impl Inspect {
     }
 
     /// Runs matching letters again, with all their attempts; `who` goes into
-    /// the audit. Answers how many. Stopped half-way, it can be repeated.
+    /// the audit. Answers how many. Stopped half-way, it can be repeated. What
+    /// came in from plain pub/sub and was parked has no handler, and stays.
     pub async fn replay(&self, filter: &LetterFilter, who: &str) -> Result<u64, Error> {
         self.resolve(filter, Resolve::Replay, who).await
     }
@@ -298,7 +307,8 @@ impl Inspect {
         Ok(dropped)
     }
 
-    /// The events published from now on, as they become visible.
+    /// The events published from now on, as they become visible. Of those that
+    /// travel on streams only, those that somebody subscribes to by now.
     pub async fn tail(&self) -> Result<Tail, Error> {
         let db = self.0.db();
         let routes = ledger::routes(db).await?;

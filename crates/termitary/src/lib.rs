@@ -37,11 +37,25 @@
 //! # Ok(()) }
 //! ```
 //!
+//! What is promised: an event is delivered at least once to every subscription
+//! that was registered when it was published. What a handler does to the
+//! database through [`Ledger`](handler::Ledger) happens effectively once; what
+//! it does elsewhere at least once, under a stable
+//! [`idempotency_key`](handler::Meta::idempotency_key). There is no order.
+//! Nothing is dropped in silence: a delivery ends as done, or as a dead letter
+//! or parked, which are kept until somebody decides.
+//!
 //! The rooms of this crate, in reading order: [`event`] (what is published),
-//! [`publish`] (how it becomes real), [`handler`] and [`subscription`] (who
-//! handles it), [`schedule`], [`registry`] (all of it as data), [`worker`]
-//! (what runs it), [`broker`] (where deliveries wait), [`inspect`] (what an
-//! operator sees), [`testing`].
+//! [`publish`] (how it becomes real), [`broadcast`] (telling every live
+//! process), [`handler`], [`subscription`] and [`retry`] (who handles it, and
+//! what happens around that), [`schedule`], [`registry`] (all of it as data),
+//! [`worker`] (what runs it), [`broker`] (where deliveries wait), [`db`] (one
+//! SQLite file, which several processes may share), [`inspect`] (what an
+//! operator sees), `testing` (the real engine on a clock that stands still).
+//!
+//! Features, none of them on by default: `redis` (deliveries travel through
+//! Redis or Valkey Streams) and `testing`. The guides in `docs/guide` say more,
+//! with the defaults and the limits.
 
 pub mod broadcast;
 pub mod broker;

@@ -58,8 +58,8 @@ pub struct Meta {
     pub subscription: String,
     /// The attempt that runs, from 1.
     pub attempt: u32,
-    /// Rises with every takeover: a receiver that remembers the highest can
-    /// refuse a worker that woke up late.
+    /// Rises with every lease of this delivery: a receiver that remembers the
+    /// highest can refuse a worker that woke up late.
     pub fence: i64,
     /// W3C trace context of this attempt.
     pub traceparent: String,

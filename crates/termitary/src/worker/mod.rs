@@ -97,8 +97,13 @@ impl<S, T> Worker<S, T> {
 }
 
 impl<S: Send + Sync + 'static> Worker<S> {
-    /// Runs until `shutdown` resolves, then stops leasing, lets running
-    /// handlers finish within the grace, releases the rest and returns.
+    /// Registers the registry, then leases, runs and settles, and publishes the
+    /// ticks of its schedules, until `shutdown` resolves. Then it leases nothing
+    /// more, lets running handlers finish within the grace, releases the rest
+    /// and returns.
+    ///
+    /// An error means that it never started. An outage while it runs does not
+    /// end it: it logs, waits and goes on.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let routes = self.broker.declare(&self.registry).await?;
         let Self {
