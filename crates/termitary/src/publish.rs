@@ -56,6 +56,15 @@ impl Draft {
         Ok(Self::new(name, 1, payload(name, json)?, db))
     }
 
+    /// What came in from outside, under whatever name it came.
+    #[cfg(feature = "redis")]
+    pub(crate) fn foreign(name: &str, json: String, source: &str, db: &Db) -> Result<Self, Error> {
+        let name: String = name.chars().take(100).collect();
+        let mut draft = Self::new(&name, 1, payload(&name, json)?, db);
+        source.clone_into(&mut draft.envelope.source);
+        Ok(draft)
+    }
+
     fn new(name: &str, version: u32, data: Box<RawValue>, db: &Db) -> Self {
         let context = trace::current();
         let time = db.clock().now();

@@ -96,6 +96,20 @@ pub(crate) async fn renew(
 /// then long enough that it does not take every worker down in turn.
 const SECOND_CRASH_WAIT_US: i64 = 10_000_000;
 
+/// What becomes of a delivery whose lease is lost: a crash, not an error.
+/// Binds $1 [`CRASH_LIMIT`], $2 dead, $3 pending, $4 now, $5 the second wait.
+macro_rules! crash_rule {
+    () => {
+        "crashes = crashes + 1,
+         state = CASE WHEN crashes + 1 >= $1 THEN $2 ELSE $3 END,
+         reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
+         error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it ran this' END,
+         settled_us = CASE WHEN crashes + 1 >= $1 THEN $4 END,
+         due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
+         worker = NULL, lease_us = NULL, entry = NULL"
+    };
+}
+
 /// Takes back leases that ended before `now_us`, a page at a time. A lost
 /// lease is a crash, not an error: attempts stay as they are, and the
 /// [`CRASH_LIMIT`]-th quarantines the delivery. Answers how many were taken.
@@ -104,19 +118,13 @@ pub(crate) async fn reclaim(
     now_us: i64,
     page: usize,
 ) -> Result<u64, Error> {
-    let rows = sqlx::query(
-        "UPDATE termitary_deliveries SET
-            crashes = crashes + 1,
-            state = CASE WHEN crashes + 1 >= $1 THEN $2 ELSE $3 END,
-            reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
-            error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it ran this' END,
-            settled_us = CASE WHEN crashes + 1 >= $1 THEN $4 END,
-            due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
-            worker = NULL, lease_us = NULL, entry = NULL
-         WHERE (event, subscription) IN (
+    let rows = sqlx::query(concat!(
+        "UPDATE termitary_deliveries SET ",
+        crash_rule!(),
+        " WHERE (event, subscription) IN (
             SELECT event, subscription FROM termitary_deliveries
-            WHERE state = 1 AND lease_us < $4 ORDER BY lease_us LIMIT $6)",
-    )
+            WHERE state = 1 AND lease_us < $4 ORDER BY lease_us LIMIT $6)"
+    ))
     .bind(i64::from(CRASH_LIMIT))
     .bind(state::DEAD)
     .bind(state::PENDING)
@@ -126,4 +134,28 @@ pub(crate) async fn reclaim(
     .execute(conn)
     .await?;
     Ok(rows.rows_affected())
+}
+
+/// The same for these `(seq, route, fence)`, whose workers Redis says are gone.
+#[cfg(feature = "redis")]
+pub(crate) async fn crash(
+    conn: &mut SqliteConnection,
+    rows: &[(i64, i64, i64)],
+    now_us: i64,
+) -> Result<u64, Error> {
+    let done = sqlx::query(concat!(
+        "UPDATE termitary_deliveries SET ",
+        crash_rule!(),
+        " FROM json_each($6) j
+         WHERE event = j.value->>0 AND subscription = j.value->>1 AND fence = j.value->>2 AND termitary_deliveries.state = 1"
+    ))
+    .bind(i64::from(CRASH_LIMIT))
+    .bind(state::DEAD)
+    .bind(state::PENDING)
+    .bind(now_us)
+    .bind(SECOND_CRASH_WAIT_US)
+    .bind(json!(rows).to_string())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
 }

@@ -7,10 +7,14 @@ mod lease;
 mod letters;
 mod publish;
 mod read;
+#[cfg(feature = "redis")]
+pub(crate) mod relay;
 mod retain;
 mod settle;
 
 pub(crate) use declare::{BRIDGE, declare, routes};
+#[cfg(feature = "redis")]
+pub(crate) use lease::crash;
 pub(crate) use lease::{lease, reclaim, renew};
 pub(crate) use letters::{Resolve, letter, letters, resolve};
 #[cfg(feature = "redis")]

@@ -1,21 +1,59 @@
 //! Deliveries travel through Redis or Valkey Streams; the ledger's database
 //! stays the truth. Redis carries only what can run now, and losing it costs
 //! time, not events.
+//!
+//! An event is one entry on the stream of its name, read by one consumer group
+//! per subscription; whatever one subscription needs a second time goes to a
+//! stream of its own (`keys`, `entry`). A worker reads batches (`reader`),
+//! asks the ledger whether they may run (`admit`), renews and settles them
+//! (`renew`, `settle`). Housekeeping moves committed events to their streams
+//! (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
+//! (`reconcile`) and trims what everyone has finished (`trim`).
 
+mod admit;
+mod bridge;
 mod config;
+mod counts;
+mod declare;
+mod entry;
+mod keys;
 mod link;
 mod listen;
+mod live;
+mod publish;
+mod read;
+mod reader;
+mod reconcile;
+mod relay;
+mod renew;
+mod reply;
 mod script;
+mod settle;
+mod takeover;
+mod trim;
+mod upkeep;
 
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
+use crate::clock::micros;
 use crate::db::Db;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::publish::{Draft, Published};
+
+use keys::Lane;
+use link::Wire;
+use live::Live;
+use reader::Reader;
 
 pub use config::{Bridge, RedisConfig};
 pub(crate) use link::Link;
@@ -24,16 +62,40 @@ pub(crate) struct Redis {
     db: Db,
     link: Link,
     config: RedisConfig,
+    /// What this process runs or is about to run.
+    live: Live,
+    /// One per subscription and worker, between two reads.
+    readers: Mutex<HashMap<(i64, WorkerId), Reader>>,
+    /// Renewals come from a runtime of their own.
+    renewals: Wire,
+    keeper: tokio::sync::Mutex<upkeep::Keeper>,
+    /// Redis no longer knew a group that it should know: it lost data.
+    lost: AtomicBool,
 }
 
 impl Redis {
     pub(crate) fn new(db: Db, link: Link, config: RedisConfig) -> Self {
-        Self { db, link, config }
+        Self {
+            renewals: link.wire(),
+            live: Live::default(),
+            readers: Mutex::default(),
+            keeper: tokio::sync::Mutex::default(),
+            lost: AtomicBool::new(false),
+            db,
+            link,
+            config,
+        }
     }
-}
 
-fn not_yet<T>() -> Result<T, Error> {
-    Err(Error::unavailable("not yet"))
+    fn now_us(&self) -> i64 {
+        self.db.clock().now_us()
+    }
+
+    /// Until when the ledger trusts Redis with what it hands over now.
+    fn trusted_until_us(&self) -> i64 {
+        self.now_us()
+            .saturating_add(micros(self.config.reconcile_time()))
+    }
 }
 
 #[async_trait]
@@ -42,46 +104,59 @@ impl Transport for Redis {
         "redis"
     }
 
-    async fn declare(&self, _routes: &[Route]) -> Result<(), Error> {
-        let _ = (&self.db, &self.link, &self.config);
-        not_yet()
+    async fn declare(&self, routes: &[Route]) -> Result<(), Error> {
+        declare::routes(self, routes).await
     }
 
-    async fn publish(&self, _drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
-        not_yet()
+    async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
+        publish::publish(self, drafts).await
     }
 
     async fn lease(
         &self,
-        _: &Route,
-        _: &WorkerId,
-        _: usize,
-        _: Duration,
+        route: &Route,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
     ) -> Result<Vec<Leased>, Error> {
-        not_yet()
+        reader::lease(self, &Lane::of(route), worker, max, wait).await
     }
 
-    async fn renew(&self, _claims: &[Claim]) -> Result<Vec<bool>, Error> {
-        not_yet()
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error> {
+        renew::renew(self, claims).await
     }
 
-    async fn settle(&self, _settlements: Vec<Settlement>) -> Result<Vec<bool>, Error> {
-        not_yet()
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error> {
+        settle::settle(self, settlements).await
     }
 
-    async fn upkeep(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<Duration, Error> {
-        not_yet()
+    async fn upkeep(&self, worker: &WorkerId, _routes: &[Route]) -> Result<Duration, Error> {
+        upkeep::round(self, worker).await
     }
 
-    async fn counts(&self, _routes: &[Route]) -> Result<Vec<Counts>, Error> {
-        not_yet()
+    async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
+        counts::counts(self, routes).await
     }
 
-    async fn read(&self, _cursor: &mut Cursor, _routes: &[Route]) -> Result<Vec<Envelope>, Error> {
-        not_yet()
+    async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error> {
+        read::read(self, cursor, routes).await
     }
 
-    async fn leave(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<(), Error> {
-        not_yet()
+    fn side_tasks(
+        &self,
+        events: Vec<String>,
+        worker: WorkerId,
+        stop: CancellationToken,
+    ) -> Vec<BoxFuture<'static, ()>> {
+        if !self.config.bridge_mode().takes_in() {
+            return Vec::new();
+        }
+        let bridge =
+            bridge::Bridging::new(self.db.clone(), self.link.clone(), events, worker, stop);
+        vec![Arc::new(bridge).run().boxed()]
+    }
+
+    async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {
+        takeover::leave(self, worker, routes).await
     }
 }

@@ -1,0 +1,217 @@
+//! From entries to deliveries: what the ledger has settled already, or has
+//! handed over again since, is ended here without running.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::entry::{self, Carried, Unreadable};
+use super::keys::Lane;
+use super::reader::Batch;
+use super::{Redis, settle};
+use crate::broker::{Claim, Entry, Leased, Origin, Outcome, Settlement, WorkerId};
+use crate::db::Tx;
+use crate::error::Error;
+use crate::ledger::relay::Standing;
+use crate::ledger::{self, state};
+
+/// Entries of one read, sorted by what they are.
+#[derive(Default)]
+struct Sorted {
+    readable: Vec<(Entry, Carried, bool)>,
+    unreadable: Vec<(Entry, Box<Unreadable>)>,
+    /// To be ended without running.
+    over: Vec<Entry>,
+}
+
+/// The deliveries among these entries that may run now.
+pub(super) async fn admit(
+    redis: &Redis,
+    lane: &Lane,
+    worker: &WorkerId,
+    batches: Vec<Batch>,
+) -> Result<Vec<Leased>, Error> {
+    let mut sorted = sort(lane, batches);
+    let known = Known::read(redis, lane, &sorted.readable).await?;
+    let mut leased = Vec::with_capacity(sorted.readable.len());
+    for (entry, carried, seen) in sorted.readable {
+        match known.attempts(lane, &carried, seen) {
+            Some(attempts) => leased.push(lease(lane, worker, entry, carried, attempts)),
+            None => sorted.over.push(entry),
+        }
+    }
+    if !sorted.unreadable.is_empty() {
+        park(redis, lane, worker, &sorted.unreadable).await?;
+        sorted
+            .over
+            .extend(sorted.unreadable.into_iter().map(|(entry, _)| entry));
+    }
+    if !sorted.over.is_empty() {
+        metrics::counter!("termitary_stale_entries_total").increment(sorted.over.len() as u64);
+        settle::end(redis, sorted.over.iter().map(|entry| (worker, entry))).await?;
+    }
+    // No await from here on: what is marked as held reaches the caller.
+    leased.retain(|delivery| {
+        settle::entry_of(&delivery.claim).is_some_and(|entry| redis.live.take(worker, entry))
+    });
+    Ok(leased)
+}
+
+fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
+    let mut sorted = Sorted::default();
+    for batch in batches {
+        for raw in batch.entries {
+            let entry = Entry {
+                stream: batch.stream.key.clone(),
+                group: lane.group.clone(),
+                id: raw.id.clone(),
+            };
+            if raw.fields.is_none() {
+                // Deleted under us; the reconciler sends again what is owed.
+                sorted.over.push(entry);
+                continue;
+            }
+            match entry::decode(&batch.stream, &raw) {
+                Ok(carried) => sorted.readable.push((entry, carried, batch.seen)),
+                Err(unreadable) => sorted.unreadable.push((entry, unreadable)),
+            }
+        }
+    }
+    sorted
+}
+
+fn lease(lane: &Lane, worker: &WorkerId, entry: Entry, carried: Carried, attempts: u32) -> Leased {
+    let envelope = Arc::new(carried.envelope);
+    let (fence, origin) = match carried.ledger {
+        Some((seq, fence)) => (
+            fence,
+            Origin::Ledger {
+                seq,
+                entry: Some(entry),
+            },
+        ),
+        None => (
+            1,
+            Origin::Stream {
+                envelope: Arc::clone(&envelope),
+                entry,
+            },
+        ),
+    };
+    let claim = Claim {
+        event: envelope.id,
+        route: lane.route,
+        worker: worker.clone(),
+        fence,
+        origin,
+    };
+    Leased {
+        envelope,
+        attempts,
+        claim,
+    }
+}
+
+/// What the ledger knows of the entries of one read.
+#[derive(Default)]
+struct Known {
+    standing: HashMap<(i64, i64), Standing>,
+    adopted: HashSet<Uuid>,
+}
+
+impl Known {
+    /// One look for the whole read. Entries that live on the stream only are
+    /// looked up where they were given out before.
+    async fn read(
+        redis: &Redis,
+        lane: &Lane,
+        entries: &[(Entry, Carried, bool)],
+    ) -> Result<Self, Error> {
+        let keys: Vec<_> = entries
+            .iter()
+            .filter_map(|(_, carried, _)| Some((carried.ledger?.0, lane.route)))
+            .collect();
+        let seen: Vec<_> = entries
+            .iter()
+            .filter(|(_, carried, seen)| *seen && carried.ledger.is_none())
+            .map(|(_, carried, _)| carried.envelope.id)
+            .collect();
+        let mut known = Self::default();
+        if keys.is_empty() && seen.is_empty() {
+            return Ok(known);
+        }
+        let mut conn = redis.db.reader().acquire().await?;
+        if !keys.is_empty() {
+            known.standing = ledger::relay::standing(&mut conn, &keys).await?;
+            let orphans = keys
+                .iter()
+                .filter(|key| !known.standing.contains_key(key))
+                .count();
+            if orphans > 0 {
+                metrics::counter!("termitary_orphan_entries_total").increment(orphans as u64);
+                tracing::warn!(subscription = %lane.group, entries = orphans, "dropped entries of events that this ledger does not have");
+            }
+        }
+        if !seen.is_empty() {
+            known.adopted = ledger::relay::adopted(&mut conn, lane.route, &seen).await?;
+        }
+        Ok(known)
+    }
+
+    /// The errors so far of a delivery that may run; `None` where it may not.
+    fn attempts(&self, lane: &Lane, carried: &Carried, seen: bool) -> Option<u32> {
+        let Some((seq, fence)) = carried.ledger else {
+            return (!seen || !self.adopted.contains(&carried.envelope.id)).then_some(0);
+        };
+        let row = self.standing.get(&(seq, lane.route))?;
+        let ours = row.state == Some(state::LEASED) && row.fence == Some(fence);
+        ours.then(|| row.attempts.unwrap_or(0) as u32)
+    }
+}
+
+async fn park(
+    redis: &Redis,
+    lane: &Lane,
+    worker: &WorkerId,
+    unreadable: &[(Entry, Box<Unreadable>)],
+) -> Result<(), Error> {
+    let mut tx = redis.db.begin().await?;
+    let now_us = redis.now_us();
+    for (entry, unreadable) in unreadable {
+        park_in(&mut tx, lane, worker, entry, unreadable, now_us).await?;
+    }
+    tx.commit().await
+}
+
+/// Keeps what nobody can read, for this subscription alone.
+pub(super) async fn park_in(
+    tx: &mut Tx,
+    lane: &Lane,
+    worker: &WorkerId,
+    entry: &Entry,
+    unreadable: &Unreadable,
+    now_us: i64,
+) -> Result<(), Error> {
+    let envelope = Arc::new(unreadable.envelope.clone());
+    let claim = Claim {
+        event: envelope.id,
+        route: lane.route,
+        worker: worker.clone(),
+        fence: 1,
+        origin: Origin::Stream {
+            envelope: Arc::clone(&envelope),
+            entry: entry.clone(),
+        },
+    };
+    if let Some(claim) = ledger::adopt(tx, &claim, &envelope, now_us).await? {
+        let outcome = Outcome::Parked {
+            reason: "undecodable",
+            error: unreadable.error.clone(),
+        };
+        ledger::settle(tx, &[Settlement { claim, outcome }], now_us).await?;
+    }
+    metrics::counter!("termitary_unreadable_entries_total").increment(1);
+    tracing::warn!(subscription = %lane.group, entry = %entry.id, error = %unreadable.error, "parked an entry that cannot be read");
+    Ok(())
+}

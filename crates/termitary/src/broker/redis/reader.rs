@@ -1,0 +1,295 @@
+//! One connection per subscription and worker, for blocking reads only.
+//!
+//! A read that fails, times out or is dropped may have been answered: its
+//! entries then stand in our own pending list. So the connection is dropped
+//! with it, and a new one first reads that list from its beginning.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, Value};
+use tokio::time::Instant;
+
+use super::keys::{Lane, Stream};
+use super::reply::{self, Raw};
+use super::{Redis, admit, declare};
+use crate::broker::{Entry, Leased, WorkerId};
+use crate::error::Error;
+
+/// How long one blocking read waits. Servers may overrun it.
+const BLOCK: Duration = Duration::from_secs(1);
+const OVERRUN: Duration = Duration::from_secs(3);
+
+/// A connection between two reads.
+pub(super) struct Reader {
+    conn: MultiplexedConnection,
+    /// Where the reading of our own pending lists stands; one per stream.
+    behind: Vec<Option<String>>,
+    /// There was more than was taken: ask without waiting first.
+    hot: bool,
+    /// The redeliveries filled their share: give them a larger one.
+    again_hot: bool,
+    /// Which main stream is served first: each in turn.
+    turn: usize,
+}
+
+/// Entries of one stream.
+pub(super) struct Batch {
+    pub(super) stream: Stream,
+    pub(super) entries: Vec<Raw>,
+    /// They were given to us before: the ledger may know more by now.
+    pub(super) seen: bool,
+}
+
+/// Leases up to `max`; waits up to `wait` for the first.
+pub(super) async fn lease(
+    redis: &Redis,
+    lane: &Lane,
+    worker: &WorkerId,
+    max: usize,
+    wait: Duration,
+) -> Result<Vec<Leased>, Error> {
+    let deadline = Instant::now() + wait;
+    let mut repaired = false;
+    loop {
+        let mut reader = match redis.take_reader(lane, worker) {
+            Some(reader) => reader,
+            None => Reader::connect(redis, lane).await?,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match reader.read(redis, lane, worker, max.max(1), left).await {
+            Ok(batches) => {
+                let leased = admit::admit(redis, lane, worker, batches).await?;
+                redis.put_reader(lane, worker, reader);
+                if !leased.is_empty() || left.is_zero() {
+                    return Ok(leased);
+                }
+            }
+            Err(error) if declare::is_gone(&error) && !repaired => {
+                repaired = true;
+                declare::groups(redis, std::iter::once((lane, true))).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Redis {
+    fn take_reader(&self, lane: &Lane, worker: &WorkerId) -> Option<Reader> {
+        self.readers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(lane.route, worker.clone()))
+    }
+
+    fn put_reader(&self, lane: &Lane, worker: &WorkerId, reader: Reader) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.insert((lane.route, worker.clone()), reader);
+    }
+
+    pub(super) fn drop_readers(&self, worker: &WorkerId) {
+        self.readers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, whose), _| whose != worker);
+    }
+}
+
+impl Reader {
+    async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
+        let conn = redis.link.own(BLOCK + OVERRUN).await?;
+        let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
+        Ok(Self {
+            conn,
+            behind,
+            hot: true,
+            again_hot: false,
+            turn: 0,
+        })
+    }
+
+    async fn read(
+        &mut self,
+        redis: &Redis,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<Batch>> {
+        let behind = self.catch_up(redis, lane, worker, max).await?;
+        if !behind.is_empty() {
+            return Ok(behind);
+        }
+        if self.hot || wait < Duration::from_millis(1) {
+            let batches = self.poll(lane, worker, max).await?;
+            if !batches.is_empty() || wait.is_zero() {
+                return Ok(batches);
+            }
+        }
+        self.block(lane, worker, max, wait.min(BLOCK)).await
+    }
+
+    /// What was given to this worker and never reached it.
+    async fn catch_up(
+        &mut self,
+        redis: &Redis,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+    ) -> RedisResult<Vec<Batch>> {
+        for (i, stream) in lane.streams.iter().enumerate() {
+            while let Some(after) = self.behind[i].clone() {
+                let mut cmd = read_group(lane, worker, max);
+                cmd.arg("STREAMS").arg(&*stream.key).arg(after);
+                let mut entries = self
+                    .ask(&cmd)
+                    .await?
+                    .pop()
+                    .map(|(_, entries)| entries)
+                    .unwrap_or_default();
+                self.behind[i] = entries.last().map(|last| last.id.clone());
+                entries.retain(|raw| {
+                    let entry = Entry {
+                        stream: stream.key.clone(),
+                        group: lane.group.clone(),
+                        id: raw.id.clone(),
+                    };
+                    !redis.live.holds(worker, &entry)
+                });
+                if !entries.is_empty() {
+                    return Ok(vec![Batch {
+                        stream: stream.clone(),
+                        entries,
+                        seen: true,
+                    }]);
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What is there now, in one round trip and never more than `max` in all:
+    /// COUNT limits each stream by itself.
+    async fn poll(
+        &mut self,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+    ) -> RedisResult<Vec<Batch>> {
+        let shares = self.shares(lane, max);
+        let mut pipe = redis::pipe();
+        for (stream, share) in &shares {
+            let mut cmd = read_group(lane, worker, *share);
+            cmd.arg("STREAMS").arg(&*stream.key).arg(">");
+            pipe.add_command(cmd);
+        }
+        let answers: Vec<RedisResult<Value>> =
+            pipe.ignore_errors().query_async(&mut self.conn).await?;
+        let mut batches = Vec::new();
+        let (mut hot, mut again_hot) = (false, false);
+        for ((stream, share), answer) in shares.into_iter().zip(answers) {
+            let entries: Vec<_> = reply::streams(answer?)
+                .into_iter()
+                .flat_map(|(_, entries)| entries)
+                .collect();
+            let full = entries.len() >= share;
+            hot |= full;
+            again_hot |= full && super::keys::is_targeted(&stream.key);
+            if !entries.is_empty() {
+                batches.push(Batch {
+                    stream: stream.clone(),
+                    entries,
+                    seen: false,
+                });
+            }
+        }
+        // With one place a full share says nothing about the other streams.
+        (self.hot, self.again_hot) = (hot, again_hot && !(max == 1 && self.again_hot));
+        Ok(batches)
+    }
+
+    /// How much of `max` each stream gets.
+    fn shares<'a>(&mut self, lane: &'a Lane, max: usize) -> Vec<(&'a Stream, usize)> {
+        let (mains, again) = (lane.mains(), lane.again());
+        let for_again = match max {
+            1 => usize::from(!self.again_hot),
+            _ if self.again_hot => max / 2,
+            _ => 1,
+        };
+        let mut room = max - for_again;
+        let mut shares: Vec<_> = again
+            .map(|stream| (stream, for_again))
+            .into_iter()
+            .collect();
+        self.turn += 1;
+        for i in 0..mains.len() {
+            let share = room.div_ceil(mains.len() - i);
+            room -= share;
+            shares.push((&mains[(self.turn + i) % mains.len()], share));
+        }
+        shares.retain(|(_, share)| *share > 0);
+        shares
+    }
+
+    async fn block(
+        &mut self,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<Batch>> {
+        let share = (max / lane.streams.len()).max(1);
+        let mut cmd = read_group(lane, worker, share);
+        cmd.arg("BLOCK")
+            .arg(wait.as_millis().max(1) as u64)
+            .arg("STREAMS");
+        for stream in &lane.streams {
+            cmd.arg(&*stream.key);
+        }
+        for _ in &lane.streams {
+            cmd.arg(">");
+        }
+        let mut room = max;
+        let mut batches = Vec::new();
+        self.hot = false;
+        for (key, mut entries) in self.ask(&cmd).await? {
+            let Some(i) = lane.streams.iter().position(|stream| *stream.key == *key) else {
+                continue;
+            };
+            self.hot |= entries.len() >= share;
+            if entries.len() > room {
+                // More streams than places answered at once: the rest is ours
+                // already and is read back with the next call.
+                entries.truncate(room);
+                self.behind[i] = Some("0".to_owned());
+            }
+            room -= entries.len();
+            if !entries.is_empty() {
+                batches.push(Batch {
+                    stream: lane.streams[i].clone(),
+                    entries,
+                    seen: false,
+                });
+            }
+        }
+        Ok(batches)
+    }
+
+    async fn ask(&mut self, cmd: &redis::Cmd) -> RedisResult<Vec<(String, Vec<Raw>)>> {
+        match self.conn.send_packed_command(cmd).await? {
+            Value::ServerError(error) => Err(RedisError::from(error)),
+            answer => Ok(reply::streams(answer)),
+        }
+    }
+}
+
+fn read_group(lane: &Lane, worker: &WorkerId, count: usize) -> redis::Cmd {
+    let mut cmd = redis::cmd("XREADGROUP");
+    cmd.arg("GROUP")
+        .arg(&*lane.group)
+        .arg(&**worker)
+        .arg("COUNT")
+        .arg(count);
+    cmd
+}

@@ -1,0 +1,191 @@
+//! Replies of stream commands, read from either protocol version.
+
+use redis::Value;
+
+/// An entry as Redis answers it; without fields when it was deleted.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) id: String,
+    pub(super) fields: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
+impl Raw {
+    pub(super) fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        let (_, value) = self
+            .fields
+            .as_ref()?
+            .iter()
+            .find(|(field, _)| field == name)?;
+        Some(value)
+    }
+
+    /// When it was added.
+    pub(super) fn time_us(&self) -> i64 {
+        id(&self.id).map_or(0, |(ms, _)| {
+            i64::try_from(ms).unwrap_or(0).saturating_mul(1000)
+        })
+    }
+}
+
+/// `XREAD`, `XREADGROUP`: the entries of each stream that has some.
+pub(super) fn streams(reply: Value) -> Vec<(String, Vec<Raw>)> {
+    pairs(reply)
+        .into_iter()
+        .filter_map(|(key, found)| Some((text(key)?, entries(found))))
+        .collect()
+}
+
+/// `XRANGE`, `XREVRANGE`, and the middle of `XAUTOCLAIM`.
+pub(super) fn entries(reply: Value) -> Vec<Raw> {
+    list(reply).into_iter().filter_map(entry).collect()
+}
+
+fn entry(value: Value) -> Option<Raw> {
+    let mut parts = list(value).into_iter();
+    let id = text(parts.next()?)?;
+    let fields = match parts.next()? {
+        Value::Nil => None,
+        fields => Some(
+            pairs(fields)
+                .into_iter()
+                .filter_map(|(n, v)| Some((bytes(n)?, bytes(v)?)))
+                .collect(),
+        ),
+    };
+    Some(Raw { id, fields })
+}
+
+/// The items of a list; of anything else, none.
+pub(super) fn list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(items) | Value::Set(items) => items,
+        _ => Vec::new(),
+    }
+}
+
+/// A map, or a list that stands for one: of pairs, or of keys and values in turn.
+pub(super) fn pairs(value: Value) -> Vec<(Value, Value)> {
+    let items = match value {
+        Value::Map(pairs) => return pairs,
+        other => list(other),
+    };
+    if items
+        .iter()
+        .all(|item| matches!(item, Value::Array(pair) if pair.len() == 2))
+    {
+        return items
+            .into_iter()
+            .filter_map(|pair| pair_of(list(pair)))
+            .collect();
+    }
+    let mut items = items.into_iter();
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        pairs.push((key, value));
+    }
+    pairs
+}
+
+fn pair_of(items: Vec<Value>) -> Option<(Value, Value)> {
+    let mut items = items.into_iter();
+    Some((items.next()?, items.next()?))
+}
+
+pub(super) fn text(value: Value) -> Option<String> {
+    match value {
+        Value::SimpleString(text) => Some(text),
+        Value::Int(n) => Some(n.to_string()),
+        other => String::from_utf8(bytes(other)?).ok(),
+    }
+}
+
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.into_bytes()),
+        _ => None,
+    }
+}
+
+pub(super) fn int(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(n) => Some(*n),
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// An entry id, comparable.
+pub(super) fn id(text: &str) -> Option<(u64, u64)> {
+    let (ms, seq) = text.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
+}
+
+/// A consumer group, as `XINFO GROUPS` describes it.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) pending: u64,
+    pub(super) last_delivered: String,
+    /// How many entries it has not been given yet, where Redis knows.
+    pub(super) lag: Option<u64>,
+}
+
+/// `XINFO GROUPS`.
+pub(super) fn groups(reply: Value) -> Vec<Group> {
+    list(reply)
+        .into_iter()
+        .map(|item| {
+            let mut group = Group::default();
+            for (field, value) in pairs(item) {
+                match text(field).as_deref() {
+                    Some("name") => group.name = text(value).unwrap_or_default(),
+                    Some("pending") => group.pending = int(&value).unwrap_or(0) as u64,
+                    Some("last-delivered-id") => {
+                        group.last_delivered = text(value).unwrap_or_default()
+                    }
+                    Some("lag") => group.lag = int(&value).map(|n| n as u64),
+                    _ => {}
+                }
+            }
+            group
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn both_protocol_versions_read_the_same() {
+        let entry = || Value::Array(vec![bulk("1-1"), Value::Array(vec![bulk("d"), bulk("{}")])]);
+        let two = Value::Array(vec![Value::Array(vec![
+            bulk("s"),
+            Value::Array(vec![entry()]),
+        ])]);
+        let three = Value::Map(vec![(bulk("s"), Value::Array(vec![entry()]))]);
+        assert_eq!(
+            format!("{:?}", streams(two)),
+            format!("{:?}", streams(three))
+        );
+    }
+
+    #[test]
+    fn a_deleted_entry_has_no_fields() {
+        let found = entries(Value::Array(vec![Value::Array(vec![
+            bulk("1-1"),
+            Value::Nil,
+        ])]));
+        assert!(found[0].fields.is_none());
+    }
+
+    #[test]
+    fn ids_compare_as_numbers() {
+        assert!(id("9-1") < id("10-0") && id("10-9") < id("10-10"));
+    }
+}

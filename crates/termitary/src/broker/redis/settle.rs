@@ -1,0 +1,213 @@
+//! Ending attempts: first in the ledger, which is the truth, then on the
+//! stream. What the ledger took is settled even if Redis goes away in between:
+//! the entry is then found finished when it is read again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use redis::{RedisResult, Value};
+
+use super::{Redis, keys, reply, script};
+use crate::broker::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
+use crate::error::Error;
+use crate::ledger;
+
+/// Answers, in order, whether each claim still held.
+pub(super) async fn settle(
+    redis: &Redis,
+    settlements: Vec<Settlement>,
+) -> Result<Vec<bool>, Error> {
+    let mut held = in_ledger(redis, &settlements, by_ledger).await?;
+    let acked = on_streams(redis, &settlements).await;
+    if let Ok(acked) = &acked {
+        for (i, settlement) in settlements.iter().enumerate() {
+            if on_stream_only(settlement) {
+                held[i] = acked[i];
+            }
+        }
+    } else if settlements.iter().any(on_stream_only) {
+        // Redis is away: the ledger notes what is finished, so that the entry
+        // does not run again when it comes back.
+        let noted = in_ledger(redis, &settlements, on_stream_only).await?;
+        for (i, settlement) in settlements.iter().enumerate() {
+            if on_stream_only(settlement) {
+                held[i] = noted[i];
+            }
+        }
+    }
+    redis.live.drop(
+        settlements
+            .iter()
+            .filter_map(|s| Some((&s.claim.worker, entry_of(&s.claim)?))),
+    );
+    Ok(held)
+}
+
+/// Finished, and so far known to the stream only.
+fn on_stream_only(settlement: &Settlement) -> bool {
+    matches!(settlement.claim.origin, Origin::Stream { .. })
+        && settlement.outcome == (Outcome::Done { committed: false })
+}
+
+fn by_ledger(settlement: &Settlement) -> bool {
+    !on_stream_only(settlement) && settlement.outcome != (Outcome::Done { committed: true })
+}
+
+pub(super) fn entry_of(claim: &Claim) -> Option<&Entry> {
+    match &claim.origin {
+        Origin::Ledger { entry, .. } => entry.as_ref(),
+        Origin::Stream { entry, .. } => Some(entry),
+    }
+}
+
+/// Settles those that `which` picks in one transaction. A stream-only delivery
+/// is adopted first; where the ledger has it already, the claim is lost.
+async fn in_ledger(
+    redis: &Redis,
+    settlements: &[Settlement],
+    which: fn(&Settlement) -> bool,
+) -> Result<Vec<bool>, Error> {
+    let committed = Outcome::Done { committed: true };
+    let mut held: Vec<_> = settlements.iter().map(|s| s.outcome == committed).collect();
+    if !settlements.iter().any(which) {
+        return Ok(held);
+    }
+    let now_us = redis.now_us();
+    let mut tx = redis.db.begin().await?;
+    let (mut places, mut rows) = (Vec::new(), Vec::new());
+    for (i, settlement) in settlements.iter().enumerate().filter(|(_, s)| which(s)) {
+        let claim = match &settlement.claim.origin {
+            Origin::Ledger { .. } => Some(settlement.claim.clone()),
+            Origin::Stream { envelope, .. } => {
+                ledger::adopt(
+                    &mut tx,
+                    &settlement.claim,
+                    envelope,
+                    redis.trusted_until_us(),
+                )
+                .await?
+            }
+        };
+        if let Some(claim) = claim {
+            places.push(i);
+            rows.push(Settlement {
+                claim,
+                outcome: settlement.outcome.clone(),
+            });
+        }
+    }
+    let answers = ledger::settle(&mut tx, &rows, now_us).await?;
+    if rows
+        .iter()
+        .any(|s| matches!(s.outcome, Outcome::Retry { .. } | Outcome::Snooze { .. }))
+    {
+        tx.commit_and_wake().await?;
+    } else {
+        tx.commit().await?;
+    }
+    for (i, answer) in places.into_iter().zip(answers) {
+        held[i] = answer;
+    }
+    Ok(held)
+}
+
+/// Ends every entry; answers which were still their worker's.
+async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
+    let ends: Vec<_> = settlements
+        .iter()
+        .map(|s| {
+            entry_of(&s.claim).map(|entry| End {
+                worker: &s.claim.worker,
+                entry,
+                counts: on_stream_only(s),
+            })
+        })
+        .collect();
+    let given: Vec<_> = ends.iter().flatten().copied().collect();
+    let mut answers = run(redis, &given).await?.into_iter();
+    Ok(ends
+        .iter()
+        .map(|end| end.is_some() && answers.next().unwrap_or(false))
+        .collect())
+}
+
+/// Ends entries of these workers without counting them as finished.
+pub(super) async fn end<'a>(
+    redis: &Redis,
+    entries: impl Iterator<Item = (&'a WorkerId, &'a Entry)>,
+) -> Result<(), Error> {
+    let ends: Vec<_> = entries
+        .map(|(worker, entry)| End {
+            worker,
+            entry,
+            counts: false,
+        })
+        .collect();
+    run(redis, &ends).await.map(drop)
+}
+
+#[derive(Clone, Copy)]
+struct End<'a> {
+    worker: &'a WorkerId,
+    entry: &'a Entry,
+    counts: bool,
+}
+
+/// One script per stream, group, worker and kind, all in one round trip.
+async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<bool>, Error> {
+    let mut kinds: BTreeMap<(&Arc<str>, &Arc<str>, &WorkerId, bool), Vec<usize>> = BTreeMap::new();
+    for (
+        i,
+        End {
+            worker,
+            entry,
+            counts,
+        },
+    ) in ends.iter().enumerate()
+    {
+        kinds
+            .entry((&entry.stream, &entry.group, worker, *counts))
+            .or_default()
+            .push(i);
+    }
+    let mut counters = HashMap::new();
+    for (stream, group, ..) in kinds.keys() {
+        counters
+            .entry((*stream, *group))
+            .or_insert_with(|| keys::done(stream, group));
+    }
+    let mut calls = Vec::with_capacity(kinds.len());
+    for ((stream, group, worker, counts), places) in &mut kinds {
+        // The script asks for the range from the first to the last.
+        places.sort_by_key(|&i| reply::id(&ends[i].entry.id));
+        let mut args: Vec<&str> = vec![group, worker];
+        args.push(if keys::is_targeted(stream) {
+            "delete"
+        } else {
+            "keep"
+        });
+        args.push(if *counts { "count" } else { "quiet" });
+        args.extend(places.iter().map(|&i| &*ends[i].entry.id));
+        calls.push(script::Call {
+            script: &script::ACK,
+            keys: vec![stream, &counters[&(*stream, *group)]],
+            args,
+        });
+    }
+    let answers = redis.link.shared().scripts(&calls).await?;
+    let mut acked = vec![false; ends.len()];
+    for (places, answer) in kinds.values().zip(answers) {
+        for (&i, one) in places.iter().zip(flags(answer)?) {
+            acked[i] = one == 1;
+        }
+    }
+    Ok(acked)
+}
+
+/// A script's answers per item.
+pub(super) fn flags(answer: RedisResult<Value>) -> Result<Vec<i64>, Error> {
+    Ok(reply::list(answer?)
+        .iter()
+        .map(|flag| reply::int(flag).unwrap_or(0))
+        .collect())
+}

@@ -1,0 +1,255 @@
+//! Takes over what dead workers held, and gives back what a leaving one was
+//! handed and never saw.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::keys::{Lane, Stream};
+use super::reply::{self, Raw};
+use super::{Redis, admit, declare, entry, script, settle};
+use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
+use crate::error::Error;
+use crate::ledger;
+
+const PAGE: usize = 100;
+
+/// Where entries go whose worker is gone: not the worker's own name, or its
+/// lane would read them back as its own.
+fn undertaker(worker: &WorkerId) -> WorkerId {
+    format!("{worker}.takeover").into()
+}
+
+/// One pass over every stream. Answers whether Redis had lost entries that
+/// were still pending.
+pub(super) async fn run(redis: &Redis, worker: &WorkerId, lanes: &[Lane]) -> Result<bool, Error> {
+    let us = undertaker(worker);
+    let all: Vec<_> = lanes
+        .iter()
+        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
+        .collect();
+    let mut lost = false;
+    let mut pipe = redis::pipe();
+    for (lane, stream) in &all {
+        pipe.add_command(claim(redis, lane, stream, &us, "0-0"));
+    }
+    let answers = redis.link.shared().many(&mut pipe).await?;
+    for ((lane, stream), answer) in all.into_iter().zip(answers) {
+        let mut answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if declare::is_gone(&error) => {
+                declare::groups(redis, std::iter::once((lane, true))).await?;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(subscription = %lane.group, error = %error, "cannot take over from dead workers");
+                continue;
+            }
+        };
+        loop {
+            let page = Page::read(answer);
+            lost |= page.deleted > 0;
+            bury(redis, lane, stream, &us, page.entries, End::Crashed).await?;
+            if page.next == "0-0" {
+                break;
+            }
+            answer = redis
+                .link
+                .shared()
+                .one(&claim(redis, lane, stream, &us, &page.next))
+                .await?;
+        }
+    }
+    Ok(lost)
+}
+
+fn claim(redis: &Redis, lane: &Lane, stream: &Stream, us: &WorkerId, from: &str) -> redis::Cmd {
+    let mut cmd = redis::cmd("XAUTOCLAIM");
+    let idle = redis.config.lease_time().as_millis() as u64;
+    cmd.arg(&*stream.key)
+        .arg(&*lane.group)
+        .arg(&**us)
+        .arg(idle)
+        .arg(from)
+        .arg("COUNT")
+        .arg(PAGE);
+    cmd
+}
+
+struct Page {
+    next: String,
+    entries: Vec<Raw>,
+    deleted: usize,
+}
+
+impl Page {
+    fn read(answer: Value) -> Self {
+        let mut parts = reply::list(answer).into_iter();
+        let next = parts
+            .next()
+            .and_then(reply::text)
+            .unwrap_or_else(|| "0-0".to_owned());
+        let entries = parts.next().map(reply::entries).unwrap_or_default();
+        let deleted = parts.next().map_or(0, |ids| reply::list(ids).len());
+        Self {
+            next,
+            entries,
+            deleted,
+        }
+    }
+}
+
+/// Why entries are taken from their worker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its lease ended: a crash is counted.
+    Crashed,
+    /// It left in order and never saw them.
+    Unseen,
+}
+
+/// Makes the ledger owe these deliveries again, then ends the entries.
+async fn bury(
+    redis: &Redis,
+    lane: &Lane,
+    stream: &Stream,
+    owner: &WorkerId,
+    raws: Vec<Raw>,
+    end: End,
+) -> Result<(), Error> {
+    if raws.is_empty() {
+        return Ok(());
+    }
+    let now_us = redis.now_us();
+    let mut tx = redis.db.begin().await?;
+    let (mut rows, mut entries) = (Vec::new(), Vec::with_capacity(raws.len()));
+    for raw in &raws {
+        let entry = Entry {
+            stream: stream.key.clone(),
+            group: lane.group.clone(),
+            id: raw.id.clone(),
+        };
+        if raw.fields.is_some() {
+            match entry::decode(stream, raw) {
+                Ok(carried) => match carried.ledger {
+                    Some((seq, fence)) => rows.push((seq, lane.route, fence)),
+                    None => {
+                        let envelope = Arc::new(carried.envelope);
+                        let origin = Origin::Stream {
+                            envelope: Arc::clone(&envelope),
+                            entry: entry.clone(),
+                        };
+                        let claim = Claim {
+                            event: envelope.id,
+                            route: lane.route,
+                            worker: owner.clone(),
+                            fence: 1,
+                            origin,
+                        };
+                        if let Some(Claim {
+                            origin: Origin::Ledger { seq, .. },
+                            ..
+                        }) = ledger::adopt(&mut tx, &claim, &envelope, now_us).await?
+                        {
+                            rows.push((seq, lane.route, 1));
+                        }
+                    }
+                },
+                Err(unreadable) => {
+                    admit::park_in(&mut tx, lane, owner, &entry, &unreadable, now_us).await?
+                }
+            }
+        }
+        entries.push(entry);
+    }
+    if end == End::Crashed {
+        let taken = ledger::crash(&mut tx, &rows, now_us).await?;
+        if taken > 0 {
+            metrics::counter!("termitary_leases_expired_total").increment(taken);
+            tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
+        }
+    } else {
+        ledger::relay::owe(&mut tx, &rows).await?;
+    }
+    tx.commit_and_wake().await?;
+    settle::end(redis, entries.iter().map(|entry| (owner, entry))).await
+}
+
+/// A worker leaves in order: gives back what it was handed unseen, and is
+/// forgotten wherever it holds nothing.
+pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {
+    redis.drop_readers(worker);
+    let lanes: Vec<_> = routes.iter().map(Lane::of).collect();
+    let us = undertaker(worker);
+    for lane in &lanes {
+        for stream in &lane.streams {
+            give_back(redis, lane, stream, worker).await?;
+        }
+    }
+    let mut calls = Vec::new();
+    for lane in &lanes {
+        for stream in &lane.streams {
+            for name in [worker, &us] {
+                let args: Vec<&str> = vec![&lane.group, name];
+                calls.push(script::Call {
+                    script: &script::LEAVE,
+                    keys: vec![&stream.key],
+                    args,
+                });
+            }
+        }
+    }
+    redis.link.shared().scripts(&calls).await?;
+    redis.live.forget(worker);
+    Ok(())
+}
+
+async fn give_back(
+    redis: &Redis,
+    lane: &Lane,
+    stream: &Stream,
+    worker: &WorkerId,
+) -> Result<(), Error> {
+    let mut after = "0".to_owned();
+    loop {
+        let mut cmd = redis::cmd("XREADGROUP");
+        cmd.arg("GROUP")
+            .arg(&*lane.group)
+            .arg(&**worker)
+            .arg("COUNT")
+            .arg(PAGE);
+        cmd.arg("STREAMS").arg(&*stream.key).arg(&after);
+        let Ok(answer) = redis
+            .link
+            .shared()
+            .many(redis::pipe().add_command(cmd))
+            .await?
+            .remove(0)
+        else {
+            return Ok(()); // the group is gone: nothing to give back
+        };
+        let mut entries: Vec<_> = reply::streams(answer)
+            .into_iter()
+            .flat_map(|(_, entries)| entries)
+            .collect();
+        let Some(last) = entries.last() else {
+            return Ok(());
+        };
+        after.clone_from(&last.id);
+        entries.retain(|raw| {
+            let entry = Entry {
+                stream: stream.key.clone(),
+                group: lane.group.clone(),
+                id: raw.id.clone(),
+            };
+            !redis.live.holds(worker, &entry)
+        });
+        bury(redis, lane, stream, worker, entries, End::Unseen).await?;
+    }
+}
+
+/// How often to look: a dead worker's lease is over after one lease and this.
+pub(super) fn every(redis: &Redis) -> Duration {
+    redis.config.lease_time() / 6
+}

@@ -1,0 +1,380 @@
+//! What the relay and the reconciler of the redis broker ask of the ledger.
+//!
+//! A delivery handed to Redis is leased here, to `relay`, for as long as the
+//! ledger trusts Redis with it (`lease_us`); `entry` names the stream entry
+//! that carries it. The fence rises with every hand-over, so that an entry
+//! from an earlier one is recognised and dropped.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::{EventRow, event_columns};
+use crate::error::Error;
+use crate::event::Envelope;
+
+/// A delivery by `(seq, route)` and the fence it was handed over with.
+pub(crate) type Row = (i64, i64, i64);
+
+/// What one round hands over.
+#[derive(Default)]
+pub(crate) struct Claimed {
+    pub(crate) events: HashMap<i64, Envelope>,
+    /// Events for all their subscriptions at once, under fence 1.
+    pub(crate) fresh: Vec<i64>,
+    /// Deliveries for one subscription each.
+    pub(crate) again: Vec<Row>,
+    /// Every delivery of the fresh events.
+    pub(crate) fresh_rows: Vec<Row>,
+}
+
+/// When each of these subscriptions next has something due.
+pub(crate) async fn heads(
+    conn: &mut SqliteConnection,
+    routes: &[i64],
+) -> Result<Vec<(i64, Option<i64>)>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT j.value, (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value)
+         FROM json_each($1) j",
+    )
+    .bind(json!(routes).to_string())
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Claims a page of what is due for `routes`, at most about `bytes` of payload.
+pub(crate) async fn claim(
+    conn: &mut SqliteConnection,
+    routes: &[i64],
+    now_us: i64,
+    until_us: i64,
+    page: usize,
+    bytes: i64,
+) -> Result<Claimed, Error> {
+    let candidates = candidates(conn, routes, now_us, page, bytes).await?;
+    if candidates.is_empty() {
+        return Ok(Claimed::default());
+    }
+    let fresh = claim_fresh(conn, &candidates, now_us).await?;
+    let fresh_rows = lease_fresh(conn, &fresh, until_us).await?;
+    let whole: HashSet<_> = fresh.iter().copied().collect();
+    let rest: Vec<_> = candidates
+        .iter()
+        .filter(|(seq, ..)| !whole.contains(seq))
+        .collect();
+    let again = lease_again(conn, &rest, until_us).await?;
+    let seqs: HashSet<_> = candidates.iter().map(|(seq, ..)| *seq).collect();
+    let events = events(conn, &seqs.into_iter().collect::<Vec<_>>()).await?;
+    Ok(Claimed {
+        events,
+        fresh,
+        again,
+        fresh_rows,
+    })
+}
+
+async fn candidates(
+    conn: &mut SqliteConnection,
+    routes: &[i64],
+    now_us: i64,
+    page: usize,
+    bytes: i64,
+) -> Result<Vec<Row>, Error> {
+    let share = (page / routes.len().max(1)).max(10);
+    let mut found = Vec::new();
+    let mut room = bytes;
+    for route in routes {
+        let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
+            "SELECT d.event, d.subscription, d.fence, octet_length(e.data)
+             FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+             WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3",
+        )
+        .bind(route)
+        .bind(now_us)
+        .bind(share as i64)
+        .fetch_all(&mut *conn)
+        .await?;
+        for (seq, route, fence, size) in rows {
+            if room <= 0 && !found.is_empty() {
+                return Ok(found);
+            }
+            room -= size;
+            found.push((seq, route, fence));
+        }
+    }
+    Ok(found)
+}
+
+/// Of the candidates, the events that no subscription was given anything of,
+/// and that all of them may have now.
+async fn claim_fresh(
+    conn: &mut SqliteConnection,
+    candidates: &[Row],
+    now_us: i64,
+) -> Result<Vec<i64>, Error> {
+    let first: HashSet<_> = candidates
+        .iter()
+        .filter(|(.., fence)| *fence == 0)
+        .map(|(seq, ..)| *seq)
+        .collect();
+    if first.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_scalar(
+        "UPDATE termitary_events AS e SET fanned = 1
+         WHERE e.seq IN (SELECT value FROM json_each($1)) AND e.fanned = 0
+           AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d
+                           WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2))
+         RETURNING e.seq",
+    )
+    .bind(json!(first.into_iter().collect::<Vec<_>>()).to_string())
+    .bind(now_us)
+    .fetch_all(conn)
+    .await?)
+}
+
+async fn lease_fresh(
+    conn: &mut SqliteConnection,
+    fresh: &[i64],
+    until_us: i64,
+) -> Result<Vec<Row>, Error> {
+    if fresh.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_as(
+        "UPDATE termitary_deliveries SET state = 1, worker = 'relay', lease_us = $2, fence = 1, entry = NULL
+         WHERE event IN (SELECT value FROM json_each($1)) RETURNING event, subscription, fence",
+    )
+    .bind(json!(fresh).to_string())
+    .bind(until_us)
+    .fetch_all(conn)
+    .await?)
+}
+
+async fn lease_again(
+    conn: &mut SqliteConnection,
+    rows: &[&Row],
+    until_us: i64,
+) -> Result<Vec<Row>, Error> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_as(
+        "UPDATE termitary_deliveries AS d SET state = 1, worker = 'relay', lease_us = $2, fence = d.fence + 1, entry = NULL
+         FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.state = 0
+         RETURNING d.event, d.subscription, d.fence",
+    )
+    .bind(json!(rows).to_string())
+    .bind(until_us)
+    .fetch_all(conn)
+    .await?)
+}
+
+async fn events(
+    conn: &mut SqliteConnection,
+    seqs: &[i64],
+) -> Result<HashMap<i64, Envelope>, Error> {
+    let rows: Vec<EventRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        event_columns!(),
+        " FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
+    ))
+    .bind(json!(seqs).to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| Ok((row.seq, row.envelope()?)))
+        .collect()
+}
+
+/// Notes which stream entry carries each delivery.
+pub(crate) async fn record(
+    conn: &mut SqliteConnection,
+    entries: &[(Row, String)],
+) -> Result<(), Error> {
+    let rows: Vec<_> = entries
+        .iter()
+        .map(|((seq, route, fence), entry)| json!([seq, route, fence, entry]))
+        .collect();
+    sqlx::query(
+        "UPDATE termitary_deliveries AS d SET entry = j.value->>3 FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
+    )
+    .bind(json!(rows).to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Undoes a hand-over that certainly did not happen.
+pub(crate) async fn undo(
+    conn: &mut SqliteConnection,
+    fresh: &[i64],
+    rows: &[Row],
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE termitary_deliveries AS d SET state = 0, fence = d.fence - 1, worker = NULL, lease_us = NULL
+         FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
+    )
+    .bind(json!(rows).to_string())
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "UPDATE termitary_events SET fanned = 0 WHERE seq IN (SELECT value FROM json_each($1))",
+    )
+    .bind(json!(fresh).to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Trusts Redis with these deliveries until `until_us`.
+pub(crate) async fn trust(conn: &mut SqliteConnection, rows: &[(Row, i64)]) -> Result<(), Error> {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|((seq, route, fence), until)| json!([seq, route, fence, until]))
+        .collect();
+    sqlx::query(
+        "UPDATE termitary_deliveries AS d SET lease_us = j.value->>3 FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
+    )
+    .bind(json!(rows).to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Makes deliveries pending that Redis does not have (any more): to be handed
+/// over again. Nobody crashed. Answers how many.
+pub(crate) async fn owe(conn: &mut SqliteConnection, rows: &[Row]) -> Result<u64, Error> {
+    let done = sqlx::query(
+        "UPDATE termitary_deliveries AS d SET state = 0, worker = NULL, lease_us = NULL, entry = NULL
+         FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
+    )
+    .bind(json!(rows).to_string())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Extends what a worker runs, in its name; answers those that still are its.
+pub(crate) async fn renew(
+    conn: &mut SqliteConnection,
+    rows: &[(i64, i64, i64, &str)],
+    until_us: i64,
+) -> Result<Vec<(i64, i64)>, Error> {
+    Ok(sqlx::query_as(
+        "UPDATE termitary_deliveries AS d SET lease_us = $2, worker = j.value->>3 FROM json_each($1) j
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
+         RETURNING d.event, d.subscription",
+    )
+    .bind(json!(rows).to_string())
+    .bind(until_us)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// What the ledger says of one delivery.
+#[derive(sqlx::FromRow)]
+pub(crate) struct Standing {
+    pub(crate) seq: i64,
+    pub(crate) route: i64,
+    /// Missing: the subscription is younger than the event.
+    pub(crate) state: Option<i64>,
+    pub(crate) attempts: Option<i64>,
+    pub(crate) fence: Option<i64>,
+}
+
+/// What the ledger says of these `(seq, route)`; nothing of events it has not.
+pub(crate) async fn standing(
+    conn: &mut SqliteConnection,
+    keys: &[(i64, i64)],
+) -> Result<HashMap<(i64, i64), Standing>, Error> {
+    let rows: Vec<Standing> = sqlx::query_as(
+        "SELECT e.seq, j.value->>1 AS route, d.state, d.attempts, d.fence
+         FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value->>0
+         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = j.value->>1",
+    )
+    .bind(json!(keys).to_string())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ((row.seq, row.route), row))
+        .collect())
+}
+
+/// Of these events, those whose delivery to `route` the ledger has already.
+pub(crate) async fn adopted(
+    conn: &mut SqliteConnection,
+    route: i64,
+    events: &[Uuid],
+) -> Result<HashSet<Uuid>, Error> {
+    let ids: Vec<_> = events.iter().map(|id| id.simple().to_string()).collect();
+    let found: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT e.id FROM json_each($1) j JOIN termitary_events e ON e.id = unhex(j.value)
+         JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
+    )
+    .bind(json!(ids).to_string())
+    .bind(route)
+    .fetch_all(conn)
+    .await?;
+    Ok(found.into_iter().collect())
+}
+
+/// A delivery that Redis is trusted with.
+#[derive(sqlx::FromRow)]
+pub(crate) struct Trusted {
+    pub(crate) seq: i64,
+    pub(crate) route: i64,
+    pub(crate) fence: i64,
+    pub(crate) due_us: i64,
+    pub(crate) entry: Option<String>,
+}
+
+/// A page of deliveries handed to Redis whose trust ended before `now_us`.
+pub(crate) async fn overdue(
+    conn: &mut SqliteConnection,
+    now_us: i64,
+    page: usize,
+) -> Result<Vec<Trusted>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT event AS seq, subscription AS route, fence, due_us, entry FROM termitary_deliveries
+         WHERE state = 1 AND lease_us < $1 ORDER BY lease_us LIMIT $2",
+    )
+    .bind(now_us)
+    .bind(page as i64)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Trusts Redis with nothing that no live worker renewed: it may have lost
+/// everything.
+pub(crate) async fn distrust(conn: &mut SqliteConnection, now_us: i64) -> Result<u64, Error> {
+    let done = sqlx::query(
+        "UPDATE termitary_deliveries SET lease_us = 0 WHERE state = 1 AND (worker = 'relay' OR lease_us < $1)",
+    )
+    .bind(now_us)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// How many deliveries of each subscription are handed to Redis.
+pub(crate) async fn handed(conn: &mut SqliteConnection) -> Result<HashMap<i64, u64>, Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased
+         WHERE state = 1 GROUP BY subscription",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(route, n)| (route, n as u64))
+        .collect())
+}

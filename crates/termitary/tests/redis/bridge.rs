@@ -1,0 +1,146 @@
+//! Plain pub/sub in and out.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use termitary::broker::Bridge;
+use termitary::inspect::LetterFilter;
+
+use crate::server::Server;
+use crate::world::{Made, World, eventually, pause};
+
+async fn world(bridge: Bridge) -> World {
+    World::on(Server::start(), &["first"], |config| config.bridge(bridge)).await
+}
+
+/// Sends until the bridge listens; the first message that it hears counts.
+async fn send(world: &World, channel: &str, message: &str) {
+    eventually("the bridge listens", async || {
+        world.number(&["PUBLISH", channel, message]).await > 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_message_becomes_one_event_however_many_workers_listen() {
+    let world = world(Bridge::In).await;
+    let config = || world.server.config().bridge(Bridge::In);
+    let mut one = world.worker_with(config()).await;
+    let _two = world.worker_with(config()).await;
+    send(&world, "things.made", "{\"n\":1}").await;
+    eventually("it is done", async || world.of("first").await.done == 1).await;
+    pause(200).await;
+    assert_eq!(
+        (world.seen.total("first"), world.status().await.events),
+        ((1, 1), 1)
+    );
+    // The holder, or the other, stops: whoever is left takes the bridge.
+    one.stop().await;
+    pause(1500).await;
+    send(&world, "things.made", "{\"n\":2}").await;
+    eventually("it is done", async || world.of("first").await.done == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_event_is_parked() {
+    let world = world(Bridge::In).await;
+    let _worker = world
+        .worker_with(world.server.config().bridge(Bridge::In))
+        .await;
+    send(&world, "things.made", "{oops").await;
+    send(&world, "things.made", "[1]").await;
+    send(&world, "things.unheard", "{}").await;
+    send(&world, "things.made", "{\"n\":1}").await;
+    eventually("the good one is done", async || {
+        world.of("first").await.done == 1
+    })
+    .await;
+    let letters = world
+        .broker
+        .inspect()
+        .letters(&LetterFilter::default(), 10)
+        .await
+        .unwrap();
+    let mut reasons: Vec<_> = letters.iter().map(|letter| &*letter.reason).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["malformed", "malformed", "unknown-event"]);
+    assert!(
+        letters
+            .iter()
+            .any(|letter| letter.event.data.get() == "\"{oops\"")
+    );
+    assert_eq!(
+        world
+            .broker
+            .inspect()
+            .replay(&LetterFilter::default(), "test")
+            .await
+            .unwrap(),
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_out_raw_and_do_not_come_back_in() {
+    let world = world(Bridge::Both).await;
+    let _worker = world
+        .worker_with(world.server.config().bridge(Bridge::Both))
+        .await;
+    send(&world, "things.made", "{\"n\":0}").await;
+    eventually("the bridge works", async || {
+        world.of("first").await.done == 1
+    })
+    .await;
+
+    let client = redis::Client::open(("127.0.0.1", world.server.port())).unwrap();
+    let mut pubsub = client.get_async_pubsub().await.unwrap();
+    pubsub.subscribe("things.made").await.unwrap();
+    let mut heard = pubsub.into_on_message();
+    world.commit(1..4).await;
+    world
+        .broker
+        .bus()
+        .publish_all([Made { n: 4 }, Made { n: 4 }])
+        .await
+        .unwrap();
+    let mut messages = Vec::new();
+    for _ in 0..5 {
+        let message = tokio::time::timeout(Duration::from_secs(5), heard.next())
+            .await
+            .unwrap()
+            .unwrap();
+        messages.push(String::from_utf8(message.get_payload_bytes().to_vec()).unwrap());
+    }
+    messages.sort_unstable();
+    assert_eq!(
+        messages,
+        [
+            "{\"n\":1}",
+            "{\"n\":2}",
+            "{\"n\":3}",
+            "{\"n\":4}",
+            "{\"n\":4}"
+        ]
+    );
+    eventually("all is done", async || world.of("first").await.done == 6).await;
+    pause(300).await;
+    assert_eq!(
+        world.seen.total("first"),
+        (5, 6),
+        "nothing came back as another event"
+    );
+    // Another program that says the same after us is another event.
+    send(&world, "things.made", "{\"n\":4}").await;
+    eventually("it is an event", async || world.of("first").await.done == 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_bridge_plain_messages_mean_nothing() {
+    let world = world(Bridge::Off).await;
+    let _worker = world.worker().await;
+    pause(300).await;
+    assert_eq!(
+        world.number(&["PUBLISH", "things.made", "{\"n\":1}"]).await,
+        0
+    );
+}

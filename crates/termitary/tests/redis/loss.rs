@@ -1,0 +1,133 @@
+//! Redis loses data or goes away: that costs time, not events.
+
+use crate::server::Server;
+use crate::world::{Made, World, eventually, pause};
+
+const MAIN: &str = "termitary:{things.made}:events";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flushall_loses_no_committed_event_and_runs_no_finished_one_again() {
+    let world = World::new(&["first", "slow"]).await;
+    let _worker = world.worker().await;
+    world.commit(0..30).await;
+    eventually("the fast one is done", async || {
+        world.of("first").await.done == 30
+    })
+    .await;
+    eventually("the slow one has begun", async || {
+        world.seen.total("slow.started").0 == 4
+    })
+    .await;
+    world.redis(&["FLUSHALL"]).await;
+    world.commit(30..40).await;
+    eventually("all is done", async || {
+        world.seen.open_gate();
+        world.of("slow").await.done == 40 && world.of("first").await.done == 40
+    })
+    .await;
+    assert_eq!(
+        world.seen.total("first"),
+        (40, 40),
+        "finished ones did not run again"
+    );
+    assert_eq!(
+        world.seen.total("slow"),
+        (40, 40),
+        "running ones were left to their worker"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_destroyed_under_a_reader_is_made_again() {
+    let world = World::new(&["first"]).await;
+    let _worker = world.worker().await;
+    world.commit(0..5).await;
+    eventually("the first are done", async || {
+        world.of("first").await.done == 5
+    })
+    .await;
+    world.redis(&["XGROUP", "DESTROY", MAIN, "first"]).await;
+    world.commit(5..10).await;
+    world.broker.bus().publish(Made { n: 10 }).await.unwrap();
+    eventually("all is done", async || world.seen.total("first").0 == 11).await;
+    pause(300).await;
+    assert_eq!(world.seen.total("first"), (11, 11));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_that_comes_back_empty_is_filled_again() {
+    let mut world = World::new(&["first", "slow"]).await;
+    let worker = world.worker().await;
+    world.commit(0..20).await;
+    eventually("some run", async || world.seen.total("slow.started").0 == 4).await;
+    world.server.kill();
+    world.commit(20..40).await; // the ledger takes them all the same
+    pause(500).await;
+    world.server.restart();
+    eventually("all is done", async || {
+        world.seen.open_gate();
+        world.of("first").await.done == 40 && world.of("slow").await.done == 40
+    })
+    .await;
+    assert_eq!(world.seen.total("first").0, 40);
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_with_a_file_goes_on_where_it_was() {
+    let mut world = World::on(Server::persistent(), &["first"], |config| config).await;
+    world
+        .broker
+        .bus()
+        .publish_all((0..50).map(|n| Made { n }))
+        .await
+        .unwrap();
+    world.server.kill();
+    let refused = world.broker.bus().publish(Made { n: 99 }).await;
+    assert!(refused.is_err_and(|error| error.is_unavailable()));
+    world.server.restart();
+    let _worker = world.worker().await;
+    eventually("all is done", async || world.of("first").await.done == 50).await;
+    assert_eq!(world.seen.total("first"), (50, 50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_before_redis_waits_for_it() {
+    let mut world = World::new(&["first"]).await;
+    world.server.kill();
+    let _worker = world.worker().await;
+    world.commit(0..3).await;
+    pause(300).await;
+    world.server.restart();
+    eventually("all is done", async || world.of("first").await.done == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forgotten_scripts_are_loaded_again() {
+    let world = World::new(&["first", "flaky"]).await;
+    let _worker = world.worker().await;
+    for n in 0..10 {
+        world.redis(&["SCRIPT", "FLUSH"]).await;
+        world.broker.bus().publish(Made { n }).await.unwrap();
+        pause(20).await;
+    }
+    eventually("all is done", async || {
+        world.of("first").await.done == 10 && world.of("flaky").await.done == 10
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_out_of_memory_takes_nothing_new_and_loses_nothing() {
+    let world = World::new(&["first"]).await;
+    let _worker = world.worker().await;
+    world.redis(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    world.commit(0..5).await;
+    let refused = world.broker.bus().publish(Made { n: 99 }).await;
+    assert!(refused.is_err_and(|error| error.is_unavailable()));
+    pause(500).await;
+    assert_eq!(world.seen.total("first"), (0, 0));
+    world.redis(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("all is done", async || world.of("first").await.done == 5).await;
+    assert_eq!(world.seen.total("first"), (5, 5));
+}

@@ -1,0 +1,16 @@
+//! The redis broker against a real server, which each test starts for itself
+//! on a loopback port and ends by its process id.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod bridge;
+mod flow;
+mod foreign;
+mod loss;
+mod server;
+mod takeover;
+mod world;

@@ -1,0 +1,89 @@
+//! Workers that die, and leases that are lost.
+
+use crate::world::{Made, World, eventually, pause};
+
+const MAIN: &str = "termitary:{things.made}:events";
+
+/// A worker that reads everything of a group and is never heard of again.
+async fn ghost(world: &World, group: &str) {
+    eventually("there is something to read", async || {
+        let read = [
+            "XREADGROUP",
+            "GROUP",
+            group,
+            "ghost",
+            "COUNT",
+            "100",
+            "STREAMS",
+            MAIN,
+            ">",
+        ];
+        world.redis(&read).await;
+        let pending: (i64, redis::Value, redis::Value, redis::Value) =
+            redis::from_redis_value(world.redis(&["XPENDING", MAIN, group]).await).unwrap();
+        pending.0 > 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_held_runs_elsewhere() {
+    let world = World::new(&["first"]).await;
+    world
+        .broker
+        .bus()
+        .publish_all((0..5).map(|n| Made { n }))
+        .await
+        .unwrap();
+    ghost(&world, "first").await;
+    let _worker = world.worker().await;
+    eventually("all are done", async || world.of("first").await.done == 5).await;
+    assert_eq!(world.seen.total("first"), (5, 5));
+    let crashes: Vec<i64> = sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
+        .fetch_all(world.db.db().reader())
+        .await
+        .unwrap();
+    assert_eq!(crashes, [1; 5], "a crash is counted, not an attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_delivery_keeps_its_lease() {
+    let world = World::new(&["slow"]).await;
+    let _worker = world.worker().await;
+    let _other = world.worker().await;
+    world.commit(0..1).await;
+    world.broker.bus().publish(Made { n: 1 }).await.unwrap();
+    eventually("both run", async || world.seen.total("slow.started").0 == 2).await;
+    pause(3000).await; // five leases, and longer than the ledger's trust
+    assert_eq!(
+        world.seen.total("slow.started"),
+        (2, 2),
+        "nobody took it over"
+    );
+    world.seen.open_gate();
+    eventually("both are done", async || world.of("slow").await.done == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_an_entry_cannot_settle_it() {
+    let world = World::new(&["slow"]).await;
+    let _worker = world.worker().await;
+    world.broker.bus().publish(Made { n: 1 }).await.unwrap();
+    eventually("it runs", async || world.seen.runs("slow.started", 1) == 1).await;
+    // Another worker takes it, as XAUTOCLAIM would; the first finishes late.
+    world
+        .redis(&["XAUTOCLAIM", MAIN, "slow", "thief", "0", "0"])
+        .await;
+    world.seen.open_gate();
+    pause(100).await;
+    let pending: (i64, redis::Value, redis::Value, Vec<(String, i64)>) =
+        redis::from_redis_value(world.redis(&["XPENDING", MAIN, "slow"]).await).unwrap();
+    assert_eq!(pending.3, [("thief".to_owned(), 1)], "still the other's");
+    assert_eq!(world.of("slow").await.done, 0);
+    // The thief never answers: in time it runs again, and is done.
+    eventually("it is done", async || {
+        world.seen.open_gate();
+        world.of("slow").await.done == 1
+    })
+    .await;
+}

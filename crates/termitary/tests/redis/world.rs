@@ -1,0 +1,216 @@
+//! The service under test: events, handlers that write down what they saw, and
+//! as many processes' worth of workers as a test wants.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use termitary::Clock;
+use termitary::broker::RedisConfig;
+use termitary::inspect::{Status, SubscriptionStatus};
+use termitary::prelude::*;
+use termitary::testing::{TestDb, TestWorker};
+use tokio::sync::Notify;
+
+use crate::server::Server;
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Made {
+    pub(crate) n: u32,
+}
+
+impl Event for Made {
+    const NAME: &'static str = "things.made";
+}
+
+/// What handlers saw: how often each event ran per subscription.
+#[derive(Clone, Default)]
+pub(crate) struct Seen(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    runs: Mutex<BTreeMap<(String, u32), u32>>,
+    /// Handlers of `slow` wait for this.
+    pub(crate) gate: Notify,
+}
+
+impl Seen {
+    pub(crate) fn note(&self, subscription: &str, n: u32) {
+        *self
+            .0
+            .runs
+            .lock()
+            .unwrap()
+            .entry((subscription.to_owned(), n))
+            .or_default() += 1;
+    }
+
+    pub(crate) fn runs(&self, subscription: &str, n: u32) -> u32 {
+        self.0
+            .runs
+            .lock()
+            .unwrap()
+            .get(&(subscription.to_owned(), n))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// How many different events a subscription has seen, and how many runs.
+    pub(crate) fn total(&self, subscription: &str) -> (usize, u32) {
+        let runs = self.0.runs.lock().unwrap();
+        let of = || runs.iter().filter(|((name, _), _)| name == subscription);
+        (of().count(), of().map(|(_, n)| n).sum())
+    }
+
+    pub(crate) fn open_gate(&self) {
+        self.0.gate.notify_waiters();
+    }
+}
+
+async fn first(event: Made, State(seen): State<Seen>) -> HandlerResult {
+    seen.note("first", event.n);
+    Ok(())
+}
+
+async fn second(event: Made, ledger: Ledger, State(seen): State<Seen>) -> HandlerResult {
+    let tx = ledger.begin().await?;
+    tx.commit().await?;
+    seen.note("second", event.n);
+    Ok(())
+}
+
+/// Waits until the test opens the gate.
+async fn slow(event: Made, State(seen): State<Seen>) -> HandlerResult {
+    seen.note("slow.started", event.n);
+    seen.0.gate.notified().await;
+    seen.note("slow", event.n);
+    Ok(())
+}
+
+/// Fails the first time.
+async fn flaky(event: Made, State(seen): State<Seen>) -> HandlerResult {
+    seen.note("flaky", event.n);
+    if seen.runs("flaky", event.n) == 1 {
+        return Err(HandlerError::retry_after(
+            Duration::from_millis(50),
+            "not yet",
+        ));
+    }
+    Ok(())
+}
+
+/// Gives up on its first run.
+async fn hopeless(event: Made, State(seen): State<Seen>) -> HandlerResult {
+    seen.note("hopeless", event.n);
+    if seen.runs("hopeless", event.n) == 1 {
+        return Err(HandlerError::permanent("never"));
+    }
+    Ok(())
+}
+
+pub(crate) fn registry(names: &[&str]) -> Registry<Seen> {
+    names
+        .iter()
+        .fold(Registry::new(), |registry, &name| match name {
+            "first" => registry.on(subscribe("first", first)),
+            "second" => registry.on(subscribe("second", second)),
+            "slow" => registry.on(subscribe("slow", slow).concurrency(4)),
+            "flaky" => registry.on(subscribe("flaky", flaky)),
+            "hopeless" => registry.on(subscribe("hopeless", hopeless)),
+            other => panic!("no handler {other}"),
+        })
+}
+
+pub(crate) struct World {
+    pub(crate) server: Server,
+    pub(crate) db: TestDb,
+    pub(crate) seen: Seen,
+    pub(crate) broker: Broker,
+    names: Vec<&'static str>,
+}
+
+impl World {
+    pub(crate) async fn new(names: &[&'static str]) -> Self {
+        Self::on(Server::start(), names, |config| config).await
+    }
+
+    pub(crate) async fn on(
+        server: Server,
+        names: &[&'static str],
+        configure: impl FnOnce(RedisConfig) -> RedisConfig,
+    ) -> Self {
+        let db = TestDb::open_with(Clock::system()).await;
+        let broker = Broker::redis(db.db().clone(), configure(server.config())).unwrap();
+        broker.register(&registry(names)).await.unwrap();
+        Self {
+            server,
+            db,
+            seen: Seen::default(),
+            broker,
+            names: names.to_vec(),
+        }
+    }
+
+    /// A worker with connections of its own, as another process would have.
+    pub(crate) async fn worker(&self) -> TestWorker {
+        self.worker_with(self.server.config()).await
+    }
+
+    pub(crate) async fn worker_with(&self, config: RedisConfig) -> TestWorker {
+        let broker = Broker::redis(self.db.db().clone(), config).unwrap();
+        let mut worker = TestWorker::start(broker, registry(&self.names), self.seen.clone()).await;
+        worker.allow_leftovers();
+        worker
+    }
+
+    /// Publishes in one transaction each.
+    pub(crate) async fn commit(&self, numbers: std::ops::Range<u32>) {
+        for n in numbers {
+            let mut tx = self.db.db().begin().await.unwrap();
+            tx.publish(Made { n }).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    }
+
+    pub(crate) async fn status(&self) -> Status {
+        self.broker.inspect().status().await.unwrap()
+    }
+
+    pub(crate) async fn of(&self, name: &str) -> SubscriptionStatus {
+        let found = self
+            .status()
+            .await
+            .subscriptions
+            .into_iter()
+            .find(|s| s.name == name);
+        found.unwrap_or_else(|| panic!("no subscription {name}"))
+    }
+
+    pub(crate) async fn redis(&self, command: &[&str]) -> redis::Value {
+        let mut cmd = redis::cmd(command[0]);
+        for part in &command[1..] {
+            cmd.arg(*part);
+        }
+        cmd.query_async(&mut self.server.client().await)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn number(&self, command: &[&str]) -> i64 {
+        redis::from_redis_value(self.redis(command).await).unwrap_or(0)
+    }
+}
+
+/// Waits for something to become true.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < patience, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) async fn pause(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
