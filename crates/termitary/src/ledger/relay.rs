@@ -127,7 +127,7 @@ async fn claim_fresh(
          WHERE e.seq IN (SELECT value FROM json_each($1)) AND e.fanned = 0
            AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d
                            WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2))
-         RETURNING e.seq",
+         RETURNING seq",
     )
     .bind(json!(first.into_iter().collect::<Vec<_>>()).to_string())
     .bind(now_us)
@@ -165,7 +165,7 @@ async fn lease_again(
         "UPDATE termitary_deliveries AS d SET state = 1, worker = 'relay', lease_us = $2, fence = d.fence + 1, entry = NULL
          FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.state = 0
-         RETURNING d.event, d.subscription, d.fence",
+         RETURNING event, subscription, fence",
     )
     .bind(json!(rows).to_string())
     .bind(until_us)
@@ -271,7 +271,7 @@ pub(crate) async fn renew(
     Ok(sqlx::query_as(
         "UPDATE termitary_deliveries AS d SET lease_us = $2, worker = j.value->>3 FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-         RETURNING d.event, d.subscription",
+         RETURNING event, subscription",
     )
     .bind(json!(rows).to_string())
     .bind(until_us)

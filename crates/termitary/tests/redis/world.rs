@@ -140,6 +140,10 @@ impl World {
         names: &[&'static str],
         configure: impl FnOnce(RedisConfig) -> RedisConfig,
     ) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_test_writer()
+            .with_env_filter("termitary=debug")
+            .try_init();
         let db = TestDb::open_with(Clock::system()).await;
         let broker = Broker::redis(db.db().clone(), configure(server.config())).unwrap();
         broker.register(&registry(names)).await.unwrap();

@@ -51,7 +51,7 @@ pub(super) async fn groups<'a>(
     Ok(())
 }
 
-/// The group of a stream is gone.
+/// The group of a stream is gone, or went while a read waited on it.
 pub(super) fn is_gone(error: &redis::RedisError) -> bool {
-    error.code() == Some("NOGROUP")
+    matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))
 }
