@@ -191,7 +191,7 @@ impl Inspect {
                 .map_or(0, |us| (now.as_microsecond() - us).max(0) / 1_000_000);
             subscriptions.push(SubscriptionStatus {
                 pending: tally.pending as u64 + beside.pending,
-                leased: tally.leased as u64 + beside.leased,
+                leased: (tally.leased as u64).saturating_sub(beside.handed) + beside.leased,
                 due: tally.due as u64 + beside.pending,
                 dead: tally.dead as u64,
                 parked: tally.parked as u64,

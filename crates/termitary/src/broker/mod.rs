@@ -317,15 +317,17 @@ pub(crate) struct Settlement {
     pub(crate) outcome: Outcome,
 }
 
-/// What a transport holds beside the ledger for one route.
+/// What a transport counts for one route, beside the ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Events that wait on a stream only.
+    /// Deliveries that wait on streams.
     pub(crate) pending: u64,
-    /// Deliveries of stream-only events that a worker holds.
+    /// Deliveries on streams that a worker holds.
     pub(crate) leased: u64,
     /// Stream-only events finished so far.
     pub(crate) done: u64,
+    /// How many that the ledger counts as leased are counted above instead.
+    pub(crate) handed: u64,
 }
 
 /// Where a reader of the event history stands.

@@ -183,7 +183,7 @@ async fn a_worker_that_stops_gives_back_what_it_holds_without_counting_an_attemp
         .unwrap();
     eventually("four run", async || world.seen.total("slow.started").0 == 4).await;
     let stop = worker.stop();
-    let (_, ()) = tokio::join!(stop, async {
+    let ((), ()) = tokio::join!(stop, async {
         pause(200).await;
         world.seen.open_gate();
     });

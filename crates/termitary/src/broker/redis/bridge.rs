@@ -63,7 +63,7 @@ impl Bridging {
         db: Db,
         link: Link,
         events: Vec<String>,
-        worker: WorkerId,
+        worker: &WorkerId,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -143,19 +143,18 @@ impl Bridging {
         mut stream: PubSubStream,
         sender: mpsc::Sender<Heard>,
     ) {
-        let mut hold = tokio::time::interval(EVERY);
+        let mut tick = tokio::time::interval(EVERY);
         let mut pinged = Instant::now();
         let mut held = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                _ = hold.tick() => {
+                _ = tick.tick() => {
                     match self.hold().await {
                         Ok(true) => held = Instant::now(),
-                        Ok(false) => return,
                         Err(_) if held.elapsed() < HOLD_FOR => {}
-                        Err(_) => return,
+                        Ok(false) | Err(_) => return,
                     }
                     if pinged.elapsed() > PING {
                         pinged = Instant::now();

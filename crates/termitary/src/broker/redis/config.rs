@@ -8,6 +8,7 @@ use redis::{
 };
 
 use crate::broker::DEFAULT_LEASE;
+use crate::clock::minutes;
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
@@ -172,7 +173,7 @@ impl RedisConfig {
 
     pub(crate) fn reconcile_time(&self) -> Duration {
         self.reconcile_after
-            .unwrap_or_else(|| (self.lease * 2).max(Duration::from_secs(60)))
+            .unwrap_or_else(|| (self.lease * 2).max(minutes(1)))
     }
 
     pub(crate) fn bridge_mode(&self) -> Bridge {
@@ -243,11 +244,12 @@ impl fmt::Debug for RedisConfig {
             .field("lease", &self.lease)
             .field("reconcile_after", &self.reconcile_time())
             .field("bridge", &self.bridge)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

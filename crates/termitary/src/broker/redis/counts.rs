@@ -1,9 +1,7 @@
-//! What waits and runs on streams, beside what the ledger counts itself.
+//! What waits on streams and what workers hold.
 //!
-//! Groups count entries of both kinds; the ledger counts those it handed over
-//! as leased. The difference is what lives on streams only. It is exact when
-//! everything is idle and when only one kind is in use; while both move, the
-//! split between waiting and running is an estimate.
+//! Groups count the entries of both kinds. The ledger counts what it handed
+//! over as leased, whether or not a worker has it yet: the streams know.
 
 use std::collections::HashMap;
 
@@ -48,12 +46,13 @@ pub(super) async fn counts(redis: &Redis, routes: &[Route]) -> Result<Vec<Counts
 }
 
 fn beside(handed: u64, seen: Seen) -> Counts {
-    let only = (seen.waiting + seen.held).saturating_sub(handed);
-    let leased = seen.held.min(only);
+    // What was handed over and is not on a stream yet, or no more, waits too.
+    let pending = seen.waiting.max(handed.saturating_sub(seen.held));
     Counts {
-        pending: only - leased,
-        leased,
+        pending,
+        leased: seen.held,
         done: seen.done,
+        handed,
     }
 }
 

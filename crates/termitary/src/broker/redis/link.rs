@@ -78,7 +78,7 @@ impl Link {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await
-            .map_err(|error| away(error))
+            .map_err(away)
     }
 
     /// Tells every live process that listens.

@@ -152,7 +152,7 @@ impl Transport for Redis {
             return Vec::new();
         }
         let bridge =
-            bridge::Bridging::new(self.db.clone(), self.link.clone(), events, worker, stop);
+            bridge::Bridging::new(self.db.clone(), self.link.clone(), events, &worker, stop);
         vec![Arc::new(bridge).run().boxed()]
     }
 

@@ -37,7 +37,7 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
         match located(&lanes, &row) {
             // We run it ourselves: whatever became of its entry, it is in hand.
             Some(entry) if redis.live.anyone_holds(&entry) => {
-                there.push((key, trust(redis, &row, now_us)))
+                there.push((key, trust(redis, &row, now_us)));
             }
             Some(entry) => asked.push((row, entry)),
             None => owed.push(key),

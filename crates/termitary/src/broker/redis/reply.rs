@@ -142,7 +142,7 @@ pub(super) fn groups(reply: Value) -> Vec<Group> {
                     Some("name") => group.name = text(value).unwrap_or_default(),
                     Some("pending") => group.pending = int(&value).unwrap_or(0) as u64,
                     Some("last-delivered-id") => {
-                        group.last_delivered = text(value).unwrap_or_default()
+                        group.last_delivered = text(value).unwrap_or_default();
                     }
                     Some("lag") => group.lag = int(&value).map(|n| n as u64),
                     _ => {}

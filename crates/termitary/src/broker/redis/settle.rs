@@ -153,9 +153,12 @@ struct End<'a> {
     counts: bool,
 }
 
+/// What one script ends: a stream, a group, a worker, and whether it counts.
+type Kind<'a> = (&'a Arc<str>, &'a Arc<str>, &'a WorkerId, bool);
+
 /// One script per stream, group, worker and kind, all in one round trip.
 async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<bool>, Error> {
-    let mut kinds: BTreeMap<(&Arc<str>, &Arc<str>, &WorkerId, bool), Vec<usize>> = BTreeMap::new();
+    let mut kinds: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
     for (
         i,
         End {

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::entry::Carried;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
 use super::{Redis, admit, declare, entry, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
+use crate::db::Tx;
 use crate::error::Error;
 use crate::ledger;
+use crate::ledger::relay::Row;
 
 const PAGE: usize = 100;
 
@@ -123,57 +126,65 @@ async fn bury(
     }
     let now_us = redis.now_us();
     let mut tx = redis.db.begin().await?;
-    let (mut rows, mut entries) = (Vec::new(), Vec::with_capacity(raws.len()));
+    let mut keys = Vec::new();
+    let mut entries = Vec::with_capacity(raws.len());
     for raw in &raws {
         let entry = Entry {
             stream: stream.key.clone(),
             group: lane.group.clone(),
             id: raw.id.clone(),
         };
-        if raw.fields.is_some() {
-            match entry::decode(stream, raw) {
-                Ok(carried) => match carried.ledger {
-                    Some((seq, fence)) => rows.push((seq, lane.route, fence)),
-                    None => {
-                        let envelope = Arc::new(carried.envelope);
-                        let origin = Origin::Stream {
-                            envelope: Arc::clone(&envelope),
-                            entry: entry.clone(),
-                        };
-                        let claim = Claim {
-                            event: envelope.id,
-                            route: lane.route,
-                            worker: owner.clone(),
-                            fence: 1,
-                            origin,
-                        };
-                        if let Some(Claim {
-                            origin: Origin::Ledger { seq, .. },
-                            ..
-                        }) = ledger::adopt(&mut tx, &claim, &envelope, now_us).await?
-                        {
-                            rows.push((seq, lane.route, 1));
-                        }
-                    }
-                },
-                Err(unreadable) => {
-                    admit::park_in(&mut tx, lane, owner, &entry, &unreadable, now_us).await?
-                }
+        match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
+            Some(Ok(carried)) => {
+                keys.extend(row(&mut tx, lane, owner, &entry, carried, now_us).await?);
             }
+            Some(Err(unreadable)) => {
+                admit::park_in(&mut tx, lane, owner, &entry, &unreadable, now_us).await?;
+            }
+            // Deleted: the reconciler sends again what is owed.
+            None => {}
         }
         entries.push(entry);
     }
     if end == End::Crashed {
-        let taken = ledger::crash(&mut tx, &rows, now_us).await?;
+        let taken = ledger::crash(&mut tx, &keys, now_us).await?;
         if taken > 0 {
             metrics::counter!("termitary_leases_expired_total").increment(taken);
             tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
         }
     } else {
-        ledger::relay::owe(&mut tx, &rows).await?;
+        ledger::relay::owe(&mut tx, &keys).await?;
     }
     tx.commit_and_wake().await?;
     settle::end(redis, entries.iter().map(|entry| (owner, entry))).await
+}
+
+/// The ledger's row of an entry. What lived on the stream only is adopted;
+/// `None` where the ledger knows how it ended.
+async fn row(
+    tx: &mut Tx,
+    lane: &Lane,
+    owner: &WorkerId,
+    entry: &Entry,
+    carried: Carried,
+    now_us: i64,
+) -> Result<Option<Row>, Error> {
+    if let Some((seq, fence)) = carried.ledger {
+        return Ok(Some((seq, lane.route, fence)));
+    }
+    let envelope = Arc::new(carried.envelope);
+    let claim = Claim {
+        event: envelope.id,
+        route: lane.route,
+        worker: owner.clone(),
+        fence: 1,
+        origin: Origin::Stream {
+            envelope: Arc::clone(&envelope),
+            entry: entry.clone(),
+        },
+    };
+    let adopted = ledger::adopt(tx, &claim, &envelope, now_us).await?;
+    Ok(adopted.as_ref().and_then(Claim::row))
 }
 
 /// A worker leaves in order: gives back what it was handed unseen, and is

@@ -115,15 +115,14 @@ impl Keeper {
 async fn server(redis: &Redis) -> Result<Option<String>, Error> {
     let mut cmd = redis::cmd("INFO");
     cmd.arg("server");
-    let info = match redis
+    let answer = redis
         .link
         .shared()
         .many(redis::pipe().add_command(cmd))
         .await?
-        .pop()
-    {
-        Some(Ok(info)) => info,
-        _ => return Ok(None), // not allowed to ask
+        .pop();
+    let Some(Ok(info)) = answer else {
+        return Ok(None); // not allowed to ask
     };
     let text = match info {
         redis::Value::VerbatimString { text, .. } => Some(text),
