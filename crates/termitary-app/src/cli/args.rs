@@ -1,5 +1,7 @@
 //! What can be written on the command line, and the help that explains it.
 
+use std::fmt::Write as _;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Settings, documented};
@@ -310,12 +312,13 @@ fn settings_help() -> String {
         "Examples:\n  termitary                      everything in one process, data in ./termitary.db\n  termitary --port 3001          the same on another port\n  termitary events               what can happen, and who handles it\n  termitary tail                 what happens now\n  REDIS_URL=redis://127.0.0.1 termitary worker\n\nSettings, from the environment, from .env in this folder, or as a flag:\n",
     );
     for setting in documented() {
-        text.push_str(&format!(
-            "\n  {}  (--{})\n{}\n",
+        let _ = writeln!(
+            text,
+            "\n  {}  (--{})\n{}",
             setting.variable,
             setting.flag,
             wrapped(&setting.help)
-        ));
+        );
     }
     text.push_str("\nThe real environment wins over .env; an empty value means not set.\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.");
     text

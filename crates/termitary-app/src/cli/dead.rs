@@ -76,7 +76,11 @@ async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
         "since",
         "error",
     ];
-    out::table(&heading, rows.collect(), "nothing is dead or parked")
+    out::table(
+        &heading,
+        &rows.collect::<Vec<_>>(),
+        "nothing is dead or parked",
+    )
 }
 
 fn state(letter: &Letter) -> &'static str {

@@ -20,7 +20,7 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Prints rows under a heading, or `empty` where there are none.
-pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>, empty: &str) -> anyhow::Result<()> {
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>], empty: &str) -> anyhow::Result<()> {
     if rows.is_empty() {
         return line(empty);
     }

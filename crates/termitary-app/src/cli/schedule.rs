@@ -28,7 +28,7 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
     let heading = ["schedule", "cron", "zone", "next", "last"];
     out::table(
         &heading,
-        schedule_rows(&status),
+        &schedule_rows(&status),
         "no schedules yet: start `termitary worker`",
     )
 }

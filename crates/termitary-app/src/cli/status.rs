@@ -54,7 +54,7 @@ fn subscriptions(status: &Status) -> anyhow::Result<()> {
     ];
     out::table(
         &heading,
-        rows.collect(),
+        &rows.collect::<Vec<_>>(),
         "no subscriptions yet: start `termitary worker`",
     )
 }
@@ -62,7 +62,7 @@ fn subscriptions(status: &Status) -> anyhow::Result<()> {
 fn schedules(status: &Status) -> anyhow::Result<()> {
     out::table(
         &["schedule", "cron", "zone", "next", "last"],
-        schedule_rows(status),
+        &schedule_rows(status),
         "no schedules",
     )
 }
@@ -99,7 +99,7 @@ fn workers(status: &Status) -> anyhow::Result<()> {
     });
     out::table(
         &["worker", "host", "started", "running"],
-        rows.collect(),
+        &rows.collect::<Vec<_>>(),
         "no worker runs: events wait until `termitary worker` starts",
     )
 }

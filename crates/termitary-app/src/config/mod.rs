@@ -4,10 +4,10 @@
 mod dotenv;
 mod redact;
 mod settings;
+mod values;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use termitary::broker::{Bridge, RedisConfig};
@@ -16,6 +16,7 @@ pub use dotenv::load as load_dotenv;
 pub use redact::{escape, redact};
 pub(crate) use settings::SECRETS;
 pub use settings::{Documented, Settings, documented};
+use values::{choice, parsed, secret, set, time};
 
 /// What the processes run on.
 pub struct Config {
@@ -88,41 +89,49 @@ impl TryFrom<Settings> for Config {
         Ok(Self {
             database_url: database_url(secret(
                 "DATABASE_URL",
-                &s.database_url,
-                &s.database_url_file,
+                s.database_url.as_deref(),
+                s.database_url_file.as_deref(),
             )?)?,
             redis: redis(&s)?,
-            host: set(&s.host).unwrap_or("127.0.0.1").to_owned(),
-            port: parsed("PORT", &s.port, "a number from 0 to 65535, such as 3000")?
-                .unwrap_or(3000),
-            mail: match secret("SMTP_URL", &s.smtp_url, &s.smtp_url_file)? {
+            host: set(s.host.as_deref()).unwrap_or("127.0.0.1").to_owned(),
+            port: parsed(
+                "PORT",
+                s.port.as_deref(),
+                "a number from 0 to 65535, such as 3000",
+            )?
+            .unwrap_or(3000),
+            mail: match secret(
+                "SMTP_URL",
+                s.smtp_url.as_deref(),
+                s.smtp_url_file.as_deref(),
+            )? {
                 Some(url) => MailWay::Smtp(url),
-                None => MailWay::Files(set(&s.mail_dir).unwrap_or("mail").into()),
+                None => MailWay::Files(set(s.mail_dir.as_deref()).unwrap_or("mail").into()),
             },
-            mail_from: set(&s.mail_from).map(str::to_owned),
+            mail_from: set(s.mail_from.as_deref()).map(str::to_owned),
             public_url: public_url(&s)?,
             trusted_proxies: parsed(
                 "TERMITARY_TRUSTED_PROXIES",
-                &s.trusted_proxies,
+                s.trusted_proxies.as_deref(),
                 "how many proxies stand in front, such as 1",
             )?
             .unwrap_or(0),
             concurrency: concurrency(&s)?,
-            grace: time("TERMITARY_SHUTDOWN_GRACE", &s.shutdown_grace)?
+            grace: time("TERMITARY_SHUTDOWN_GRACE", s.shutdown_grace.as_deref())?
                 .unwrap_or(Duration::from_secs(25)),
             production: choice(
                 "TERMITARY_ENV",
-                &s.env,
+                s.env.as_deref(),
                 &[("development", false), ("production", true)],
             )?
             .unwrap_or(false),
-            log_filter: set(&s.rust_log).map(str::to_owned),
+            log_filter: set(s.rust_log.as_deref()).map(str::to_owned),
             log_json: choice(
                 "LOG_FORMAT",
-                &s.log_format,
+                s.log_format.as_deref(),
                 &[("pretty", false), ("json", true)],
             )?,
-            lease: time("TERMITARY_LEASE", &s.lease)?,
+            lease: time("TERMITARY_LEASE", s.lease.as_deref())?,
         })
     }
 }
@@ -143,42 +152,6 @@ impl Config {
             host => host.to_owned(),
         };
         format!("http://{host}:{port}")
-    }
-}
-
-/// The value, where it is there and not empty.
-fn set(value: &Option<String>) -> Option<&str> {
-    value
-        .as_deref()
-        .map(str::trim)
-        .filter(|value| !value.is_empty())
-}
-
-/// A value that may stand in a file instead, as secrets of containers do.
-fn secret(
-    name: &str,
-    value: &Option<String>,
-    file: &Option<String>,
-) -> Result<Option<String>, Mistake> {
-    match (set(value), set(file)) {
-        (Some(_), Some(_)) => Err(Mistake::new(format!(
-            "{name} and {name}_FILE are both set: unset one of them"
-        ))),
-        (Some(value), None) => Ok(Some(value.to_owned())),
-        (None, Some(file)) => match std::fs::read_to_string(file) {
-            Ok(text) if text.trim().is_empty() => Err(Mistake::of(
-                &format!("{name}_FILE"),
-                file,
-                "the file is empty",
-            )),
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) => Err(Mistake::of(
-                &format!("{name}_FILE"),
-                file,
-                &format!("cannot be read ({error})"),
-            )),
-        },
-        (None, None) => Ok(None),
     }
 }
 
@@ -212,7 +185,7 @@ fn database_url(url: Option<String>) -> Result<String, Mistake> {
 fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
     let bridge = choice(
         "TERMITARY_PUBSUB_BRIDGE",
-        &s.pubsub_bridge,
+        s.pubsub_bridge.as_deref(),
         &[
             ("off", Bridge::Off),
             ("in", Bridge::In),
@@ -220,7 +193,11 @@ fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
             ("both", Bridge::Both),
         ],
     )?;
-    let redis = match secret("REDIS_URL", &s.redis_url, &s.redis_url_file)? {
+    let redis = match secret(
+        "REDIS_URL",
+        s.redis_url.as_deref(),
+        s.redis_url_file.as_deref(),
+    )? {
         Some(url) => Some(
             RedisConfig::parse(&url)
                 .map_err(|error| Mistake::of("REDIS_URL", &redact(&url), &error.to_string()))?,
@@ -228,28 +205,34 @@ fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
         None => redis_parts(s)?,
     };
     let redis = redis.map(|redis| redis.bridge(bridge.unwrap_or(Bridge::In)));
-    Ok(redis.map(|redis| match time("TERMITARY_LEASE", &s.lease) {
-        Ok(Some(lease)) => redis.lease(lease),
-        _ => redis,
-    }))
+    Ok(
+        redis.map(|redis| match time("TERMITARY_LEASE", s.lease.as_deref()) {
+            Ok(Some(lease)) => redis.lease(lease),
+            _ => redis,
+        }),
+    )
 }
 
 /// REDIS_HOST and its companions, the way the original service is configured.
 fn redis_parts(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
     let port: Option<u16> = parsed(
         "REDIS_PORT",
-        &s.redis_port,
+        s.redis_port.as_deref(),
         "a number from 1 to 65535, such as 6379",
     )?;
-    let password = secret("REDIS_PASSWORD", &s.redis_password, &s.redis_password_file)?;
+    let password = secret(
+        "REDIS_PASSWORD",
+        s.redis_password.as_deref(),
+        s.redis_password_file.as_deref(),
+    )?;
     let database: Option<i64> = parsed(
         "REDIS_DB",
-        &s.redis_db,
+        s.redis_db.as_deref(),
         "the number of a database, such as 0",
     )?;
     let tls = choice(
         "REDIS_TLS",
-        &s.redis_tls,
+        s.redis_tls.as_deref(),
         &[
             ("true", true),
             ("1", true),
@@ -261,8 +244,8 @@ fn redis_parts(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
             ("off", false),
         ],
     )?;
-    let Some(host) = set(&s.redis_host).or(port.map(|_| "127.0.0.1")) else {
-        if password.is_some() || set(&s.redis_username).is_some() {
+    let Some(host) = set(s.redis_host.as_deref()).or(port.map(|_| "127.0.0.1")) else {
+        if password.is_some() || set(s.redis_username.as_deref()).is_some() {
             return Err(Mistake::new(
                 "REDIS_PASSWORD or REDIS_USERNAME is set, but no Redis: set REDIS_HOST or REDIS_URL too, or unset it to run without Redis",
             ));
@@ -273,7 +256,7 @@ fn redis_parts(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
     if let Some(password) = password {
         redis = redis.password(password);
     }
-    if let Some(username) = set(&s.redis_username) {
+    if let Some(username) = set(s.redis_username.as_deref()) {
         redis = redis.username(username);
     }
     if let Some(database) = database {
@@ -283,7 +266,7 @@ fn redis_parts(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
 }
 
 fn public_url(s: &Settings) -> Result<Option<String>, Mistake> {
-    let Some(url) = set(&s.public_url) else {
+    let Some(url) = set(s.public_url.as_deref()) else {
         return Ok(None);
     };
     let host = url
@@ -301,7 +284,7 @@ fn public_url(s: &Settings) -> Result<Option<String>, Mistake> {
 
 fn concurrency(s: &Settings) -> Result<usize, Mistake> {
     let way_out = "a number from 1 to 10000, such as 64";
-    let number = parsed("TERMITARY_CONCURRENCY", &s.concurrency, way_out)?.unwrap_or(64);
+    let number = parsed("TERMITARY_CONCURRENCY", s.concurrency.as_deref(), way_out)?.unwrap_or(64);
     if (1..=10_000).contains(&number) {
         return Ok(number);
     }
@@ -310,75 +293,6 @@ fn concurrency(s: &Settings) -> Result<usize, Mistake> {
         &number.to_string(),
         &format!("write {way_out}"),
     ))
-}
-
-fn parsed<T: FromStr>(
-    name: &str,
-    value: &Option<String>,
-    what: &str,
-) -> Result<Option<T>, Mistake> {
-    set(value)
-        .map(|text| {
-            text.parse()
-                .map_err(|_| Mistake::of(name, text, &format!("write {what}")))
-        })
-        .transpose()
-}
-
-fn choice<T: Copy>(
-    name: &str,
-    value: &Option<String>,
-    choices: &[(&str, T)],
-) -> Result<Option<T>, Mistake> {
-    let Some(text) = set(value) else {
-        return Ok(None);
-    };
-    match choices
-        .iter()
-        .find(|(word, _)| text.eq_ignore_ascii_case(word))
-    {
-        Some((_, choice)) => Ok(Some(*choice)),
-        None => {
-            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            Err(Mistake::of(
-                name,
-                text,
-                &format!("write one of {}", words.join(", ")),
-            ))
-        }
-    }
-}
-
-/// `25`, `25s`, `500ms`, `2m`, `1h`.
-fn time(name: &str, value: &Option<String>) -> Result<Option<Duration>, Mistake> {
-    let Some(text) = set(value) else {
-        return Ok(None);
-    };
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let millis = match unit.trim() {
-        "ms" => Some(1),
-        "" | "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let time = number
-        .parse::<u64>()
-        .ok()
-        .zip(millis)
-        .and_then(|(n, unit)| n.checked_mul(unit));
-    match time {
-        // A day: longer is a typing error, and sums with it would overflow.
-        Some(millis) if millis <= 86_400_000 => Ok(Some(Duration::from_millis(millis))),
-        _ => Err(Mistake::of(
-            name,
-            text,
-            "write a time of at most a day, such as 25s, 500ms or 2m",
-        )),
-    }
 }
 
 #[cfg(test)]

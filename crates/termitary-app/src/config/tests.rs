@@ -3,6 +3,7 @@
 
 use super::*;
 
+#[expect(clippy::unnecessary_wraps, reason = "what every setting is")]
 fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
@@ -17,7 +18,7 @@ fn without_settings_everything_runs_in_one_file() {
     assert_eq!(config.database_url, "sqlite://termitary.db");
     assert!(config.redis.is_none());
     assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 3000));
-    assert!(matches!(config.mail, MailWay::Files(dir) if dir == PathBuf::from("mail")));
+    assert!(matches!(config.mail, MailWay::Files(dir) if dir == std::path::Path::new("mail")));
     assert_eq!(config.grace, Duration::from_secs(25));
 }
 
@@ -151,10 +152,10 @@ fn a_secret_may_stand_in_a_file_but_not_in_both_places() {
 
 #[test]
 fn times_have_units() {
-    let read = |text| time("T", &some(text)).ok().flatten();
+    let read = |text| time("T", Some(text)).ok().flatten();
     assert_eq!(read("25"), Some(Duration::from_secs(25)));
     assert_eq!(read("500ms"), Some(Duration::from_millis(500)));
-    assert_eq!(read("2m"), Some(Duration::from_secs(120)));
+    assert_eq!(read("2m"), Some(Duration::from_mins(2)));
     for bad in ["soon", "-1", "2d", "99999999999999999999", "25h"] {
         assert_eq!(read(bad), None, "{bad}");
     }

@@ -83,12 +83,11 @@ pub(super) async fn overdue(
         return Ok(());
     };
     drop(reader);
-    let due = event.due_date.to_string();
     let letter = templates::overdue(
         &person.name,
         &event.title,
         &event.id,
-        &due,
+        &event.due_date,
         &app.settings().public_url,
     );
     send(&app, &meta, person.email, letter).await

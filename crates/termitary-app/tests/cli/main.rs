@@ -1,11 +1,6 @@
 //! The `termitary` command from outside: what it says, how it ends, and what
 //! its processes do together.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod dead_letters;
