@@ -1,6 +1,7 @@
 //! What commands run on: the database, the broker and the application's map.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use termitary::db::Options;
@@ -10,6 +11,19 @@ use super::out;
 use crate::app::{self, App};
 use crate::config::{Config, MailWay, Mistake, redact};
 use crate::mail::Mailer;
+
+/// How long Redis may take to refuse a password before a command goes on: the
+/// API serves without Redis, and a worker keeps trying.
+const REDIS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The signs of a login that Redis refuses.
+const REFUSED: [&str; 5] = [
+    "WRONGPASS",
+    "NOAUTH",
+    "NOPERM",
+    "invalid password",
+    "AuthenticationFailed",
+];
 
 /// What to do where the database file does not exist yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +56,7 @@ impl System {
         let broker = broker(config, db.clone())?;
         let registry = app::registry();
         if missing == Missing::Create {
+            check_redis_login(config, &broker).await?;
             app::migrate(&db)
                 .await
                 .map_err(|error| Mistake::new(out::chain(&error)))?;
@@ -86,6 +101,24 @@ fn broker(config: &Config, db: Db) -> anyhow::Result<Broker> {
         (None, Some(lease)) => Broker::sql_with_lease(db, lease),
         (None, None) => Broker::sql(db),
     })
+}
+
+/// A wrong password is known at the first connection, and does not mend itself.
+/// A Redis that is away may come back: that is no mistake.
+async fn check_redis_login(config: &Config, broker: &Broker) -> Result<(), Mistake> {
+    let Some(redis) = &config.redis else {
+        return Ok(());
+    };
+    let Ok(Err(error)) = tokio::time::timeout(REDIS_PATIENCE, broker.ping()).await else {
+        return Ok(());
+    };
+    let text = out::chain(&error.into());
+    if !REFUSED.iter().any(|sign| text.contains(sign)) {
+        return Ok(());
+    }
+    Err(Mistake::new(format!(
+        "{redis} refuses this user or password ({text}): check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD"
+    )))
 }
 
 fn mailer(config: &Config) -> Result<Mailer, Mistake> {

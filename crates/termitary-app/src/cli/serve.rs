@@ -2,7 +2,6 @@
 //! are told to stop.
 
 use std::future::Future;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use termitary::Worker;
@@ -10,15 +9,10 @@ use tokio::net::TcpListener;
 
 use super::banner;
 use super::open::{Missing, System};
-use super::out;
 use super::signals::Stop;
 use crate::app::App;
 use crate::config::{Config, Mistake};
 use crate::http;
-
-/// How long Redis may take to refuse a password before the process starts
-/// anyway: the API serves without Redis, and a worker keeps trying.
-const REDIS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What this process does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +48,6 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         None => config.port,
     };
     let system = System::open(&config, Missing::Create).await?;
-    ask_redis(&config, &system).await?;
     let app = system.app(&config, config.local_url(port))?;
     banner::print(&config, role, port)?;
     let result = serve(&config, &system, &app, listener, role, &stop).await;
@@ -125,34 +118,4 @@ async fn bind(config: &Config) -> Result<TcpListener, Mistake> {
             ),
         })
     })
-}
-
-/// A wrong password is known at the start or never noticed: the process stops.
-/// A Redis that is away is not: it may come back.
-async fn ask_redis(config: &Config, system: &System) -> anyhow::Result<()> {
-    let Some(redis) = &config.redis else {
-        return Ok(());
-    };
-    let Ok(Err(error)) = tokio::time::timeout(REDIS_PATIENCE, system.broker.ping()).await else {
-        return Ok(());
-    };
-    let text = out::chain(&error.into());
-    if [
-        "WRONGPASS",
-        "NOAUTH",
-        "NOPERM",
-        "invalid password",
-        "AuthenticationFailed",
-        "authentication failed",
-    ]
-    .iter()
-    .any(|sign| text.contains(sign))
-    {
-        return Err(Mistake::new(format!(
-            "{redis} refuses this user or password ({text}): check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD"
-        ))
-        .into());
-    }
-    tracing::warn!("{redis} does not answer ({text}): going on without it until it is back");
-    Ok(())
 }

@@ -8,6 +8,7 @@ mod help;
 mod http;
 mod journey;
 mod readme;
+mod redis_mode;
 mod sandbox;
 mod settings;
 mod smtp;

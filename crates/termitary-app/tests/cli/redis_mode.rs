@@ -159,7 +159,7 @@ fn the_api_answers_while_redis_is_away_and_nothing_is_lost() {
     let mut api = sandbox.start(&["api"]);
     let port = api.port();
     let mut worker = sandbox.start(&["worker"]);
-    worker.says("does not answer");
+    worker.says("away");
     assert_eq!(Client::new(port).get("/readyz").0, 200);
     Client::register(port, "ada@example.com");
     sandbox.ok(&[

@@ -54,9 +54,23 @@ impl Sandbox {
         command
     }
 
-    /// Runs to the end.
+    /// Runs to the end, which must come.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+        let mut command = self.command(args);
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (id, (over, end)) = (child.id(), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            if end.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                send(id, "KILL");
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        drop::<std::sync::mpsc::Sender<()>>(over);
+        output
     }
 
     /// Runs to the end, which must be good; answers stdout.
@@ -197,14 +211,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(
-            Command::new("sh")
-                .args(["-c", &kill])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(send(self.child.id(), name));
     }
 
     /// SIGKILL, and gone.
@@ -251,6 +258,16 @@ fn collect(output: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<Str
             lines.lock().unwrap().push(line);
         }
     });
+}
+
+/// Sends a signal to a process that this test started.
+fn send(id: u32, signal: &str) -> bool {
+    let kill = format!("kill -{signal} {id}");
+    Command::new("sh")
+        .args(["-c", &kill])
+        .status()
+        .unwrap()
+        .success()
 }
 
 /// Waits until `done` is true.
