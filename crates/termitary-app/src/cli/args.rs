@@ -46,7 +46,7 @@ pub(super) enum Command {
     #[command(
         after_help = "The API and the workers do this at their start too.\n\nExample:\n  DATABASE_URL=sqlite:///var/lib/termitary/termitary.db termitary migrate"
     )]
-    Migrate,
+    Migrate(JsonArgs),
     /// Publish an event by its name and print its id
     #[command(after_help = PUBLISH)]
     Publish(PublishArgs),
@@ -254,6 +254,9 @@ pub(super) enum ScheduleCommand {
 pub(super) struct ScheduleNameArgs {
     /// The schedule's name
     pub(super) name: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// The arguments of `user`.
@@ -298,6 +301,9 @@ pub(super) struct HealthArgs {
     /// Ask only whether the process lives (/healthz instead of /readyz)
     #[arg(long)]
     pub(super) live: bool,
+    /// Print what the API answers, JSON for programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// The arguments of `completions`.

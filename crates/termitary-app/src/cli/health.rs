@@ -28,14 +28,14 @@ pub(super) async fn run(config: &Config, args: &HealthArgs) -> anyhow::Result<()
         })?
         .with_context(|| format!("nobody answers at {url}{path}"))?;
     let status = answer.split_whitespace().nth(1).unwrap_or_default();
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     if status != "200" {
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         bail!(
             "{url}{path} answers {status}: {}",
             out::short(body.trim(), 500)
         );
     }
-    out::line("ok")
+    out::line(if args.json { body.trim() } else { "ok" })
 }
 
 async fn get(url: &str, path: &str) -> anyhow::Result<String> {

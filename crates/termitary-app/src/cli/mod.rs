@@ -93,7 +93,7 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Dev => serve::run(config, serve::Role::Dev).await,
         Command::Api => serve::run(config, serve::Role::Api).await,
         Command::Worker => serve::run(config, serve::Role::Worker).await,
-        Command::Migrate => migrate::run(config).await,
+        Command::Migrate(args) => migrate::run(config, &args).await,
         Command::Publish(args) => publish::run(config, args).await,
         Command::Tail(args) => tail::run(config, args).await,
         Command::Events(args) => events::run(&args),

@@ -1,8 +1,9 @@
 //! `termitary schedule`: list, run now, pause, resume.
 
+use serde_json::json;
 use termitary::Registry;
 
-use super::args::ScheduleCommand;
+use super::args::{ScheduleCommand, ScheduleNameArgs};
 use super::nearest::nearest;
 use super::open::{Missing, System, operator};
 use super::out;
@@ -13,9 +14,9 @@ use crate::config::{Config, Mistake, escape};
 pub(super) async fn run(config: Config, command: ScheduleCommand) -> anyhow::Result<()> {
     match command {
         ScheduleCommand::List(args) => list(&config, args.json).await,
-        ScheduleCommand::Run(args) => run_now(&config, &args.name).await,
-        ScheduleCommand::Pause(args) => pause(&config, &args.name, true).await,
-        ScheduleCommand::Resume(args) => pause(&config, &args.name, false).await,
+        ScheduleCommand::Run(args) => run_now(&config, &args).await,
+        ScheduleCommand::Pause(args) => pause(&config, &args, true).await,
+        ScheduleCommand::Resume(args) => pause(&config, &args, false).await,
     }
 }
 
@@ -33,7 +34,8 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
     )
 }
 
-async fn run_now(config: &Config, name: &str) -> anyhow::Result<()> {
+async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()> {
+    let name = &args.name;
     let registry = app::registry();
     let schedule = registry
         .schedule(name)
@@ -41,10 +43,14 @@ async fn run_now(config: &Config, name: &str) -> anyhow::Result<()> {
     let system = System::open(config, Missing::Create).await?;
     let id = system.broker.inspect().run_schedule(schedule).await?;
     system.db.close().await;
+    if args.json {
+        return out::json(&json!({ "id": id, "schedule": name }));
+    }
     out::line(&id.to_string())
 }
 
-async fn pause(config: &Config, name: &str, paused: bool) -> anyhow::Result<()> {
+async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow::Result<()> {
+    let name = &args.name;
     let registry = app::registry();
     registry
         .schedule(name)
@@ -56,6 +62,9 @@ async fn pause(config: &Config, name: &str, paused: bool) -> anyhow::Result<()> 
         .pause_schedule(name, paused, &operator())
         .await?;
     system.db.close().await;
+    if args.json {
+        return out::json(&json!({ "schedule": name, "paused": paused }));
+    }
     out::line(&format!(
         "{name} {}",
         if paused { "is paused" } else { "runs again" }

@@ -72,6 +72,7 @@ async fn serve(
         tokio::select! {
             served = serving => served.context("the API failed"),
             () = stop.kill.cancelled() => Ok(()),
+            () = grace_over(config, stop) => Ok(()),
         }
     };
     let worker = async {
@@ -89,6 +90,13 @@ async fn serve(
     };
     let (api, worker) = tokio::join!(until_failure(api, stop), until_failure(worker, stop));
     api.and(worker)
+}
+
+/// Resolves when the grace for open requests is over.
+async fn grace_over(config: &Config, stop: &Stop) {
+    stop.drain.cancelled().await;
+    tokio::time::sleep(config.grace).await;
+    tracing::warn!("the grace is over: open requests are cut off");
 }
 
 async fn until_failure(

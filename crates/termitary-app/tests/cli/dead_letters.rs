@@ -104,6 +104,7 @@ fn schedules_are_listed_run_paused_and_resumed() {
     sandbox.ok(&["schedule", "pause", "todos.overdue.check"]);
     assert_eq!(find("todos.overdue.check")["paused"], true);
     assert!(sandbox.ok(&["schedule", "list"]).contains("paused"));
-    sandbox.ok(&["schedule", "resume", "todos.overdue.check"]);
+    let resumed = sandbox.json(&["schedule", "resume", "todos.overdue.check", "--json"]);
+    assert_eq!(resumed["paused"], false);
     assert_eq!(find("todos.overdue.check")["paused"], false);
 }

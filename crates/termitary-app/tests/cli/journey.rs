@@ -24,6 +24,8 @@ fn one_command_starts_everything_and_says_where_it_is() {
     assert!(sandbox.path("termitary.db").exists());
     let port = port.to_string();
     assert_eq!(sandbox.ok(&["--port", &port, "health"]), "ok\n");
+    let ready = sandbox.json(&["--port", &port, "health", "--json"]);
+    assert_eq!(ready["status"], "ready");
     dev.stop();
     sandbox.fails(1, &["--port", &port, "health"]);
 }

@@ -40,6 +40,18 @@ fn it_names_every_setting() {
 }
 
 #[test]
+fn its_links_lead_somewhere() {
+    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    for link in readme.split("](").skip(1) {
+        let target = link.split(')').next().unwrap();
+        assert!(
+            target.starts_with("http") || repository(target).exists(),
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn the_five_minute_walk_works_word_for_word() {
     if !Command::new("curl")
         .arg("--version")
