@@ -1,5 +1,9 @@
 //! Every setting, as it comes from a flag, the environment or `.env`: text,
 //! not yet judged. One definition gives the flags, the variables and the help.
+#![expect(
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the program's help, where brackets are brackets"
+)]
 
 use clap::Args;
 
