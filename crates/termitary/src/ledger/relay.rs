@@ -283,6 +283,8 @@ pub(crate) async fn renew(
 #[derive(sqlx::FromRow)]
 pub(crate) struct Standing {
     pub(crate) seq: i64,
+    /// Which event that is here: an entry of another ledger may name the same `seq`.
+    pub(crate) id: Uuid,
     pub(crate) route: i64,
     /// Missing: the subscription is younger than the event.
     pub(crate) state: Option<i64>,
@@ -296,7 +298,7 @@ pub(crate) async fn standing(
     keys: &[(i64, i64)],
 ) -> Result<HashMap<(i64, i64), Standing>, Error> {
     let rows: Vec<Standing> = sqlx::query_as(
-        "SELECT e.seq, j.value->>1 AS route, d.state, d.attempts, d.fence
+        "SELECT e.seq, e.id, j.value->>1 AS route, d.state, d.attempts, d.fence
          FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value->>0
          LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = j.value->>1",
     )
@@ -307,6 +309,22 @@ pub(crate) async fn standing(
         .into_iter()
         .map(|row| ((row.seq, row.route), row))
         .collect())
+}
+
+/// Whether `seq` is this event here. After the database was replaced, or where
+/// two of them share a Redis, an entry's `seq` may name another event.
+pub(crate) async fn is_event(
+    conn: &mut SqliteConnection,
+    seq: i64,
+    id: Uuid,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM termitary_events WHERE seq = $1 AND id = $2)",
+    )
+    .bind(seq)
+    .bind(id)
+    .fetch_one(conn)
+    .await?)
 }
 
 /// Of these events, those whose delivery to `route` the ledger has already.
@@ -331,6 +349,7 @@ pub(crate) async fn adopted(
 #[derive(sqlx::FromRow)]
 pub(crate) struct Trusted {
     pub(crate) seq: i64,
+    pub(crate) id: Uuid,
     pub(crate) route: i64,
     pub(crate) fence: i64,
     pub(crate) due_us: i64,
@@ -344,8 +363,9 @@ pub(crate) async fn overdue(
     page: usize,
 ) -> Result<Vec<Trusted>, Error> {
     Ok(sqlx::query_as(
-        "SELECT event AS seq, subscription AS route, fence, due_us, entry FROM termitary_deliveries
-         WHERE state = 1 AND lease_us < $1 ORDER BY lease_us LIMIT $2",
+        "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
+         FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+         WHERE d.state = 1 AND d.lease_us < $1 ORDER BY d.lease_us LIMIT $2",
     )
     .bind(now_us)
     .bind(page as i64)

@@ -81,3 +81,27 @@ async fn an_entry_of_another_ledger_is_dropped() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_another_ledger_does_not_run_in_the_place_of_ours() {
+    let world = World::new(&["slow"]).await;
+    let _worker = world.worker().await;
+    world.commit(1..2).await;
+    eventually("ours runs", async || world.of("slow").await.leased == 1).await;
+    // The same row number and fence, but another event.
+    let id = "01a20af1-4926-7341-b6f8-3b7b923e0564";
+    world
+        .redis(&["XADD", MAIN, "*", "i", id, "d", "{\"n\":2}", "l", "1"])
+        .await;
+    world.redis(&["XADD", MAIN, "*", "d", "{\"n\":3}"]).await;
+    world.seen.open_gate();
+    eventually("its neighbour runs", async || {
+        world.seen.runs("slow", 3) == 1
+    })
+    .await;
+    eventually("ours is done", async || world.of("slow").await.leased == 0).await;
+    assert_eq!(
+        (world.seen.runs("slow", 1), world.seen.runs("slow", 2)),
+        (1, 0)
+    );
+}

@@ -165,7 +165,9 @@ impl Known {
             return (!seen || !self.adopted.contains(&carried.envelope.id)).then_some(0);
         };
         let row = self.standing.get(&(seq, lane.route))?;
-        let ours = row.state == Some(state::LEASED) && row.fence == Some(fence);
+        let ours = row.id == carried.envelope.id
+            && row.state == Some(state::LEASED)
+            && row.fence == Some(fence);
         ours.then(|| row.attempts.unwrap_or(0) as u32)
     }
 }

@@ -138,10 +138,10 @@ fn stands(
     delivered: Option<(u64, u64)>,
 ) -> bool {
     let ours = found.is_ok_and(|found| {
-        let seq = row.seq.to_string();
-        reply::entries(found)
-            .iter()
-            .any(|raw| raw.field(b"l") == Some(seq.as_bytes()))
+        let (seq, id) = (row.seq.to_string(), row.id.to_string());
+        reply::entries(found).iter().any(|raw| {
+            raw.field(b"l") == Some(seq.as_bytes()) && raw.field(b"i") == Some(id.as_bytes())
+        })
     });
     let pending = pending.is_ok_and(|pending| !reply::list(pending).is_empty());
     let waiting = reply::id(&entry.id)

@@ -170,7 +170,8 @@ async fn row(
     now_us: i64,
 ) -> Result<Option<Row>, Error> {
     if let Some((seq, fence)) = carried.ledger {
-        return Ok(Some((seq, lane.route, fence)));
+        let ours = ledger::relay::is_event(tx, seq, carried.envelope.id).await?;
+        return Ok(ours.then_some((seq, lane.route, fence)));
     }
     let envelope = Arc::new(carried.envelope);
     let claim = Claim {
