@@ -17,6 +17,9 @@ pub fn init(config: &Config, serves: bool) -> Result<(), Mistake> {
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Whoever read stderr may have gone. The complaint about it would go there
+        // too, and its failure is a panic of whatever was about to log.
+        .log_internal_errors(false)
         .with_ansi(colour);
     if config.logs_json(terminal) {
         builder.json().flatten_event(true).init();

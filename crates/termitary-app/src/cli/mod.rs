@@ -21,6 +21,7 @@ mod status;
 mod tail;
 mod user;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -120,7 +121,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(closed) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("termitary: {}", out::chain(error));
+    // `eprintln!` would panic where nobody reads stderr any more.
+    let _ = writeln!(std::io::stderr(), "termitary: {}", out::chain(error));
     ExitCode::from(exit_code(error))
 }
 

@@ -23,15 +23,16 @@ impl Stop {
         let mut signals = Signals::listen()?;
         let stages = stop.clone();
         tokio::spawn(async move {
+            // Stop first, then say so: nothing that logging does may hold it up.
             let name = signals.next().await;
+            stages.drain.cancel();
             tracing::info!(
                 grace_seconds = grace.as_secs(),
                 "{name}: stopping; a second signal ends at once"
             );
-            stages.drain.cancel();
             let name = signals.next().await;
-            tracing::warn!("{name} again: ending at once");
             stages.kill.cancel();
+            tracing::warn!("{name} again: ending at once");
             tokio::time::sleep(LAST_WORDS).await;
             std::process::exit(1);
         });

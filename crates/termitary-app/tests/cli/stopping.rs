@@ -1,6 +1,8 @@
 //! How processes stop.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::http::Client;
@@ -105,6 +107,50 @@ fn logs_are_json_where_a_program_reads_them() {
         assert!(
             entry["level"].is_string() && entry["message"].is_string(),
             "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_process_whose_logs_nobody_reads_any_more_still_stops() {
+    for command in ["dev", "api", "worker"] {
+        let sandbox = Sandbox::new();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut started = sandbox.command(&[command]);
+        let mut child = started
+            .stderr(writer)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The builder holds a copy of the writing end.
+        drop(started);
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        assert!(
+            stdout
+                .lines()
+                .any(|line| line.unwrap().contains("Ctrl-C stops"))
+        );
+        drop(reader);
+        let signal = format!("kill -TERM {}", child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &signal])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut ended = None;
+        for _ in 0..100 {
+            ended = child.try_wait().unwrap();
+            if ended.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _ = child.kill();
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{command}: {ended:?}"
         );
     }
 }
