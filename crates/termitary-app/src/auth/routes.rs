@@ -13,7 +13,9 @@ use super::limits::Attempt;
 use super::store::{self, Session};
 use crate::accounts::{self, Draft, PasswordsBusy, Role, User, check_password, normal_email};
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check};
+use crate::http::{
+    Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check, commit, commit_empty,
+};
 use crate::provenance;
 use crate::users::events::UserUpdated;
 
@@ -98,8 +100,7 @@ async fn register(
         return Err(cannot_use_address());
     };
     let token = store::open_session(&mut tx, &app, id, &client).await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(LoggedIn { user, token })))
+    commit(tx, StatusCode::CREATED, LoggedIn { user, token }).await
 }
 
 /// One answer for every address that cannot have a new account.
@@ -117,7 +118,7 @@ async fn login(
     State(app): State<App>,
     client: Client,
     Valid(Json(body)): Valid<Json<Login>>,
-) -> Result<Json<LoggedIn>, ApiError> {
+) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
     let email = normal_email(&body.email);
     let attempt = Attempt::login(&app, &email, client.address);
     attempt.begin(&app).await?;
@@ -165,8 +166,7 @@ async fn login(
         user_agent: client.agent,
     };
     provenance::publish(&mut tx, event, user.id, Some(user.id), &[user.id], now).await?;
-    tx.commit().await?;
-    Ok(Json(LoggedIn { user, token }))
+    commit(tx, StatusCode::OK, LoggedIn { user, token }).await
 }
 
 fn wrong_login() -> ApiError {
@@ -178,8 +178,7 @@ fn wrong_login() -> ApiError {
 async fn logout(State(app): State<App>, caller: Caller) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
     store::end_session(&mut tx, caller.user, caller.session).await?;
-    tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    commit_empty(tx).await
 }
 
 /// Who am I?
@@ -202,7 +201,7 @@ async fn change_password(
     caller: Caller,
     client: Client,
     Valid(Json(body)): Valid<Json<ChangePassword>>,
-) -> Result<Json<LoggedIn>, ApiError> {
+) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
     let mut reader = app.db().reader().acquire().await?;
     let user = accounts::find(&mut reader, caller.user)
         .await?
@@ -236,14 +235,11 @@ async fn change_password(
     let token = store::open_session(&mut tx, &app, caller.user, &client).await?;
     let event = UserUpdated::new(&user, [("passwordChangedAt", serde_json::json!(now))]);
     provenance::publish(&mut tx, event, user.id, Some(user.id), &[user.id], now).await?;
-    tx.commit().await?;
-    Ok(Json(LoggedIn {
-        user: User {
-            updated_at: now,
-            ..user
-        },
-        token,
-    }))
+    let user = User {
+        updated_at: now,
+        ..user
+    };
+    commit(tx, StatusCode::OK, LoggedIn { user, token }).await
 }
 
 /// Where am I logged in? The newest session first.

@@ -26,6 +26,7 @@ use crate::{activity, auth, todos, users};
 
 pub(crate) use caller::Caller;
 pub(crate) use client::Client;
+pub(crate) use idempotency::{commit, commit_empty};
 pub(crate) use json::{Id, Json, Params, Valid, check, not_null, nullable};
 pub(crate) use page::{Page, Paging, decode, page_size};
 pub(crate) use problem::{ApiError, Problem};

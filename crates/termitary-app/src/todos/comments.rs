@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::store::{self, Comment};
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid};
+use crate::http::{Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, commit};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_comments, add_comment))
@@ -86,6 +86,5 @@ async fn add_comment(
         .await?
         .ok_or(ApiError::NotFound)?;
     store::insert_comment(&mut tx, &comment).await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(comment)))
+    commit(tx, StatusCode::CREATED, comment).await
 }

@@ -13,7 +13,7 @@ use super::listing::{self, Filter};
 use super::store;
 use super::todo::{ChangeTodo, CreateTodo, Status, Todo};
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Id, Json, Page, Params, Problem, Valid};
+use crate::http::{Api, ApiError, Caller, Id, Json, Page, Params, Problem, Valid, commit};
 use crate::provenance;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
@@ -67,8 +67,7 @@ async fn create(
         now,
     )
     .await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(todo)))
+    commit(tx, StatusCode::CREATED, todo).await
 }
 
 async fn check_assignee(

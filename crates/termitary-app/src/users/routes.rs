@@ -16,7 +16,7 @@ use super::store;
 use crate::accounts::{self, Draft, Role, User, check_password};
 use crate::app::App;
 use crate::http::{
-    Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, check, not_null,
+    Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, check, commit, not_null,
 };
 use crate::provenance;
 
@@ -101,8 +101,7 @@ async fn create(
     else {
         return Err(ApiError::field("email", "has an account already"));
     };
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(user)))
+    commit(tx, StatusCode::CREATED, user).await
 }
 
 /// Read a user: yourself, or anyone as admin.

@@ -46,15 +46,10 @@ async fn another_request_with_the_same_key_is_refused() {
     post(&app, TODOS, Some(&ada), "k1", &json!({ "title": "two" }))
         .await
         .assert_fields(&["Idempotency-Key"]);
-    post(
-        &app,
-        "/api/v1/auth/logout",
-        Some(&ada),
-        "k1",
-        &json!({ "title": "one" }),
-    )
-    .await
-    .assert_problem(422);
+    let elsewhere = "/api/v1/users";
+    post(&app, elsewhere, Some(&ada), "k1", &json!({ "title": "one" }))
+        .await
+        .assert_fields(&["Idempotency-Key"]);
     app.settle().await;
 }
 
@@ -159,5 +154,55 @@ async fn a_key_that_is_none_is_refused() {
             .await
             .assert_fields(&["Idempotency-Key"]);
     }
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn a_repeated_logout_or_change_of_password_is_answered_though_its_session_is_gone() {
+    let app = TestApp::start().await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    for _ in 0..2 {
+        let answer = post(&app, "/api/v1/auth/logout", Some(&ada), "k1", &json!({})).await;
+        answer.assert_status(204);
+    }
+    let body = json!({ "currentPassword": PASSWORD, "newPassword": "another good one" });
+    let first = post(&app, "/api/v1/auth/password", Some(&bob), "k1", &body).await;
+    let again = post(&app, "/api/v1/auth/password", Some(&bob), "k1", &body).await;
+    first.assert_status(200);
+    assert_eq!(again.body, first.body);
+    let other = json!({ "currentPassword": "another good one", "newPassword": "a third good one" });
+    post(&app, "/api/v1/auth/password", Some(&bob), "k1", &other)
+        .await
+        .assert_problem(422);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn an_answer_commits_with_what_was_done() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let body = json!({ "title": "once" });
+    let request = Request::post(TODOS)
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {}", ada.token))
+        .header("idempotency-key", "k1")
+        .body(Body::from(body.to_string()))
+        .unwrap();
+    // The process "dies" at some point: wherever that is, a repetition makes
+    // it one todo.
+    let sending = app.send(request);
+    tokio::select! {
+        _ = sending => {}
+        () = async {
+            while app.events("todos.created").await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    app.db().clock().advance(secs(61));
+    post(&app, TODOS, Some(&ada), "k1", &body)
+        .await
+        .assert_status(201);
+    assert_eq!(app.events("todos.created").await.len(), 1);
     app.settle().await;
 }
