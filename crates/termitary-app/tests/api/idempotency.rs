@@ -47,9 +47,15 @@ async fn another_request_with_the_same_key_is_refused() {
         .await
         .assert_fields(&["Idempotency-Key"]);
     let elsewhere = "/api/v1/users";
-    post(&app, elsewhere, Some(&ada), "k1", &json!({ "title": "one" }))
-        .await
-        .assert_fields(&["Idempotency-Key"]);
+    post(
+        &app,
+        elsewhere,
+        Some(&ada),
+        "k1",
+        &json!({ "title": "one" }),
+    )
+    .await
+    .assert_fields(&["Idempotency-Key"]);
     app.settle().await;
 }
 
