@@ -94,8 +94,12 @@ async fn an_entry_of_another_ledger_does_not_run_in_the_place_of_ours() {
         .redis(&["XADD", MAIN, "*", "i", id, "d", "{\"n\":2}", "l", "1"])
         .await;
     world.redis(&["XADD", MAIN, "*", "d", "{\"n\":3}"]).await;
+    eventually("its neighbour starts while ours runs", async || {
+        world.seen.runs("slow.started", 3) == 1
+    })
+    .await;
     world.seen.open_gate();
-    eventually("its neighbour runs", async || {
+    eventually("its neighbour ends", async || {
         world.seen.runs("slow", 3) == 1
     })
     .await;

@@ -11,7 +11,7 @@ use termitary::broker::RedisConfig;
 use termitary::inspect::{Status, SubscriptionStatus};
 use termitary::prelude::*;
 use termitary::testing::{TestDb, TestWorker};
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 use crate::server::Server;
 
@@ -28,11 +28,19 @@ impl Event for Made {
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     runs: Mutex<BTreeMap<(String, u32), u32>>,
-    /// Handlers of `slow` wait for this.
-    pub(crate) gate: Notify,
+    /// Handlers of `slow` wait until it is closed; from then on none waits.
+    barrier: Semaphore,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            runs: Mutex::default(),
+            barrier: Semaphore::new(0),
+        }
+    }
 }
 
 impl Seen {
@@ -64,7 +72,7 @@ impl Seen {
     }
 
     pub(crate) fn open_gate(&self) {
-        self.0.gate.notify_waiters();
+        self.0.barrier.close();
     }
 }
 
@@ -83,7 +91,7 @@ async fn second(event: Made, ledger: Ledger, State(seen): State<Seen>) -> Handle
 /// Waits until the test opens the gate.
 async fn slow(event: Made, State(seen): State<Seen>) -> HandlerResult {
     seen.note("slow.started", event.n);
-    seen.0.gate.notified().await;
+    let _ = seen.0.barrier.acquire().await;
     seen.note("slow", event.n);
     Ok(())
 }
