@@ -120,13 +120,16 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
+/// An error that no handler put into words: from the router, a layer or an
+/// extractor. JSON is words: a problem, or what `/readyz` says when it is not.
 fn is_bare_error(response: &Response<Body>) -> bool {
     let status = response.status();
     let kind = response
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    (status.is_client_error() || status.is_server_error()) && kind != Some(PROBLEM_JSON)
+    let in_words = matches!(kind, Some(PROBLEM_JSON | "application/json"));
+    (status.is_client_error() || status.is_server_error()) && !in_words
 }
 
 fn as_problem(bare: &Response<Body>) -> Response {

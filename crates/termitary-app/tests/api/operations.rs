@@ -25,6 +25,10 @@ async fn health_is_about_the_process_and_readiness_about_traffic() {
     app.shutdown.cancel();
     let answer = app.call(Method::GET, "/readyz", None, None).await;
     assert_eq!(answer.status.as_u16(), 503);
+    assert_eq!(
+        answer.json(),
+        json!({ "status": "not ready", "database": true, "migrations": true, "draining": true })
+    );
     app.call(Method::GET, "/healthz", None, None)
         .await
         .assert_status(200);

@@ -1,9 +1,11 @@
 //! How processes stop.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::http::Client;
 use crate::sandbox::{Process, Sandbox, eventually};
@@ -86,14 +88,41 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
 }
 
 #[test]
-fn a_process_that_stops_is_not_ready_any_more() {
+fn a_process_that_stops_says_that_it_is_not_ready_and_finishes_what_runs() {
     let sandbox = Sandbox::new();
     let mut api = sandbox.start(&["api"]);
     let port = api.port();
     assert_eq!(Client::new(port).get("/readyz").0, 200);
+    let (head, body) = registration("ada@example.com");
+    let mut running = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    running.write_all(head.as_bytes()).unwrap();
+    // The API has begun with it: this comes when it wants the body.
+    let mut wanted = [0; 25];
+    running.read_exact(&mut wanted).unwrap();
+    assert!(wanted.starts_with(b"HTTP/1.1 100"));
+
     api.signal("TERM");
+    api.says("stopping");
+    let (status, answer) = Client::new(port).get("/readyz");
+    assert_eq!((status, &answer["draining"]), (503, &Value::Bool(true)));
+    running.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    running.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
     assert!(api.end().success());
-    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+/// The head of a request that waits to be asked for its body, and the body.
+fn registration(email: &str) -> (String, String) {
+    let body = format!(r#"{{"email":"{email}","name":"Test","password":"a walk in the rain"}}"#);
+    let head = format!(
+        "POST /api/v1/auth/register HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    (head, body)
 }
 
 #[test]
