@@ -23,6 +23,9 @@
 //! ```
 #![expect(clippy::panic, reason = "a harness fails its test by panicking")]
 
+#[cfg(feature = "redis")]
+mod redis;
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -39,6 +42,9 @@ use crate::ledger;
 use crate::registry::Registry;
 use crate::schedule::{Schedule, ticker};
 use crate::worker::Worker;
+
+#[cfg(feature = "redis")]
+pub use self::redis::TestRedis;
 
 /// How long a test may take to settle before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);

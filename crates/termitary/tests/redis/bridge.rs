@@ -6,11 +6,14 @@ use futures_util::StreamExt;
 use termitary::broker::Bridge;
 use termitary::inspect::LetterFilter;
 
-use crate::server::Server;
 use crate::world::{Made, World, eventually, pause};
+use termitary::testing::TestRedis;
 
 async fn world(bridge: Bridge) -> World {
-    World::on(Server::start(), &["first"], |config| config.bridge(bridge)).await
+    World::on(TestRedis::start(), &["first"], |config| {
+        config.bridge(bridge)
+    })
+    .await
 }
 
 /// Sends until the bridge listens; the first message that it hears counts.
@@ -24,7 +27,7 @@ async fn send(world: &World, channel: &str, message: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_message_becomes_one_event_however_many_workers_listen() {
     let world = world(Bridge::In).await;
-    let config = || world.server.config().bridge(Bridge::In);
+    let config = || world.config().bridge(Bridge::In);
     let mut one = world.worker_with(config()).await;
     let _two = world.worker_with(config()).await;
     send(&world, "things.made", "{\"n\":1}").await;
@@ -44,9 +47,7 @@ async fn a_plain_message_becomes_one_event_however_many_workers_listen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_event_is_parked() {
     let world = world(Bridge::In).await;
-    let _worker = world
-        .worker_with(world.server.config().bridge(Bridge::In))
-        .await;
+    let _worker = world.worker_with(world.config().bridge(Bridge::In)).await;
     send(&world, "things.made", "{oops").await;
     send(&world, "things.made", "[1]").await;
     send(&world, "things.unheard", "{}").await;
@@ -83,9 +84,7 @@ async fn what_is_no_event_is_parked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_go_out_raw_and_do_not_come_back_in() {
     let world = world(Bridge::Both).await;
-    let _worker = world
-        .worker_with(world.server.config().bridge(Bridge::Both))
-        .await;
+    let _worker = world.worker_with(world.config().bridge(Bridge::Both)).await;
     send(&world, "things.made", "{\"n\":0}").await;
     eventually("the bridge works", async || {
         world.of("first").await.done == 1

@@ -1,6 +1,7 @@
 //! Redis loses data or goes away: that costs time, not events.
 
-use crate::server::Server;
+use termitary::testing::TestRedis;
+
 use crate::world::{Made, World, eventually, pause};
 
 const MAIN: &str = "termitary:{things.made}:events";
@@ -75,7 +76,7 @@ async fn a_killed_server_that_comes_back_empty_is_filled_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_with_a_file_goes_on_where_it_was() {
-    let mut world = World::on(Server::persistent(), &["first"], |config| config).await;
+    let mut world = World::on(TestRedis::persistent(), &["first"], |config| config).await;
     world
         .broker
         .bus()

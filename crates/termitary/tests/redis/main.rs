@@ -2,7 +2,6 @@
 //! on a loopback port and ends by its process id.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
@@ -11,6 +10,5 @@ mod bridge;
 mod flow;
 mod foreign;
 mod loss;
-mod server;
 mod takeover;
 mod world;

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 use termitary::Clock;
 use termitary::broker::RedisConfig;
 use termitary::inspect::{Status, SubscriptionStatus};
 use termitary::prelude::*;
-use termitary::testing::{TestDb, TestWorker};
+use termitary::testing::{TestDb, TestRedis, TestWorker};
 use tokio::sync::Semaphore;
-
-use crate::server::Server;
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Made {
@@ -131,7 +130,7 @@ pub(crate) fn registry(names: &[&str]) -> Registry<Seen> {
 }
 
 pub(crate) struct World {
-    pub(crate) server: Server,
+    pub(crate) server: TestRedis,
     pub(crate) db: TestDb,
     pub(crate) seen: Seen,
     pub(crate) broker: Broker,
@@ -140,11 +139,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(names: &[&'static str]) -> Self {
-        Self::on(Server::start(), names, |config| config).await
+        Self::on(TestRedis::start(), names, |config| config).await
     }
 
     pub(crate) async fn on(
-        server: Server,
+        server: TestRedis,
         names: &[&'static str],
         configure: impl FnOnce(RedisConfig) -> RedisConfig,
     ) -> Self {
@@ -153,7 +152,7 @@ impl World {
             .with_env_filter("termitary=debug")
             .try_init();
         let db = TestDb::open_with(Clock::system()).await;
-        let broker = Broker::redis(db.db().clone(), configure(server.config())).unwrap();
+        let broker = Broker::redis(db.db().clone(), configure(config(&server))).unwrap();
         broker.register(&registry(names)).await.unwrap();
         Self {
             server,
@@ -164,9 +163,13 @@ impl World {
         }
     }
 
+    pub(crate) fn config(&self) -> RedisConfig {
+        config(&self.server)
+    }
+
     /// A worker with connections of its own, as another process would have.
     pub(crate) async fn worker(&self) -> TestWorker {
-        self.worker_with(self.server.config()).await
+        self.worker_with(self.config()).await
     }
 
     pub(crate) async fn worker_with(&self, config: RedisConfig) -> TestWorker {
@@ -204,7 +207,7 @@ impl World {
         for part in &command[1..] {
             cmd.arg(*part);
         }
-        cmd.query_async(&mut self.server.client().await)
+        cmd.query_async(&mut client(&self.server).await)
             .await
             .unwrap()
     }
@@ -225,4 +228,23 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 
 pub(crate) async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Leases of half a second, so that a dead worker is noticed soon.
+fn config(server: &TestRedis) -> RedisConfig {
+    server
+        .config()
+        .lease(Duration::from_millis(600))
+        .reconcile_after(Duration::from_secs(2))
+}
+
+/// What an operator or another program would do.
+async fn client(server: &TestRedis) -> MultiplexedConnection {
+    let client = redis::Client::open(("127.0.0.1", server.port())).unwrap();
+    let config =
+        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+        .unwrap()
 }

@@ -1,6 +1,7 @@
 use termitary::prelude::*;
-use termitary::testing::{TestDb, TestWorker};
+use termitary::testing::TestWorker;
 
+use crate::stand::Stand;
 use crate::{Ping, Seen};
 
 async fn note(tick: Tick, State(seen): State<Seen>) -> HandlerResult {
@@ -13,12 +14,11 @@ async fn note_ping(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     Ok(())
 }
 
-#[tokio::test]
-async fn two_workers_publish_one_event_per_tick() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
+pub(crate) async fn two_workers_publish_one_event_per_tick(stand: Stand) {
+    let seen = Seen::default();
     let registry = || Registry::new().on(cron("every.hour", "0 * * * *", note));
-    let first = TestWorker::start(Broker::sql(db.db().clone()), registry(), seen.clone()).await;
-    let second = TestWorker::start(Broker::sql(db.db().clone()), registry(), seen.clone()).await;
+    let first = TestWorker::start(stand.broker(), registry(), seen.clone()).await;
+    let second = TestWorker::start(stand.broker(), registry(), seen.clone()).await;
     for _ in 0..3 {
         first.advance(hours(1)).await;
         second.settle().await;
@@ -33,13 +33,12 @@ async fn two_workers_publish_one_event_per_tick() {
     );
 }
 
-#[tokio::test]
-async fn a_schedule_publishes_the_event_that_it_makes() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
+pub(crate) async fn a_schedule_publishes_the_event_that_it_makes(stand: Stand) {
+    let seen = Seen::default();
     let registry = Registry::new()
         .on(schedule("pings", "30 * * * *", |_| Ping { n: 9 }))
         .on(subscribe("note", note_ping));
-    let worker = TestWorker::start(Broker::sql(db.db().clone()), registry, seen.clone()).await;
+    let worker = TestWorker::start(stand.broker(), registry, seen.clone()).await;
     worker.advance(hours(1)).await;
     assert_eq!(seen.all(), ["9"]);
     let status = worker.status().await;
@@ -53,29 +52,27 @@ async fn a_schedule_publishes_the_event_that_it_makes() {
     );
 }
 
-#[tokio::test]
-async fn missed_ticks_are_caught_up_with_the_latest_only() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
+pub(crate) async fn missed_ticks_are_caught_up_with_the_latest_only(stand: Stand) {
+    let seen = Seen::default();
     let registry = || Registry::new().on(cron("every.hour", "0 * * * *", note));
-    let broker = Broker::sql(db.db().clone());
+    let broker = stand.broker();
     let mut first = TestWorker::start(broker.clone(), registry(), seen.clone()).await;
     first.stop().await;
-    db.clock().advance(hours(5));
+    stand.clock().advance(hours(5));
     let second = TestWorker::start(broker, registry(), seen.clone()).await;
     second.advance(secs(1)).await;
     assert_eq!(seen.all(), ["2026-01-15T17:00:00Z"]);
 }
 
-#[tokio::test]
-async fn an_edited_rule_neither_repeats_nor_catches_up() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn an_edited_rule_neither_repeats_nor_catches_up(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let hourly = Registry::new().on(cron("job", "0 * * * *", note));
     let mut worker = TestWorker::start(broker.clone(), hourly, seen.clone()).await;
     worker.advance(hours(1)).await;
     worker.stop().await;
     drop(worker);
-    db.clock().advance(minutes(50));
+    stand.clock().advance(minutes(50));
     let other = Registry::new().on(cron("job", "*/5 * * * *", note));
     let worker = TestWorker::start(broker, other, seen.clone()).await;
     worker.advance(secs(1)).await;
@@ -84,10 +81,9 @@ async fn an_edited_rule_neither_repeats_nor_catches_up() {
     assert_eq!(seen.len(), 2);
 }
 
-#[tokio::test]
-async fn a_paused_schedule_skips_and_resumes_without_catching_up() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_paused_schedule_skips_and_resumes_without_catching_up(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(cron("job", "0 * * * *", note));
     let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     broker

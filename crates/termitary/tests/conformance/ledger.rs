@@ -1,8 +1,9 @@
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
-use termitary::testing::{TestDb, TestWorker};
+use termitary::testing::TestWorker;
 
-use crate::{Ping, Seen};
+use crate::stand::Stand;
+use crate::{Ping, Seen, eventually};
 
 #[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
 struct Pong {
@@ -28,28 +29,26 @@ async fn note(event: Pong, State(seen): State<Seen>, meta: Meta) -> HandlerResul
     Ok(())
 }
 
-async fn effects(db: &TestDb) -> i64 {
+async fn effects(stand: &Stand) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM effects")
-        .fetch_one(db.db().reader())
+        .fetch_one(stand.db().reader())
         .await
         .unwrap()
 }
 
-async fn with_effects() -> TestDb {
-    let db = TestDb::open().await;
-    let mut tx = db.db().begin().await.unwrap();
+async fn with_effects(stand: &Stand) {
+    let mut tx = stand.db().begin().await.unwrap();
     sqlx::query("CREATE TABLE effects (n INTEGER NOT NULL)")
         .execute(&mut *tx)
         .await
         .unwrap();
     tx.commit().await.unwrap();
-    db
 }
 
-#[tokio::test]
-async fn effects_new_events_and_done_commit_together() {
-    let (db, seen) = (with_effects().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn effects_new_events_and_done_commit_together(stand: Stand) {
+    let seen = Seen::default();
+    with_effects(&stand).await;
+    let broker = stand.broker();
     let registry = Registry::new()
         .on(subscribe("answer", answer))
         .on(subscribe("note", note));
@@ -57,7 +56,7 @@ async fn effects_new_events_and_done_commit_together() {
     let ping = broker.bus().publish(Ping { n: 4 }).await.unwrap();
     worker.settle().await;
     assert_eq!(seen.all(), ["4:1"]);
-    assert_eq!(effects(&db).await, 1);
+    assert_eq!(effects(&stand).await, 1);
     let done: Vec<u64> = worker
         .status()
         .await
@@ -68,7 +67,7 @@ async fn effects_new_events_and_done_commit_together() {
     assert_eq!(done, [1, 1]);
     let cause: uuid::Uuid =
         sqlx::query_scalar("SELECT cause FROM termitary_events WHERE name = 'pong.sent'")
-            .fetch_one(db.db().reader())
+            .fetch_one(stand.db().reader())
             .await
             .unwrap();
     assert_eq!(
@@ -87,15 +86,14 @@ async fn commit_then_fail(event: Ping, ledger: Ledger) -> HandlerResult {
     Err("too late to matter".into())
 }
 
-#[tokio::test]
-async fn an_error_after_the_commit_cannot_undo_done() {
-    let db = with_effects().await;
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn an_error_after_the_commit_cannot_undo_done(stand: Stand) {
+    with_effects(&stand).await;
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("answer", commit_then_fail));
     let worker = TestWorker::start(broker.clone(), registry, ()).await;
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
     worker.advance(hours(48)).await;
-    assert_eq!(effects(&db).await, 1);
+    assert_eq!(effects(&stand).await, 1);
 }
 
 async fn forget_to_commit(_: Ping, ledger: Ledger) -> HandlerResult {
@@ -103,10 +101,9 @@ async fn forget_to_commit(_: Ping, ledger: Ledger) -> HandlerResult {
     Ok(())
 }
 
-#[tokio::test]
-async fn returning_ok_with_an_open_transaction_is_an_error() {
-    let db = with_effects().await;
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn returning_ok_with_an_open_transaction_is_an_error(stand: Stand) {
+    with_effects(&stand).await;
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("answer", forget_to_commit).retry(Retry::never()));
     let mut worker = TestWorker::start(broker.clone(), registry, ()).await;
     worker.allow_leftovers();
@@ -124,9 +121,15 @@ async fn returning_ok_with_an_open_transaction_is_an_error() {
     );
 }
 
-async fn stall(event: Ping, ledger: Ledger, State(db): State<Db>) -> HandlerResult {
+#[derive(Clone)]
+struct Robbed {
+    db: Db,
+    seen: Seen,
+}
+
+async fn stall(event: Ping, ledger: Ledger, State(robbed): State<Robbed>) -> HandlerResult {
     // Meanwhile somebody else takes the delivery over.
-    let mut thief = db.begin().await?;
+    let mut thief = robbed.db.begin().await?;
     sqlx::query("UPDATE termitary_deliveries SET fence = fence + 1 WHERE state = 1")
         .execute(&mut *thief)
         .await?;
@@ -136,21 +139,28 @@ async fn stall(event: Ping, ledger: Ledger, State(db): State<Db>) -> HandlerResu
         .bind(event.n)
         .execute(&mut **tx)
         .await?;
-    tx.commit().await
+    let committed = tx.commit().await;
+    robbed.seen.add(committed.is_ok());
+    committed
 }
 
-#[tokio::test]
-async fn a_worker_that_lost_its_lease_cannot_commit() {
-    let db = with_effects().await;
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_worker_that_lost_its_lease_cannot_commit(stand: Stand) {
+    with_effects(&stand).await;
+    let seen = Seen::default();
+    let state = Robbed {
+        db: stand.db().clone(),
+        seen: seen.clone(),
+    };
     let registry = Registry::new().on(subscribe("answer", stall));
-    let mut worker = TestWorker::start(broker.clone(), registry, db.db().clone()).await;
+    let mut worker = TestWorker::start(stand.broker(), registry, state).await;
     worker.allow_leftovers();
-    broker.bus().publish(Ping { n: 1 }).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert_eq!(effects(&db).await, 0, "rolled back");
+    stand.commit(Ping { n: 1 }).await;
+    eventually("it tries", async || seen.len() == 1).await;
+    worker.stop().await;
+    assert_eq!(seen.all(), ["false"]);
+    assert_eq!(effects(&stand).await, 0, "rolled back");
     let state: i64 = sqlx::query_scalar("SELECT state FROM termitary_deliveries")
-        .fetch_one(db.db().reader())
+        .fetch_one(stand.db().reader())
         .await
         .unwrap();
     assert_eq!(state, 1, "still the other worker's");

@@ -2,19 +2,20 @@ use std::time::Duration;
 
 use termitary::inspect::{LetterFilter, LetterState};
 use termitary::prelude::*;
-use termitary::testing::{TestDb, TestWorker};
+use termitary::testing::TestWorker;
 
-use crate::{Ping, Seen};
+use crate::process::Process;
+use crate::stand::Stand;
+use crate::{Ping, Seen, eventually};
 
 async fn note(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     seen.add(event.n);
     Ok(())
 }
 
-#[tokio::test]
-async fn every_subscription_gets_each_event_once() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn every_subscription_gets_each_event_once(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new()
         .on(subscribe("a", note))
         .on(subscribe("b", note));
@@ -32,33 +33,33 @@ async fn every_subscription_gets_each_event_once() {
     assert_eq!(numbers, twice);
 }
 
-#[tokio::test]
-async fn a_transactional_event_is_real_when_its_transaction_commits_or_never() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_transactional_event_is_real_when_its_transaction_commits_or_never(
+    stand: Stand,
+) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let worker = TestWorker::start(
         broker,
         Registry::new().on(subscribe("a", note)),
         seen.clone(),
     )
     .await;
-    let mut undone = db.db().begin().await.unwrap();
+    let mut undone = stand.db().begin().await.unwrap();
     undone.publish(Ping { n: 1 }).await.unwrap();
     undone.rollback().await.unwrap();
-    let mut dropped = db.db().begin().await.unwrap();
+    let mut dropped = stand.db().begin().await.unwrap();
     dropped.publish(Ping { n: 2 }).await.unwrap();
     drop(dropped);
-    let mut done = db.db().begin().await.unwrap();
+    let mut done = stand.db().begin().await.unwrap();
     done.publish(Ping { n: 3 }).await.unwrap();
     done.commit().await.unwrap();
     worker.settle().await;
     assert_eq!(seen.all(), ["3"]);
 }
 
-#[tokio::test]
-async fn what_was_published_before_any_worker_started_waits_for_one() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn what_was_published_before_any_worker_started_waits_for_one(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", note));
     broker.register(&registry).await.unwrap();
     broker.bus().publish(Ping { n: 7 }).await.unwrap();
@@ -67,10 +68,9 @@ async fn what_was_published_before_any_worker_started_waits_for_one() {
     assert_eq!(seen.all(), ["7"]);
 }
 
-#[tokio::test]
-async fn a_delayed_event_waits_for_its_time() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_delayed_event_waits_for_its_time(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let worker = TestWorker::start(
         broker.clone(),
         Registry::new().on(subscribe("a", note)),
@@ -88,10 +88,9 @@ async fn a_delayed_event_waits_for_its_time() {
     assert_eq!(seen.all(), ["1"]);
 }
 
-#[tokio::test]
-async fn an_event_with_an_id_of_its_own_is_recorded_once() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn an_event_with_an_id_of_its_own_is_recorded_once(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let worker = TestWorker::start(
         broker.clone(),
         Registry::new().on(subscribe("a", note)),
@@ -119,10 +118,9 @@ async fn fail_twice(_: Ping, State(seen): State<Seen>, Attempt(n): Attempt) -> H
     if n < 3 { Err("not yet".into()) } else { Ok(()) }
 }
 
-#[tokio::test]
-async fn an_error_is_retried_after_its_wait_and_counted() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn an_error_is_retried_after_its_wait_and_counted(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let worker = TestWorker::start(
         broker.clone(),
         Registry::new().on(subscribe("a", fail_twice)),
@@ -142,10 +140,11 @@ async fn give_up(_: Ping) -> HandlerResult {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_permanent_error_is_a_dead_letter_at_once_and_runs_again_on_replay() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_permanent_error_is_a_dead_letter_at_once_and_runs_again_on_replay(
+    stand: Stand,
+) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", give_up));
     let mut worker = TestWorker::start(broker.clone(), registry, seen).await;
     worker.allow_leftovers();
@@ -187,10 +186,9 @@ async fn panic_on_odd(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_panic_is_an_error_of_its_delivery_only() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_panic_is_an_error_of_its_delivery_only(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", panic_on_odd).retry(Retry::never()));
     let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     worker.allow_leftovers();
@@ -218,10 +216,9 @@ async fn never_ends(_: Ping) -> HandlerResult {
     std::future::pending().await
 }
 
-#[tokio::test]
-async fn a_handler_over_its_timeout_is_cancelled_and_counted() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_handler_over_its_timeout_is_cancelled_and_counted(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", never_ends)
         .timeout(Duration::from_millis(50))
         .retry(Retry::never()));
@@ -250,10 +247,9 @@ async fn snooze_once(event: Ping, State(seen): State<Seen>, Attempt(n): Attempt)
     Ok(())
 }
 
-#[tokio::test]
-async fn a_snooze_uses_up_no_attempt() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_snooze_uses_up_no_attempt(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", snooze_once).retry(Retry::never()));
     let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
@@ -261,10 +257,9 @@ async fn a_snooze_uses_up_no_attempt() {
     assert_eq!(seen.all(), ["1", "1"]);
 }
 
-#[tokio::test]
-async fn an_undecodable_payload_is_parked_alone_and_never_quoted() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn an_undecodable_payload_is_parked_alone_and_never_quoted(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", note));
     let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     worker.allow_leftovers();
@@ -303,10 +298,11 @@ async fn note_v2(event: PingV2, State(seen): State<Seen>) -> HandlerResult {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let broker = Broker::sql(db.db().clone());
+pub(crate) async fn a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one(
+    stand: Stand,
+) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let old = Registry::new().on(subscribe("a", note));
     let mut worker = TestWorker::start(broker.clone(), old, seen.clone()).await;
     worker.allow_leftovers();
@@ -320,53 +316,99 @@ async fn a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one() 
     assert_eq!(seen.all(), ["v2:5"]);
 }
 
-#[tokio::test]
-async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash() {
-    let (db, seen) = (TestDb::open().await, Seen::default());
-    let lease = Duration::from_millis(600);
-    let broker = Broker::sql_with_lease(db.db().clone(), lease);
+async fn crashes(stand: &Stand) -> Vec<i64> {
+    sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
+        .fetch_all(stand.db().reader())
+        .await
+        .unwrap()
+}
+
+async fn hang(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(format!("hangs:{}", event.n));
+    std::future::pending().await
+}
+
+/// A process begins what is due and dies of it; then its leases end.
+async fn die(stand: &Stand) {
+    let begun = Seen::default();
+    let registry = Registry::new().on(subscribe("a", hang));
+    let process = Process::start(stand, registry, begun.clone());
+    eventually("it begins", async || begun.len() == 1).await;
+    process.kill();
+    stand.lapse().await;
+}
+
+pub(crate) async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash(
+    stand: Stand,
+) {
+    let seen = Seen::default();
+    let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", note));
     broker.register(&registry).await.unwrap();
     broker.bus().publish(Ping { n: 1 }).await.unwrap();
-    // What a killed process leaves behind: a leased row that nobody renews.
-    let now = db.clock().now().as_microsecond();
-    let mut tx = db.db().begin().await.unwrap();
-    sqlx::query(
-        "UPDATE termitary_deliveries SET state = 1, fence = 1, worker = 'gone', lease_us = $1",
-    )
-    .bind(now - 1)
-    .execute(&mut *tx)
-    .await
-    .unwrap();
-    tx.commit().await.unwrap();
+    die(&stand).await;
     let worker = TestWorker::start(broker, registry, seen.clone()).await;
     worker.settle().await;
     assert_eq!(seen.all(), ["1"]);
-    let crashes: i64 = sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
-        .fetch_one(db.db().reader())
-        .await
-        .unwrap();
-    assert_eq!(crashes, 1);
+    assert_eq!(crashes(&stand).await, [1]);
 }
 
-#[tokio::test]
-async fn a_broadcast_reaches_every_listener_of_the_file() {
-    let db = TestDb::open().await;
-    let (here, there) = (Broker::sql(db.db().clone()), Broker::sql(db.db().clone()));
-    let (mut a, mut b) = (
+pub(crate) async fn what_takes_three_workers_down_is_quarantined(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
+    let registry = Registry::new().on(subscribe("a", note));
+    broker.register(&registry).await.unwrap();
+    stand.commit(Ping { n: 1 }).await;
+    die(&stand).await;
+    die(&stand).await;
+    // After the second crash it waits, so as not to take all down in turn.
+    let mut worker = TestWorker::start(broker.clone(), registry.clone(), seen.clone()).await;
+    worker.allow_leftovers();
+    worker.settle().await;
+    assert!(seen.all().is_empty());
+    worker.stop().await;
+    stand.clock().advance(secs(10));
+    die(&stand).await;
+    let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    worker.allow_leftovers();
+    worker.settle().await;
+    let letters = broker
+        .inspect()
+        .letters(&LetterFilter::default(), 9)
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            letters[0].reason.as_str(),
+            letters[0].crashes,
+            letters[0].attempts
+        ),
+        ("crashed", 3, 0)
+    );
+    assert!(seen.all().is_empty());
+}
+
+pub(crate) async fn a_broadcast_reaches_every_listener(stand: Stand) {
+    let (here, there) = (stand.broker(), stand.broker());
+    let mut listeners = [
         here.broadcasts().subscribe(),
         there.broadcasts().subscribe(),
-    );
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    here.bus().broadcast(Ping { n: 1 }).await.unwrap();
-    for receiver in [&mut a, &mut b] {
-        let message = tokio::time::timeout(Duration::from_secs(5), receiver.recv())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            (message.name.as_str(), message.data.as_str()),
-            ("ping.sent", r#"{"n":1}"#)
-        );
-    }
+    ];
+    let mut heard = [false; 2];
+    // Nothing is stored: it is said until both have begun to listen.
+    eventually("both hear it", async || {
+        here.bus().broadcast(Ping { n: 1 }).await.unwrap();
+        for (listener, heard) in listeners.iter_mut().zip(&mut heard) {
+            let next = tokio::time::timeout(Duration::from_millis(50), listener.recv());
+            let Ok(message) = next.await else { continue };
+            let message = message.unwrap();
+            assert_eq!(
+                (message.name.as_str(), message.data.as_str()),
+                ("ping.sent", r#"{"n":1}"#)
+            );
+            *heard = true;
+        }
+        heard == [true; 2]
+    })
+    .await;
 }

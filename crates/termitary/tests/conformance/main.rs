@@ -1,0 +1,112 @@
+//! What every broker promises, as sentences: each runs over each broker,
+//! through the real engine, on a manual clock.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod delivery;
+mod ledger;
+mod process;
+mod schedules;
+mod shutdown;
+mod stand;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use termitary::prelude::*;
+
+/// The suite, for one broker. A sentence that is missing here is dead code,
+/// and does not pass clippy.
+macro_rules! suite {
+    ($broker:ident) => {
+        sentences! { $broker:
+            delivery {
+                every_subscription_gets_each_event_once
+                a_transactional_event_is_real_when_its_transaction_commits_or_never
+                what_was_published_before_any_worker_started_waits_for_one
+                a_delayed_event_waits_for_its_time
+                an_event_with_an_id_of_its_own_is_recorded_once
+                an_error_is_retried_after_its_wait_and_counted
+                a_permanent_error_is_a_dead_letter_at_once_and_runs_again_on_replay
+                a_panic_is_an_error_of_its_delivery_only
+                a_handler_over_its_timeout_is_cancelled_and_counted
+                a_snooze_uses_up_no_attempt
+                an_undecodable_payload_is_parked_alone_and_never_quoted
+                a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one
+                a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash
+                what_takes_three_workers_down_is_quarantined
+                a_broadcast_reaches_every_listener
+            }
+            ledger {
+                effects_new_events_and_done_commit_together
+                an_error_after_the_commit_cannot_undo_done
+                returning_ok_with_an_open_transaction_is_an_error
+                a_worker_that_lost_its_lease_cannot_commit
+            }
+            schedules {
+                two_workers_publish_one_event_per_tick
+                a_schedule_publishes_the_event_that_it_makes
+                missed_ticks_are_caught_up_with_the_latest_only
+                an_edited_rule_neither_repeats_nor_catches_up
+                a_paused_schedule_skips_and_resumes_without_catching_up
+            }
+            shutdown {
+                shutdown_lets_running_handlers_finish_and_releases_the_rest
+                a_handler_that_outlives_the_grace_is_released_without_an_attempt
+                an_idle_worker_stops_at_once
+            }
+        }
+    };
+}
+
+macro_rules! sentences {
+    ($broker:ident: $($module:ident { $($sentence:ident)* })*) => {
+        mod $broker { $(
+            mod $module { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $sentence() {
+                    crate::$module::$sentence(crate::stand::Stand::$broker().await).await;
+                }
+            )* }
+        )* }
+    };
+}
+
+suite!(sqlite);
+suite!(redis);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Ping {
+    pub(crate) n: u32,
+}
+
+impl Event for Ping {
+    const NAME: &'static str = "ping.sent";
+}
+
+/// What handlers saw.
+#[derive(Clone, Default)]
+pub(crate) struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    pub(crate) fn add(&self, what: impl std::fmt::Display) {
+        self.0.lock().unwrap().push(what.to_string());
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+/// Waits for something to become true.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < patience, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}

@@ -1,0 +1,126 @@
+//! The brokers under test: each one an address, at which as many processes'
+//! worth of workers and publishers take part as a test wants.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use termitary::broker::RedisConfig;
+use termitary::db::Options;
+use termitary::prelude::*;
+use termitary::testing::{TestDb, TestRedis};
+use termitary::{Broker, Clock};
+
+/// Long enough that a busy machine renews in time. No test waits for its end:
+/// see [`Stand::lapse`].
+const LEASE: Duration = secs(2);
+/// How long the ledger trusts Redis, by the manual clock. As by default longer
+/// than a lease: the loss of a worker is noticed as that, not as one of Redis.
+const TRUST: Duration = minutes(1);
+
+/// One fresh system on a manual clock. A new broker is one more `async fn`
+/// here, and one line in `main`.
+pub(crate) struct Stand {
+    db: TestDb,
+    redis: Option<TestRedis>,
+}
+
+impl Stand {
+    pub(crate) async fn sqlite() -> Self {
+        Self {
+            db: TestDb::open().await,
+            redis: None,
+        }
+    }
+
+    pub(crate) async fn redis() -> Self {
+        Self {
+            db: TestDb::open().await,
+            redis: Some(TestRedis::start()),
+        }
+    }
+
+    /// A broker with connections of its own, as another process would have.
+    pub(crate) fn broker(&self) -> Broker {
+        self.address().broker(self.db().clone())
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        self.db.db()
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        self.db.clock()
+    }
+
+    /// Where another process finds it.
+    pub(crate) fn address(&self) -> Address {
+        Address {
+            path: self.db().path().to_owned(),
+            clock: self.clock().clone(),
+            redis: self.redis.as_ref().map(TestRedis::config),
+        }
+    }
+
+    /// Publishes in a transaction of its own.
+    pub(crate) async fn commit<E: Event>(&self, event: E) -> Published {
+        let mut tx = self.db().begin().await.unwrap();
+        let published = tx.publish(event).await.unwrap();
+        tx.commit().await.unwrap();
+        published
+    }
+
+    /// So much time passes that every lease ends which nobody renews. Only
+    /// while no worker lives: theirs would end as well.
+    pub(crate) async fn lapse(&self) {
+        self.clock().advance(LEASE + secs(1));
+        if let Some(redis) = &self.redis {
+            age(redis).await;
+        }
+    }
+}
+
+/// What a process must know to take part.
+#[derive(Clone)]
+pub(crate) struct Address {
+    path: PathBuf,
+    clock: Clock,
+    redis: Option<RedisConfig>,
+}
+
+impl Address {
+    /// Opens everything anew.
+    pub(crate) async fn open(&self) -> Broker {
+        let url = format!("sqlite://{}", self.path.display());
+        let options = Options::default().clock(self.clock.clone());
+        self.broker(Db::open_with(&url, options).await.unwrap())
+    }
+
+    fn broker(&self, db: Db) -> Broker {
+        match &self.redis {
+            None => Broker::sql_with_lease(db, LEASE),
+            Some(config) => {
+                Broker::redis(db, config.clone().lease(LEASE).reconcile_after(TRUST)).unwrap()
+            }
+        }
+    }
+}
+
+/// Redis measures idle time by a clock that no test can move: it is told that
+/// what is pending has been so for a lease and more.
+async fn age(redis: &TestRedis) {
+    const AGE: &str = "
+        for _, key in ipairs(redis.call('KEYS', 'termitary:*')) do
+            if redis.call('TYPE', key).ok == 'stream' then
+                for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+                    for _, held in ipairs(redis.call('XPENDING', key, group[2], '-', '+', 100000)) do
+                        redis.call('XCLAIM', key, group[2], held[2], 0, held[1], 'IDLE', ARGV[1], 'JUSTID')
+                    end
+                end
+            end
+        end";
+    let client = redis::Client::open(("127.0.0.1", redis.port())).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut eval = redis::cmd("EVAL");
+    eval.arg(AGE).arg(0).arg(LEASE.as_millis() as u64 * 2);
+    eval.query_async::<()>(&mut conn).await.unwrap();
+}
