@@ -55,7 +55,9 @@
 //!
 //! Features, none of them on by default: `redis` (deliveries travel through
 //! Redis or Valkey Streams) and `testing`. The guides in `docs/guide` say more,
-//! with the defaults and the limits.
+//! with the defaults and the limits; `examples/` has small programs that run:
+//! `cargo run -p termitary --example hello`, then `transaction`, `retry`,
+//! `schedule` and `shutdown`.
 
 pub mod broadcast;
 pub mod broker;
