@@ -26,6 +26,7 @@ pub use self::redis::{Bridge, RedisConfig};
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
 /// A delivery whose worker died this often is quarantined: dead, `crashed`.
+/// Before the last of these times it was a suspect and ran alone.
 pub(crate) const CRASH_LIMIT: u32 = 3;
 
 /// A handle to a broker; cheap to clone.
@@ -201,7 +202,8 @@ pub(crate) trait Transport: Send + Sync {
         Vec::new()
     }
 
-    /// A worker ends: forgets it where that drops no work.
+    /// A worker that runs nothing ends, or pauses to run a suspect: takes back
+    /// what it was handed unseen, and forgets it where that drops no work.
     async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error>;
 }
 

@@ -142,7 +142,7 @@ async fn owe_retained(tx: &mut Tx, id: i64, now: i64) -> Result<(), Error> {
 /// that reads that version registers.
 async fn release_parked(tx: &mut Tx, id: i64, version: u32, now: i64) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE termitary_deliveries SET state = $3, due_us = $4, reason = NULL, error = NULL, settled_us = NULL
+        "UPDATE termitary_deliveries SET state = $3, due_us = $4, crashes = 0, reason = NULL, error = NULL, settled_us = NULL
          WHERE state = $5 AND subscription = $1 AND reason = 'version'
            AND (SELECT e.version FROM termitary_events e WHERE e.seq = event) <= $2",
     )

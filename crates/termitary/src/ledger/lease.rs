@@ -45,6 +45,16 @@ pub(crate) async fn lease(
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
+    with_events(conn, route, worker, claimed).await
+}
+
+/// Claimed `(seq, attempts, fence)` of one subscription, with their events.
+pub(super) async fn with_events(
+    conn: &mut SqliteConnection,
+    route: i64,
+    worker: &WorkerId,
+    claimed: Vec<(i64, i64, i64)>,
+) -> Result<Vec<Leased>, Error> {
     let seqs: Vec<_> = claimed.iter().map(|(seq, ..)| *seq).collect();
     let mut events: HashMap<i64, EventRow> = sqlx::query_as::<_, EventRow>(EVENTS)
         .bind(json!(seqs).to_string())
@@ -96,25 +106,28 @@ pub(crate) async fn renew(
 /// then long enough that it does not take every worker down in turn.
 const SECOND_CRASH_WAIT_US: i64 = 10_000_000;
 
-/// What becomes of a delivery whose lease is lost: a crash, not an error.
-/// Binds $1 [`CRASH_LIMIT`], $2 dead, $3 pending, $4 now, $5 the second wait.
+/// What becomes of a delivery whose lease is lost: a crash, not an error. The
+/// second makes it a suspect, and who is one was leased alone: the third tells.
+/// Binds $1 [`CRASH_LIMIT`], $2 dead, $3 suspect, $4 now, $5 the second wait.
 macro_rules! crash_rule {
     () => {
         "crashes = crashes + 1,
-         state = CASE WHEN crashes + 1 >= $1 THEN $2 ELSE $3 END,
+         state = CASE WHEN crashes + 1 >= $1 THEN $2 WHEN crashes + 1 = $1 - 1 THEN $3 ELSE 0 END,
          reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
-         error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it ran this' END,
+         error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last time alone' END,
          settled_us = CASE WHEN crashes + 1 >= $1 THEN $4 END,
          due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
          worker = NULL, lease_us = NULL, entry = NULL"
     };
 }
 
-/// Takes back leases that ended before `now_us`, a page at a time. A lost
-/// lease is a crash, not an error: attempts stay as they are, and the
-/// [`CRASH_LIMIT`]-th quarantines the delivery. Answers how many were taken.
+/// Takes back leases that ended before `now_us`, a page at a time, of
+/// deliveries with at least so many `crashes` before. A lost lease is a crash,
+/// not an error: attempts stay as they are, and the [`CRASH_LIMIT`]-th
+/// quarantines the delivery. Answers how many were taken.
 pub(crate) async fn reclaim(
     conn: &mut SqliteConnection,
+    crashes: u32,
     now_us: i64,
     page: usize,
 ) -> Result<u64, Error> {
@@ -123,14 +136,15 @@ pub(crate) async fn reclaim(
         crash_rule!(),
         " WHERE (event, subscription) IN (
             SELECT event, subscription FROM termitary_deliveries
-            WHERE state = 1 AND lease_us < $4 ORDER BY lease_us LIMIT $6)"
+            WHERE state = 1 AND lease_us < $4 AND crashes >= $7 ORDER BY lease_us LIMIT $6)"
     ))
     .bind(i64::from(CRASH_LIMIT))
     .bind(state::DEAD)
-    .bind(state::PENDING)
+    .bind(state::SUSPECT)
     .bind(now_us)
     .bind(SECOND_CRASH_WAIT_US)
     .bind(page as i64)
+    .bind(i64::from(crashes))
     .execute(conn)
     .await?;
     Ok(rows.rows_affected())
@@ -151,7 +165,7 @@ pub(crate) async fn crash(
     ))
     .bind(i64::from(CRASH_LIMIT))
     .bind(state::DEAD)
-    .bind(state::PENDING)
+    .bind(state::SUSPECT)
     .bind(now_us)
     .bind(SECOND_CRASH_WAIT_US)
     .bind(json!(rows).to_string())

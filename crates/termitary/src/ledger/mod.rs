@@ -11,6 +11,7 @@ mod read;
 pub(crate) mod relay;
 mod retain;
 mod settle;
+pub(crate) mod suspects;
 
 pub(crate) use declare::{BRIDGE, declare, routes};
 #[cfg(feature = "redis")]
@@ -28,6 +29,8 @@ pub(crate) use settle::{finish, settle};
 
 /// A delivery's state as stored.
 pub(crate) mod state {
+    /// Pending, and to be run alone: see [`super::suspects`].
+    pub(crate) const SUSPECT: i64 = -1;
     pub(crate) const PENDING: i64 = 0;
     pub(crate) const LEASED: i64 = 1;
     pub(crate) const DONE: i64 = 2;

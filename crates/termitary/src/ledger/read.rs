@@ -54,8 +54,10 @@ pub(crate) struct Tally {
 pub(crate) async fn tally(db: &Db) -> Result<Vec<Tally>, Error> {
     Ok(sqlx::query_as(
         "SELECT s.id, s.name, s.event, s.done,
-            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id) AS pending,
-            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id AND d.due_us <= $1) AS due,
+            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id)
+            + (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.crashes >= 2 AND d.state <= 1 AND d.state = -1 AND d.subscription = s.id) AS pending,
+            (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id AND d.due_us <= $1)
+            + (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.crashes >= 2 AND d.state <= 1 AND d.state = -1 AND d.subscription = s.id AND d.due_us <= $1) AS due,
             (SELECT COUNT(*) FROM termitary_deliveries d INDEXED BY termitary_deliveries_leased WHERE d.state = 1 AND d.subscription = s.id) AS leased,
             (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state >= 3 AND d.state = 3 AND d.subscription = s.id) AS dead,
             (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state >= 3 AND d.state = 4 AND d.subscription = s.id) AS parked,

@@ -262,19 +262,18 @@ pub(crate) async fn owe(conn: &mut SqliteConnection, rows: &[Row]) -> Result<u64
     Ok(done.rows_affected())
 }
 
-/// Extends what a worker runs, in its name; answers those that still are its.
+/// Extends what a worker runs, in its name, each until its own time; answers
+/// those that still are its.
 pub(crate) async fn renew(
     conn: &mut SqliteConnection,
-    rows: &[(i64, i64, i64, &str)],
-    until_us: i64,
+    rows: &[(i64, i64, i64, &str, i64)],
 ) -> Result<Vec<(i64, i64)>, Error> {
     Ok(sqlx::query_as(
-        "UPDATE termitary_deliveries AS d SET lease_us = $2, worker = j.value->>3 FROM json_each($1) j
+        "UPDATE termitary_deliveries AS d SET lease_us = j.value->>4, worker = j.value->>3 FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
          RETURNING event, subscription",
     )
     .bind(json!(rows).to_string())
-    .bind(until_us)
     .fetch_all(conn)
     .await?)
 }
@@ -356,7 +355,7 @@ pub(crate) struct Trusted {
     pub(crate) entry: Option<String>,
 }
 
-/// A page of deliveries handed to Redis whose trust ended before `now_us`.
+/// A page of deliveries handed to Redis (suspects never are) whose trust ended before `now_us`.
 pub(crate) async fn overdue(
     conn: &mut SqliteConnection,
     now_us: i64,
@@ -365,7 +364,7 @@ pub(crate) async fn overdue(
     Ok(sqlx::query_as(
         "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
          FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-         WHERE d.state = 1 AND d.lease_us < $1 ORDER BY d.lease_us LIMIT $2",
+         WHERE d.state = 1 AND d.lease_us < $1 AND d.crashes < 2 ORDER BY d.lease_us LIMIT $2",
     )
     .bind(now_us)
     .bind(page as i64)
@@ -377,7 +376,7 @@ pub(crate) async fn overdue(
 /// everything.
 pub(crate) async fn distrust(conn: &mut SqliteConnection, now_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "UPDATE termitary_deliveries SET lease_us = 0 WHERE state = 1 AND (worker = 'relay' OR lease_us < $1)",
+        "UPDATE termitary_deliveries SET lease_us = 0 WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
     )
     .bind(now_us)
     .execute(conn)
@@ -389,7 +388,7 @@ pub(crate) async fn distrust(conn: &mut SqliteConnection, now_us: i64) -> Result
 pub(crate) async fn handed(conn: &mut SqliteConnection) -> Result<HashMap<i64, u64>, Error> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased
-         WHERE state = 1 GROUP BY subscription",
+         WHERE state = 1 AND crashes < 2 GROUP BY subscription",
     )
     .fetch_all(conn)
     .await?;

@@ -13,9 +13,11 @@ use crate::event::Envelope;
 
 use super::state;
 
+/// What is pending again and was a suspect (-1) stays one.
 const SETTLE: &str = "
     UPDATE termitary_deliveries AS d SET
-        state = j.value->>3, due_us = COALESCE(j.value->>4, d.due_us), attempts = d.attempts + (j.value->>5),
+        state = CASE WHEN j.value->>3 = 0 AND d.crashes >= 2 THEN -1 ELSE j.value->>3 END,
+        due_us = COALESCE(j.value->>4, d.due_us), attempts = d.attempts + (j.value->>5),
         reason = j.value->>6, error = COALESCE(j.value->>7, d.error), settled_us = j.value->>8,
         worker = NULL, lease_us = NULL, entry = NULL
     FROM json_each($1) j

@@ -44,11 +44,40 @@ pub(super) async fn run<S: Send + Sync + 'static>(
         .renewal
         .track(&leased.claim, subscription.policy.timeout);
     let Some(_slot) = slot(&core, &slots).await else {
-        settle(&core, &leased, release(&core), tracked, claim).await;
+        settle(&core, &leased, release(&core)).await;
         return;
     };
-    let running = Running::new(&core);
-    let meta = Arc::new(meta(&subscription, &leased));
+    // The lease is renewed, and the place taken, until the settlement is real.
+    if let Some(outcome) = attempt(&core, &subscription, &leased, &tracked).await {
+        settle(&core, &leased, outcome).await;
+    }
+    drop((tracked, claim));
+}
+
+/// Runs a leased suspect; whoever calls has seen to it that nothing else runs.
+pub(super) async fn run_alone<S: Send + Sync + 'static>(
+    core: Arc<Core<S>>,
+    subscription: Arc<Subscription<S>>,
+    leased: Leased,
+) {
+    let tracked = core
+        .renewal
+        .track(&leased.claim, subscription.policy.timeout);
+    if let Some(outcome) = attempt(&core, &subscription, &leased, &tracked).await {
+        settle(&core, &leased, outcome).await;
+    }
+    drop(tracked);
+}
+
+/// Decodes, runs and classifies. `None`: the delivery is no longer ours.
+async fn attempt<S: Send + Sync + 'static>(
+    core: &Core<S>,
+    subscription: &Subscription<S>,
+    leased: &Leased,
+    tracked: &Tracked,
+) -> Option<Outcome> {
+    let running = Running::new(core);
+    let meta = Arc::new(meta(subscription, leased));
     let span = tracing::info_span!(
         "attempt",
         event.name = %meta.event_name,
@@ -62,16 +91,13 @@ pub(super) async fn run<S: Send + Sync + 'static>(
         leased.claim.clone(),
     ));
     let started = Instant::now();
-    let ended = execute(&core, &subscription, &leased, &meta, &scope, &tracked)
+    let ended = execute(core, subscription, leased, &meta, &scope, tracked)
         .instrument(span.clone())
         .await;
-    let outcome = classify(&core, &subscription, &leased, &scope, ended);
+    let outcome = classify(core, subscription, leased, &scope, ended);
     drop(running);
     report(&span, &meta, outcome.as_ref(), started);
-    match outcome {
-        Some(outcome) => settle(&core, &leased, outcome, tracked, claim).await,
-        None => drop(tracked),
-    }
+    outcome
 }
 
 /// A place to run in: first of the subscription, then of the process.
@@ -88,6 +114,7 @@ async fn slot<S>(
         biased;
         () = core.stop.cancelled() => None,
         both = both => both,
+        () = core.until_alone(true) => None,
     }
 }
 
@@ -247,21 +274,13 @@ fn release<S>(core: &Core<S>) -> Outcome {
     }
 }
 
-/// The lease is renewed, and the place taken, until the settlement is real.
-async fn settle<S>(
-    core: &Core<S>,
-    leased: &Leased,
-    outcome: Outcome,
-    tracked: Tracked,
-    claim: OwnedSemaphorePermit,
-) {
+async fn settle<S>(core: &Core<S>, leased: &Leased, outcome: Outcome) {
     core.settler
         .settle(Settlement {
             claim: leased.claim.clone(),
             outcome,
         })
         .await;
-    drop((tracked, claim));
 }
 
 fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started: Instant) {

@@ -16,25 +16,52 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The room of one lane. Claimed work is what runs plus as much again, leased
 /// ahead so that a free slot finds work without a round trip.
-struct Room {
+pub(super) struct Room {
     claims: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     size: usize,
 }
 
+/// One subscription as this worker runs it.
+pub(super) struct Lane<S> {
+    pub(super) subscription: Arc<Subscription<S>>,
+    pub(super) route: Route,
+    pub(super) room: Arc<Room>,
+}
+
+impl<S> Clone for Lane<S> {
+    fn clone(&self) -> Self {
+        Self {
+            subscription: Arc::clone(&self.subscription),
+            route: self.route.clone(),
+            room: Arc::clone(&self.room),
+        }
+    }
+}
+
+impl<S> Lane<S> {
+    pub(super) fn new(subscription: Subscription<S>, route: Route) -> Self {
+        let concurrency = subscription.policy.concurrency;
+        let room = Arc::new(Room {
+            claims: Arc::new(Semaphore::new(concurrency * 2)),
+            slots: Arc::new(Semaphore::new(concurrency)),
+            size: concurrency * 2,
+        });
+        Self {
+            subscription: Arc::new(subscription),
+            route,
+            room,
+        }
+    }
+}
+
 /// Leases and starts attempts until the worker stops.
-pub(super) async fn run<S: Send + Sync + 'static>(
-    core: Arc<Core<S>>,
-    subscription: Subscription<S>,
-    route: Route,
-) {
-    let subscription = Arc::new(subscription);
-    let concurrency = subscription.policy.concurrency;
-    let room = Room {
-        claims: Arc::new(Semaphore::new(concurrency * 2)),
-        slots: Arc::new(Semaphore::new(concurrency)),
-        size: concurrency * 2,
-    };
+pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane<S>) {
+    let Lane {
+        subscription,
+        route,
+        room,
+    } = lane;
     let mut backoff = None;
     while let Some(claims) = room.claim(&core).await {
         let lease = core
@@ -44,6 +71,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(
         let leased = tokio::select! {
             biased;
             () = core.stop.cancelled() => return,
+            () = core.until_alone(true) => continue,
             leased = lease => leased,
         };
         match leased {
@@ -73,10 +101,14 @@ pub(super) async fn run<S: Send + Sync + 'static>(
 impl Room {
     /// All the room there is now, at least one place. `None`: stopping.
     async fn claim<S>(&self, core: &Core<S>) -> Option<OwnedSemaphorePermit> {
+        let one = async {
+            core.until_alone(false).await;
+            Arc::clone(&self.claims).acquire_owned().await.ok()
+        };
         let one = tokio::select! {
             biased;
             () = core.stop.cancelled() => return None,
-            one = Arc::clone(&self.claims).acquire_owned() => one.ok()?,
+            one = one => one?,
         };
         let mut claims = one;
         let more = self.claims.available_permits().min(self.size) as u32;
@@ -84,6 +116,14 @@ impl Room {
             claims.merge(more);
         }
         Some(claims)
+    }
+}
+
+impl Room {
+    /// Every place: resolves when this lane has nothing leased.
+    pub(super) async fn take_all(&self) -> Option<OwnedSemaphorePermit> {
+        let all = Arc::clone(&self.claims).acquire_many_owned(self.size as u32);
+        all.await.ok()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The worker: leases deliveries, runs handlers, settles.
 //!
 //! One lane per subscription leases and starts attempts (`lane`, `attempt`);
-//! one settler batches what ended (`settler`); leases are renewed on a thread
+//! one settler batches what ended (`settler`); what may have killed its process
+//! runs alone (`suspects`); leases are renewed on a thread
 //! of their own (`renewal`), so that a handler that blocks the runtime keeps
 //! its lease; the rest is housekeeping (`upkeep`, `roll`).
 
@@ -10,6 +11,7 @@ mod lane;
 mod renewal;
 pub(crate) mod roll;
 mod settler;
+mod suspects;
 mod upkeep;
 
 use std::future::Future;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +29,7 @@ use crate::error::Error;
 use crate::registry::Registry;
 use crate::schedule::ticker;
 
+use lane::Lane;
 use renewal::Renewal;
 use settler::Settler;
 
@@ -125,13 +128,16 @@ impl<S: Send + Sync + 'static> Worker<S> {
         );
         let housekeeping = TaskTracker::new();
         start_housekeeping(&core, &registry, &routes, &housekeeping);
-        for (subscription, route) in registry.subscriptions.iter().zip(&routes) {
-            core.tasks.spawn(lane::run(
-                Arc::clone(&core),
-                subscription.clone(),
-                route.clone(),
-            ));
+        let lanes: Vec<_> = registry
+            .subscriptions
+            .iter()
+            .zip(&routes)
+            .map(|(subscription, route)| Lane::new(subscription.clone(), route.clone()))
+            .collect();
+        for lane in &lanes {
+            core.tasks.spawn(lane::run(Arc::clone(&core), lane.clone()));
         }
+        core.tasks.spawn(suspects::run(Arc::clone(&core), lanes));
         core.tasks.close();
         shutdown.await;
         stop(&core, grace, kill).await;
@@ -155,6 +161,8 @@ pub(crate) struct Core<S> {
     renewal: Renewal,
     /// Lanes and the attempts they started.
     tasks: TaskTracker,
+    /// A suspect runs alone, or is about to: no leasing meanwhile.
+    alone: watch::Sender<bool>,
     /// No more leasing, no more ticks.
     stop: CancellationToken,
     /// The grace is over: running handlers are dropped.
@@ -176,10 +184,17 @@ impl<S> Core<S> {
             running: AtomicU64::new(0),
             renewal,
             tasks: TaskTracker::new(),
+            alone: watch::Sender::new(false),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
             end: CancellationToken::new(),
         })
+    }
+
+    /// Resolves when a suspect wants to run alone, or no longer does.
+    async fn until_alone(&self, alone: bool) {
+        // The sender lives as long as we do.
+        let _ = self.alone.subscribe().wait_for(|now| *now == alone).await;
     }
 
     fn running(&self) -> u64 {

@@ -12,7 +12,7 @@ use crate::error::Error;
 
 /// How long after its timeout a handler that cannot be cancelled keeps its
 /// lease: then the slot is stuck and the delivery runs elsewhere.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Renewal {
     book: Arc<Book>,

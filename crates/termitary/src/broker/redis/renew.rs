@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::settle::{entry_of, flags};
 use super::{Redis, script};
 use crate::broker::{Claim, Origin};
+use crate::clock::micros;
 use crate::error::Error;
 use crate::ledger;
 
@@ -71,10 +72,22 @@ async fn on_streams(redis: &Redis, claims: &[Claim]) -> Result<Vec<i64>, Error> 
 }
 
 async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<(i64, i64)>, Error> {
+    let trusted_us = redis.trusted_until_us();
+    let lease_us = redis
+        .now_us()
+        .saturating_add(micros(redis.config.lease_time()));
     let rows: Vec<_> = claims
         .iter()
         .filter_map(|claim| match &claim.origin {
-            Origin::Ledger { seq, .. } => Some((*seq, claim.route, claim.fence, &*claim.worker)),
+            Origin::Ledger { seq, entry } => {
+                // Without an entry it was leased from the ledger itself.
+                let until_us = if entry.is_some() {
+                    trusted_us
+                } else {
+                    lease_us
+                };
+                Some((*seq, claim.route, claim.fence, &*claim.worker, until_us))
+            }
             Origin::Stream { .. } => None,
         })
         .collect();
@@ -82,10 +95,8 @@ async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<(i64, i64)
         return Ok(HashSet::new());
     }
     let mut conn = redis.db.renewer().acquire().await?;
-    Ok(
-        ledger::relay::renew(&mut conn, &rows, redis.trusted_until_us())
-            .await?
-            .into_iter()
-            .collect(),
-    )
+    Ok(ledger::relay::renew(&mut conn, &rows)
+        .await?
+        .into_iter()
+        .collect())
 }

@@ -10,7 +10,7 @@ use super::entry::Carried;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
 use super::{Redis, admit, declare, entry, script, settle};
-use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
+use crate::broker::{CRASH_LIMIT, Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
 use crate::ledger;
@@ -157,6 +157,22 @@ async fn bury(
     }
     tx.commit_and_wake().await?;
     settle::end(redis, entries.iter().map(|entry| (owner, entry))).await
+}
+
+/// Takes back suspects from dead workers. They are leased from the ledger
+/// itself, and no stream knows of them.
+pub(super) async fn suspects(redis: &Redis) -> Result<(), Error> {
+    let mut tx = redis.db.begin().await?;
+    let taken = ledger::reclaim(&mut tx, CRASH_LIMIT - 1, redis.now_us(), PAGE).await?;
+    tx.commit().await?;
+    if taken > 0 {
+        metrics::counter!("termitary_leases_expired_total").increment(taken);
+        tracing::warn!(
+            deliveries = taken,
+            "a worker is gone that ran a suspect alone"
+        );
+    }
+    Ok(())
 }
 
 /// The ledger's row of an entry. What lived on the stream only is adopted;

@@ -24,6 +24,7 @@ pub(super) struct Keeper {
     server: Option<String>,
     routes_at: Option<Instant>,
     takeover_at: Option<Instant>,
+    suspects_at: Option<Instant>,
     trim_at: Option<Instant>,
     reconcile_at: Option<Instant>,
 }
@@ -43,6 +44,9 @@ pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
             .inspect_err(|_| redis.lost.store(true, Ordering::Release))?;
     }
     let rest = relay::run(redis, &keeper.lanes).await?;
+    if due(&mut keeper.suspects_at, takeover::every(redis)) {
+        takeover::suspects(redis).await?;
+    }
     if due(&mut keeper.takeover_at, takeover::every(redis))
         && takeover::run(redis, worker, &keeper.lanes).await?
     {

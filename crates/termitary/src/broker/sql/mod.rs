@@ -132,7 +132,7 @@ impl Transport for Sql {
         loop {
             let mut tx = self.db.begin().await?;
             let now_us = self.db.clock().now_us();
-            let taken = ledger::reclaim(&mut tx, now_us, RECLAIM_PAGE).await?;
+            let taken = ledger::reclaim(&mut tx, 0, now_us, RECLAIM_PAGE).await?;
             tx.commit().await?;
             if taken > 0 {
                 metrics::counter!("termitary_leases_expired_total").increment(taken);

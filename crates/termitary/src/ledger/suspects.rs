@@ -1,0 +1,129 @@
+//! Suspects: deliveries whose process died twice while it held them. Any of
+//! what such a process held may have killed it, so each of them runs alone
+//! before it is blamed.
+//!
+//! A worker first reserves what is due, then empties itself, then leases one
+//! after the other. A process that dies while it empties itself has leased no
+//! suspect yet, and accuses none.
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use super::lease::with_events;
+use crate::broker::{Leased, WorkerId};
+use crate::db::Db;
+use crate::error::Error;
+
+/// The most suspects of one reservation.
+const PAGE: i64 = 100;
+
+/// Whether a suspect of these subscriptions is due.
+pub(crate) async fn waiting(db: &Db, routes: &[i64]) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM termitary_deliveries
+         WHERE crashes >= 2 AND state <= 1 AND state = -1 AND due_us <= $1
+           AND subscription IN (SELECT value FROM json_each($2)))",
+    )
+    .bind(db.clock().now_us())
+    .bind(json!(routes).to_string())
+    .fetch_one(db.reader())
+    .await?)
+}
+
+/// Reserves due suspects for `worker` until `window_us` from now; answers how
+/// many. None while another worker has a reservation or runs a suspect: the
+/// others go on with their work meanwhile.
+pub(crate) async fn reserve(
+    db: &Db,
+    worker: &WorkerId,
+    routes: &[i64],
+    window_us: i64,
+) -> Result<u64, Error> {
+    let mut tx = db.begin().await?;
+    // A reservation that seems to last longer than any was made by a clock
+    // that runs ahead: it counts for nothing.
+    let rows = sqlx::query(
+        "UPDATE termitary_deliveries SET worker = $1, lease_us = $2 + $3
+         WHERE (event, subscription) IN (
+             SELECT event, subscription FROM termitary_deliveries
+             WHERE crashes >= 2 AND state <= 1 AND state = -1 AND due_us <= $2
+               AND subscription IN (SELECT value FROM json_each($4))
+             ORDER BY due_us LIMIT $5)
+           AND NOT EXISTS (
+             SELECT 1 FROM termitary_deliveries o
+             WHERE o.crashes >= 2 AND o.state <= 1 AND o.worker <> $1
+               AND o.lease_us > $2 AND (o.state = 1 OR o.lease_us <= $2 + 2 * $3))",
+    )
+    .bind(&**worker)
+    .bind(db.clock().now_us())
+    .bind(window_us)
+    .bind(json!(routes).to_string())
+    .bind(PAGE)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(rows.rows_affected())
+}
+
+/// Leases one of the suspects that `worker` reserved, for `lease_us` from now;
+/// the reservation of the others lasts as long.
+pub(crate) async fn lease(
+    db: &Db,
+    worker: &WorkerId,
+    lease_us: i64,
+) -> Result<Option<Leased>, Error> {
+    let mut tx = db.begin().await?;
+    let leased = lease_one(
+        &mut tx,
+        worker,
+        db.clock().now_us().saturating_add(lease_us),
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(leased)
+}
+
+async fn lease_one(
+    conn: &mut SqliteConnection,
+    worker: &WorkerId,
+    until_us: i64,
+) -> Result<Option<Leased>, Error> {
+    let row: Option<(i64, i64, i64, i64)> = sqlx::query_as(
+        "UPDATE termitary_deliveries SET state = 1, lease_us = $2, fence = fence + 1
+         WHERE (event, subscription) IN (
+             SELECT event, subscription FROM termitary_deliveries
+             WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1
+             ORDER BY due_us LIMIT 1)
+         RETURNING event, subscription, attempts, fence",
+    )
+    .bind(&**worker)
+    .bind(until_us)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some((seq, route, attempts, fence)) = row else {
+        return Ok(None);
+    };
+    sqlx::query(
+        "UPDATE termitary_deliveries SET lease_us = $2
+         WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1",
+    )
+    .bind(&**worker)
+    .bind(until_us)
+    .execute(&mut *conn)
+    .await?;
+    let leased = with_events(conn, route, worker, vec![(seq, attempts, fence)]).await?;
+    Ok(leased.into_iter().next())
+}
+
+/// Gives back what is reserved and was not leased.
+pub(crate) async fn release(db: &Db, worker: &WorkerId) -> Result<(), Error> {
+    let mut tx = db.begin().await?;
+    sqlx::query(
+        "UPDATE termitary_deliveries SET worker = NULL, lease_us = NULL
+         WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1",
+    )
+    .bind(&**worker)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}

@@ -1,0 +1,11 @@
+//! Worker processes that die while they run a handler: who is to blame?
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod alone;
+#[path = "../support/processes.rs"]
+mod processes;
+mod suspects;
