@@ -15,6 +15,8 @@ mod bad_input;
 mod contract;
 mod events;
 mod idempotency;
+mod mail;
 mod matrix;
 mod operations;
+mod passwords;
 mod todos;
