@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use termitary::broker::RedisConfig;
 use termitary::prelude::*;
-use termitary::testing::{TestDb, TestWorker};
+use termitary::testing::{TestDb, TestRedis, TestWorker};
 
-use crate::processes::RedisServer;
 use crate::suspects::Fed;
 
 const SUSPECT: u32 = 0;
@@ -84,9 +82,9 @@ async fn a_suspect_runs_alone_and_so_do_its_retries_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_runs_alone_and_so_do_its_retries_on_redis() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let db = TestDb::open().await;
-    let config = RedisConfig::host("127.0.0.1", server.port);
+    let config = server.config();
     let broker = Broker::redis(db.db().clone(), config).unwrap();
     a_suspect_among_others(db, broker).await;
 }

@@ -1,9 +1,5 @@
 //! Worker processes that die while they run a handler: who is to blame?
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod alone;
 #[path = "../support/processes.rs"]

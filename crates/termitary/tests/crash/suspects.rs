@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use termitary::broker::RedisConfig;
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
+use termitary::testing::TestRedis;
 
-use crate::processes::{PATIENCE, RedisServer, Supervised, end_with_parent, role};
+use crate::processes::{PATIENCE, Supervised, end_with_parent, role};
 
 const EVENTS: u32 = 200;
 const POISON: u32 = 20;
@@ -73,10 +74,10 @@ fn a_worker_process() {
     });
 }
 
-async fn one_poisonous_delivery(redis: Option<RedisServer>) {
+async fn one_poisonous_delivery(redis: Option<TestRedis>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db").display().to_string();
-    let port = redis.as_ref().map(|server| server.port);
+    let port = redis.as_ref().map(TestRedis::port);
     let broker = broker(&path, port).await;
     broker.register(&registry()).await.unwrap();
     let mut tx = broker.db().begin().await.unwrap();
@@ -150,5 +151,5 @@ async fn only_the_delivery_that_kills_its_process_is_quarantined_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_delivery_that_kills_its_process_is_quarantined_on_redis() {
-    one_poisonous_delivery(Some(RedisServer::start())).await;
+    one_poisonous_delivery(Some(TestRedis::start())).await;
 }
