@@ -1,8 +1,12 @@
 //! Schedules publish events on time: exactly one per tick, however many
 //! workers try.
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod oracle;
 mod rule;
 pub(crate) mod ticker;
+mod wall;
 
 use std::sync::Arc;
 

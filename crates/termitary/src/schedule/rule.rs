@@ -1,18 +1,18 @@
 //! A cron expression in a time zone: which instant comes next.
 //!
-//! Daylight saving follows croner's rules: a fixed hour in a gap fires at the
-//! first instant after it, in an overlap at the first occurrence only; `*` or
-//! `/n` in the hour field follows real time.
-
-use std::cmp::Ordering;
+//! Daylight saving: with `*` or `*/n` in the hour field a rule follows real
+//! time, so that both hours of an overlap run and a gap has none. With fixed
+//! hours it follows the hands of the clock: a time in a gap fires at the first
+//! instant after it, a time in an overlap at its first occurrence only.
 
 use croner::Cron;
-use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds};
-use croner::time::{CivilDate, CivilDateTime, CivilTime, CronDateTime, Resolution, Weekday};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
-use jiff::{SignedDuration, Timestamp, ZonedDateTime};
+use jiff::{SignedDuration, Timestamp};
+
+use super::wall::{Hands, Zoned};
+use crate::clock::from_micros;
 
 /// A parsed rule.
 pub(crate) struct Rule {
@@ -36,97 +36,88 @@ impl Rule {
         })
     }
 
+    fn follows_real_time(&self) -> bool {
+        self.cron.pattern.hours.from_wildcard
+    }
+
+    /// In whole seconds: croner's search backwards would answer with an instant
+    /// after one that has a fraction, where the hands show it a second time.
+    fn zoned(&self, instant: Timestamp) -> Zoned {
+        let seconds = instant.as_microsecond().div_euclid(1_000_000);
+        Zoned(
+            from_micros(seconds.saturating_mul(1_000_000)).to_zoned_datetime(self.timezone.clone()),
+        )
+    }
+
     /// The first instant of the rule after `instant`, if there is any.
     pub(crate) fn next_after(&self, instant: Timestamp) -> Option<Timestamp> {
-        self.search(instant, false, 1)
+        if self.follows_real_time() {
+            let from = self.zoned(instant);
+            let next = self.cron.find_next_occurrence(&from, false).ok()?;
+            return Some(next.0.timestamp());
+        }
+        let mut hands = self.timezone.to_datetime(instant);
+        loop {
+            // Times fire in the order of the hands: the first that is later is next.
+            hands = self.cron.find_next_occurrence(&Hands(hands), false).ok()?.0;
+            match self.first_occurrence(hands) {
+                Some(at) if at > instant => return Some(at),
+                _ => {}
+            }
+        }
     }
 
     /// The last instant of the rule at or before `instant`, if there is any.
     pub(crate) fn last_until(&self, instant: Timestamp) -> Option<Timestamp> {
-        self.search(instant, true, -1)
-    }
-
-    /// croner gives up on a gap of more than two hours. The only such gaps are
-    /// calendar days that a zone left out (Apia, 2011-12-30): those have no
-    /// instants, so the search goes on hour by hour beyond them.
-    fn search(&self, from: Timestamp, inclusive: bool, direction: i64) -> Option<Timestamp> {
-        for hours in 0..=LONGEST_GAP_HOURS {
-            let start = from
-                .checked_add(SignedDuration::from_hours(direction * hours))
-                .ok()?;
-            let start = Civil(start.to_zoned_datetime(self.timezone.clone()));
-            let inclusive = inclusive || hours > 0;
-            let found = if direction > 0 {
-                self.cron.find_next_occurrence(&start, inclusive)
-            } else {
-                self.cron.find_previous_occurrence(&start, inclusive)
-            };
-            if let Ok(found) = found {
-                return Some(found.0.timestamp());
+        if self.follows_real_time() {
+            let from = self.zoned(instant);
+            let last = self.cron.find_previous_occurrence(&from, true).ok()?;
+            return Some(last.0.timestamp());
+        }
+        let mut hands = self.latest_hands(instant)?;
+        let mut inclusive = true;
+        loop {
+            hands = self
+                .cron
+                .find_previous_occurrence(&Hands(hands), inclusive)
+                .ok()?
+                .0;
+            inclusive = false;
+            match self.first_occurrence(hands) {
+                Some(at) if at <= instant => return Some(at),
+                _ => {}
             }
         }
-        None
     }
-}
 
-const LONGEST_GAP_HOURS: i64 = 49;
-
-/// Connects jiff's time zones to croner.
-#[derive(Clone)]
-struct Civil(ZonedDateTime);
-
-impl CronDateTime for Civil {
-    fn to_civil(&self) -> CivilDateTime {
-        let d = self.0.datetime();
-        let date = CivilDate::from_ymd_opt(i32::from(d.year()), d.month() as u32, d.day() as u32);
-        let time = CivilTime::from_hms_opt(d.hour() as u32, d.minute() as u32, d.second() as u32);
-        match (date, time) {
-            (Some(date), Some(time)) => CivilDateTime::new(date, time),
-            // jiff holds only dates and times that exist.
-            _ => unreachable!("jiff named a date or time that does not exist: {d}"),
+    /// No time whose first occurrence is at or before `instant` is later than
+    /// this: in an overlap the hands have been further already.
+    fn latest_hands(&self, instant: Timestamp) -> Option<DateTime> {
+        let hands = self.timezone.to_datetime(instant);
+        match self.timezone.to_ambiguous_timestamp(hands).offset() {
+            AmbiguousOffset::Fold { .. } => hands.checked_add(LONGEST_OVERLAP).ok(),
+            _ => Some(hands),
         }
     }
 
-    fn civil_weekday(&self) -> Weekday {
-        Weekday::from_days_from_sunday(self.0.weekday().to_sunday_zero_offset() as u32)
-    }
-
-    fn resolve_civil(&self, civil: CivilDateTime) -> Result<Resolution<Self>, CronError> {
-        let datetime = DateTime::new(
-            i16::try_from(civil.year()).map_err(|_| CronError::InvalidDate)?,
-            civil.month() as i8,
-            civil.day() as i8,
-            civil.hour() as i8,
-            civil.minute() as i8,
-            civil.second() as i8,
-            0,
-        )
-        .map_err(|_| CronError::InvalidDate)?;
-        let ambiguous = self.0.time_zone().to_ambiguous_zoned_datetime(datetime);
-        let invalid = |_| CronError::InvalidTime;
-        Ok(match ambiguous.offset() {
-            AmbiguousOffset::Unambiguous { .. } => {
-                Resolution::Single(Self(ambiguous.unambiguous().map_err(invalid)?))
+    /// When the hands first show this time, or the end of the gap that
+    /// swallowed it. `None`: a zone left the whole day out (Apia, 2011-12-30).
+    fn first_occurrence(&self, hands: DateTime) -> Option<Timestamp> {
+        let ambiguous = self.timezone.to_ambiguous_timestamp(hands);
+        match ambiguous.offset() {
+            AmbiguousOffset::Gap { before, after } => {
+                let gap = after.seconds() - before.seconds();
+                let earlier = ambiguous.earlier().ok()?;
+                let end = self.timezone.following(earlier).next()?.timestamp();
+                (gap < SECONDS_OF_A_DAY).then_some(end)
             }
-            AmbiguousOffset::Fold { .. } => Resolution::Ambiguous(
-                Self(ambiguous.clone().earlier().map_err(invalid)?),
-                Self(ambiguous.later().map_err(invalid)?),
-            ),
-            AmbiguousOffset::Gap { .. } => Resolution::Gap,
-        })
-    }
-
-    fn checked_add_seconds(&self, seconds: i64) -> Option<Self> {
-        self.0
-            .checked_add(SignedDuration::from_secs(seconds))
-            .ok()
-            .map(Self)
-    }
-
-    fn cmp_instant(&self, other: &Self) -> Ordering {
-        self.0.timestamp().cmp(&other.0.timestamp())
+            _ => ambiguous.earlier().ok(),
+        }
     }
 }
+
+const SECONDS_OF_A_DAY: i32 = 86_400;
+const LONGEST_OVERLAP: SignedDuration = SignedDuration::from_hours(25);
 
 #[cfg(test)]
 #[expect(clippy::panic, reason = "a test fails by panicking")]
@@ -182,6 +173,18 @@ mod tests {
             "2011-12-29T00:00:00Z",
             &["2011-12-29T22:00:00Z", "2011-12-30T22:00:00Z"],
         ),
+        // A fixed hour with a star among its minutes is still a fixed hour.
+        (
+            "Europe/Berlin",
+            "*/20 2 * * *",
+            "2026-10-24T12:00:00Z",
+            &[
+                "2026-10-25T00:00:00Z",
+                "2026-10-25T00:20:00Z",
+                "2026-10-25T00:40:00Z",
+                "2026-10-26T01:00:00Z",
+            ],
+        ),
         (
             "UTC",
             "0 0 29 2 *",
@@ -200,6 +203,26 @@ mod tests {
                 assert_eq!(next.as_deref(), Some(*want), "{zone} {cron} after {at}");
                 at = want.parse().unwrap_or_else(|error| panic!("{error}"));
             }
+        }
+    }
+
+    #[test]
+    fn looking_back_never_answers_with_an_instant_to_come() {
+        let rule = Rule::parse("0 * * * *", "Europe/Berlin").unwrap_or_else(|e| panic!("{e}"));
+        // The hands show 02:00 for the second time; a microsecond before.
+        let before: Timestamp = "2026-10-25T00:59:59.999999Z"
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}"));
+        let last = rule.last_until(before).map(|last| last.to_string());
+        assert_eq!(last.as_deref(), Some("2026-10-25T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_rule_that_never_comes_due_says_so_at_once() {
+        for never in ["0 0 30 2 *", "* * 31 4 *"] {
+            let rule = Rule::parse(never, "UTC").unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(rule.next_after(Timestamp::UNIX_EPOCH), None, "{never}");
+            assert_eq!(rule.last_until(Timestamp::UNIX_EPOCH), None, "{never}");
         }
     }
 

@@ -110,14 +110,24 @@ async fn settled_until(db: &Db, name: &str) -> Result<Option<Timestamp>, Error> 
 /// Settles every tick of one schedule up to `now`, in one transaction.
 async fn fire(db: &Db, schedule: &Schedule, rule: &Rule, now: Timestamp) -> Result<(), Error> {
     let mut tx = db.begin().await?;
-    let (last_us, paused): (i64, bool) =
-        sqlx::query_as("SELECT last_us, paused FROM termitary_schedules WHERE name = $1")
-            .bind(&schedule.name)
-            .fetch_one(&mut *tx)
-            .await?;
-    if !paused {
-        for tick in due_ticks(schedule.catch_up, rule, from_micros(last_us), now) {
+    let record: Record = sqlx::query_as(
+        "SELECT last_us, paused, cron, timezone FROM termitary_schedules WHERE name = $1",
+    )
+    .bind(&schedule.name)
+    .fetch_one(&mut *tx)
+    .await?;
+    if record.cron != schedule.cron || record.timezone != schedule.timezone {
+        // Edited since this process started: its ticks are the newer's to publish.
+        return tx.rollback().await;
+    }
+    let last = from_micros(record.last_us);
+    if !record.paused {
+        let ticks = due_ticks(schedule.catch_up, rule, last, now);
+        for &tick in &ticks {
             publish_tick(&mut tx, db, schedule, tick).await?;
+        }
+        if ticks.is_empty() {
+            skip_tick(&mut tx, schedule, rule, last, now).await?;
         }
     }
     sqlx::query("UPDATE termitary_schedules SET last_us = max(last_us, $2) WHERE name = $1")
@@ -126,6 +136,39 @@ async fn fire(db: &Db, schedule: &Schedule, rule: &Rule, now: Timestamp) -> Resu
         .execute(&mut *tx)
         .await?;
     tx.commit_and_wake().await
+}
+
+/// A schedule as the ledger has it.
+#[derive(sqlx::FromRow)]
+struct Record {
+    last_us: i64,
+    paused: bool,
+    cron: String,
+    timezone: String,
+}
+
+/// Notes that the latest missed tick was skipped, so that operators see it.
+async fn skip_tick(
+    tx: &mut Tx,
+    schedule: &Schedule,
+    rule: &Rule,
+    last: Timestamp,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(missed) = rule.last_until(now).filter(|&tick| tick > last) else {
+        return Ok(());
+    };
+    let skipped = sqlx::query(
+        "INSERT INTO termitary_ticks (schedule, tick_us) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    )
+    .bind(&schedule.name)
+    .bind(missed.as_microsecond())
+    .execute(&mut **tx)
+    .await?;
+    if skipped.rows_affected() == 1 {
+        tracing::warn!(schedule = %schedule.name, tick = %missed, "missed while no scheduler ran, and skipped as its catch-up policy says");
+    }
+    Ok(())
 }
 
 /// The ticks after `last` up to `now` that the catch-up policy keeps, in order.
