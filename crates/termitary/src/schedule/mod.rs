@@ -4,6 +4,9 @@
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod oracle;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod races;
 mod rule;
 pub(crate) mod ticker;
 mod wall;

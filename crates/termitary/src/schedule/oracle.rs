@@ -202,7 +202,10 @@ proptest! {
         let until = from + SignedDuration::from_hours(2 * 24);
         let expected = Plain::parse(&text).instants(&zone, from, until);
 
-        let rule = Rule::parse(&text, name).unwrap();
+        let Ok(rule) = Rule::parse(&text, name) else {
+            prop_assert!(expected.is_empty(), "{} has instants", &text);
+            return Ok(());
+        };
         let mut forward = Vec::new();
         let mut at = from;
         while let Some(next) = rule.next_after(at).filter(|&next| next <= until) {
