@@ -26,6 +26,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     succeeded(command, status)
 }
 
+/// Runs a command whose output is for the reader; answers whether it succeeded.
+pub(crate) fn passes(command: &mut Command) -> Result<bool> {
+    println!("$ {}", shown(command));
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| cannot_start(command))?;
+    Ok(status.success())
+}
+
 /// Runs a command, shows its standard output and hands each line to `each`.
 pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     println!("$ {}", shown(command));

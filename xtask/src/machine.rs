@@ -26,6 +26,11 @@ const TOOLS: &[Tool] = &[
         packages: &["redis-server"],
     },
     Tool {
+        what: "faketime (it gives processes of the chaos harness a wrong clock)",
+        found: || command::works("faketime", &["--version"]),
+        packages: &["faketime"],
+    },
+    Tool {
         what: "python3 with venv (it runs the SMTP receiver that mail is tested against)",
         found: || command::works("python3", &["-c", "import venv, ensurepip"]),
         packages: &["python3", "python3-venv"],

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what needs more than cargo.
 
+mod chaos;
 mod command;
 mod examples;
 mod licences;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["test", names @ ..] => run_test(names),
+        ["chaos", args @ ..] => run_chaos(args),
         [] => wrong("say what to do"),
         [first, ..] => wrong(&format!("there is no task `{first}`")),
     }
@@ -42,6 +44,17 @@ fn run_test(names: &[&str]) -> ExitCode {
     }
 }
 
+fn run_chaos(args: &[&str]) -> ExitCode {
+    match Workspace::find().and_then(|workspace| chaos::run(&workspace, args)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn wrong(what: &str) -> ExitCode {
     eprintln!("xtask: {what}\n\n{}", help());
     ExitCode::from(2)
@@ -55,13 +68,17 @@ fn help() -> String {
     format!(
         "\
 Usage: cargo xtask test [STEP...]
+       cargo xtask chaos [--mode redis|sqlite] [--seed N] [--minutes M] [OPTION...]
 
-Runs every check of the project, in this order, and stops at the first that
+`test` runs every check of the project, in this order, and stops at the first that
 fails. With names of steps: only those. What a step needs and the machine lacks
 is installed through apt-get, as root or with `sudo -n`.
 
 Steps:
 {}
+
+`chaos` kills, stops and cuts off real processes and a real redis-server by a
+seed, then checks every promise; `cargo xtask chaos --help` says more.
 
 CARGO_TARGET_DIR is respected. Exit codes: 0 all passed, 1 a step failed, 2 wrong usage.",
         steps.join("\n")

@@ -1,0 +1,174 @@
+//! What the nemesis can do, and how each of it is undone.
+
+use anyhow::Result;
+
+use super::crew::Kind;
+use super::proxy;
+use super::stage::Stage;
+
+/// One thing done to the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    KillWorker,
+    KillPublisher,
+    KillEverybody,
+    /// SIGSTOP for longer than the lease.
+    StopWorker,
+    StopPublisher,
+    /// One process and the server.
+    Network(proxy::Fault),
+    /// Every process and the server.
+    NetworkOfAll(proxy::Fault),
+    RedisKill,
+    RedisEmpty,
+    RedisCut,
+    FlushAll,
+    DestroyGroups,
+    ForgetScripts,
+    OutOfMemory,
+    /// A worker's wall clock is wrong by so many seconds.
+    Clock(i64),
+}
+
+impl Fault {
+    /// What a summary and `--faults` call it.
+    pub(super) fn name(self) -> &'static str {
+        use proxy::Fault as Wire;
+        match self {
+            Self::KillWorker => "kill-worker",
+            Self::KillPublisher => "kill-publisher",
+            Self::KillEverybody => "kill-everybody",
+            Self::StopWorker => "stop-worker",
+            Self::StopPublisher => "stop-publisher",
+            Self::Network(wire) | Self::NetworkOfAll(wire) => match wire {
+                Wire::None => "wire-none",
+                Wire::HoldRequests => "wire-hold-requests",
+                Wire::HoldReplies => "wire-hold-replies",
+                Wire::SwallowReply => "wire-swallow-reply",
+                Wire::CutReplies(_) => "wire-cut-replies",
+                Wire::CutRequests(_) => "wire-cut-requests",
+                Wire::Reset => "wire-reset",
+                Wire::Delay(_) => "wire-delay",
+            },
+            Self::RedisKill => "redis-kill",
+            Self::RedisEmpty => "redis-empty",
+            Self::RedisCut => "redis-cut",
+            Self::FlushAll => "redis-flushall",
+            Self::DestroyGroups => "redis-destroy-groups",
+            Self::ForgetScripts => "redis-script-flush",
+            Self::OutOfMemory => "redis-oom",
+            Self::Clock(_) => "clock",
+        }
+    }
+
+    /// Data that only Redis had is gone with it. A killed server writes its
+    /// file up to two seconds late, so that even this may lose something.
+    pub(super) fn loses(self) -> bool {
+        matches!(
+            self,
+            Self::RedisKill | Self::RedisEmpty | Self::RedisCut | Self::FlushAll
+        )
+    }
+
+    /// Whether there is anything to wait for and to undo.
+    pub(super) fn lasts(self) -> bool {
+        !matches!(
+            self,
+            Self::FlushAll | Self::DestroyGroups | Self::ForgetScripts
+        )
+    }
+
+    /// Does it to `slot`, where it is about one process. Answers whom it killed.
+    pub(super) async fn begin(self, stage: &mut Stage, slot: usize) -> Result<Vec<String>> {
+        let mut killed = Vec::new();
+        match self {
+            Self::KillWorker | Self::KillPublisher => killed.extend(stage.crew.kill(slot).await?),
+            Self::KillEverybody => {
+                for slot in stage.crew.of(Kind::Worker) {
+                    killed.extend(stage.crew.kill(slot).await?);
+                }
+            }
+            Self::StopWorker | Self::StopPublisher => stage.crew.signal(slot, "STOP").await?,
+            Self::Network(wire) => stage.proxies[slot].set(wire),
+            Self::NetworkOfAll(wire) => stage.proxies.iter().for_each(|proxy| proxy.set(wire)),
+            Self::Clock(seconds) => set_clock(stage, seconds)?,
+            _ => self.hurt_server(stage).await?,
+        }
+        Ok(killed)
+    }
+
+    async fn hurt_server(self, stage: &mut Stage) -> Result<()> {
+        let Some(server) = &mut stage.server else {
+            return Ok(());
+        };
+        match self {
+            Self::RedisKill => server.kill().await?,
+            Self::RedisEmpty => {
+                server.kill().await?;
+                server.forget()?;
+            }
+            Self::RedisCut => {
+                server.kill().await?;
+                server.cut_tail(4_000).map(drop)?;
+            }
+            Self::FlushAll => server.command(&["FLUSHALL"]).await.map(drop)?,
+            Self::ForgetScripts => server.command(&["SCRIPT", "FLUSH"]).await.map(drop)?,
+            Self::OutOfMemory => {
+                server
+                    .command(&["CONFIG", "SET", "maxmemory", "1"])
+                    .await
+                    .map(drop)?;
+            }
+            Self::DestroyGroups => server.command(&["EVAL", DESTROY, "0"]).await.map(drop)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Undoes it.
+    pub(super) async fn end(self, stage: &mut Stage, slot: usize) -> Result<()> {
+        match self {
+            Self::StopWorker | Self::StopPublisher => stage.crew.signal(slot, "CONT").await?,
+            Self::Network(_) => stage.proxies[slot].set(proxy::Fault::None),
+            Self::NetworkOfAll(_) => {
+                stage
+                    .proxies
+                    .iter()
+                    .for_each(|proxy| proxy.set(proxy::Fault::None));
+            }
+            Self::Clock(_) => set_clock(stage, 0)?,
+            Self::RedisKill | Self::RedisEmpty | Self::RedisCut => {
+                if let Some(server) = &mut stage.server {
+                    server.restart().await?;
+                }
+            }
+            Self::OutOfMemory => {
+                if let Some(server) = &stage.server {
+                    server
+                        .command(&["CONFIG", "SET", "maxmemory", "0"])
+                        .await
+                        .map(drop)?;
+                }
+            }
+            _ => {}
+        }
+        stage.supervise()
+    }
+}
+
+/// Every group of every stream is gone.
+const DESTROY: &str = "
+    for _, key in ipairs(redis.call('KEYS', 'termitary:*')) do
+        if redis.call('TYPE', key).ok == 'stream' then
+            for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+                redis.call('XGROUP', 'DESTROY', key, group[2])
+            end
+        end
+    end";
+
+fn set_clock(stage: &Stage, seconds: i64) -> Result<()> {
+    if let Some((_, file)) = stage.crew.with_clock() {
+        std::fs::write(file, format!("{seconds:+}\n"))?;
+    }
+    Ok(())
+}

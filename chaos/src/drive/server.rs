@@ -1,0 +1,123 @@
+//! A redis-server of this run's own: on loopback, in a folder of its own, with
+//! an append-only file that is synced every second.
+
+use std::fs::{File, OpenOptions};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use redis::aio::MultiplexedConnection;
+use tokio::process::{Child, Command};
+
+pub(super) struct Server {
+    pub(super) port: u16,
+    folder: PathBuf,
+    child: Option<Child>,
+}
+
+impl Server {
+    pub(super) async fn start(folder: &Path) -> Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let folder = folder.join("redis");
+        std::fs::create_dir_all(&folder)?;
+        let mut server = Self {
+            port,
+            folder,
+            child: None,
+        };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts it where it is not running, and waits until it answers.
+    pub(super) async fn restart(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            return Ok(());
+        }
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("redis.log"))?;
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+        command
+            .args(["--appendfsync", "everysec", "--port"])
+            .arg(self.port.to_string());
+        command.arg("--dir").arg(&self.folder);
+        command
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        self.child = Some(
+            command
+                .spawn()
+                .context("cannot start redis-server: is it installed?")?,
+        );
+        for _ in 0..500 {
+            if self.command(&["PING"]).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("redis-server does not answer");
+    }
+
+    /// SIGKILL.
+    pub(super) async fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a killed server had on disk.
+    pub(super) fn forget(&self) -> Result<()> {
+        let files = self.folder.join("appendonlydir");
+        if files.exists() {
+            std::fs::remove_dir_all(files)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the end off a killed server's append-only file, as a power cut
+    /// does. Answers how many bytes.
+    pub(super) fn cut_tail(&self, bytes: u64) -> Result<u64> {
+        for file in std::fs::read_dir(self.folder.join("appendonlydir"))? {
+            let path = file?.path();
+            if path.to_string_lossy().ends_with(".incr.aof") {
+                let file: File = OpenOptions::new().write(true).open(&path)?;
+                let length = file.metadata()?.len();
+                file.set_len(length.saturating_sub(bytes))?;
+                return Ok(bytes.min(length));
+            }
+        }
+        bail!("the server has no append-only file");
+    }
+
+    /// Runs one command, past every proxy.
+    pub(super) async fn command(&self, words: &[&str]) -> Result<redis::Value> {
+        ask(self.port, words).await
+    }
+}
+
+/// Runs one command on a connection of its own.
+pub(super) async fn ask(port: u16, words: &[&str]) -> Result<redis::Value> {
+    let patience = Duration::from_secs(3);
+    let asked = async {
+        let client = redis::Client::open(("127.0.0.1", port))?;
+        let mut connection: MultiplexedConnection =
+            client.get_multiplexed_async_connection().await?;
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command.query_async(&mut connection).await
+    };
+    let answer: redis::RedisResult<redis::Value> = tokio::time::timeout(patience, asked)
+        .await
+        .context("no answer")?;
+    Ok(answer?)
+}

@@ -1,0 +1,234 @@
+//! Everything that one run consists of, and how it begins and ends.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use termitary::broker::RedisConfig;
+use termitary::db::Options;
+use termitary::{Broker, Db};
+
+use super::crew::{Crew, Kind, fake_time};
+use super::proxy::{Fault, Proxy};
+use super::sample::Sampler;
+use super::server::Server;
+use super::{Mode, Settings};
+use crate::check::DRAIN;
+use crate::clock::now_ms;
+use crate::events::{SCHEDULE, TABLES};
+use crate::history::{self, Line, Writer};
+use crate::worker;
+
+/// How long a process may take to end after SIGTERM: longer than its grace.
+const STOP: Duration = Duration::from_secs(40);
+
+pub(super) struct Stage {
+    pub(super) db: Db,
+    broker: Broker,
+    pub(super) crew: Crew,
+    pub(super) server: Option<Server>,
+    /// One in front of each process.
+    pub(super) proxies: Vec<Proxy>,
+    pub(super) history: Writer,
+    sampler: Sampler,
+    notes: Vec<String>,
+}
+
+impl Stage {
+    /// Makes database, server and proxies, and registers every subscription
+    /// before anything is published.
+    pub(super) async fn open(settings: &Settings, seed: u64, folder: &Path) -> Result<Self> {
+        let file = folder.join("chaos.db");
+        let url = format!("sqlite://{}", file.display());
+        let db = Db::open_with(&url, Options::default().service("chaos")).await?;
+        let mut tx = db.begin().await?;
+        for statement in TABLES {
+            sqlx::query(*statement).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        let lease = Duration::from_millis(settings.lease_ms);
+        let server = match settings.mode {
+            Mode::Sqlite => None,
+            Mode::Redis => Some(Server::start(folder).await?),
+        };
+        let broker = match &server {
+            None => Broker::sql_with_lease(db.clone(), lease),
+            Some(server) => Broker::redis(
+                db.clone(),
+                RedisConfig::host("127.0.0.1", server.port).lease(lease),
+            )?,
+        };
+        broker.register(&worker::registry()).await?;
+        let mut stage = Self {
+            sampler: Sampler::start(folder, server.as_ref().map(|server| server.port))?,
+            crew: crew(settings, seed, folder, &file),
+            history: Writer::open(&folder.join("nemesis.jsonl"))?,
+            db,
+            broker,
+            server,
+            proxies: Vec::new(),
+            notes: Vec::new(),
+        };
+        stage.places(settings, folder).await?;
+        Ok(stage)
+    }
+
+    async fn places(&mut self, settings: &Settings, folder: &Path) -> Result<()> {
+        let clock = folder.join("clock");
+        std::fs::write(&clock, "+0\n")?;
+        if fake_time().is_none() {
+            let note =
+                "CLOCKS WERE NOT TESTED: libfaketime is not installed (apt-get install faketime)";
+            eprintln!("{note}");
+            self.notes.push(note.to_owned());
+        }
+        for place in 0..settings.workers + settings.publishers {
+            let port = match &self.server {
+                Some(server) => {
+                    self.proxies.push(Proxy::start(server.port).await?);
+                    self.proxies.last().map(|proxy| proxy.port)
+                }
+                None => None,
+            };
+            let kind = if place < settings.workers {
+                Kind::Worker
+            } else {
+                Kind::Publisher
+            };
+            let clock = (place == 0 && fake_time().is_some()).then(|| clock.clone());
+            self.crew.add(kind, port, clock);
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_all(&mut self) -> Result<()> {
+        self.supervise()?;
+        Ok(())
+    }
+
+    /// Starts what is not running, and tells the sampler whom to look at.
+    pub(super) fn supervise(&mut self) -> Result<()> {
+        self.crew.supervise()?;
+        self.sampler.watch(self.crew.ids());
+        self.note_ended();
+        Ok(())
+    }
+
+    /// The end of all trouble: everything runs, nothing is in its way, nothing
+    /// new is published.
+    pub(super) async fn heal(&mut self) -> Result<()> {
+        for proxy in &self.proxies {
+            proxy.set(Fault::None);
+        }
+        if let Some((_, clock)) = self.crew.with_clock() {
+            std::fs::write(clock, "+0\n")?;
+        }
+        if let Some(server) = &mut self.server {
+            server.restart().await?;
+            server.command(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+        }
+        for slot in [self.crew.of(Kind::Worker), self.crew.of(Kind::Publisher)].concat() {
+            self.crew.signal(slot, "CONT").await?;
+        }
+        self.supervise()?;
+        let stubborn = self.crew.stop(Kind::Publisher, STOP).await?;
+        self.notes.extend(
+            stubborn
+                .iter()
+                .map(|name| format!("{name} did not stop when told to")),
+        );
+        Ok(())
+    }
+
+    /// Waits until nothing is left to do, or nothing moves any more.
+    pub(super) async fn drain(&mut self, patience: Duration) -> Result<()> {
+        let from_ms = now_ms();
+        self.broker
+            .inspect()
+            .pause_schedule(SCHEDULE, true, "chaos")
+            .await?;
+        let (mut moved, mut least) = (Instant::now(), u64::MAX);
+        loop {
+            let left = self.left().await.unwrap_or(u64::MAX - 1);
+            if left == 0 {
+                break;
+            }
+            if left < least {
+                (moved, least) = (Instant::now(), left);
+            }
+            if moved.elapsed() > patience {
+                self.notes
+                    .push(format!("gave up waiting: {left} deliveries do not move"));
+                break;
+            }
+            self.crew.supervise_only(Kind::Worker)?;
+            self.note_ended();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let drain = history::Fault {
+            name: DRAIN.to_owned(),
+            from_ms,
+            until_ms: now_ms(),
+            ..history::Fault::default()
+        };
+        self.history.write(Line::Fault(drain));
+        let stubborn = self.crew.stop(Kind::Worker, STOP).await?;
+        self.notes.extend(
+            stubborn
+                .iter()
+                .map(|name| format!("{name} did not stop when told to")),
+        );
+        Ok(())
+    }
+
+    fn note_ended(&mut self) {
+        for (name, status) in self.crew.ended.drain(..) {
+            eprintln!("{name} ended by itself: {status}");
+            self.history.write(Line::Ended { name, status });
+        }
+    }
+
+    /// Deliveries that wait or run, in the ledger and on streams.
+    async fn left(&self) -> Result<u64> {
+        let status = self.broker.inspect().status().await?;
+        let of = |s: &termitary::inspect::SubscriptionStatus| s.pending + s.leased;
+        Ok(status.subscriptions.iter().map(of).sum())
+    }
+
+    /// Ends whatever still runs.
+    pub(super) async fn close(&mut self) {
+        self.sampler.stop();
+        for kind in [Kind::Publisher, Kind::Worker] {
+            for slot in self.crew.of(kind) {
+                let _ = self.crew.kill(slot).await;
+            }
+        }
+        if let Some(server) = &mut self.server {
+            let _ = server.kill().await;
+        }
+    }
+
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+}
+
+fn crew(settings: &Settings, seed: u64, folder: &Path, file: &Path) -> Crew {
+    let words = |words: &[(&str, String)]| -> Vec<String> {
+        words
+            .iter()
+            .flat_map(|(name, value)| [format!("--{name}"), value.clone()])
+            .collect()
+    };
+    let arguments = words(&[
+        ("db", file.display().to_string()),
+        ("lease-ms", settings.lease_ms.to_string()),
+        ("reconcile-ms", settings.reconcile_ms.to_string()),
+    ]);
+    let publish = words(&[
+        ("seed", seed.to_string()),
+        ("rate", settings.rate.to_string()),
+    ]);
+    let planted = settings.planted().map(str::to_owned);
+    Crew::new(folder.to_owned(), arguments, publish, planted)
+}

@@ -1,0 +1,119 @@
+//! What is published here, and the rules that publisher, worker and checker
+//! agree on.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use termitary::Event;
+
+/// A numbered fact; `n` is used once in a whole run of the harness.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Noted {
+    pub(crate) n: u64,
+    /// How it was published: the checker's promise differs.
+    pub(crate) path: Path,
+}
+
+impl Event for Noted {
+    const NAME: &'static str = "chaos.noted";
+}
+
+/// Published by the handler of [`Noted`], in the transaction of its effect.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Echoed {
+    pub(crate) n: u64,
+}
+
+impl Event for Echoed {
+    const NAME: &'static str = "chaos.echoed";
+}
+
+/// Published by the schedule, every second.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Ticked {
+    /// The tick in seconds since 1970.
+    pub(crate) n: u64,
+}
+
+impl Event for Ticked {
+    const NAME: &'static str = "chaos.ticked";
+}
+
+/// The schedule's name.
+pub(crate) const SCHEDULE: &str = "chaos.every-second";
+
+/// The subscription that also publishes an [`Echoed`] for each effect.
+pub(crate) const ECHOING: &str = "noted.effect";
+/// The subscription that fails on purpose.
+pub(crate) const FLAKY: &str = "noted.flaky";
+
+/// The ways to publish.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Path {
+    /// With a business row in its transaction.
+    Tx,
+    /// The same, due later.
+    TxDelayed,
+    /// The same, then rolled back: must never be.
+    Rollback,
+    /// On the bus.
+    Bus,
+    /// Many on the bus in one call.
+    BusBurst,
+    /// On the bus, due later: waits in the ledger in every mode.
+    BusDelayed,
+    /// On the bus under an id of its own, tried again until it is answered.
+    BusId,
+}
+
+impl Path {
+    /// A business row commits with it.
+    pub(crate) fn has_order(self) -> bool {
+        matches!(self, Self::Tx | Self::TxDelayed)
+    }
+
+    /// Over Redis it lives on the stream only.
+    pub(crate) fn is_stream_only(self) -> bool {
+        matches!(self, Self::Bus | Self::BusBurst)
+    }
+}
+
+/// Whether the flaky handler gives this one up on purpose.
+pub(crate) fn is_hopeless(n: u64) -> bool {
+    n % 40 == 11
+}
+
+/// How often the flaky handler fails before it succeeds.
+pub(crate) fn failures(n: u64) -> u32 {
+    (n % 3) as u32
+}
+
+/// The numbers of one process's publishes begin here.
+pub(crate) const STRIDE: u64 = 1_000_000;
+
+/// What the harness keeps beside the ledger, in the same database. The
+/// triggers write down what must never happen: a terminal state that is left,
+/// and a fence that falls (save where the relay takes back what certainly did
+/// not reach Redis).
+pub(crate) const TABLES: &[&str] = &[
+    "CREATE TABLE chaos_orders (n INTEGER PRIMARY KEY)",
+    // No unique key: a doubled effect must be seen, not prevented.
+    "CREATE TABLE chaos_effects (
+        seq INTEGER PRIMARY KEY, event TEXT NOT NULL, subscription TEXT NOT NULL,
+        n INTEGER NOT NULL, fence INTEGER NOT NULL)",
+    "CREATE TABLE chaos_crimes (seq INTEGER PRIMARY KEY, what TEXT NOT NULL, event INTEGER, subscription INTEGER, detail TEXT)",
+    "CREATE TRIGGER chaos_terminal AFTER UPDATE OF state ON termitary_deliveries
+        WHEN old.state >= 2 AND new.state <> old.state
+     BEGIN
+        INSERT INTO chaos_crimes (what, event, subscription, detail)
+        VALUES ('terminal', old.event, old.subscription, old.state || ' became ' || new.state);
+     END",
+    "CREATE TRIGGER chaos_fence AFTER UPDATE OF fence ON termitary_deliveries
+        WHEN new.fence < old.fence AND NOT (old.state = 1 AND new.state = 0 AND old.worker = 'relay')
+     BEGIN
+        INSERT INTO chaos_crimes (what, event, subscription, detail)
+        VALUES ('fence', old.event, old.subscription, old.fence || ' became ' || new.fence);
+     END",
+];

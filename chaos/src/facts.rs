@@ -1,0 +1,162 @@
+//! What the database says when all is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use termitary::Db;
+
+use crate::events::Path;
+
+/// The tables, as far as the checker reads them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// By row id.
+    pub(crate) subscriptions: BTreeMap<i64, Subscription>,
+    /// By `seq`.
+    pub(crate) events: BTreeMap<i64, Event>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) orders: BTreeSet<u64>,
+    pub(crate) effects: Vec<Effect>,
+    /// Seconds of each tick on record, and whether it published.
+    pub(crate) ticks: Vec<(u64, bool)>,
+    /// What the triggers of the harness saw.
+    pub(crate) crimes: Vec<Crime>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) name: String,
+    pub(crate) event: String,
+    pub(crate) done: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    /// Hexadecimal, without hyphens.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) n: u64,
+    pub(crate) path: Option<Path>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) event: i64,
+    pub(crate) subscription: i64,
+    /// 0 pending, 1 leased, 2 done, 3 dead, 4 parked.
+    pub(crate) state: i64,
+    pub(crate) fence: i64,
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Effect {
+    pub(crate) event: String,
+    pub(crate) subscription: String,
+    pub(crate) n: u64,
+    pub(crate) fence: i64,
+}
+
+/// Something that must never happen.
+#[derive(Clone, Debug)]
+pub(crate) struct Crime {
+    /// `terminal` or `fence`.
+    pub(crate) what: String,
+    pub(crate) detail: String,
+}
+
+/// Reads everything. Nothing may be running any more.
+pub(crate) async fn read(db: &Db) -> Result<Facts> {
+    let orders: Vec<i64> = sqlx::query_scalar("SELECT n FROM chaos_orders")
+        .fetch_all(db.reader())
+        .await?;
+    let ticks: Vec<(i64, bool)> = sqlx::query_as(
+        "SELECT tick_us / 1000000, event IS NOT NULL FROM termitary_ticks ORDER BY 1",
+    )
+    .fetch_all(db.reader())
+    .await?;
+    Ok(Facts {
+        subscriptions: subscriptions(db).await?,
+        events: events(db).await?,
+        deliveries: deliveries(db).await?,
+        orders: orders.into_iter().map(|n| n as u64).collect(),
+        effects: effects(db).await?,
+        ticks: ticks
+            .into_iter()
+            .map(|(at, fired)| (at as u64, fired))
+            .collect(),
+        crimes: crimes(db).await?,
+    })
+}
+
+async fn subscriptions(db: &Db) -> Result<BTreeMap<i64, Subscription>> {
+    let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(
+        "SELECT id, name, event, done FROM termitary_subscriptions WHERE event <> ''",
+    )
+    .fetch_all(db.reader())
+    .await?;
+    let read = |(id, name, event, done): (i64, String, String, i64)| {
+        let done = done as u64;
+        (id, Subscription { name, event, done })
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+async fn events(db: &Db) -> Result<BTreeMap<i64, Event>> {
+    let rows: Vec<(i64, String, String, i64, Option<String>)> = sqlx::query_as(
+        "SELECT seq, lower(hex(id)), name, data->>'n', data->>'path' FROM termitary_events",
+    )
+    .fetch_all(db.reader())
+    .await?;
+    rows.into_iter()
+        .map(|(seq, id, name, n, path)| {
+            let path = path
+                .map(|path| serde_json::from_value(path.into()))
+                .transpose()?;
+            let n = n as u64;
+            Ok((seq, Event { id, name, n, path }))
+        })
+        .collect()
+}
+
+async fn deliveries(db: &Db) -> Result<Vec<Delivery>> {
+    let rows: Vec<(i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
+        "SELECT event, subscription, state, fence, reason FROM termitary_deliveries",
+    )
+    .fetch_all(db.reader())
+    .await?;
+    let read = |(event, subscription, state, fence, reason)| Delivery {
+        event,
+        subscription,
+        state,
+        fence,
+        reason,
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+async fn effects(db: &Db) -> Result<Vec<Effect>> {
+    let rows: Vec<(String, String, i64, i64)> =
+        sqlx::query_as("SELECT event, subscription, n, fence FROM chaos_effects")
+            .fetch_all(db.reader())
+            .await?;
+    let read = |(event, subscription, n, fence): (String, String, i64, i64)| Effect {
+        event,
+        subscription,
+        n: n as u64,
+        fence,
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+async fn crimes(db: &Db) -> Result<Vec<Crime>> {
+    let rows: Vec<(String, i64, i64, String)> =
+        sqlx::query_as("SELECT what, event, subscription, detail FROM chaos_crimes")
+            .fetch_all(db.reader())
+            .await?;
+    let read = |(what, event, subscription, detail)| Crime {
+        what,
+        detail: format!("event row {event}, subscription {subscription}: {detail}"),
+    };
+    Ok(rows.into_iter().map(read).collect())
+}

@@ -1,0 +1,64 @@
+//! What publisher and worker have in common: the database, the broker, when
+//! to stop.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use termitary::broker::RedisConfig;
+use termitary::db::Options;
+use termitary::{Broker, Db};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where the ledger, the server and the history are.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// The database file
+    #[arg(long)]
+    pub(crate) db: PathBuf,
+    /// The port through which Redis is reached; without it, SQLite only
+    #[arg(long)]
+    pub(crate) redis: Option<u16>,
+    #[arg(long, default_value_t = 2000)]
+    pub(crate) lease_ms: u64,
+    #[arg(long, default_value_t = 4000)]
+    pub(crate) reconcile_ms: u64,
+    /// The file that gets a line for all that happens
+    #[arg(long)]
+    pub(crate) history: PathBuf,
+}
+
+impl Common {
+    pub(crate) async fn broker(&self) -> Result<Broker> {
+        let _ = tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .try_init();
+        let url = format!("sqlite://{}", self.db.display());
+        let db = Db::open_with(&url, Options::default().service("chaos")).await?;
+        let lease = Duration::from_millis(self.lease_ms);
+        Ok(match self.redis {
+            None => Broker::sql_with_lease(db, lease),
+            Some(port) => {
+                let config = RedisConfig::host("127.0.0.1", port)
+                    .lease(lease)
+                    .reconcile_after(Duration::from_millis(self.reconcile_ms));
+                Broker::redis(db, config)?
+            }
+        })
+    }
+}
+
+/// Resolves on SIGTERM. A process whose driver is gone ends at once, by way of
+/// its closed input: nothing is left behind when the driver itself is killed.
+pub(crate) async fn told_to_stop() -> Result<()> {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0; 1]);
+        std::process::exit(3);
+    });
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    term.recv().await;
+    Ok(())
+}
