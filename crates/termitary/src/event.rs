@@ -29,7 +29,7 @@ pub const MAX_DATA_BYTES: usize = 256 * 1024;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "expected a type that implements `termitary::Event`",
-    note = "an event derives Serialize, Deserialize and JsonSchema, and says its wire name: `impl Event for {Self} {{ const NAME: &'static str = \"things.happened\"; }}`"
+    note = "an event derives Serialize, Deserialize and JsonSchema, and says its wire name: `impl Event for … {{ const NAME: &'static str = \"things.happened\"; }}`"
 )]
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The wire name: lower-case words of letters, digits, `-` and `_`, joined

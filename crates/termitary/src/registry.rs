@@ -27,6 +27,12 @@ pub(crate) struct Declared {
 
 /// What [`Registry::on`] accepts: a subscription, a schedule, or a cron rule,
 /// which is both.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be registered here",
+    label = "expected a subscription or a schedule",
+    note = "a handler is registered under a name: `.on(subscribe(\"module.what-it-does\", handler))`; `schedule(…)` and `cron(…)` go in the same way",
+    note = "handlers with another state than the registry's do not fit into it"
+)]
 pub trait Entry<S> {
     /// Adds itself.
     fn register(self, registry: &mut Registry<S>);

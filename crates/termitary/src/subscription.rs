@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::clock::minutes;
 use crate::event::{Event, valid_name};
-use crate::handler::{Erased, Handler, Typed};
+use crate::handler::{Erased, FromDelivery, Handler, HandlerResult, Typed};
 use crate::retry::Retry;
 
 /// What happens around the handler: data, shown in the event map.
@@ -67,13 +67,16 @@ impl<S> Clone for Subscription<S> {
 /// the same as long as deliveries for it may exist.
 pub fn subscribe<S, H, Args>(name: impl Into<String>, handler: H) -> Subscription<S>
 where
-    H: Handler<Args, S>,
+    H: Handler<Args>,
+    H::Event: Event,
+    H::Extractors: FromDelivery<S>,
+    H::Future: Future<Output = HandlerResult> + Send,
     Args: 'static,
     S: Send + Sync + 'static,
 {
     const {
         assert!(
-            valid_name(H::Event::NAME),
+            valid_name(<H::Event as Event>::NAME),
             "an event name is dotted lower-case words"
         );
     };

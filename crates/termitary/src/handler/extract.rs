@@ -10,9 +10,10 @@ use super::{Context, HandlerError};
 
 /// Something a handler can take as an argument after the event.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be extracted for a handler with state `{S}`",
-    label = "not an extractor here",
-    note = "extractors are State<T> (where the state is T or has `impl FromRef<{S}> for T`), Ledger, Meta, Attempt, Shutdown, and your own FromDelivery types"
+    message = "a handler cannot take a `{Self}` beside its event",
+    label = "an argument after the event is no extractor",
+    note = "extractors are State<T> (the state, or a part of it that has `impl FromRef<…> for T`), Ledger, Meta, Attempt, Shutdown, and your own types that implement FromDelivery",
+    note = "the event is the first argument"
 )]
 pub trait FromDelivery<S>: Sized {
     /// Takes the value out of the delivery's context. An error counts as the

@@ -26,24 +26,25 @@ pub struct Context<'a, S> {
 
 /// An `async fn(event, extractors…) -> HandlerResult`.
 ///
-/// Implemented for functions and closures with up to six extractors; nobody
-/// implements it by hand.
+/// Implemented for functions and closures of one to seven arguments; nobody
+/// implements it by hand. What their types must be is said where a handler is
+/// bound to its event ([`subscribe`](crate::subscribe)), so that the compiler
+/// can name the one that is wrong.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "expected `async fn(event, extractors…) -> HandlerResult`",
-    note = "the first argument is the event by value; each further one is an extractor: State<T>, Ledger, Meta, Attempt, Shutdown, or your own FromDelivery",
-    note = "every extractor must fit the registry's state, and the future must be Send"
+    note = "a handler takes the event by value, then up to six extractors by value, and can be cloned and sent between threads"
 )]
-pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
-    /// The event it handles.
-    type Event: Event;
+pub trait Handler<Args>: Clone + Send + Sync + 'static {
+    /// The first argument: the [`Event`](crate::Event) that it handles.
+    type Event;
+    /// The other arguments, as a tuple.
+    type Extractors;
+    /// What it returns: a future of a [`HandlerResult`].
+    type Future;
 
     /// Runs once.
-    fn call(
-        self,
-        event: Self::Event,
-        context: &Context<'_, S>,
-    ) -> impl Future<Output = HandlerResult> + Send;
+    fn call(self, event: Self::Event, extractors: Self::Extractors) -> Self::Future;
 }
 
 macro_rules! impl_handler {
@@ -54,20 +55,23 @@ macro_rules! impl_handler {
         )]
         #[allow(non_snake_case, reason = "the type parameters name the variables")]
         #[diagnostic::do_not_recommend]
-        impl<F, Fut, E, S, $($extractor,)*> Handler<(E, $($extractor,)*), S> for F
+        impl<F, Fut, E, $($extractor,)*> Handler<(E, $($extractor,)*)> for F
         where
             F: Fn(E, $($extractor,)*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output = HandlerResult> + Send,
-            E: Event,
-            S: Send + Sync,
-            $($extractor: FromDelivery<S> + Send,)*
         {
             type Event = E;
+            type Extractors = ($($extractor,)*);
+            type Future = Fut;
 
-            async fn call(self, event: E, context: &Context<'_, S>) -> HandlerResult {
-                $(let $extractor = $extractor::from_delivery(context)?;)*
+            fn call(self, event: E, ($($extractor,)*): Self::Extractors) -> Fut {
+                self(event, $($extractor,)*)
+            }
+        }
+
+        impl<S, $($extractor: FromDelivery<S>,)*> FromDelivery<S> for ($($extractor,)*) {
+            fn from_delivery(context: &Context<'_, S>) -> Result<Self, HandlerError> {
                 let _ = context;
-                self(event, $($extractor,)*).await
+                Ok(($($extractor::from_delivery(context)?,)*))
             }
         }
     };
@@ -104,7 +108,10 @@ pub(crate) struct Typed<H, Args> {
 
 impl<H, Args, S> Erased<S> for Typed<H, Args>
 where
-    H: Handler<Args, S>,
+    H: Handler<Args>,
+    H::Event: Event,
+    H::Extractors: FromDelivery<S>,
+    H::Future: Future<Output = HandlerResult> + Send,
     Args: 'static,
     S: Send + Sync,
 {
@@ -116,7 +123,10 @@ where
         let event = serde_json::from_str::<H::Event>(envelope.data.get())
             .map_err(|error| Undecodable(decode_problem(&error)))?;
         let handler = self.handler.clone();
-        Ok(Box::pin(async move { handler.call(event, context).await }))
+        Ok(Box::pin(async move {
+            let extractors = H::Extractors::from_delivery(context)?;
+            handler.call(event, extractors).await
+        }))
     }
 }
 

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, valid_name};
-use crate::handler::Handler;
+use crate::handler::{FromDelivery, Handler, HandlerResult};
 use crate::registry::{Entry, MapSchedule, Registry};
 use crate::subscription::{Subscription, subscribe};
 
@@ -175,7 +175,9 @@ pub struct Cron<S> {
 /// ```
 pub fn cron<S, H, Args>(name: impl Into<String>, cron: impl Into<String>, handler: H) -> Cron<S>
 where
-    H: Handler<Args, S, Event = Tick>,
+    H: Handler<Args, Event = Tick>,
+    H::Extractors: FromDelivery<S>,
+    H::Future: Future<Output = HandlerResult> + Send,
     Args: 'static,
     S: Send + Sync + 'static,
 {

@@ -40,7 +40,7 @@ const DEFAULT_CONCURRENCY: usize = 64;
 /// Runs a registry's handlers and schedules.
 ///
 /// `T` becomes the registry's state `S` once [`Worker::state`] is called; only
-/// then can it run.
+/// then can it run ([`StateFor`]).
 pub struct Worker<S, T = S> {
     broker: Broker,
     registry: Registry<S>,
@@ -99,7 +99,30 @@ impl<S, T> Worker<S, T> {
     }
 }
 
-impl<S: Send + Sync + 'static> Worker<S> {
+/// The state `S` that handlers want is there: implemented for `S` alone, so that
+/// a worker without its state does not run.
+#[diagnostic::on_unimplemented(
+    message = "this worker has no state yet",
+    label = "its handlers want the state `{S}`",
+    note = "give it before running: `Worker::new(broker, registry).state(state).run(shutdown)`"
+)]
+pub trait StateFor<S>: sealed::Sealed<S> {}
+
+impl<S> StateFor<S> for S {}
+
+mod sealed {
+    pub trait Sealed<S> {
+        fn state(self) -> S;
+    }
+
+    impl<S> Sealed<S> for S {
+        fn state(self) -> S {
+            self
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static, T> Worker<S, T> {
     /// Registers the registry, then leases, runs and settles, and publishes the
     /// ticks of its schedules, until `shutdown` resolves. Then it leases nothing
     /// more, lets running handlers finish within the grace, releases the rest
@@ -107,7 +130,10 @@ impl<S: Send + Sync + 'static> Worker<S> {
     ///
     /// An error means that it never started. An outage while it runs does not
     /// end it: it logs, waits and goes on.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error>
+    where
+        T: StateFor<S>,
+    {
         let routes = self.broker.declare(&self.registry).await?;
         let Self {
             broker,
@@ -118,7 +144,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             kill,
         } = self;
         let renewal = Renewal::start(broker.clone())?;
-        let core = Core::new(broker, state, concurrency, renewal);
+        let core = Core::new(broker, state.state(), concurrency, renewal);
         tracing::info!(
             worker.id = %core.id,
             subscriptions = routes.len(),

@@ -1,0 +1,12 @@
+use termitary::prelude::*;
+
+struct UserRegistered;
+
+async fn register(bus: Bus) -> Result<(), termitary::Error> {
+    bus.publish(UserRegistered).await?;
+    Ok(())
+}
+
+fn main() {
+    let _ = register;
+}
