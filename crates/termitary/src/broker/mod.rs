@@ -1,6 +1,7 @@
 //! Where deliveries wait and are leased: in the ledger itself (`sql`), or on
 //! Redis Streams with the ledger behind them (`redis`).
 
+mod expiry;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod sql;

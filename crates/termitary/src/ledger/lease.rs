@@ -1,12 +1,14 @@
 //! Leasing by row state, renewing, and taking over from the dead.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde_json::json;
 use sqlx::SqliteConnection;
 
 use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
+use crate::db::Db;
 use crate::error::Error;
 
 use super::{EventRow, event_columns, state};
@@ -121,54 +123,98 @@ macro_rules! crash_rule {
     };
 }
 
-/// Takes back leases that ended before `now_us`, a page at a time, of
-/// deliveries with at least so many `crashes` before. A lost lease is a crash,
-/// not an error: attempts stay as they are, and the [`CRASH_LIMIT`]-th
+/// A lease as it stands in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, sqlx::FromRow)]
+pub(crate) struct Lease {
+    pub(crate) seq: i64,
+    pub(crate) route: i64,
+    pub(crate) fence: i64,
+    /// When it ends, by the clock of whoever renewed it last.
+    pub(crate) until_us: i64,
+}
+
+/// Which leases are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// All.
+    Everyone,
+    /// Of suspects only: the others are Redis's to look after.
+    #[cfg(feature = "redis")]
+    Suspects,
+}
+
+macro_rules! stale_select {
+    ($whose:literal) => {
+        concat!(
+            "SELECT event AS seq, subscription AS route, fence, lease_us AS until_us
+             FROM termitary_deliveries WHERE state = 1 AND lease_us < $1",
+            $whose,
+            " UNION ALL SELECT event, subscription, fence, lease_us
+             FROM termitary_deliveries WHERE state = 1 AND lease_us > $2",
+            $whose
+        )
+    };
+}
+
+/// The leases that end sooner or later than those of living workers do by
+/// `usual` clocks.
+pub(crate) async fn stale(
+    db: &Db,
+    whose: Whose,
+    usual: &RangeInclusive<i64>,
+) -> Result<Vec<Lease>, Error> {
+    let select = match whose {
+        Whose::Everyone => stale_select!(""),
+        #[cfg(feature = "redis")]
+        Whose::Suspects => stale_select!(" AND crashes >= 2 AND state <= 1"),
+    };
+    Ok(sqlx::query_as(select)
+        .bind(usual.start())
+        .bind(usual.end())
+        .fetch_all(db.reader())
+        .await?)
+}
+
+/// Takes back these leases where they stand unchanged. A lost lease is a
+/// crash, not an error: attempts stay as they are, and the [`CRASH_LIMIT`]-th
 /// quarantines the delivery. Answers how many were taken.
-pub(crate) async fn reclaim(
+pub(crate) async fn crash(
     conn: &mut SqliteConnection,
-    crashes: u32,
+    leases: &[Lease],
     now_us: i64,
-    page: usize,
 ) -> Result<u64, Error> {
-    let rows = sqlx::query(concat!(
-        "UPDATE termitary_deliveries SET ",
-        crash_rule!(),
-        " WHERE (event, subscription) IN (
-            SELECT event, subscription FROM termitary_deliveries
-            WHERE state = 1 AND lease_us < $4 AND crashes >= $7 ORDER BY lease_us LIMIT $6)"
-    ))
-    .bind(i64::from(CRASH_LIMIT))
-    .bind(state::DEAD)
-    .bind(state::SUSPECT)
-    .bind(now_us)
-    .bind(SECOND_CRASH_WAIT_US)
-    .bind(page as i64)
-    .bind(i64::from(crashes))
-    .execute(conn)
-    .await?;
-    Ok(rows.rows_affected())
+    let rows: Vec<_> = leases
+        .iter()
+        .map(|lease| json!([lease.seq, lease.route, lease.fence, lease.until_us]))
+        .collect();
+    crash_rows(conn, &json!(rows).to_string(), now_us).await
 }
 
 /// The same for these `(seq, route, fence)`, whose workers Redis says are gone.
 #[cfg(feature = "redis")]
-pub(crate) async fn crash(
+pub(crate) async fn crash_held(
     conn: &mut SqliteConnection,
     rows: &[(i64, i64, i64)],
     now_us: i64,
 ) -> Result<u64, Error> {
+    crash_rows(conn, &json!(rows).to_string(), now_us).await
+}
+
+/// JSON arrays of seq, route, fence and, where it matters, the lease's end.
+async fn crash_rows(conn: &mut SqliteConnection, rows: &str, now_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(concat!(
-        "UPDATE termitary_deliveries SET ",
+        "UPDATE termitary_deliveries AS d SET ",
         crash_rule!(),
         " FROM json_each($6) j
-         WHERE event = j.value->>0 AND subscription = j.value->>1 AND fence = j.value->>2 AND termitary_deliveries.state = 1"
+         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2
+           AND d.state = 1 AND d.lease_us = COALESCE(j.value->>3, d.lease_us)"
     ))
     .bind(i64::from(CRASH_LIMIT))
     .bind(state::DEAD)
     .bind(state::SUSPECT)
     .bind(now_us)
     .bind(SECOND_CRASH_WAIT_US)
-    .bind(json!(rows).to_string())
+    .bind(rows)
     .execute(conn)
     .await?;
     Ok(done.rows_affected())

@@ -15,8 +15,8 @@ pub(crate) mod suspects;
 
 pub(crate) use declare::{BRIDGE, declare, routes};
 #[cfg(feature = "redis")]
-pub(crate) use lease::crash;
-pub(crate) use lease::{lease, reclaim, renew};
+pub(crate) use lease::crash_held;
+pub(crate) use lease::{Lease, Whose, crash, lease, renew, stale};
 pub(crate) use letters::{Resolve, letter, letters, resolve};
 #[cfg(feature = "redis")]
 pub(crate) use publish::park_foreign;

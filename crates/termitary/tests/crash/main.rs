@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod alone;
+mod clocks;
 #[path = "../support/processes.rs"]
 mod processes;
 mod suspects;

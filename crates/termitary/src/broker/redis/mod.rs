@@ -43,6 +43,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::expiry::Expiry;
 use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
 use crate::clock::micros;
 use crate::db::Db;
@@ -69,6 +70,8 @@ pub(crate) struct Redis {
     /// Renewals come from a runtime of their own.
     renewals: Wire,
     keeper: tokio::sync::Mutex<upkeep::Keeper>,
+    /// Suspects are leased from the ledger itself.
+    suspects: Expiry,
     /// Redis no longer knew a group that it should know: it lost data.
     lost: AtomicBool,
 }
@@ -80,6 +83,7 @@ impl Redis {
             live: Live::default(),
             readers: Mutex::default(),
             keeper: tokio::sync::Mutex::default(),
+            suspects: Expiry::new(config.lease_time()),
             lost: AtomicBool::new(false),
             db,
             link,

@@ -10,11 +10,11 @@ use super::entry::Carried;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
 use super::{Redis, admit, declare, entry, script, settle};
-use crate::broker::{CRASH_LIMIT, Claim, Entry, Origin, Route, WorkerId};
+use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
-use crate::ledger;
 use crate::ledger::relay::Row;
+use crate::ledger::{self, Whose};
 
 const PAGE: usize = 100;
 
@@ -147,7 +147,7 @@ async fn bury(
         entries.push(entry);
     }
     if end == End::Crashed {
-        let taken = ledger::crash(&mut tx, &keys, now_us).await?;
+        let taken = ledger::crash_held(&mut tx, &keys, now_us).await?;
         if taken > 0 {
             metrics::counter!("termitary_leases_expired_total").increment(taken);
             tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
@@ -162,9 +162,7 @@ async fn bury(
 /// Takes back suspects from dead workers. They are leased from the ledger
 /// itself, and no stream knows of them.
 pub(super) async fn suspects(redis: &Redis) -> Result<(), Error> {
-    let mut tx = redis.db.begin().await?;
-    let taken = ledger::reclaim(&mut tx, CRASH_LIMIT - 1, redis.now_us(), PAGE).await?;
-    tx.commit().await?;
+    let taken = redis.suspects.reclaim(&redis.db, Whose::Suspects).await?;
     if taken > 0 {
         metrics::counter!("termitary_leases_expired_total").increment(taken);
         tracing::warn!(

@@ -12,25 +12,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::expiry::Expiry;
 use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
 use crate::clock::micros;
 use crate::db::Db;
 use crate::error::Error;
 use crate::event::Envelope;
-use crate::ledger;
+use crate::ledger::{self, Whose};
 use crate::publish::{Draft, Published};
 
 use commit::{GroupCommit, Op};
 use wake::Wake;
-
-/// How many expired leases one transaction takes back.
-const RECLAIM_PAGE: usize = 500;
 
 pub(crate) struct Sql {
     db: Db,
     lease: Duration,
     commit: GroupCommit,
     wake: Wake,
+    expiry: Expiry,
 }
 
 impl Sql {
@@ -38,6 +37,7 @@ impl Sql {
         Self {
             commit: GroupCommit::new(db.clone()),
             wake: Wake::new(db.clone()),
+            expiry: Expiry::new(lease),
             db,
             lease,
         }
@@ -129,22 +129,15 @@ impl Transport for Sql {
     }
 
     async fn upkeep(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<Duration, Error> {
-        loop {
-            let mut tx = self.db.begin().await?;
-            let now_us = self.db.clock().now_us();
-            let taken = ledger::reclaim(&mut tx, 0, now_us, RECLAIM_PAGE).await?;
-            tx.commit().await?;
-            if taken > 0 {
-                metrics::counter!("termitary_leases_expired_total").increment(taken);
-                tracing::warn!(
-                    deliveries = taken,
-                    "took back the leases of a worker that is gone"
-                );
-            }
-            if (taken as usize) < RECLAIM_PAGE {
-                return Ok(self.lease / 6);
-            }
+        let taken = self.expiry.reclaim(&self.db, Whose::Everyone).await?;
+        if taken > 0 {
+            metrics::counter!("termitary_leases_expired_total").increment(taken);
+            tracing::warn!(
+                deliveries = taken,
+                "took back the leases of a worker that is gone"
+            );
         }
+        Ok(self.expiry.every())
     }
 
     async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {

@@ -1,0 +1,159 @@
+//! When a lease is over, without trusting any one clock.
+//!
+//! A lease says when it ends by the clock of the worker that renewed it last,
+//! and that clock may be wrong; so may ours. So a lease that looks stale is
+//! watched: who lives renews it every third of its time, and it changes. Over
+//! is what did not change for half a lease although its time has passed, or
+//! for a whole lease whatever it says. With right clocks that is the same
+//! moment as its end.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::micros;
+use crate::db::Db;
+use crate::error::Error;
+use crate::ledger::{self, Lease, Whose};
+
+/// How many leases one transaction takes back.
+const PAGE: usize = 500;
+
+/// Watches the leases of a ledger.
+pub(super) struct Expiry {
+    lease: Duration,
+    seen: Mutex<Sightings>,
+}
+
+/// Since when each stale-looking lease has stood unchanged.
+type Sightings = HashMap<Lease, Instant>;
+
+impl Expiry {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            seen: Mutex::default(),
+        }
+    }
+
+    /// How often to look: then a dead worker's work is taken over one lease
+    /// and one look after its last renewal.
+    pub(super) fn every(&self) -> Duration {
+        self.lease / 6
+    }
+
+    /// Takes back what is over; answers how many.
+    pub(super) async fn reclaim(&self, db: &Db, whose: Whose) -> Result<u64, Error> {
+        let now_us = db.clock().now_us();
+        let half_us = micros(self.lease / 2);
+        let usual = (now_us + half_us)..=(now_us + 3 * half_us);
+        let stale = ledger::stale(db, whose, &usual).await?;
+        let over = {
+            // Replaced as a whole: a panic leaves it readable.
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let (over, watched) = judge(&seen, stale, now_us, Instant::now(), self.lease);
+            *seen = watched;
+            over
+        };
+        let mut taken = 0;
+        for page in over.chunks(PAGE) {
+            let mut tx = db.begin().await?;
+            taken += ledger::crash(&mut tx, page, db.clock().now_us()).await?;
+            tx.commit_and_wake().await?;
+        }
+        Ok(taken)
+    }
+}
+
+/// Which of these stale-looking leases are over, and since when each has stood.
+fn judge(
+    seen: &Sightings,
+    stale: Vec<Lease>,
+    now_us: i64,
+    now: Instant,
+    lease: Duration,
+) -> (Vec<Lease>, Sightings) {
+    let mut over = Vec::new();
+    let mut watched = Sightings::with_capacity(stale.len());
+    for found in stale {
+        let since = seen.get(&found).copied().unwrap_or(now);
+        let stood = now.saturating_duration_since(since);
+        let ended = found.until_us < now_us;
+        if stood >= lease || (ended && stood >= lease / 2) {
+            over.push(found);
+        }
+        watched.insert(found, since);
+    }
+    (over, watched)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::clock::secs;
+
+    const LEASE: Duration = secs(30);
+    const SECOND: i64 = 1_000_000;
+
+    /// A worker renews until second `dies`, by a clock that is off by `theirs`
+    /// seconds; we look from second `first` on, by one off by `ours`. Answers
+    /// when we take over, within ten minutes.
+    fn taken_after(first: u64, dies: u64, theirs: i64, ours: i64) -> Option<u64> {
+        let (start, mut seen) = (Instant::now(), Sightings::new());
+        for t in (first..600).step_by(5) {
+            let renewed = t.min(dies) / 10 * 10;
+            let until_us = (renewed as i64 + theirs + 30) * SECOND;
+            let now_us = (t as i64 + ours) * SECOND;
+            let usual = (now_us + 15 * SECOND)..=(now_us + 45 * SECOND);
+            let found = Lease {
+                seq: 1,
+                route: 1,
+                fence: 1,
+                until_us,
+            };
+            let stale = (!usual.contains(&until_us)).then_some(found);
+            let stale = stale.into_iter().collect();
+            let (over, watched) = judge(&seen, stale, now_us, start + secs(t), LEASE);
+            seen = watched;
+            if !over.is_empty() {
+                return Some(t);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_dead_workers_lease_is_taken_one_lease_and_one_look_after_its_renewal() {
+        for first in 0..5 {
+            for dies in 0..60 {
+                let renewed = dies / 10 * 10;
+                let taken = taken_after(first, dies, 0, 0).unwrap();
+                assert!(
+                    (renewed + 30..=renewed + 36).contains(&taken),
+                    "died at {dies}, taken at {taken}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_clock_takes_a_living_workers_lease() {
+        for theirs in [-86_400, -3_600, -20, -1, 0, 1, 20, 3_600, 86_400] {
+            for ours in [-3_600, -20, 0, 20, 3_600] {
+                let taken = taken_after(3, 10_000, theirs, ours);
+                assert_eq!(taken, None, "theirs {theirs}, ours {ours}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dead_workers_lease_ends_whatever_its_clock_said() {
+        for theirs in [-86_400, -3_600, -20, 20, 3_600, 86_400] {
+            let taken = taken_after(3, 57, theirs, 0).unwrap();
+            assert!(taken <= 50 + 90, "theirs {theirs}, taken at {taken}");
+        }
+    }
+}
