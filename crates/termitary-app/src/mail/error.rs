@@ -52,11 +52,27 @@ impl std::error::Error for MailError {
 impl From<smtp::Error> for MailError {
     fn from(error: smtp::Error) -> Self {
         let code = error.status().map(u16::from);
-        if error.is_permanent() && code.is_some_and(refuses_recipient) {
-            return Self::permanent("the mail server refuses this recipient for good", error);
+        let permanent = error.is_permanent() && code.is_some_and(refuses_recipient);
+        // As text, and all of it: the causes behind it repeat the server's words.
+        let said = without_addresses(&error.to_string());
+        if permanent {
+            return Self::permanent("the mail server refuses this recipient for good", said);
         }
-        Self::passing("the mail server did not take the mail", error)
+        Self::passing("the mail server did not take the mail", said)
     }
+}
+
+/// Mail servers like to repeat whom they refuse; logs and dead letters shall
+/// not know it.
+fn without_addresses(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        if word.contains('@') {
+            "[address]"
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The permanent answers that are about the recipient. Others, such as a wrong
@@ -68,7 +84,21 @@ fn refuses_recipient(code: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::refuses_recipient;
+    use super::{refuses_recipient, without_addresses};
+
+    #[test]
+    fn what_a_server_says_is_told_without_addresses() {
+        assert_eq!(
+            without_addresses(
+                "error (550): 5.1.1 <ada@example.com>: no such user, ada@example.com"
+            ),
+            "error (550): 5.1.1 [address] no such user, [address]"
+        );
+        assert_eq!(
+            without_addresses("connection refused"),
+            "connection refused"
+        );
+    }
 
     #[test]
     fn only_answers_about_the_recipient_are_final() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 pub(crate) struct Client {
     port: u16,
     token: Option<String>,
+    header: String,
     pub(crate) user: Value,
 }
 
@@ -17,6 +18,7 @@ impl Client {
         Self {
             port,
             token: None,
+            header: String::new(),
             user: Value::Null,
         }
     }
@@ -40,7 +42,19 @@ impl Client {
         self.send("POST", path, Some(body))
     }
 
+    /// With one more header line on each request.
+    pub(crate) fn header(mut self, line: &str) -> Self {
+        self.header = format!("{line}\r\n");
+        self
+    }
+
     pub(crate) fn send(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let (status, body) = self.text(method, path, body);
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    /// The body as it came.
+    pub(crate) fn text(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
         let body = body.map(Value::to_string).unwrap_or_default();
         let token = self
             .token
@@ -48,9 +62,10 @@ impl Client {
             .map(|token| format!("authorization: Bearer {token}\r\n"));
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nuser-agent: test\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n{}\r\n{body}",
+             content-type: application/json\r\ncontent-length: {}\r\n{}{}\r\n{body}",
             body.len(),
-            token.unwrap_or_default()
+            token.unwrap_or_default(),
+            self.header
         );
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -58,6 +73,6 @@ impl Client {
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+        (status, body.to_owned())
     }
 }

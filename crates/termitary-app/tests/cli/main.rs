@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod canary;
 mod dead_letters;
 mod help;
 mod http;
 mod journey;
+mod limits;
 mod readme;
 mod redis_mode;
+mod redis_server;
 mod sandbox;
 mod settings;
 mod smtp;
