@@ -225,7 +225,74 @@ pub(crate) fn payload(name: &str, json: String) -> Result<Box<RawValue>, Error> 
 
 #[cfg(test)]
 mod tests {
-    use super::valid_name;
+    use jiff::Timestamp;
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    use super::{Envelope, valid_name};
+
+    fn envelope() -> Envelope {
+        Envelope {
+            id: Uuid::from_u128(0x0190_f3a4_5e6b_7c8d_9e0f_1a2b_3c4d_5e6f),
+            name: "todos.created".to_owned(),
+            version: 1,
+            time: Timestamp::UNIX_EPOCH,
+            source: "/termitary/app".to_owned(),
+            key: None,
+            traceparent: None,
+            cause: None,
+            data: RawValue::NULL.to_owned(),
+        }
+    }
+
+    /// Programs in other languages read this: a change breaks them.
+    fn json(envelope: &Envelope) -> String {
+        serde_json::to_string_pretty(envelope).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_event_serializes_as_one_cloud_event_and_leaves_out_what_it_has_not() {
+        insta::assert_snapshot!(json(&envelope()), @r#"
+        {
+          "specversion": "1.0",
+          "id": "0190f3a4-5e6b-7c8d-9e0f-1a2b3c4d5e6f",
+          "source": "/termitary/app",
+          "type": "todos.created",
+          "time": "1970-01-01T00:00:00Z",
+          "datacontenttype": "application/json",
+          "data": null
+        }
+        "#);
+    }
+
+    #[test]
+    fn every_optional_field_has_its_cloud_events_name_and_the_payload_keeps_every_byte() {
+        let data = RawValue::from_string(r#"{ "title": "tea", "n": 1.0 }"#.to_owned());
+        let full = Envelope {
+            version: 3,
+            time: crate::clock::from_micros(1_768_478_400_000_123),
+            key: Some("list 7".to_owned()),
+            traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+            cause: Some(Uuid::from_u128(7)),
+            data: data.unwrap_or_default(),
+            ..envelope()
+        };
+        insta::assert_snapshot!(json(&full), @r#"
+        {
+          "specversion": "1.0",
+          "id": "0190f3a4-5e6b-7c8d-9e0f-1a2b3c4d5e6f",
+          "source": "/termitary/app",
+          "type": "todos.created",
+          "time": "2026-01-15T12:00:00.000123Z",
+          "datacontenttype": "application/json",
+          "dataschema": "urn:termitary:todos.created:3",
+          "partitionkey": "list 7",
+          "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+          "causationid": "00000000-0000-0000-0000-000000000007",
+          "data": { "title": "tea", "n": 1.0 }
+        }
+        "#);
+    }
 
     #[test]
     fn names_are_dotted_lower_case_words() {

@@ -16,6 +16,8 @@ mod config;
 mod counts;
 mod declare;
 mod entry;
+#[cfg(test)]
+mod entry_tests;
 mod keys;
 mod link;
 mod listen;
