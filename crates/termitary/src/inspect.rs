@@ -171,14 +171,8 @@ impl Inspect {
         let db = self.0.db();
         let now = db.clock().now();
         let routes = ledger::routes(db).await?;
-        let beside: BTreeMap<i64, _> = match self.0.transport().counts(&routes).await {
-            Ok(counts) => routes.iter().map(|route| route.id).zip(counts).collect(),
-            Err(error) if error.is_unavailable() => {
-                tracing::warn!(error = ?error, "the broker is away: counts show the ledger only");
-                BTreeMap::new()
-            }
-            Err(error) => return Err(error),
-        };
+        let counts = self.0.counts(&routes).await?;
+        let beside: BTreeMap<i64, _> = routes.iter().map(|route| route.id).zip(counts).collect();
         let workers = roll::live(db).await?;
         let mut subscriptions = Vec::new();
         for tally in ledger::tally(db).await? {
@@ -289,9 +283,12 @@ impl Inspect {
     }
 
     /// Forgets a subscription that no code registers any more, with all its
-    /// deliveries; answers how many unfinished ones were dropped.
+    /// deliveries; answers how many unfinished ones were dropped, of those in
+    /// the ledger. With Redis away, what it keeps for the subscription stays
+    /// there until somebody removes it.
     pub async fn drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
         let db = self.0.db();
+        let routes = ledger::routes(db).await?;
         let mut tx = db.begin().await?;
         let dropped = ledger::forget(&mut tx, name).await?;
         audit(
@@ -304,6 +301,11 @@ impl Inspect {
         )
         .await?;
         tx.commit().await?;
+        if let Some(route) = routes.iter().find(|route| route.name == name)
+            && let Err(error) = self.0.transport().forget(route).await
+        {
+            tracing::warn!(error = ?error, subscription = name, "its group, counter and stream stay on Redis");
+        }
         Ok(dropped)
     }
 

@@ -172,9 +172,15 @@ impl<S> Registry<S> {
                 .any(|known| known.aliases.iter().any(|alias| alias == event))
     }
 
-    /// The wire names of every event known, in order.
+    /// The wire names of every event known, in order; without the aliases.
     pub fn names(&self) -> Vec<String> {
         self.events.keys().cloned().collect()
+    }
+
+    /// Every name under which an event known here may come: aliases too.
+    pub(crate) fn wire_names(&self) -> Vec<String> {
+        let aliases = self.events.values().flat_map(|event| &event.aliases);
+        self.events.keys().chain(aliases).cloned().collect()
     }
 
     /// The schedule of this name.

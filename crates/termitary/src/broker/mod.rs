@@ -7,6 +7,7 @@ pub(crate) mod redis;
 mod sql;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +38,8 @@ pub struct Broker {
     transport: Arc<dyn Transport>,
     broadcasts: Broadcasts,
     lease: Duration,
+    /// It did not answer when it was last asked for its counts.
+    away: Arc<AtomicBool>,
 }
 
 impl Broker {
@@ -55,6 +58,7 @@ impl Broker {
             transport,
             broadcasts,
             lease,
+            away: Arc::default(),
         }
     }
 
@@ -72,6 +76,7 @@ impl Broker {
             transport,
             broadcasts,
             lease,
+            away: Arc::default(),
         })
     }
 
@@ -103,6 +108,24 @@ impl Broker {
     /// Whether the broker answers now.
     pub async fn ping(&self) -> Result<(), Error> {
         self.transport.counts(&[]).await.map(drop)
+    }
+
+    /// What the transport counts beside the ledger; while it is away, nothing.
+    pub(crate) async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
+        match self.transport.counts(routes).await {
+            Ok(counts) => {
+                self.away.store(false, Ordering::Relaxed);
+                Ok(counts)
+            }
+            Err(error) if error.is_unavailable() => {
+                // Whoever asks every second needs no line every second.
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(error = ?error, "the broker is away: counts show the ledger only");
+                }
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn mode(&self) -> &'static str {
@@ -201,6 +224,11 @@ pub(crate) trait Transport: Send + Sync {
         _stop: tokio_util::sync::CancellationToken,
     ) -> Vec<futures_util::future::BoxFuture<'static, ()>> {
         Vec::new()
+    }
+
+    /// A subscription was dropped from the ledger: what is kept for it goes.
+    async fn forget(&self, _route: &Route) -> Result<(), Error> {
+        Ok(())
     }
 
     /// A worker that runs nothing ends, or pauses to run a suspect: takes back

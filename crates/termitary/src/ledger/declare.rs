@@ -75,6 +75,17 @@ pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
     Ok(routes)
 }
 
+/// Whether any subscription gets the events of this name.
+#[cfg(feature = "redis")]
+pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
+    Ok(
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM termitary_routes WHERE event = $1)")
+            .bind(event)
+            .fetch_one(db.reader())
+            .await?,
+    )
+}
+
 async fn upsert(
     tx: &mut Tx,
     name: &str,

@@ -13,6 +13,8 @@ mod retain;
 mod settle;
 pub(crate) mod suspects;
 
+#[cfg(feature = "redis")]
+pub(crate) use declare::has_route;
 pub(crate) use declare::{BRIDGE, declare, routes};
 #[cfg(feature = "redis")]
 pub(crate) use lease::crash_held;

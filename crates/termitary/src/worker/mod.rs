@@ -250,7 +250,7 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     let names = routes.iter().map(|route| route.name.clone()).collect();
     tasks.spawn(roll::report(Arc::clone(core), names));
     core.broker
-        .spawn_side_tasks(registry.names(), &core.id, &core.stop, tasks);
+        .spawn_side_tasks(registry.wire_names(), &core.id, &core.stop, tasks);
 }
 
 /// Drains: what runs gets the grace, then is dropped.

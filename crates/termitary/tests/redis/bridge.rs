@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
 use termitary::broker::Bridge;
 use termitary::inspect::LetterFilter;
+use termitary::prelude::*;
+use termitary::testing::{TestRedis, TestWorker};
 
-use crate::world::{Made, World, eventually, pause};
-use termitary::testing::TestRedis;
+use crate::world::{Made, Seen, World, eventually, pause};
 
 async fn world(bridge: Bridge) -> World {
     World::on(TestRedis::start(), &["first"], |config| {
@@ -142,4 +144,35 @@ async fn without_the_bridge_plain_messages_mean_nothing() {
         world.number(&["PUBLISH", "things.made", "{\"n\":1}"]).await,
         0
     );
+}
+
+/// Renamed since; its programs still say the old name.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Built {
+    n: u32,
+}
+
+impl Event for Built {
+    const NAME: &'static str = "things.built";
+    const ALIASES: &'static [&'static str] = &["things.assembled"];
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_on_the_channel_of_an_alias_is_that_event() {
+    async fn note(event: Built, State(seen): State<Seen>) -> HandlerResult {
+        seen.note("built", event.n);
+        Ok(())
+    }
+    let world = world(Bridge::In).await;
+    let config = world.config().bridge(Bridge::In);
+    let broker = Broker::redis(world.db.db().clone(), config).unwrap();
+    let registry = Registry::new().on(subscribe("built", note));
+    let mut worker = TestWorker::start(broker, registry, world.seen.clone()).await;
+    worker.allow_leftovers();
+    send(&world, "things.assembled", "{\"n\":1}").await;
+    eventually("it is handled", async || {
+        world.seen.total("built") == (1, 1)
+    })
+    .await;
+    assert_eq!(world.of("built").await.parked, 0);
 }

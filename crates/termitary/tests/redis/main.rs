@@ -10,5 +10,7 @@ mod bridge;
 mod flow;
 mod foreign;
 mod loss;
+mod outages;
+mod streams;
 mod takeover;
 mod world;

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Redis;
-use super::keys::Lane;
+use super::keys::{self, Lane};
 use crate::broker::Route;
 use crate::error::Error;
 
@@ -49,6 +49,24 @@ pub(super) async fn groups<'a>(
         }
     }
     Ok(())
+}
+
+/// Takes away what a subscription has on Redis: its groups, counters and the
+/// stream of its own.
+pub(super) async fn forget(redis: &Redis, lane: &Lane) -> Result<(), Error> {
+    let mut pipe = redis::pipe();
+    for stream in lane.mains() {
+        pipe.cmd("XGROUP")
+            .arg("DESTROY")
+            .arg(&*stream.key)
+            .arg(&*lane.group);
+        pipe.cmd("DEL").arg(keys::done(&stream.key, &lane.group));
+    }
+    if let Some(again) = lane.again() {
+        pipe.cmd("DEL").arg(&*again.key);
+    }
+    // A stream that is not there has no group to end.
+    redis.link.shared().many(&mut pipe).await.map(drop)
 }
 
 /// The group of a stream is gone, or went while a read waited on it.

@@ -103,7 +103,8 @@ impl Link {
 pub(crate) struct Wire {
     client: Client,
     slot: RwLock<Option<Held>>,
-    connecting: Mutex<Option<Instant>>,
+    /// The last connect, where it failed: when, and why.
+    connecting: Mutex<Option<(Instant, String)>>,
     made: AtomicU64,
 }
 
@@ -135,8 +136,10 @@ impl Wire {
         if let Some(held) = self.held() {
             return Ok(held);
         }
-        if failed.is_some_and(|at| at.elapsed() < REFUSE) {
-            return Err(Error::unavailable("Redis is away"));
+        if let Some((at, why)) = &*failed
+            && at.elapsed() < REFUSE
+        {
+            return Err(away(why.clone()));
         }
         match self.connect().await {
             Ok(held) => {
@@ -145,7 +148,7 @@ impl Wire {
                 Ok(held)
             }
             Err(error) => {
-                *failed = Some(Instant::now());
+                *failed = Some((Instant::now(), error.to_string()));
                 Err(away(error))
             }
         }
@@ -288,7 +291,7 @@ fn demoted(error: &RedisError) -> bool {
     )
 }
 
-fn away(error: RedisError) -> Error {
+fn away(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::unavailable("Redis is away").caused_by(error)
 }
 

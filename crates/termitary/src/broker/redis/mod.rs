@@ -8,7 +8,8 @@
 //! asks the ledger whether they may run (`admit`), renews and settles them
 //! (`renew`, `settle`). Housekeeping moves committed events to their streams
 //! (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
-//! (`reconcile`) and trims what everyone has finished (`trim`).
+//! (`reconcile`) and trims what everyone has finished (`trim`); publishers clear
+//! streams that nobody reads (`unread`).
 
 mod admit;
 mod bridge;
@@ -33,6 +34,7 @@ mod script;
 mod settle;
 mod takeover;
 mod trim;
+mod unread;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -74,6 +76,8 @@ pub(crate) struct Redis {
     keeper: tokio::sync::Mutex<upkeep::Keeper>,
     /// Suspects are leased from the ledger itself.
     suspects: Expiry,
+    /// Streams without readers, between two looks.
+    unread: unread::Looked,
     /// Redis no longer knew a group that it should know: it lost data.
     lost: AtomicBool,
 }
@@ -86,6 +90,7 @@ impl Redis {
             readers: Mutex::default(),
             keeper: tokio::sync::Mutex::default(),
             suspects: Expiry::new(config.lease_time()),
+            unread: unread::Looked::default(),
             lost: AtomicBool::new(false),
             db,
             link,
@@ -160,6 +165,10 @@ impl Transport for Redis {
         let bridge =
             bridge::Bridging::new(self.db.clone(), self.link.clone(), events, &worker, stop);
         vec![Arc::new(bridge).run().boxed()]
+    }
+
+    async fn forget(&self, route: &Route) -> Result<(), Error> {
+        declare::forget(self, &Lane::of(route)).await
     }
 
     async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {

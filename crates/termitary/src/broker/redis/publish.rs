@@ -1,7 +1,7 @@
 //! Publishing outside a transaction: straight to the stream, or to the ledger
 //! where the event has to wait or to be unique.
 
-use super::{Redis, entry, keys, relay};
+use super::{Redis, entry, keys, relay, unread};
 use crate::error::Error;
 use crate::ledger;
 use crate::publish::{Draft, Published};
@@ -63,6 +63,7 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
         }
     }
     metrics::counter!("termitary_events_published_total").increment(drafts.len() as u64);
+    unread::clear(redis, drafts.iter().map(|draft| &*draft.envelope.name)).await;
     if redis.config.bridge_mode().sends_out() {
         relay::send_out(redis, drafts.iter().map(|draft| &draft.envelope)).await;
     }

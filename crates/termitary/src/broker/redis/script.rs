@@ -30,6 +30,7 @@ scripts! {
     ECHO_OUT = "echo_out",
     ECHO_IN = "echo_in",
     HOLD = "hold",
+    UNREAD = "unread",
 }
 
 impl Script {

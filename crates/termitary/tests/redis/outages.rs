@@ -1,0 +1,88 @@
+//! What is said while Redis cannot be used.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use termitary::Clock;
+use termitary::prelude::*;
+use termitary::testing::{TestDb, TestRedis};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::world::{World, registry};
+
+#[tokio::test]
+async fn every_error_says_that_the_password_is_wrong() {
+    let world = World::new(&["first"]).await;
+    world
+        .redis(&["CONFIG", "SET", "requirepass", "right"])
+        .await;
+    let config = world.config().password("wrong");
+    let broker = Broker::redis(world.db.db().clone(), config).unwrap();
+    for _ in 0..4 {
+        let error = broker.ping().await.unwrap_err();
+        assert!(error.is_unavailable());
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let cause = cause.unwrap_or_default();
+        assert!(cause.contains("WRONGPASS"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_logged_once_however_often_somebody_asks() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (db, mut server) = (TestDb::open_with(Clock::system()).await, TestRedis::start());
+    let broker = Broker::redis(db.db().clone(), server.config()).unwrap();
+    broker.register(&registry(&["first"])).await.unwrap();
+    let ask = async || broker.inspect().status().await.unwrap();
+    for outage in 1..3 {
+        ask().await;
+        server.kill();
+        for _ in 0..5 {
+            ask().await;
+        }
+        assert_eq!(
+            log.count("counts show the ledger only"),
+            outage,
+            "{}",
+            log.text()
+        );
+        server.restart();
+        crate::world::eventually("Redis is back", async || broker.ping().await.is_ok()).await;
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.text().matches(what).count()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
