@@ -12,6 +12,7 @@ use crate::broker::{Broker, Cursor};
 use crate::clock::from_micros;
 use crate::error::Error;
 use crate::event::Envelope;
+use crate::fault;
 use crate::ledger::{self, Resolve};
 use crate::schedule::ticker;
 use crate::worker::roll;
@@ -256,8 +257,12 @@ impl Inspect {
             let count = ledger::resolve(&mut tx, filter, resolve, now, PAGE).await?;
             if count > 0 {
                 audit(&mut tx, now, who, act, &format!("{filter:?}"), count).await?;
+                fault::point!("replay.before_commit");
             }
             tx.commit().await?;
+            if count > 0 {
+                fault::point!("replay.after_commit");
+            }
             total += count;
             if count < u64::from(PAGE) {
                 break;

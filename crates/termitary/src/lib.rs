@@ -65,6 +65,11 @@ pub mod clock;
 pub mod db;
 pub mod error;
 pub mod event;
+#[cfg_attr(feature = "failpoints", doc(hidden))]
+#[cfg(feature = "failpoints")]
+pub mod fault;
+#[cfg(not(feature = "failpoints"))]
+mod fault;
 #[cfg(doctest)]
 mod guide;
 pub mod handler;

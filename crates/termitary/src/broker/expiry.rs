@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::clock::micros;
 use crate::db::Db;
 use crate::error::Error;
+use crate::fault;
 use crate::ledger::{self, Lease, Whose};
 
 /// How many leases one transaction takes back.
@@ -59,9 +60,12 @@ impl Expiry {
         };
         let mut taken = 0;
         for page in over.chunks(PAGE) {
+            fault::point!("reclaim.before");
             let mut tx = db.begin().await?;
             taken += ledger::crash(&mut tx, page, db.clock().now_us()).await?;
+            fault::point!("reclaim.before_commit");
             tx.commit_and_wake().await?;
+            fault::point!("reclaim.after_commit");
         }
         Ok(taken)
     }

@@ -7,6 +7,7 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use super::Db;
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
+use crate::fault;
 use crate::publish::{Draft, Published};
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
@@ -62,10 +63,14 @@ impl Tx {
 
     /// Makes everything of this transaction real.
     pub async fn commit(self) -> Result<(), Error> {
-        self.inner.commit().await?;
-        if self.published {
-            self.db.published().notify_waiters();
+        if !self.published {
+            return Ok(self.inner.commit().await?);
         }
+        fault::point!("publish.before_commit");
+        self.inner.commit().await?;
+        fault::point!("publish.after_commit");
+        self.db.published().notify_waiters();
+        fault::point!("publish.told");
         Ok(())
     }
 

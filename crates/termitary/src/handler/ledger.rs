@@ -8,6 +8,7 @@ use super::{Context, FromDelivery, HandlerError, HandlerResult};
 use crate::broker::Claim;
 use crate::db::{Db, Tx};
 use crate::error::Error;
+use crate::fault;
 
 /// Lets a handler finish its delivery inside a transaction of its own:
 ///
@@ -93,7 +94,9 @@ impl LedgerTx {
                 "the delivery was settled or taken over elsewhere: rolled back",
             )));
         }
+        fault::point!("ledger.before_commit");
         self.tx.commit().await?;
+        fault::point!("ledger.after_commit");
         self.scope.stage.store(COMMITTED, Ordering::Release);
         Ok(())
     }

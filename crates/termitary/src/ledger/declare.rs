@@ -3,6 +3,7 @@
 use crate::broker::Route;
 use crate::db::{Db, Tx};
 use crate::error::Error;
+use crate::fault;
 use crate::registry::Registry;
 
 use super::state;
@@ -45,6 +46,7 @@ pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Ro
     for schedule in &registry.schedules {
         crate::schedule::ticker::declare(&mut tx, schedule, now).await?;
     }
+    fault::point!("declare.before_commit");
     tx.commit().await?;
     Ok(routes)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::{days, micros};
 use crate::db::Db;
 use crate::error::Error;
+use crate::fault;
 
 /// How long a finished event is kept.
 pub(crate) const RETENTION: Duration = days(7);
@@ -42,7 +43,13 @@ pub(crate) async fn retain(db: &Db) -> Result<bool, Error> {
         .bind(now - micros(TICK_RETENTION))
         .execute(&mut *tx)
         .await?;
+    if !old.is_empty() {
+        fault::point!("retain.before_commit");
+    }
     tx.commit().await?;
+    if !old.is_empty() {
+        fault::point!("retain.after_commit");
+    }
     Ok(old.len() as i64 == PAGE)
 }
 

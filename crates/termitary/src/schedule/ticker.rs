@@ -12,6 +12,7 @@ use super::{CatchUp, Rule, Schedule, Tick};
 use crate::clock::{days, from_micros, micros, minutes};
 use crate::db::{Db, Tx};
 use crate::error::Error;
+use crate::fault;
 use crate::inspect::{ScheduleStatus, instant};
 use crate::publish::Draft;
 
@@ -135,7 +136,10 @@ async fn fire(db: &Db, schedule: &Schedule, rule: &Rule, now: Timestamp) -> Resu
         .bind(now.as_microsecond())
         .execute(&mut *tx)
         .await?;
-    tx.commit_and_wake().await
+    fault::point!("tick.before_commit");
+    tx.commit_and_wake().await?;
+    fault::point!("tick.after_commit");
+    Ok(())
 }
 
 /// A schedule as the ledger has it.

@@ -14,6 +14,7 @@ use super::Core;
 use super::renewal::Tracked;
 use crate::broker::{Leased, Outcome, Settlement};
 use crate::clock::later;
+use crate::fault;
 use crate::handler::{
     Context, HandlerError, HandlerResult, LedgerScope, Meta, Undecodable, Verdict,
 };
@@ -91,9 +92,11 @@ async fn attempt<S: Send + Sync + 'static>(
         leased.claim.clone(),
     ));
     let started = Instant::now();
+    fault::point!("handler.before", no error);
     let ended = execute(core, subscription, leased, &meta, &scope, tracked)
         .instrument(span.clone())
         .await;
+    fault::point!("handler.after", no error);
     let outcome = classify(core, subscription, leased, &scope, ended);
     drop(running);
     report(&span, &meta, outcome.as_ref(), started);

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Core, attempt};
 use crate::broker::{Leased, Route};
+use crate::fault;
 use crate::subscription::Subscription;
 
 /// How long one lease call waits for work; the lane then asks again.
@@ -78,6 +79,9 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
             Ok(leased) => {
                 if backoff.take().is_some() {
                     tracing::info!(subscription = %route.name, "leasing again");
+                }
+                if !leased.is_empty() {
+                    fault::point!("lease.leased", no error);
                 }
                 start(&core, &subscription, &room, claims, leased);
             }

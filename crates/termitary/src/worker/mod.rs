@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, Route, WorkerId};
 use crate::error::Error;
+use crate::fault;
 use crate::registry::Registry;
 use crate::schedule::ticker;
 
@@ -277,7 +278,9 @@ async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>
 
 async fn leave<S>(core: &Core<S>, routes: &[Route]) {
     let left = async {
+        fault::point!("leave.before");
         core.broker.transport().leave(&core.id, routes).await?;
+        fault::point!("leave.given_back");
         roll::sign_off(core.broker.db(), &core.id).await
     };
     if let Err(error) = left.await {

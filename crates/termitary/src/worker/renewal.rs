@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Claim};
 use crate::error::Error;
+use crate::fault;
 
 /// How long after its timeout a handler that cannot be cancelled keeps its
 /// lease: then the slot is stuck and the delivery runs elsewhere.
@@ -134,7 +135,10 @@ async fn renew_all(broker: Broker, book: Arc<Book>, stop: CancellationToken) {
         if claims.is_empty() {
             continue;
         }
-        match broker.transport().renew(&claims).await {
+        fault::point!("renew.before", no error);
+        let renewed = broker.transport().renew(&claims).await;
+        fault::point!("renew.after", no error);
+        match renewed {
             Ok(held) => {
                 failing = false;
                 for (token, held) in tokens.iter().zip(held) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, Settlement};
+use crate::fault;
 
 /// The most settlements of one batch.
 const BATCH: usize = 512;
@@ -41,8 +42,10 @@ impl Settler {
 async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Item>) {
     let mut batch = Vec::with_capacity(BATCH);
     while items.recv_many(&mut batch, BATCH).await > 0 {
+        fault::point!("settle.before", no error);
         let (settlements, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let held = settle_until_taken(&broker, settlements).await;
+        fault::point!("settle.after", no error);
         for (reply, held) in replies.into_iter().zip(held) {
             // An attempt that was dropped needs no answer.
             let _ = reply.send(held);

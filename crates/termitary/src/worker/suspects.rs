@@ -19,6 +19,7 @@ use super::{Core, attempt, lane::Lane};
 use crate::broker::Leased;
 use crate::clock::{micros, secs};
 use crate::error::Error;
+use crate::fault;
 use crate::ledger::suspects as ledger;
 
 /// How often to look whether a suspect waits.
@@ -81,6 +82,7 @@ async fn look<S: Send + Sync + 'static>(
     if ledger::reserve(db, &core.id, &routes, window_us).await? == 0 {
         return Ok(Look::Nothing);
     }
+    fault::point!("suspect.reserved");
     let look = {
         let _pause = Pause::begin(&core.alone);
         alone(core, lanes, patience).await?
@@ -107,12 +109,14 @@ async fn alone<S: Send + Sync + 'static>(
     let routes: Vec<_> = lanes.iter().map(|lane| lane.route.clone()).collect();
     // What the broker handed us and no lane has seen.
     core.broker.transport().leave(&core.id, &routes).await?;
+    fault::point!("suspect.quiet");
     let lease_us = micros(core.broker.lease_time());
     let until = Instant::now() + SESSION;
     while Instant::now() < until && !core.stop.is_cancelled() {
         let Some(leased) = ledger::lease(core.broker.db(), &core.id, lease_us).await? else {
             break;
         };
+        fault::point!("suspect.leased");
         run_one(core, lanes, leased).await;
     }
     Ok(Look::Ran)

@@ -13,6 +13,7 @@ use super::{Redis, settle};
 use crate::broker::{Claim, Entry, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
+use crate::fault;
 use crate::ledger::relay::Standing;
 use crate::ledger::{self, state};
 
@@ -50,6 +51,9 @@ pub(super) async fn admit(
     if !sorted.over.is_empty() {
         metrics::counter!("termitary_stale_entries_total").increment(sorted.over.len() as u64);
         settle::end(redis, sorted.over.iter().map(|entry| (worker, entry))).await?;
+    }
+    if !leased.is_empty() {
+        fault::point!("lease.admitted");
     }
     // No await from here on: what is marked as held reaches the caller.
     leased.retain(|delivery| {

@@ -3,6 +3,7 @@
 
 use super::{Redis, entry, keys, relay, unread};
 use crate::error::Error;
+use crate::fault;
 use crate::ledger;
 use crate::publish::{Draft, Published};
 
@@ -39,8 +40,11 @@ async fn keep(redis: &Redis, drafts: &[Draft]) -> Result<Vec<Published>, Error> 
 }
 
 async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
+    if drafts.is_empty() {
+        return Ok(());
+    }
+    fault::point!("bus.before_xadd");
     match drafts {
-        [] => return Ok(()),
         [draft] => {
             redis
                 .link
@@ -62,6 +66,7 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
             }
         }
     }
+    fault::point!("bus.after_xadd");
     metrics::counter!("termitary_events_published_total").increment(drafts.len() as u64);
     unread::clear(redis, drafts.iter().map(|draft| &*draft.envelope.name)).await;
     if redis.config.bridge_mode().sends_out() {

@@ -16,6 +16,7 @@ use super::reply::{self, Raw};
 use super::{Redis, admit, declare};
 use crate::broker::{Entry, Leased, WorkerId};
 use crate::error::Error;
+use crate::fault;
 
 /// How long one blocking read waits. Servers may overrun it.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -60,6 +61,9 @@ pub(super) async fn lease(
         let left = deadline.saturating_duration_since(Instant::now());
         match reader.read(redis, lane, worker, max.max(1), left).await {
             Ok(batches) => {
+                if !batches.is_empty() {
+                    fault::point!("lease.read");
+                }
                 let leased = admit::admit(redis, lane, worker, batches).await?;
                 redis.put_reader(lane, worker, reader);
                 if !leased.is_empty() || left.is_zero() {

@@ -12,6 +12,7 @@ use super::{Redis, reply};
 use crate::broker::Entry;
 use crate::clock::{micros, minutes};
 use crate::error::Error;
+use crate::fault;
 use crate::ledger::relay::{self as rows, Row, Trusted};
 
 const PAGE: usize = 200;
@@ -52,11 +53,15 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
             owed.push(key);
         }
     }
+    if !owed.is_empty() {
+        fault::point!("reconcile.asked");
+    }
     let mut tx = redis.db.begin().await?;
     rows::trust(&mut tx, &there).await?;
     let owing = rows::owe(&mut tx, &owed).await?;
     tx.commit_and_wake().await?;
     if owing > 0 {
+        fault::point!("reconcile.owed");
         metrics::counter!("termitary_reconciled_total").increment(owing);
         tracing::warn!(
             deliveries = owing,

@@ -15,6 +15,7 @@ use super::{Redis, entry, reply, script};
 use crate::clock::micros;
 use crate::error::Error;
 use crate::event::Envelope;
+use crate::fault;
 use crate::ledger::relay::{self as rows, Claimed, Row};
 
 /// The most commands of one pipeline.
@@ -55,6 +56,7 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<Duration, Error
         }
         // Before the claim: while Redis is away nothing is claimed.
         let mut held = redis.link.shared().get().await?;
+        fault::point!("relay.before_claim");
         page(redis, &mut held, lanes, &due).await?;
     }
     Ok(Duration::ZERO)
@@ -83,6 +85,7 @@ async fn page(redis: &Redis, held: &mut Held, lanes: &[Lane], due: &[i64]) -> Re
     )
     .await?;
     tx.commit().await?;
+    fault::point!("relay.claimed");
     if redis.config.bridge_mode().sends_out() {
         let fresh = claimed
             .fresh
@@ -185,9 +188,11 @@ async fn note(
             }
         }
     }
+    fault::point!("relay.sent");
     let mut tx = redis.db.begin().await?;
     rows::record(&mut tx, &entries).await?;
     tx.commit().await?;
+    fault::point!("relay.recorded");
     metrics::counter!("termitary_relayed_total").increment(entries.len() as u64);
     match why {
         Some(error) => {

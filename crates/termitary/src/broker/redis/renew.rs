@@ -8,6 +8,7 @@ use super::{Redis, script};
 use crate::broker::{Claim, Origin};
 use crate::clock::micros;
 use crate::error::Error;
+use crate::fault;
 use crate::ledger;
 
 const RENEWED: i64 = 1;
@@ -22,6 +23,7 @@ pub(super) async fn renew(redis: &Redis, claims: &[Claim]) -> Result<Vec<bool>, 
         Err(error) if error.is_unavailable() => on_streams(redis, claims).await?,
         other => other?,
     };
+    fault::point!("renew.on_stream");
     let in_ledger = in_ledger(redis, claims).await?;
     let held = claims
         .iter()

@@ -10,6 +10,7 @@ use redis::{RedisResult, Value};
 use super::{Redis, keys, reply, script};
 use crate::broker::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
+use crate::fault;
 use crate::ledger;
 
 /// Answers, in order, whether each claim still held.
@@ -18,6 +19,7 @@ pub(super) async fn settle(
     settlements: Vec<Settlement>,
 ) -> Result<Vec<bool>, Error> {
     let mut held = in_ledger(redis, &settlements, by_ledger).await?;
+    fault::point!("settle.in_ledger");
     let acked = on_streams(redis, &settlements).await;
     if let Ok(acked) = &acked {
         for (i, settlement) in settlements.iter().enumerate() {

@@ -13,6 +13,7 @@ use super::{Redis, admit, declare, entry, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
+use crate::fault;
 use crate::ledger::relay::Row;
 use crate::ledger::{self, Whose};
 
@@ -124,6 +125,7 @@ async fn bury(
     if raws.is_empty() {
         return Ok(());
     }
+    fault::point!("takeover.claimed");
     let now_us = redis.now_us();
     let mut tx = redis.db.begin().await?;
     let mut keys = Vec::new();
@@ -156,7 +158,10 @@ async fn bury(
         ledger::relay::owe(&mut tx, &keys).await?;
     }
     tx.commit_and_wake().await?;
-    settle::end(redis, entries.iter().map(|entry| (owner, entry))).await
+    fault::point!("takeover.buried");
+    settle::end(redis, entries.iter().map(|entry| (owner, entry))).await?;
+    fault::point!("takeover.ended");
+    Ok(())
 }
 
 /// Takes back suspects from dead workers. They are leased from the ledger

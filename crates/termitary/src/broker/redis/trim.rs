@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::keys::Lane;
 use super::{Redis, script};
 use crate::error::Error;
+use crate::fault;
 
 /// Finished entries stay so long for those who watch the stream of events.
 const GRACE_MS: &str = "2000";
@@ -33,8 +34,10 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<(), Error> {
             }
         })
         .collect();
+    fault::point!("trim.before");
     for answer in redis.link.shared().scripts(&calls).await? {
         answer?;
     }
+    fault::point!("trim.after");
     Ok(())
 }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::broker::{Leased, Outcome, Settlement, WorkerId};
 use crate::db::{Db, Tx};
 use crate::error::Error;
+use crate::fault;
 use crate::ledger;
 use crate::publish::{Draft, Published};
 
@@ -89,7 +90,9 @@ impl Inner {
     async fn run(&self, batch: &Batch) -> Result<Answers, Error> {
         let mut tx = self.db.begin().await?;
         let answers = batch.run(&mut tx, &self.db).await?;
+        fault::point!("batch.before_commit");
         tx.commit().await?;
+        fault::point!("batch.after_commit");
         if !batch.drafts.is_empty() {
             self.db.published().notify_waiters();
         }
