@@ -63,3 +63,93 @@ fn killed_processes_over_redis_lose_and_double_nothing() {
         "1500",
     ]);
 }
+
+/// Each of these mistakes is built into the library under a feature; the
+/// checker must find it, and by the promise that it breaks.
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use super::drive;
+
+    fn is_found(mistake: &str, invariant: &str, args: &[&str]) {
+        let common = [
+            "--planted",
+            mistake,
+            "--seed",
+            "7",
+            "--pace-ms",
+            "900",
+            "--patience-seconds",
+            "6",
+        ];
+        let answer = drive(&[&common[..], args].concat());
+        assert_eq!(
+            answer["clean"], false,
+            "{mistake} was not found: {answer:#}"
+        );
+        let findings = answer["findings"].as_array().unwrap();
+        let found = findings
+            .iter()
+            .any(|finding| finding["invariant"] == invariant);
+        assert!(found, "{mistake} does not break {invariant}: {findings:#?}");
+        std::fs::remove_dir_all(answer["folder"].as_str().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn settling_before_the_commit_turns_a_run_red() {
+        is_found(
+            "settle-before-commit",
+            "I3",
+            &["--mode", "sqlite", "--minutes", "0.1", "--faults", "kill"],
+        );
+    }
+
+    #[test]
+    fn settling_without_asking_for_the_owner_turns_a_run_red() {
+        is_found(
+            "no-owner-check",
+            "I3",
+            &[
+                "--mode",
+                "sqlite",
+                "--minutes",
+                "0.3",
+                "--lease-ms",
+                "600",
+                "--faults",
+                "stop-worker",
+            ],
+        );
+    }
+
+    #[test]
+    fn trimming_by_length_turns_a_run_red() {
+        is_found(
+            "maxlen-trim",
+            "I1",
+            &[
+                "--mode",
+                "redis",
+                "--minutes",
+                "0.1",
+                "--faults",
+                "stop-worker",
+            ],
+        );
+    }
+
+    #[test]
+    fn relaying_by_a_cursor_turns_a_run_red() {
+        is_found(
+            "cursor-relay",
+            "I1",
+            &[
+                "--mode",
+                "redis",
+                "--minutes",
+                "0.1",
+                "--faults",
+                "stop-publisher",
+            ],
+        );
+    }
+}

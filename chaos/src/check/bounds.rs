@@ -115,12 +115,14 @@ fn cut_off(ran: &Ran<'_>, kill: &Fault) -> bool {
         && kill.killed.iter().any(|killed| killed == ran.process)
 }
 
-/// Whether anything else was done to the system between, or was still felt.
+/// Whether anything else was done to the system between, or was still felt: a
+/// kill is over at once, a network or a server takes a while to be found again.
 fn disturbed(view: &View<'_>, but: &Fault, from: u64, until: u64) -> bool {
-    const FELT_MS: u64 = 5_000;
-    view.faults
-        .iter()
-        .any(|fault| **fault != *but && fault.from_ms <= until && fault.until_ms + FELT_MS >= from)
+    const FELT_MS: u64 = 3_000;
+    let felt = |fault: &Fault| if fault.killed.is_empty() { FELT_MS } else { 0 };
+    view.faults.iter().any(|fault| {
+        **fault != *but && fault.from_ms <= until && fault.until_ms + felt(fault) >= from
+    })
 }
 
 /// After the end of a fault, what is published then is handled soon.

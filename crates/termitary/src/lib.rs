@@ -75,6 +75,7 @@ mod guide;
 pub mod handler;
 pub mod inspect;
 mod ledger;
+mod planted;
 pub mod publish;
 pub mod registry;
 pub mod retry;

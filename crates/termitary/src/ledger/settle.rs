@@ -10,6 +10,7 @@ use crate::broker::{Claim, Origin, Outcome, Settlement};
 use crate::error::Error;
 #[cfg(feature = "redis")]
 use crate::event::Envelope;
+use crate::planted;
 
 use super::state;
 
@@ -21,7 +22,8 @@ const SETTLE: &str = "
         reason = j.value->>6, error = COALESCE(j.value->>7, d.error), settled_us = j.value->>8,
         worker = NULL, lease_us = NULL, entry = NULL
     FROM json_each($1) j
-    WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
+    WHERE d.event = j.value->>0 AND d.subscription = j.value->>1
+        /* owner */ AND d.fence = j.value->>2 AND d.state = 1
     RETURNING event, subscription";
 
 /// Settles what belongs to the ledger; answers, in order, whether each claim
@@ -42,7 +44,7 @@ pub(crate) async fn settle(
             .map(|s| s.outcome == Outcome::Done { committed: true })
             .collect());
     }
-    let held: Vec<(i64, i64)> = sqlx::query_as(SETTLE)
+    let held: Vec<(i64, i64)> = sqlx::query_as(planted::owned(SETTLE))
         .bind(json!(rows).to_string())
         .fetch_all(&mut *conn)
         .await?;
@@ -182,10 +184,10 @@ async fn finish_row(
     claim: &Claim,
     now_us: i64,
 ) -> Result<bool, Error> {
-    let row = sqlx::query(
+    let row = sqlx::query(planted::owned(
         "UPDATE termitary_deliveries SET state = $4, worker = NULL, lease_us = NULL, entry = NULL, reason = NULL, settled_us = $6
-         WHERE event = $1 AND subscription = $2 AND fence = $3 AND state = $5",
-    )
+         WHERE event = $1 AND subscription = $2 /* owner */ AND fence = $3 AND state = $5",
+    ))
     .bind(seq)
     .bind(claim.route)
     .bind(claim.fence)

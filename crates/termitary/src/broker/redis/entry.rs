@@ -15,6 +15,7 @@ use super::keys::{self, Stream};
 use super::reply::Raw;
 use crate::clock::from_micros;
 use crate::event::{Envelope, MAX_DATA_BYTES, payload};
+use crate::planted;
 
 /// The source of what no service of ours wrote.
 const FOREIGN: &str = "/termitary/foreign";
@@ -42,7 +43,11 @@ pub(super) struct Unreadable {
 pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Option<i64>) -> Cmd {
     let mut id = Uuid::encode_buffer();
     let mut cmd = redis::cmd("XADD");
-    cmd.arg(stream).arg("*");
+    cmd.arg(stream);
+    if planted::is("maxlen-trim") {
+        cmd.arg("MAXLEN").arg(3);
+    }
+    cmd.arg("*");
     cmd.arg("i")
         .arg(&*event.id.hyphenated().encode_lower(&mut id));
     cmd.arg("t").arg(event.time.as_microsecond());

@@ -1,0 +1,29 @@
+//! Mistakes on purpose. The chaos checker is itself tested: each of these must
+//! turn a run red. Without the feature `planted-bugs` nothing of it is built.
+
+/// Whether this process makes the mistake of this name: `settle-before-commit`,
+/// `no-owner-check`, `maxlen-trim` or `cursor-relay`.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn is(mistake: &str) -> bool {
+    use std::sync::LazyLock;
+    static CHOSEN: LazyLock<Option<String>> =
+        LazyLock::new(|| std::env::var("TERMITARY_PLANTED_BUG").ok());
+    CHOSEN.as_deref() == Some(mistake)
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn is(_mistake: &str) -> bool {
+    false
+}
+
+/// The statement as it is; under `no-owner-check` without its last condition,
+/// which asks whose the delivery is.
+pub(crate) fn owned(sql: &'static str) -> &'static str {
+    if !is("no-owner-check") {
+        return sql;
+    }
+    let end = sql.find("RETURNING").unwrap_or(sql.len());
+    let condition = sql.rfind("/* owner */").unwrap_or(end);
+    // Leaked: few statements, in a process that is about to be killed.
+    format!("{} {}", &sql[..condition], &sql[end..]).leak()
+}
