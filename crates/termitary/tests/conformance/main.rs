@@ -1,9 +1,11 @@
 //! What every broker promises, as sentences: each runs over each broker,
-//! through the real engine, on a manual clock.
+//! through the real engine, on a manual clock. `model` checks random
+//! histories against a reference.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod delivery;
 mod ledger;
+mod model;
 mod process;
 mod schedules;
 mod shutdown;

@@ -79,6 +79,31 @@ impl Stand {
     }
 }
 
+impl Stand {
+    /// Redis forgets everything; whoever starts next makes its groups again.
+    pub(crate) async fn flush(&self) {
+        if let Some(redis) = &self.redis {
+            let mut conn = connect(redis).await;
+            redis::cmd("FLUSHALL")
+                .query_async::<()>(&mut conn)
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Whether the ledger knows of all that was handed to Redis where it
+    /// stands: the relay notes that behind the hand-over.
+    pub(crate) async fn is_quiet(&self) -> bool {
+        let unnoted: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM termitary_deliveries WHERE state = 1 AND entry IS NULL",
+        )
+        .fetch_one(self.db().reader())
+        .await
+        .unwrap();
+        self.redis.is_none() || unnoted == 0
+    }
+}
+
 /// What a process must know to take part.
 #[derive(Clone)]
 pub(crate) struct Address {
@@ -118,9 +143,13 @@ async fn age(redis: &TestRedis) {
                 end
             end
         end";
-    let client = redis::Client::open(("127.0.0.1", redis.port())).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut conn = connect(redis).await;
     let mut eval = redis::cmd("EVAL");
     eval.arg(AGE).arg(0).arg(LEASE.as_millis() as u64 * 2);
     eval.query_async::<()>(&mut conn).await.unwrap();
+}
+
+async fn connect(redis: &TestRedis) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(("127.0.0.1", redis.port())).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
 }

@@ -39,6 +39,18 @@ async fn flushall_loses_no_committed_event_and_runs_no_finished_one_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_lost_group_is_counted() {
+    let world = World::new(&["first"]).await;
+    world.redis(&["FLUSHALL"]).await;
+    let events = (0..3).map(|n| Made { n });
+    world.broker.bus().publish_all(events).await.unwrap();
+    let status = world.of("first").await;
+    assert_eq!((status.pending, status.due), (3, 3));
+    let _worker = world.worker().await;
+    eventually("all is done", async || world.of("first").await.done == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_destroyed_under_a_reader_is_made_again() {
     let world = World::new(&["first"]).await;
     let _worker = world.worker().await;

@@ -75,6 +75,8 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         let (Some(groups), Some(done)) = (answers.next(), answers.next()) else {
             break;
         };
+        // A stream that nobody wrote to yet has no groups.
+        let written = groups.is_ok();
         let group = find(groups, &lane.group);
         let waiting = match &group {
             Some(Group {
@@ -83,6 +85,8 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
                 ..
             }) => count(redis, stream, last_delivered).await?,
             Some(Group { lag: Some(lag), .. }) => *lag,
+            // Redis lost the group: it is made again, from the beginning.
+            None if written => count(redis, stream, "0").await?,
             None => 0,
         };
         let seen = seen.entry(lane.route).or_default();
@@ -95,7 +99,6 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
     Ok(seen)
 }
 
-/// A stream that nobody wrote to yet has no groups.
 fn find(groups: RedisResult<Value>, name: &str) -> Option<Group> {
     groups
         .map(reply::groups)

@@ -1,0 +1,342 @@
+//! The reference: what must become of every delivery, in as few words as
+//! possible and with no engine in sight.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+
+use proptest::prelude::*;
+use proptest_state_machine::ReferenceStateMachine;
+
+use super::Site;
+use super::script::{Act, Kind, Plans, Step, Via, Wanted, steps};
+
+/// All in seconds.
+pub(crate) const RETRY: i64 = 3_600;
+pub(crate) const RETRY_AFTER: i64 = 2 * 3_600;
+pub(crate) const SNOOZE: i64 = 3 * 3_600;
+pub(crate) const DELAY: i64 = 24 * 3_600;
+pub(crate) const ATTEMPTS: u32 = 3;
+const CRASHES: u32 = 3;
+const SECOND_CRASH_WAIT: i64 = 10;
+/// What `Stand::lapse` takes.
+const LAPSE: i64 = 3;
+
+/// An event by number, a subscription by number.
+pub(crate) type Key = (u32, usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Due somewhen from the first instant to the second.
+    Pending(i64, i64),
+    /// Begun by a process that is gone.
+    Orphaned,
+    Done,
+    Dead(&'static str),
+    Parked(&'static str),
+    Dropped,
+    /// It was on the bus only, and Redis lost it.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    kind: Kind,
+    plan: Vec<Act>,
+    /// On a stream only: the ledger knows nothing of it.
+    streamed: bool,
+    pub(crate) state: State,
+    pub(crate) attempts: u32,
+    pub(crate) crashes: u32,
+    /// The number of the attempt in each run of the handler.
+    pub(crate) runs: Vec<u32>,
+    pub(crate) effects: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    streams: bool,
+    now: i64,
+    pub(crate) workers: usize,
+    /// Redis lost everything. Until the workers that repair it are gone, what
+    /// runs may be handed out again; until some have begun to, what waits on
+    /// streams is an estimate.
+    pub(crate) shaken: bool,
+    pub(crate) upgraded: bool,
+    /// The number of the next event.
+    pub(crate) next: u32,
+    ids: BTreeMap<u8, u32>,
+    /// The last publish was a duplicate of this event.
+    pub(crate) duplicate_of: Option<u32>,
+    /// How many letters or running deliveries the last step concerned.
+    pub(crate) concerned: usize,
+    pub(crate) deliveries: BTreeMap<Key, Delivery>,
+    pub(crate) echoes: BTreeSet<u32>,
+    /// Finished, of each subscription: as the ledger and as the stream count.
+    done: [[u64; 2]; 2],
+}
+
+pub(crate) struct Reference<B>(PhantomData<B>);
+
+impl<B: Site> ReferenceStateMachine for Reference<B> {
+    type State = World;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<World> {
+        Just(World {
+            streams: B::STREAMS,
+            ..World::default()
+        })
+        .boxed()
+    }
+
+    fn transitions(world: &World) -> BoxedStrategy<Step> {
+        steps(world.workers > 0, world.streams)
+    }
+
+    fn preconditions(world: &World, step: &Step) -> bool {
+        world.allows(step) && world.clone().after(step).is_certain()
+    }
+
+    fn apply(world: World, step: &Step) -> World {
+        world.after(step)
+    }
+}
+
+impl World {
+    fn allows(&self, step: &Step) -> bool {
+        let idle = self.workers == 0;
+        match step {
+            Step::Publish(_) | Step::PublishAll(_) | Step::Advance(_) => true,
+            Step::Start(_) => idle,
+            Step::Stop => !idle,
+            Step::Crash | Step::Interrupt => idle && self.clone().after(step).concerned > 0,
+            Step::Upgrade => idle && !self.upgraded,
+            Step::Replay | Step::Drop => self.letters() > 0,
+            Step::Flush => self.streams && !self.any(|d| d.state == State::Orphaned),
+        }
+    }
+
+    /// Whether jitter decides nothing here.
+    fn is_certain(&self) -> bool {
+        !self.any(
+            |d| matches!(d.state, State::Pending(from, to) if from <= self.now && self.now < to),
+        )
+    }
+
+    fn any(&self, holds: impl Fn(&Delivery) -> bool) -> bool {
+        self.deliveries.values().any(holds)
+    }
+
+    pub(crate) fn count(&self, sub: usize, holds: impl Fn(State) -> bool) -> u64 {
+        let of = self.deliveries.iter().filter(|((_, s), _)| *s == sub);
+        of.filter(|(_, d)| holds(d.state)).count() as u64
+    }
+
+    pub(crate) fn due(&self, sub: usize) -> u64 {
+        self.count(sub, |state| state.is_due(self.now))
+    }
+
+    pub(crate) fn done(&self, sub: usize) -> u64 {
+        self.done[sub].iter().sum()
+    }
+
+    fn letters(&self) -> usize {
+        self.deliveries
+            .values()
+            .filter(|d| d.state.is_letter())
+            .count()
+    }
+
+    fn after(mut self, step: &Step) -> Self {
+        match step {
+            Step::Publish(wanted) => self.publish(wanted),
+            Step::PublishAll(all) => {
+                for plans in all {
+                    self.record(Kind::V1, self.streams, self.now, plans);
+                }
+            }
+            Step::Advance(seconds) => self.now += seconds,
+            Step::Start(workers) => self.workers = *workers,
+            Step::Stop => (self.workers, self.shaken) = (0, false),
+            Step::Crash => {
+                self.begin(|_| State::Orphaned);
+                self.now += LAPSE;
+            }
+            Step::Interrupt => self.begin(|now| State::Pending(now, now)),
+            Step::Upgrade => self.upgrade(),
+            Step::Replay => self.resolve(|d, now| {
+                (d.state, d.attempts, d.crashes) = (State::Pending(now, now), 0, 0);
+            }),
+            Step::Drop => self.resolve(|d, _| d.state = State::Dropped),
+            Step::Flush => self.flush(),
+        }
+        if self.workers > 0 {
+            self.work();
+        }
+        self
+    }
+
+    fn publish(&mut self, wanted: &Wanted) {
+        let known = wanted.id.and_then(|id| self.ids.get(&id).copied());
+        self.duplicate_of = known;
+        if known.is_some() || wanted.via == Via::RollBack || wanted.kind == Kind::Unknown {
+            self.next += 1;
+            return;
+        }
+        if let Some(id) = wanted.id {
+            self.ids.insert(id, self.next);
+        }
+        let due = self.now + if wanted.delayed { DELAY } else { 0 };
+        let streamed = self.streams && wanted.streams();
+        self.record(wanted.kind, streamed, due, &wanted.plans);
+    }
+
+    fn record(&mut self, kind: Kind, streamed: bool, due: i64, plans: &Plans) {
+        for (sub, plan) in plans.iter().enumerate() {
+            let delivery = Delivery {
+                kind,
+                plan: plan.clone(),
+                streamed,
+                state: State::Pending(due, due),
+                attempts: 0,
+                crashes: 0,
+                runs: Vec::new(),
+                effects: 0,
+            };
+            self.deliveries.insert((self.next, sub), delivery);
+        }
+        self.next += 1;
+    }
+
+    /// What a living worker does at once with everything that is due.
+    fn work(&mut self) {
+        let (now, upgraded) = (self.now, self.upgraded);
+        for ((n, sub), d) in &mut self.deliveries {
+            d.take_over(now);
+            if !d.state.is_due(now) || d.parks(upgraded) {
+                continue;
+            }
+            d.run(now);
+            if d.state == State::Done {
+                self.done[*sub][usize::from(d.streamed)] += 1;
+            }
+            if d.effects == 1 {
+                self.echoes.insert(*n);
+            }
+        }
+    }
+
+    /// A process begins what is due, and does not come to its end.
+    fn begin(&mut self, ends: impl Fn(i64) -> State) {
+        let (now, upgraded) = (self.now, self.upgraded);
+        self.concerned = 0;
+        for d in self.deliveries.values_mut() {
+            d.take_over(now);
+            if d.state.is_due(now) && !d.parks(upgraded) {
+                d.runs.push(d.attempts + 1);
+                d.state = ends(now);
+                // What it released, the ledger knows.
+                d.streamed &= d.state == State::Orphaned;
+                self.concerned += 1;
+            }
+        }
+    }
+
+    fn upgrade(&mut self) {
+        self.upgraded = true;
+        let now = self.now;
+        for d in self.deliveries.values_mut() {
+            if d.state == State::Parked("version") {
+                d.state = State::Pending(now, now);
+            }
+        }
+    }
+
+    fn resolve(&mut self, how: impl Fn(&mut Delivery, i64)) {
+        let now = self.now;
+        let letters = self.deliveries.values_mut().filter(|d| d.state.is_letter());
+        self.concerned = letters.map(|d| how(d, now)).count();
+    }
+
+    fn flush(&mut self) {
+        self.shaken = true;
+        for d in self.deliveries.values_mut() {
+            if d.streamed && matches!(d.state, State::Pending(..)) {
+                d.state = State::Lost;
+            }
+        }
+        for done in &mut self.done {
+            done[1] = 0;
+        }
+    }
+}
+
+impl State {
+    fn is_due(self, now: i64) -> bool {
+        matches!(self, Self::Pending(_, to) if to <= now)
+    }
+
+    pub(crate) fn is_letter(self) -> bool {
+        matches!(self, Self::Dead(_) | Self::Parked(_))
+    }
+}
+
+impl Delivery {
+    fn take_over(&mut self, now: i64) {
+        if self.state != State::Orphaned {
+            return;
+        }
+        self.streamed = false;
+        self.crashes += 1;
+        self.state = match self.crashes {
+            CRASHES.. => State::Dead("crashed"),
+            1 => State::Pending(now, now),
+            _ => State::Pending(now + SECOND_CRASH_WAIT, now + SECOND_CRASH_WAIT),
+        };
+    }
+
+    fn parks(&mut self, upgraded: bool) -> bool {
+        let reason = match self.kind {
+            Kind::Garbled => "undecodable",
+            Kind::V2 if !upgraded => "version",
+            _ => return false,
+        };
+        self.state = State::Parked(reason);
+        self.streamed = false;
+        true
+    }
+
+    fn run(&mut self, now: i64) {
+        let act = self.plan.get(self.runs.len()).copied();
+        self.runs.push(self.attempts + 1);
+        self.state = match act.unwrap_or(Act::Done) {
+            Act::Done => {
+                self.state = State::Done;
+                return;
+            }
+            Act::Commit | Act::CommitThenFail => {
+                self.effects += 1;
+                State::Done
+            }
+            Act::Snooze => State::Pending(now + SNOOZE, now + SNOOZE),
+            Act::GiveUp => {
+                self.attempts += 1;
+                State::Dead("permanent")
+            }
+            Act::RetryAfter => self.fail(now + RETRY_AFTER, now + RETRY_AFTER),
+            Act::Fail | Act::Panic | Act::Stall | Act::RollBackThenFail | Act::LeaveOpen => {
+                self.fail(now + RETRY / 2, now + RETRY)
+            }
+        };
+        // All of these are settled in the ledger.
+        self.streamed = false;
+    }
+
+    fn fail(&mut self, from: i64, to: i64) -> State {
+        self.attempts += 1;
+        if self.attempts >= ATTEMPTS {
+            return State::Dead("error");
+        }
+        State::Pending(from, to)
+    }
+}
