@@ -12,7 +12,7 @@ use termitary::{Broker, Clock};
 
 /// Long enough that a busy machine renews in time. No test waits for its end:
 /// see [`Stand::lapse`].
-const LEASE: Duration = secs(2);
+const LEASE: Duration = Duration::from_millis(1500);
 /// How long the ledger trusts Redis, by the manual clock. As by default longer
 /// than a lease: the loss of a worker is noticed as that, not as one of Redis.
 const TRUST: Duration = minutes(1);
@@ -92,10 +92,11 @@ impl Stand {
     }
 
     /// Whether the ledger knows of all that was handed to Redis where it
-    /// stands: the relay notes that behind the hand-over.
+    /// stands: the relay notes that behind the hand-over. Suspects stay here.
     pub(crate) async fn is_quiet(&self) -> bool {
         let unnoted: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM termitary_deliveries WHERE state = 1 AND entry IS NULL",
+            "SELECT COUNT(*) FROM termitary_deliveries
+             WHERE state = 1 AND entry IS NULL AND crashes < 2",
         )
         .fetch_one(self.db().reader())
         .await

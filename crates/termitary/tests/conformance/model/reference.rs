@@ -16,7 +16,8 @@ pub(crate) const RETRY_AFTER: i64 = 2 * 3_600;
 pub(crate) const SNOOZE: i64 = 3 * 3_600;
 pub(crate) const DELAY: i64 = 24 * 3_600;
 pub(crate) const ATTEMPTS: u32 = 3;
-const CRASHES: u32 = 3;
+/// After so many crashes it runs alone, so that the next one tells.
+const SUSPECT: u32 = 2;
 const SECOND_CRASH_WAIT: i64 = 10;
 /// What `Stand::lapse` takes.
 const LAPSE: i64 = 3;
@@ -109,11 +110,25 @@ impl World {
             Step::Publish(_) | Step::PublishAll(_) | Step::Advance(_) => true,
             Step::Start(_) => idle,
             Step::Stop => !idle,
-            Step::Crash | Step::Interrupt => idle && self.clone().after(step).concerned > 0,
+            Step::Crash | Step::Interrupt => idle && self.can_begin(),
             Step::Upgrade => idle && !self.upgraded,
             Step::Replay | Step::Drop => self.letters() > 0,
             Step::Flush => self.streams && !self.any(|d| d.state == State::Orphaned),
         }
+    }
+
+    /// Whether a process that comes to the end of nothing begins something,
+    /// and certainly what: it runs suspects alone, and then nothing else.
+    fn can_begin(&self) -> bool {
+        let (mut due, mut suspects) = (0, 0);
+        for mut d in self.deliveries.values().cloned() {
+            d.take_over(self.now);
+            if d.state.is_due(self.now) && !d.parks(self.upgraded) {
+                due += 1;
+                suspects += u32::from(d.crashes == SUSPECT);
+            }
+        }
+        due > 0 && (suspects == 0 || due == 1)
     }
 
     /// Whether jitter decides nothing here.
@@ -289,9 +304,9 @@ impl Delivery {
         self.streamed = false;
         self.crashes += 1;
         self.state = match self.crashes {
-            CRASHES.. => State::Dead("crashed"),
-            1 => State::Pending(now, now),
-            _ => State::Pending(now + SECOND_CRASH_WAIT, now + SECOND_CRASH_WAIT),
+            ..SUSPECT => State::Pending(now, now),
+            SUSPECT => State::Pending(now + SECOND_CRASH_WAIT, now + SECOND_CRASH_WAIT),
+            _ => State::Dead("crashed"),
         };
     }
 
