@@ -1,16 +1,21 @@
 //! Messages to every live process: at most once each, not stored.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use sqlx::SqliteConnection;
+use tokio::sync::{Notify, broadcast};
 
 use crate::db::Db;
 use crate::error::Error;
 
 /// How far a listener may fall behind before it misses messages.
 const BUFFER: usize = 1024;
+/// How long another process's message may go unnoticed.
 const POLL: Duration = Duration::from_millis(50);
+/// How long to rest after the database failed.
+const RETRY: Duration = Duration::from_millis(500);
 /// How long a message stays for other processes to see.
 const KEEP_US: i64 = 60_000_000;
 
@@ -30,8 +35,13 @@ pub struct Broadcasts(Arc<Inner>);
 
 struct Inner {
     wire: Wire,
-    heard: OnceLock<broadcast::Sender<Message>>,
-    sent: tokio::sync::Notify,
+    heard: broadcast::Sender<Message>,
+    /// A task hears what comes over the wire.
+    listening: Mutex<bool>,
+    /// Rung when this process sends.
+    sent: Arc<Notify>,
+    /// The last row that this process sent: who subscribes now comes after it.
+    last_sent: AtomicI64,
 }
 
 enum Wire {
@@ -53,98 +63,247 @@ impl Broadcasts {
     fn over(wire: Wire) -> Self {
         Self(Arc::new(Inner {
             wire,
-            heard: OnceLock::new(),
-            sent: tokio::sync::Notify::new(),
+            heard: broadcast::channel(BUFFER).0,
+            listening: Mutex::new(false),
+            sent: Arc::default(),
+            last_sent: AtomicI64::new(0),
         }))
     }
 
     pub(crate) async fn send(&self, name: &str, data: &str) -> Result<(), Error> {
         match &self.0.wire {
-            Wire::Sql(db) => send_sql(db, name, data).await?,
+            Wire::Sql(db) => {
+                let seq = send_sql(db, name, data).await?;
+                self.0.last_sent.fetch_max(seq, Ordering::AcqRel);
+                self.0.sent.notify_waiters();
+                Ok(())
+            }
             #[cfg(feature = "redis")]
-            Wire::Redis(link) => link.broadcast(name, data).await?,
+            Wire::Redis(link) => link.broadcast(name, data).await,
         }
-        self.0.sent.notify_waiters();
-        Ok(())
     }
 
-    /// Hears every broadcast from now on, of this process too. A receiver that
-    /// falls more than 1,024 messages behind is told so and goes on with the
-    /// oldest that are left. Call it within a tokio runtime.
+    /// Hears every broadcast from now on, of this process too; over Redis, from
+    /// when the connection that listens stands. A receiver that falls more than
+    /// 1,024 messages behind is told so and goes on with the oldest that are
+    /// left. Call it within a tokio runtime.
     pub fn subscribe(&self) -> broadcast::Receiver<Message> {
-        let mut first = false;
-        let sender = self.0.heard.get_or_init(|| {
-            first = true;
-            broadcast::channel(BUFFER).0
-        });
-        let receiver = sender.subscribe();
-        if first {
-            // One listener task for the whole process; it ends with the last handle.
-            let inner = Arc::downgrade(&self.0);
+        let mut listening = self.0.lock();
+        let receiver = self.0.heard.subscribe();
+        if !*listening {
+            *listening = true;
+            // One task for the whole process. It knows the rest by weak
+            // reference: it ends with the last handle.
             match &self.0.wire {
-                Wire::Sql(db) => drop(tokio::spawn(listen_sql(inner, db.clone(), sender.clone()))),
+                Wire::Sql(db) => {
+                    let listener = Listener {
+                        inner: Arc::downgrade(&self.0),
+                        db: db.clone(),
+                        sent: Arc::clone(&self.0.sent),
+                    };
+                    let start = Start {
+                        after: self.0.last_sent.load(Ordering::Acquire),
+                        since_us: db.clock().now_us(),
+                    };
+                    drop(tokio::spawn(listener.run(start)));
+                }
                 #[cfg(feature = "redis")]
-                Wire::Redis(link) => drop(tokio::spawn(link.clone().listen(sender.clone()))),
+                Wire::Redis(link) => drop(tokio::spawn(link.clone().listen(self.0.heard.clone()))),
             }
         }
         receiver
     }
 }
 
-async fn send_sql(db: &Db, name: &str, data: &str) -> Result<(), Error> {
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, bool> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anybody hears; if not, the task that asks ends.
+    fn is_heard(&self) -> bool {
+        let mut listening = self.lock();
+        *listening = self.heard.receiver_count() > 0;
+        *listening
+    }
+}
+
+/// Writes one message; answers its row.
+async fn send_sql(db: &Db, name: &str, data: &str) -> Result<i64, Error> {
     let now = db.clock().now_us();
     let mut tx = db.begin().await?;
-    sqlx::query("INSERT INTO termitary_broadcasts (time_us, name, data) VALUES ($1, $2, $3)")
-        .bind(now)
-        .bind(name)
-        .bind(data)
-        .execute(&mut *tx)
-        .await?;
+    let seq = sqlx::query_scalar(
+        "INSERT INTO termitary_broadcasts (time_us, name, data) VALUES ($1, $2, $3) RETURNING seq",
+    )
+    .bind(now)
+    .bind(name)
+    .bind(data)
+    .fetch_one(&mut *tx)
+    .await?;
     sqlx::query("DELETE FROM termitary_broadcasts WHERE seq IN (SELECT seq FROM termitary_broadcasts WHERE time_us < $1 ORDER BY seq LIMIT 100)")
         .bind(now - KEEP_US)
         .execute(&mut *tx)
         .await?;
-    tx.commit().await
+    tx.commit().await?;
+    Ok(seq)
 }
 
-async fn listen_sql(inner: std::sync::Weak<Inner>, db: Db, sender: broadcast::Sender<Message>) {
-    let mut seq: Option<i64> = None;
-    while let Some(live) = inner.upgrade() {
-        match poll_sql(&db, seq).await {
-            Ok((next, messages)) => {
-                seq = Some(next);
-                for message in messages {
-                    // Nobody listening now is not an error.
-                    let _ = sender.send(message);
-                }
-            }
-            Err(error) => tracing::warn!(error = ?error, "cannot read broadcasts"),
+/// Where a listener begins, whenever it first gets to look: behind what this
+/// process had sent, and what others had sent before this instant.
+#[derive(Clone, Copy)]
+struct Start {
+    after: i64,
+    since_us: i64,
+}
+
+/// Reads what any process on the file sends, while anybody hears it.
+struct Listener {
+    inner: Weak<Inner>,
+    db: Db,
+    sent: Arc<Notify>,
+}
+
+impl Listener {
+    async fn run(self, start: Start) {
+        let mut seq = None;
+        while let Err(error) = self.listen(start, &mut seq).await {
+            tracing::warn!(error = ?error, "cannot read broadcasts; trying again");
+            tokio::time::sleep(RETRY).await;
         }
-        tokio::select! {
-            () = live.sent.notified() => {}
-            () = tokio::time::sleep(POLL) => {}
+    }
+
+    /// On one connection: `data_version` is comparable there only. Between two
+    /// commits of whomever it is all that is asked for.
+    async fn listen(&self, start: Start, seq: &mut Option<i64>) -> Result<(), Error> {
+        let mut conn = self.db.reader().acquire().await?;
+        let mut seen = None;
+        loop {
+            let sent = self.sent.notified();
+            tokio::pin!(sent);
+            sent.as_mut().enable();
+            if !self.inner.upgrade().is_some_and(|inner| inner.is_heard()) {
+                return Ok(());
+            }
+            let version: i64 = sqlx::query_scalar("PRAGMA data_version")
+                .fetch_one(&mut *conn)
+                .await?;
+            if seen != Some(version) {
+                self.pass_on(&mut conn, start, seq).await?;
+                seen = Some(version);
+            }
+            tokio::select! {
+                () = sent => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        conn: &mut SqliteConnection,
+        start: Start,
+        seq: &mut Option<i64>,
+    ) -> Result<(), Error> {
+        let mut at = match *seq {
+            Some(seq) => seq,
+            None => first(conn, start).await?,
+        };
+        loop {
+            *seq = Some(at);
+            let rows = after(conn, at).await?;
+            let Some(last) = rows.last() else {
+                return Ok(());
+            };
+            at = last.0;
+            let Some(inner) = self.inner.upgrade() else {
+                return Ok(());
+            };
+            for (_, name, data) in rows {
+                // Nobody listening now is not an error.
+                let _ = inner.heard.send(Message { name, data });
+            }
         }
     }
 }
 
-async fn poll_sql(db: &Db, after: Option<i64>) -> Result<(i64, Vec<Message>), Error> {
-    let Some(after) = after else {
-        let last = sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_broadcasts")
-            .fetch_one(db.reader())
-            .await?;
-        return Ok((last, Vec::new()));
-    };
-    let rows: Vec<(i64, String, String)> = sqlx::query_as(
+async fn first(conn: &mut SqliteConnection, start: Start) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT COALESCE(
+            (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2),
+            (SELECT MAX(seq) FROM termitary_broadcasts),
+            0)",
+    )
+    .bind(start.after)
+    .bind(start.since_us)
+    .fetch_one(conn)
+    .await?)
+}
+
+async fn after(conn: &mut SqliteConnection, seq: i64) -> Result<Vec<(i64, String, String)>, Error> {
+    Ok(sqlx::query_as(
         "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500",
     )
-    .bind(after)
-    .fetch_all(db.reader())
-    .await?;
-    let next = rows.last().map_or(after, |row| row.0);
-    Ok((
-        next,
-        rows.into_iter()
-            .map(|(_, name, data)| Message { name, data })
-            .collect(),
-    ))
+    .bind(seq)
+    .fetch_all(conn)
+    .await?)
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::clock::secs;
+    use crate::testing::TestDb;
+
+    async fn next(receiver: &mut broadcast::Receiver<Message>) -> String {
+        let message = tokio::time::timeout(secs(20), receiver.recv()).await;
+        message.unwrap().unwrap().data
+    }
+
+    /// Another process on the same file: its own connections, its own handle.
+    async fn neighbour(db: &TestDb) -> Broadcasts {
+        let url = format!("sqlite://{}", db.db().path().display());
+        let options = crate::db::Options::default().clock(db.clock().clone());
+        Broadcasts::sql(Db::open_with(&url, options).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_right_after_subscribing_is_heard_and_nothing_from_before() {
+        let db = TestDb::open().await;
+        let (here, there) = (Broadcasts::sql(db.db().clone()), neighbour(&db).await);
+        here.send("a", "before").await.unwrap();
+        there.send("a", "before").await.unwrap();
+        db.clock().advance(secs(1));
+        here.send("a", "just before").await.unwrap();
+        // The listener gets no connection before all is sent.
+        let mut busy = Vec::new();
+        for _ in 0..db.db().reader().options().get_max_connections() {
+            busy.push(db.db().reader().acquire().await.unwrap());
+        }
+        let mut receiver = here.subscribe();
+        there.send("a", "one").await.unwrap();
+        here.send("a", "two").await.unwrap();
+        drop(busy);
+        assert_eq!(next(&mut receiver).await, "one");
+        assert_eq!(next(&mut receiver).await, "two");
+    }
+
+    #[tokio::test]
+    async fn nobody_looks_while_nobody_hears_and_a_later_listener_hears_again() {
+        let db = TestDb::open().await;
+        let (here, there) = (Broadcasts::sql(db.db().clone()), neighbour(&db).await);
+        drop(here.subscribe());
+        while *here.0.lock() {
+            tokio::time::sleep(POLL).await;
+        }
+        there.send("a", "unheard").await.unwrap();
+        db.clock().advance(secs(1));
+        let mut receiver = here.subscribe();
+        there.send("a", "heard").await.unwrap();
+        assert_eq!(next(&mut receiver).await, "heard");
+        drop(here);
+        assert!(receiver.recv().await.is_err(), "the last handle is gone");
+    }
 }
