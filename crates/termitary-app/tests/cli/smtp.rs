@@ -1,20 +1,27 @@
 //! Mail to a real SMTP server: aiosmtpd, from the Python that
 //! `TERMITARY_TEST_SMTP_PYTHON` names (`cargo xtask test` makes one).
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::redis_server::with_redis;
 use crate::sandbox::{Process, Sandbox, eventually, free_port};
 
-/// Prints each mail as one line of JSON. Refuses `refused@…` for good, and the
+/// Prints each mail as one line of JSON. Where the second argument is a number,
+/// the mails after so many wait for their answer until the file `go` exists:
+/// the server has them, and the sender does not know it. Refuses `refused@…` for good, and the
 /// first mail to `later@…` for now.
 const SERVER: &str = r#"
-import json, sys, time
+import asyncio, json, os, sys, time
 from aiosmtpd.controller import Controller
+
+answered = int(sys.argv[2])
 
 class Handler:
     later = 0
+    taken = 0
     async def handle_RCPT(self, server, session, envelope, address, options):
         if address.startswith("refused@"):
             return "550 5.1.1 no such user"
@@ -27,6 +34,9 @@ class Handler:
     async def handle_DATA(self, server, session, envelope):
         text = envelope.content.decode("utf-8", "replace")
         print(json.dumps({"to": envelope.rcpt_tos, "from": envelope.mail_from, "text": text}), flush=True)
+        Handler.taken += 1
+        while Handler.taken > answered and not os.path.exists("go"):
+            await asyncio.sleep(0.05)
         return "250 accepted"
 
 Controller(Handler(), hostname="127.0.0.1", port=int(sys.argv[1])).start()
@@ -37,6 +47,11 @@ while True:
 
 /// The server and its port; none where there is no Python for it.
 fn server(sandbox: &Sandbox) -> Option<(Process, u16)> {
+    server_answering(sandbox, 1_000)
+}
+
+/// The same, which answers for so many mails only.
+fn server_answering(sandbox: &Sandbox, mails: usize) -> Option<(Process, u16)> {
     let Some(python) = std::env::var_os("TERMITARY_TEST_SMTP_PYTHON") else {
         assert!(
             std::env::var_os("CI").is_none(),
@@ -50,7 +65,11 @@ fn server(sandbox: &Sandbox) -> Option<(Process, u16)> {
     let port = free_port();
     std::fs::write(sandbox.path("server.py"), SERVER).unwrap();
     let mut command = Command::new(python);
-    command.arg(sandbox.path("server.py")).arg(port.to_string());
+    command
+        .arg(sandbox.path("server.py"))
+        .arg(port.to_string())
+        .arg(mails.to_string())
+        .current_dir(sandbox.path(""));
     let mut server = Process::of(command);
     server.says("listening");
     Some((server, port))
@@ -125,4 +144,66 @@ fn a_refused_recipient_is_a_dead_letter_and_a_busy_server_is_tried_again() {
         letters[0]["error"].as_str().unwrap().contains("550"),
         "{letters}"
     );
+}
+
+/// What one worker sends at a time: the concurrency of its subscription.
+const IN_FLIGHT: usize = 8;
+
+/// Each mail arrives once. Those that the server had and the dead worker did
+/// not know of arrive twice, under the same `Message-ID`.
+fn a_worker_dies_while_it_sends(mut sandbox: Sandbox) {
+    let Some((server, port)) = server_answering(&sandbox, 12) else {
+        return;
+    };
+    sandbox.set("SMTP_URL", &format!("smtp://127.0.0.1:{port}"));
+    let events: Vec<_> = (0..40)
+        .map(|n| publish_user(&sandbox, &format!("user{n}@example.com")))
+        .collect();
+    let victim = sandbox.start(&["worker"]).works();
+    eventually("twelve are sent, and eight are being sent", || {
+        received(&server).len() == 12 + IN_FLIGHT
+            && sandbox.count("users.send-welcome", "done") == 12
+    });
+    victim.kill();
+    std::fs::write(sandbox.path("go"), "").unwrap();
+    let _worker = sandbox.start(&["worker"]).works();
+    eventually("every mail is there", || copies(&server).len() == 40);
+    sandbox.settled();
+    assert_eq!(sandbox.count("users.send-welcome", "done"), 40);
+
+    let copies = copies(&server);
+    assert!(
+        events
+            .iter()
+            .all(|event| copies.contains_key(&format!("{event}.users.send-welcome"))),
+        "{copies:?}"
+    );
+    let mut counts: Vec<_> = copies.into_values().collect();
+    counts.sort_unstable();
+    let expected = [vec![1; 40 - IN_FLIGHT], vec![2; IN_FLIGHT]].concat();
+    assert_eq!(counts, expected);
+}
+
+/// How often each mail came, by the first part of its `Message-ID`.
+fn copies(server: &Process) -> BTreeMap<String, usize> {
+    let mut copies = BTreeMap::new();
+    for mail in received(server) {
+        let text = mail["text"].as_str().unwrap();
+        let id = text.split("Message-ID: <").nth(1).unwrap();
+        let id = id.split('@').next().unwrap().to_owned();
+        *copies.entry(id).or_default() += 1;
+    }
+    copies
+}
+
+#[test]
+fn a_worker_killed_while_it_sends_mail_on_sqlite_repeats_only_what_was_in_flight() {
+    a_worker_dies_while_it_sends(Sandbox::new());
+}
+
+#[test]
+fn a_worker_killed_while_it_sends_mail_over_redis_repeats_only_what_was_in_flight() {
+    if let Some((sandbox, _redis)) = with_redis() {
+        a_worker_dies_while_it_sends(sandbox);
+    }
 }
