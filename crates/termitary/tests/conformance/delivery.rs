@@ -332,7 +332,7 @@ async fn hang(event: Ping, State(seen): State<Seen>) -> HandlerResult {
 async fn die(stand: &Stand) {
     let begun = Seen::default();
     let registry = Registry::new().on(subscribe("a", hang));
-    let process = Process::start(stand, registry, begun.clone());
+    let process = Process::start(stand, registry, begun.clone(), secs(0));
     eventually("it begins", async || begun.len() == 1).await;
     process.kill();
     stand.lapse().await;

@@ -37,12 +37,9 @@ async fn effects(stand: &Stand) -> i64 {
 }
 
 async fn with_effects(stand: &Stand) {
-    let mut tx = stand.db().begin().await.unwrap();
-    sqlx::query("CREATE TABLE effects (n INTEGER NOT NULL)")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
+    stand
+        .write("CREATE TABLE effects (n INTEGER NOT NULL)")
+        .await;
 }
 
 pub(crate) async fn effects_new_events_and_done_commit_together(stand: Stand) {

@@ -8,11 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::stand::Stand;
 
-/// What runs in a process here does not end by itself.
-const GRACE: Duration = Duration::from_millis(50);
-
 pub(crate) struct Process {
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
     kill: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -23,6 +20,7 @@ impl Process {
         stand: &Stand,
         registry: Registry<S>,
         state: S,
+        grace: Duration,
     ) -> Self {
         let address = stand.address();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -35,7 +33,7 @@ impl Process {
             runtime.block_on(async {
                 let worker = Worker::new(address.open().await, registry)
                     .state(state)
-                    .grace(GRACE);
+                    .grace(grace);
                 tokio::select! {
                     ended = worker.run(async { drop(stopped.await) }) => ended.unwrap(),
                     _ = killed => {}
@@ -43,12 +41,22 @@ impl Process {
             });
             // With the runtime goes every task, in the middle of what it does.
         });
-        Self { stop, kill, thread }
+        Self {
+            stop: Some(stop),
+            kill,
+            thread,
+        }
     }
 
-    /// As SIGTERM would: what runs is released when the grace is over.
-    pub(crate) fn stop(self) {
-        self.stop.send(()).unwrap();
+    /// As SIGTERM would: it leases no more, and what runs gets the grace.
+    pub(crate) fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).unwrap();
+        }
+    }
+
+    /// Waits for a process that was told to stop.
+    pub(crate) fn join(self) {
         self.thread.join().unwrap();
         drop(self.kill);
     }

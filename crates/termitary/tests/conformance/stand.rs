@@ -10,6 +10,8 @@ use termitary::prelude::*;
 use termitary::testing::{TestDb, TestRedis};
 use termitary::{Broker, Clock};
 
+use crate::eventually;
+
 /// Long enough that a busy machine renews in time. No test waits for its end:
 /// see [`Stand::lapse`].
 const LEASE: Duration = Duration::from_millis(1500);
@@ -61,6 +63,11 @@ impl Stand {
         }
     }
 
+    /// So much time passes that whatever the ledger waited for is over.
+    pub(crate) fn outwait(&self) {
+        self.clock().advance(TRUST * 2);
+    }
+
     /// Publishes in a transaction of its own.
     pub(crate) async fn commit<E: Event>(&self, event: E) -> Published {
         let mut tx = self.db().begin().await.unwrap();
@@ -89,6 +96,38 @@ impl Stand {
                 .await
                 .unwrap();
         }
+    }
+
+    /// The one living worker loses the leases of all that it runs, so many
+    /// deliveries, although it lives. Only while it leases nothing more.
+    pub(crate) async fn usurp(&self, running: usize) {
+        let Some(redis) = &self.redis else {
+            // Another worker leases them, and is never heard of again.
+            return self
+                .write("UPDATE termitary_deliveries SET fence = fence + 1 WHERE state = 1")
+                .await;
+        };
+        // What is idle is taken over by whoever looks, and handed out again.
+        let goal = self.crashes().await + running as i64;
+        eventually("they are taken over", async || {
+            age(redis).await;
+            self.crashes().await == goal
+        })
+        .await;
+    }
+
+    async fn crashes(&self) -> i64 {
+        sqlx::query_scalar("SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries")
+            .fetch_one(self.db().reader())
+            .await
+            .unwrap()
+    }
+
+    /// Writes behind the engine's back.
+    pub(crate) async fn write(&self, sql: &'static str) {
+        let mut tx = self.db().begin().await.unwrap();
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Whether the ledger knows of all that was handed to Redis where it

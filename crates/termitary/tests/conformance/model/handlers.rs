@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use termitary::handler::LedgerTx;
 use termitary::prelude::*;
+use tokio::sync::Semaphore;
 
 use super::reference::{ATTEMPTS, Key, RETRY, RETRY_AFTER, SNOOZE};
 use super::script::{Act, Plans, SUBSCRIPTIONS};
@@ -67,6 +69,7 @@ struct Pages {
     runs: BTreeMap<Key, Vec<Vec<u32>>>,
     echoes: BTreeMap<u32, u32>,
     hanging: usize,
+    stopping: usize,
 }
 
 impl Book {
@@ -105,13 +108,14 @@ impl Book {
         self.with(|pages| pages.echoes.clone())
     }
 
-    /// How many handlers hang since this was last asked to forget them.
+    /// How many handlers hang.
     pub(crate) fn hanging(&self) -> usize {
         self.with(|pages| pages.hanging)
     }
 
-    pub(crate) fn forget_hanging(&self) {
-        self.with(|pages| pages.hanging = 0);
+    /// How many of them know that their worker stops.
+    pub(crate) fn stopping(&self) -> usize {
+        self.with(|pages| pages.stopping)
     }
 }
 
@@ -129,12 +133,7 @@ async fn steady<E: Scripted>(
     ) {
         return plain(act).await;
     }
-    let mut tx = ledger.begin().await?;
-    sqlx::query("INSERT INTO effects (n) VALUES ($1)")
-        .bind(script.n)
-        .execute(&mut **tx)
-        .await?;
-    tx.publish(Echo { n: script.n }).await?;
+    let tx = with_effects(&ledger, script.n).await?;
     match act {
         Act::Commit => tx.commit().await,
         Act::CommitThenFail => {
@@ -167,14 +166,55 @@ async fn plain(act: Act) -> HandlerResult {
     }
 }
 
+/// The state of a process that comes to the end of nothing, unless let.
+#[derive(Clone)]
+pub(crate) struct Stuck {
+    book: Book,
+    gate: Arc<Semaphore>,
+}
+
+impl Stuck {
+    pub(crate) fn new(book: &Book) -> Self {
+        book.with(|pages| (pages.hanging, pages.stopping) = (0, 0));
+        Self {
+            book: book.clone(),
+            gate: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// What hangs goes on, as if it had only been slow.
+    pub(crate) fn let_go(&self) {
+        self.gate.close();
+    }
+}
+
 async fn hang<E: Scripted, const SUB: usize>(
     event: E,
+    ledger: Ledger,
+    shutdown: Shutdown,
     Attempt(attempt): Attempt,
-    State(book): State<Book>,
+    State(stuck): State<Stuck>,
 ) -> HandlerResult {
-    book.begin(event.script(), SUB, attempt);
-    book.with(|pages| pages.hanging += 1);
-    std::future::pending().await
+    let script = event.script();
+    stuck.book.begin(script, SUB, attempt);
+    stuck.book.with(|pages| pages.hanging += 1);
+    shutdown.requested().await;
+    stuck.book.with(|pages| pages.stopping += 1);
+    let _ = stuck.gate.acquire().await;
+    if SUB == 0 {
+        return with_effects(&ledger, script.n).await?.commit().await;
+    }
+    Ok(())
+}
+
+async fn with_effects(ledger: &Ledger, n: u32) -> Result<LedgerTx, HandlerError> {
+    let mut tx = ledger.begin().await?;
+    sqlx::query("INSERT INTO effects (n) VALUES ($1)")
+        .bind(n)
+        .execute(&mut **tx)
+        .await?;
+    tx.publish(Echo { n }).await?;
+    Ok(tx)
 }
 
 async fn echo(event: Echo, State(book): State<Book>) -> HandlerResult {
@@ -193,7 +233,7 @@ pub(crate) fn registry(upgraded: bool) -> Registry<Book> {
 
 /// The same subscriptions, in a process that never comes to the end of
 /// anything.
-pub(crate) fn hanging(upgraded: bool) -> Registry<Book> {
+pub(crate) fn hanging(upgraded: bool) -> Registry<Stuck> {
     if upgraded {
         stuck::<V2>()
     } else {
@@ -211,11 +251,10 @@ fn working<E: Scripted>() -> Registry<Book> {
         .on(subscribe("echo", echo))
 }
 
-fn stuck<E: Scripted>() -> Registry<Book> {
+fn stuck<E: Scripted>() -> Registry<Stuck> {
     Registry::new()
         .on(subscribe(SUBSCRIPTIONS[0], hang::<E, 0>).concurrency(64))
         .on(subscribe(SUBSCRIPTIONS[1], hang::<E, 1>).concurrency(64))
-        .on(subscribe("echo", echo))
 }
 
 pub(crate) fn seconds(n: i64) -> Duration {

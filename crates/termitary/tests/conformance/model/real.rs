@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use proptest_state_machine::StateMachineTest;
 use termitary::event::Outgoing;
@@ -12,12 +13,15 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use super::Site;
-use super::handlers::{Book, Script, Scripted, V1, V2, hanging, registry, seconds};
+use super::handlers::{Book, Script, Scripted, Stuck, V1, V2, hanging, registry, seconds};
 use super::reference::{self, DELAY, Key, Reference, World};
 use super::script::{Kind, Plans, SUBSCRIPTIONS, Step, Via, Wanted};
 use crate::eventually;
 use crate::process::Process;
 use crate::stand::Stand;
+
+/// The grace of a process that is not to be cut short.
+const PATIENCE: Duration = secs(30);
 
 pub(crate) struct Real<B> {
     runtime: Runtime,
@@ -67,12 +71,9 @@ struct System {
 
 impl System {
     async fn new(stand: Stand) -> Self {
-        let mut tx = stand.db().begin().await.unwrap();
-        sqlx::query("CREATE TABLE effects (n INTEGER NOT NULL)")
-            .execute(&mut *tx)
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
+        stand
+            .write("CREATE TABLE effects (n INTEGER NOT NULL)")
+            .await;
         let broker = stand.broker();
         broker.register(&registry(false)).await.unwrap();
         Self {
@@ -94,10 +95,16 @@ impl System {
             Step::Start(workers) => self.start(workers, world.upgraded).await,
             Step::Stop => self.stop().await,
             Step::Crash => {
-                self.begin(world).await.kill();
+                let (process, _) = self.begin(world, PATIENCE).await;
+                process.kill();
                 self.stand.lapse().await;
             }
-            Step::Interrupt => self.begin(world).await.stop(),
+            Step::Interrupt => {
+                let (mut process, _) = self.begin(world, Duration::ZERO).await;
+                process.stop();
+                process.join();
+            }
+            Step::Usurp => self.usurp(world).await,
             Step::Upgrade => self.broker.register(&registry(true)).await.unwrap(),
             Step::Replay => {
                 let all = LetterFilter::default();
@@ -131,11 +138,26 @@ impl System {
         }
     }
 
+    /// A process whose leases are lost while it runs, and that ends what it
+    /// began all the same.
+    async fn usurp(&self, world: &World) {
+        let (mut process, stuck) = self.begin(world, PATIENCE).await;
+        process.stop();
+        eventually("it leases no more", async || {
+            self.book.stopping() >= world.concerned
+        })
+        .await;
+        self.stand.usurp(world.concerned).await;
+        stuck.let_go();
+        process.join();
+        self.stand.outwait();
+    }
+
     /// A process that has begun everything that is due.
-    async fn begin(&self, world: &World) -> Process {
-        self.book.forget_hanging();
+    async fn begin(&self, world: &World, grace: Duration) -> (Process, Stuck) {
+        let stuck = Stuck::new(&self.book);
         let registry = hanging(world.upgraded);
-        let process = Process::start(&self.stand, registry, self.book.clone());
+        let process = Process::start(&self.stand, registry, stuck.clone(), grace);
         eventually("it begins what is due", async || {
             let all = self.status().await.subscriptions;
             let (due, leased) = all
@@ -147,7 +169,7 @@ impl System {
                 && self.stand.is_quiet().await
         })
         .await;
-        process
+        (process, stuck)
     }
 
     async fn publish(&mut self, world: &World, wanted: Wanted) {

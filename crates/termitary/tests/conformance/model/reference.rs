@@ -21,6 +21,8 @@ const SUSPECT: u32 = 2;
 const SECOND_CRASH_WAIT: i64 = 10;
 /// What `Stand::lapse` takes.
 const LAPSE: i64 = 3;
+/// What `Stand::outwait` takes.
+const OUTWAIT: i64 = 120;
 
 /// An event by number, a subscription by number.
 pub(crate) type Key = (u32, usize);
@@ -111,6 +113,9 @@ impl World {
             Step::Start(_) => idle,
             Step::Stop => !idle,
             Step::Crash | Step::Interrupt => idle && self.can_begin(),
+            Step::Usurp => {
+                idle && !self.shaken && self.can_begin() && !self.any(|d| d.crashes >= SUSPECT)
+            }
             Step::Upgrade => idle && !self.upgraded,
             Step::Replay | Step::Drop => self.letters() > 0,
             Step::Flush => self.streams && !self.any(|d| d.state == State::Orphaned),
@@ -178,6 +183,7 @@ impl World {
                 self.now += LAPSE;
             }
             Step::Interrupt => self.begin(|now| State::Pending(now, now)),
+            Step::Usurp => self.usurp(),
             Step::Upgrade => self.upgrade(),
             Step::Replay => self.resolve(|d, now| {
                 (d.state, d.attempts, d.crashes) = (State::Pending(now, now), 0, 0);
@@ -255,6 +261,16 @@ impl World {
                 self.concerned += 1;
             }
         }
+    }
+
+    /// Over Redis the taking over is how the leases are lost.
+    fn usurp(&mut self) {
+        self.begin(|_| State::Orphaned);
+        if self.streams {
+            let now = self.now;
+            self.deliveries.values_mut().for_each(|d| d.take_over(now));
+        }
+        self.now += OUTWAIT;
     }
 
     fn upgrade(&mut self) {

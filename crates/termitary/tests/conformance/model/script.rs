@@ -76,6 +76,8 @@ pub(crate) enum Step {
     Crash,
     /// The same, but it is asked to stop: it releases what it holds.
     Interrupt,
+    /// The same, but before it ends all of it, somebody else has leased it.
+    Usurp,
     /// From now on, code that knows version 2.
     Upgrade,
     Replay,
@@ -170,6 +172,7 @@ pub(crate) fn steps(works: bool, streams: bool) -> BoxedStrategy<Step> {
         4 => (1..=2_usize).prop_map(Step::Start),
         4 => Just(Step::Crash),
         2 => Just(Step::Interrupt),
+        3 => Just(Step::Usurp),
         1 => Just(Step::Upgrade),
     ]
     .boxed()
