@@ -3,6 +3,7 @@
 //! histories against a reference.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod crashes;
 mod delivery;
 mod ledger;
 mod model;
@@ -35,9 +36,11 @@ macro_rules! suite {
                 a_snooze_uses_up_no_attempt
                 an_undecodable_payload_is_parked_alone_and_never_quoted
                 a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one
+                a_broadcast_reaches_every_listener
+            }
+            crashes {
                 a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash
                 what_takes_three_workers_down_is_quarantined
-                a_broadcast_reaches_every_listener
             }
             ledger {
                 effects_new_events_and_done_commit_together

@@ -10,7 +10,8 @@ use termitary::handler::LedgerTx;
 use termitary::prelude::*;
 use tokio::sync::Semaphore;
 
-use super::reference::{ATTEMPTS, Key, RETRY, RETRY_AFTER, SNOOZE};
+use super::delivery::{ATTEMPTS, RETRY, RETRY_AFTER, SNOOZE};
+use super::reference::Key;
 use super::script::{Act, Plans, SUBSCRIPTIONS};
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -6,6 +6,8 @@
 //! where it is tried first from then on. `PROPTEST_CASES` asks for more cases,
 //! `PROPTEST_VERBOSE=1` prints every step.
 
+mod compare;
+mod delivery;
 mod handlers;
 mod real;
 mod reference;
