@@ -71,6 +71,7 @@ mod on {
         at("ledger.after_commit", BOTH, "the same committed, the attempt does not know"),
         at("settle.before", BOTH, "outcomes collected, nothing settled"),
         at("settle.in_ledger", REDIS, "settled in the ledger, the entries are still held"),
+        at("settle.adopted", REDIS, "an error of a stream-only delivery is in the ledger, its entry is still held"),
         at("settle.after", BOTH, "settled, the attempts do not know"),
         at("renew.before", BOTH, "leases are due to be renewed"),
         at("renew.on_stream", REDIS, "renewed on the stream, not in the ledger"),

@@ -5,4 +5,5 @@ mod alone;
 mod clocks;
 #[path = "../support/processes.rs"]
 mod processes;
+mod supervised;
 mod suspects;

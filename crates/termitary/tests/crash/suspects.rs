@@ -8,7 +8,8 @@ use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
 use termitary::testing::TestRedis;
 
-use crate::processes::{PATIENCE, Supervised, end_with_parent, role};
+use crate::processes::{PATIENCE, end_with_parent, role};
+use crate::supervised::Supervised;
 
 const EVENTS: u32 = 200;
 const POISON: u32 = 20;

@@ -20,6 +20,10 @@ pub(super) async fn settle(
 ) -> Result<Vec<bool>, Error> {
     let mut held = in_ledger(redis, &settlements, by_ledger).await?;
     fault::point!("settle.in_ledger");
+    #[cfg(feature = "failpoints")]
+    if settlements.iter().any(is_adopted) {
+        fault::point!("settle.adopted");
+    }
     let acked = on_streams(redis, &settlements).await;
     if let Ok(acked) = &acked {
         for (i, settlement) in settlements.iter().enumerate() {
@@ -53,6 +57,13 @@ fn on_stream_only(settlement: &Settlement) -> bool {
 
 fn by_ledger(settlement: &Settlement) -> bool {
     !on_stream_only(settlement) && settlement.outcome != (Outcome::Done { committed: true })
+}
+
+/// So far known to the stream only, and not finished: the ledger's from now on.
+#[cfg(feature = "failpoints")]
+fn is_adopted(settlement: &Settlement) -> bool {
+    matches!(settlement.claim.origin, Origin::Stream { .. })
+        && !matches!(settlement.outcome, Outcome::Done { .. })
 }
 
 pub(super) fn entry_of(claim: &Claim) -> Option<&Entry> {

@@ -1,0 +1,141 @@
+//! What stands in the ledger before a case begins: something for every part of
+//! the engine to do.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use termitary::prelude::*;
+use termitary::testing::TestRedis;
+
+use crate::script::{Ordered, Place, TABLES, registry, send};
+
+/// Two processes died with it: it is to run alone.
+pub(crate) const SUSPECT: u32 = 10;
+/// A dead worker holds it, or Redis has lost it.
+pub(crate) const ABANDONED: u32 = 11;
+/// On Redis: a dead worker holds its entry.
+pub(crate) const HAUNTED: u32 = 12;
+const STREAM: &str = "termitary:{shop.ordered}:events";
+
+pub(crate) struct Stage {
+    folder: TempDir,
+    redis: Option<TestRedis>,
+    pub(crate) broker: Broker,
+}
+
+impl Stage {
+    pub(crate) async fn set(mode: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let redis = (mode == "redis").then(TestRedis::start);
+        let place = place(&folder, redis.as_ref(), 0);
+        let broker = place.broker().await;
+        broker.register(&registry()).await.unwrap();
+        let stage = Self {
+            folder,
+            redis,
+            broker,
+        };
+        stage.write(TABLES).await;
+        stage.remember().await;
+        stage.suspect().await;
+        stage.abandon().await;
+        stage.haunt().await;
+        // A tick was missed, a moment ago.
+        stage
+            .write("UPDATE termitary_schedules SET last_us = last_us - 90000000")
+            .await;
+        stage
+    }
+
+    pub(crate) fn place(&self, life: u32) -> Place {
+        place(&self.folder, self.redis.as_ref(), life)
+    }
+
+    pub(crate) fn log(&self, life: u32) -> PathBuf {
+        self.folder.path().join(format!("{life}.log"))
+    }
+
+    /// The end of what a process wrote.
+    pub(crate) fn tail(&self, life: u32) -> String {
+        let log = std::fs::read_to_string(self.log(life)).unwrap_or_default();
+        let from = log.len().saturating_sub(4000);
+        log.get(from..).unwrap_or(&log).to_owned()
+    }
+
+    pub(crate) async fn write(&self, sql: &'static str) {
+        let mut tx = self.broker.db().begin().await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// Publishes an order, and makes what `sql` says of its deliveries.
+    async fn order(&self, n: u32, sql: &'static str) {
+        let mut tx = self.broker.db().begin().await.unwrap();
+        sqlx::query("INSERT INTO orders (n) VALUES ($1)")
+            .bind(n)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.publish(Ordered { n }).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// An event that was finished long ago.
+    async fn remember(&self) {
+        self.order(
+            0,
+            "UPDATE termitary_events SET time_us = time_us - 700000000000, source = 'old';
+             UPDATE termitary_deliveries SET state = 2, fence = 1;
+             DELETE FROM orders;",
+        )
+        .await;
+    }
+
+    async fn suspect(&self) {
+        self.order(
+            SUSPECT,
+            "UPDATE termitary_deliveries SET state = -1, crashes = 2, fence = 2
+             WHERE event = (SELECT MAX(seq) FROM termitary_events)
+               AND subscription = (SELECT id FROM termitary_subscriptions WHERE name = 'pack')",
+        )
+        .await;
+    }
+
+    async fn abandon(&self) {
+        let sql = if self.redis.is_some() {
+            "UPDATE termitary_deliveries SET state = 1, worker = 'relay', fence = 1, lease_us = 1,
+                entry = 'termitary:{shop.ordered}:events|1-1'
+             WHERE event = (SELECT MAX(seq) FROM termitary_events);
+             UPDATE termitary_events SET fanned = 1 WHERE seq = (SELECT MAX(seq) FROM termitary_events);"
+        } else {
+            "UPDATE termitary_deliveries SET state = 1, worker = 'gone', fence = 1, lease_us = 1
+             WHERE event = (SELECT MAX(seq) FROM termitary_events)"
+        };
+        self.order(ABANDONED, sql).await;
+    }
+
+    /// A worker reads an entry and is never heard of again.
+    async fn haunt(&self) {
+        let Some(redis) = &self.redis else {
+            return;
+        };
+        send(&self.broker, HAUNTED).await;
+        let client = redis::Client::open(("127.0.0.1", redis.port())).unwrap();
+        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg(&[
+            "GROUP", "pack", "ghost", "COUNT", "9", "STREAMS", STREAM, ">",
+        ]);
+        let got: redis::Value = read.query_async(&mut conn).await.unwrap();
+        assert_ne!(got, redis::Value::Nil);
+    }
+}
+
+fn place(folder: &TempDir, redis: Option<&TestRedis>, life: u32) -> Place {
+    Place {
+        database: folder.path().join("app.db").display().to_string(),
+        redis: redis.map(TestRedis::port),
+        life,
+    }
+}
