@@ -92,11 +92,11 @@ pub(crate) async fn renew(
     conn: &mut SqliteConnection,
     claims: &[(i64, i64, i64)],
     until_us: i64,
-) -> Result<Vec<(i64, i64)>, Error> {
+) -> Result<Vec<(i64, i64, i64)>, Error> {
     Ok(sqlx::query_as(
         "UPDATE termitary_deliveries AS d SET lease_us = $2 FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-         RETURNING event, subscription",
+         RETURNING event, subscription, fence",
     )
     .bind(json!(claims).to_string())
     .bind(until_us)

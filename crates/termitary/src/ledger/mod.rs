@@ -12,6 +12,8 @@ pub(crate) mod relay;
 mod retain;
 mod settle;
 pub(crate) mod suspects;
+#[cfg(test)]
+mod twice_tests;
 
 #[cfg(feature = "redis")]
 pub(crate) use declare::has_route;

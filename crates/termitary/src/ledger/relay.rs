@@ -275,11 +275,11 @@ pub(crate) async fn owe(conn: &mut SqliteConnection, rows: &[Row]) -> Result<u64
 pub(crate) async fn renew(
     conn: &mut SqliteConnection,
     rows: &[(i64, i64, i64, &str, i64)],
-) -> Result<Vec<(i64, i64)>, Error> {
+) -> Result<Vec<Row>, Error> {
     Ok(sqlx::query_as(
         "UPDATE termitary_deliveries AS d SET lease_us = j.value->>4, worker = j.value->>3 FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-         RETURNING event, subscription",
+         RETURNING event, subscription, fence",
     )
     .bind(json!(rows).to_string())
     .fetch_all(conn)

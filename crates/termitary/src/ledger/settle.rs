@@ -24,7 +24,7 @@ const SETTLE: &str = "
     FROM json_each($1) j
     WHERE d.event = j.value->>0 AND d.subscription = j.value->>1
         /* owner */ AND d.fence = j.value->>2 AND d.state = 1
-    RETURNING event, subscription";
+    RETURNING event, subscription, fence";
 
 /// Settles what belongs to the ledger; answers, in order, whether each claim
 /// still held. A delivery that its handler's own transaction finished counts
@@ -44,15 +44,22 @@ pub(crate) async fn settle(
             .map(|s| s.outcome == Outcome::Done { committed: true })
             .collect());
     }
-    let held: Vec<(i64, i64)> = sqlx::query_as(planted::owned(SETTLE))
+    let held: Vec<(i64, i64, i64)> = sqlx::query_as(planted::owned(SETTLE))
         .bind(json!(rows).to_string())
         .fetch_all(&mut *conn)
         .await?;
-    let held: HashSet<_> = held.into_iter().collect();
+    // One process may end the lease that it lost together with the next of the
+    // same delivery: the fence tells them apart, and each row was changed once.
+    let mut changed: HashSet<_> = held.into_iter().collect();
+    let held: Vec<_> = settlements
+        .iter()
+        .map(|s| s.claim.row().is_some_and(|row| changed.remove(&row)))
+        .collect();
     count_done(conn, settlements, &held).await?;
     Ok(settlements
         .iter()
-        .map(|s| s.outcome == Outcome::Done { committed: true } || holds(&held, &s.claim))
+        .zip(held)
+        .map(|(s, held)| held || s.outcome == Outcome::Done { committed: true })
         .collect())
 }
 
@@ -122,21 +129,14 @@ fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value>
     })
 }
 
-fn holds(held: &HashSet<(i64, i64)>, claim: &Claim) -> bool {
-    claim
-        .row()
-        .is_some_and(|(seq, route, _)| held.contains(&(seq, route)))
-}
-
 async fn count_done(
     conn: &mut SqliteConnection,
     settlements: &[Settlement],
-    held: &HashSet<(i64, i64)>,
+    held: &[bool],
 ) -> Result<(), Error> {
     let mut done: HashMap<i64, i64> = HashMap::new();
-    for settlement in settlements {
-        let finished = settlement.outcome == (Outcome::Done { committed: false });
-        if finished && holds(held, &settlement.claim) {
+    for (settlement, held) in settlements.iter().zip(held) {
+        if *held && settlement.outcome == (Outcome::Done { committed: false }) {
             *done.entry(settlement.claim.route).or_default() += 1;
         }
     }

@@ -9,7 +9,7 @@ use crate::broker::{Claim, Origin};
 use crate::clock::micros;
 use crate::error::Error;
 use crate::fault;
-use crate::ledger;
+use crate::ledger::relay::{self, Row};
 
 const RENEWED: i64 = 1;
 const TAKEN: i64 = 0;
@@ -30,7 +30,7 @@ pub(super) async fn renew(redis: &Redis, claims: &[Claim]) -> Result<Vec<bool>, 
         .zip(&on_stream)
         .map(|(claim, on_stream)| match &claim.origin {
             // The ledger decides; where its entry is gone with Redis, too.
-            Origin::Ledger { seq, .. } => in_ledger.contains(&(*seq, claim.route)),
+            Origin::Ledger { seq, .. } => in_ledger.contains(&(*seq, claim.route, claim.fence)),
             Origin::Stream { .. } => matches!(*on_stream, RENEWED | GONE),
         });
     let held: Vec<_> = held.collect();
@@ -73,7 +73,7 @@ async fn on_streams(redis: &Redis, claims: &[Claim]) -> Result<Vec<i64>, Error> 
     Ok(renewed)
 }
 
-async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<(i64, i64)>, Error> {
+async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<Row>, Error> {
     let trusted_us = redis.trusted_until_us();
     let lease_us = redis
         .now_us()
@@ -97,8 +97,5 @@ async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<(i64, i64)
         return Ok(HashSet::new());
     }
     let mut conn = redis.db.renewer().acquire().await?;
-    Ok(ledger::relay::renew(&mut conn, &rows)
-        .await?
-        .into_iter()
-        .collect())
+    Ok(relay::renew(&mut conn, &rows).await?.into_iter().collect())
 }

@@ -114,11 +114,7 @@ impl Transport for Sql {
             .collect();
         Ok(claims
             .iter()
-            .map(|claim| {
-                claim
-                    .row()
-                    .is_some_and(|(seq, route, _)| held.contains(&(seq, route)))
-            })
+            .map(|claim| claim.row().is_some_and(|row| held.contains(&row)))
             .collect())
     }
 
