@@ -13,6 +13,7 @@ mod effects;
 mod ledger;
 mod lost;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 mod view;
 
