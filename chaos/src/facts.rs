@@ -46,6 +46,7 @@ pub(crate) struct Delivery {
     /// 0 pending, 1 leased, 2 done, 3 dead, 4 parked.
     pub(crate) state: i64,
     pub(crate) fence: i64,
+    pub(crate) crashes: i64,
     pub(crate) reason: Option<String>,
 }
 
@@ -120,16 +121,17 @@ async fn events(db: &Db) -> Result<BTreeMap<i64, Event>> {
 }
 
 async fn deliveries(db: &Db) -> Result<Vec<Delivery>> {
-    let rows: Vec<(i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
-        "SELECT event, subscription, state, fence, reason FROM termitary_deliveries",
+    let rows: Vec<(i64, i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
+        "SELECT event, subscription, state, fence, crashes, reason FROM termitary_deliveries",
     )
     .fetch_all(db.reader())
     .await?;
-    let read = |(event, subscription, state, fence, reason)| Delivery {
+    let read = |(event, subscription, state, fence, crashes, reason)| Delivery {
         event,
         subscription,
         state,
         fence,
+        crashes,
         reason,
     };
     Ok(rows.into_iter().map(read).collect())

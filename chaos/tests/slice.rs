@@ -32,36 +32,54 @@ fn stays_clean(args: &[&str]) {
     assert_eq!(answer["numbers"]["effectsDoubled"], 0, "{answer:#}");
 }
 
+const SHORT: [&str; 6] = [
+    "--minutes",
+    "0.3",
+    "--lease-ms",
+    "1000",
+    "--pace-ms",
+    "1200",
+];
+
 #[test]
-fn killed_processes_on_sqlite_lose_and_double_nothing() {
-    stays_clean(&[
+fn killed_stopped_and_misled_processes_on_sqlite_lose_and_double_nothing() {
+    let args = [
         "--mode",
         "sqlite",
         "--seed",
         "1",
-        "--minutes",
-        "0.2",
         "--faults",
-        "kill",
-        "--pace-ms",
-        "1500",
-    ]);
+        "kill,stop,clock,database",
+    ];
+    stays_clean(&[&args[..], &SHORT].concat());
 }
 
 #[test]
-fn killed_processes_over_redis_lose_and_double_nothing() {
-    stays_clean(&[
+fn killed_stopped_and_misled_processes_over_redis_lose_and_double_nothing() {
+    let args = [
         "--mode",
         "redis",
         "--seed",
-        "1",
-        "--minutes",
-        "0.2",
+        "2",
         "--faults",
-        "kill",
-        "--pace-ms",
-        "1500",
-    ]);
+        "kill,stop,clock,database",
+    ];
+    stays_clean(&[&args[..], &SHORT].concat());
+}
+
+#[test]
+fn a_server_and_a_network_that_fail_lose_and_double_nothing() {
+    let args = [
+        "--mode",
+        "redis",
+        "--seed",
+        "3",
+        "--reconcile-ms",
+        "2000",
+        "--faults",
+        "redis,wire",
+    ];
+    stays_clean(&[&args[..], &SHORT].concat());
 }
 
 /// Each of these mistakes is built into the library under a feature; the

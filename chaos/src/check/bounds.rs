@@ -11,6 +11,12 @@ const SECOND_CRASH_MS: u64 = 10_000;
 pub(super) fn check(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
     let numbers = &mut verdict.numbers;
     numbers.faults = view.faults.len();
+    for fault in &view.faults {
+        *numbers
+            .faults_by_name
+            .entry(fault.name.clone())
+            .or_default() += 1;
+    }
     numbers.kills = view.faults.iter().map(|fault| fault.killed.len()).sum();
     numbers.stops = view
         .faults

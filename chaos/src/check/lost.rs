@@ -49,6 +49,12 @@ pub(super) fn check(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
         .count();
     numbers.events = view.facts.events.len().max(known.ids.len());
     numbers.deliveries = view.facts.deliveries.len();
+    numbers.suspects = view
+        .facts
+        .deliveries
+        .iter()
+        .filter(|d| d.crashes >= 2)
+        .count();
 }
 
 impl<'a> Known<'a> {

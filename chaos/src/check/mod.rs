@@ -59,6 +59,7 @@ pub(crate) struct Numbers {
     pub(crate) deliveries: usize,
     pub(crate) runs: usize,
     pub(crate) faults: usize,
+    pub(crate) faults_by_name: std::collections::BTreeMap<String, usize>,
     pub(crate) kills: usize,
     pub(crate) stops: usize,
     pub(crate) server_losses: usize,
@@ -71,6 +72,8 @@ pub(crate) struct Numbers {
     pub(crate) effects: usize,
     pub(crate) effects_doubled: usize,
     pub(crate) ticks: usize,
+    /// Lost to two crashes and then run alone.
+    pub(crate) suspects: usize,
     /// Dead as `crashed`: their process was killed too often under them.
     pub(crate) quarantined: usize,
     pub(crate) worst_takeover_ms: u64,

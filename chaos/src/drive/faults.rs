@@ -26,6 +26,8 @@ pub(super) enum Fault {
     DestroyGroups,
     ForgetScripts,
     OutOfMemory,
+    /// Somebody else holds the database's write lock, for longer than most wait.
+    LockDatabase,
     /// A worker's wall clock is wrong by so many seconds.
     Clock(i64),
 }
@@ -57,6 +59,7 @@ impl Fault {
             Self::DestroyGroups => "redis-destroy-groups",
             Self::ForgetScripts => "redis-script-flush",
             Self::OutOfMemory => "redis-oom",
+            Self::LockDatabase => "database-lock",
             Self::Clock(_) => "clock",
         }
     }
@@ -67,6 +70,19 @@ impl Fault {
         matches!(
             self,
             Self::RedisKill | Self::RedisEmpty | Self::RedisCut | Self::FlushAll
+        )
+    }
+
+    /// Whether it is done to one process alone.
+    pub(super) fn is_about_one(self) -> bool {
+        matches!(
+            self,
+            Self::KillWorker
+                | Self::KillPublisher
+                | Self::StopWorker
+                | Self::StopPublisher
+                | Self::Network(_)
+                | Self::Clock(_)
         )
     }
 
@@ -92,6 +108,8 @@ impl Fault {
             Self::Network(wire) => stage.proxies[slot].set(wire),
             Self::NetworkOfAll(wire) => stage.proxies.iter().for_each(|proxy| proxy.set(wire)),
             Self::Clock(seconds) => set_clock(stage, seconds)?,
+            // A stopped process may hold the lock: then we need not.
+            Self::LockDatabase => stage.lock = stage.db.begin().await.ok(),
             _ => self.hurt_server(stage).await?,
         }
         Ok(killed)
@@ -101,26 +119,25 @@ impl Fault {
         let Some(server) = &mut stage.server else {
             return Ok(());
         };
-        match self {
-            Self::RedisKill => server.kill().await?,
+        let command: &[&str] = match self {
+            Self::RedisKill => return server.kill().await,
             Self::RedisEmpty => {
                 server.kill().await?;
-                server.forget()?;
+                return server.forget();
             }
             Self::RedisCut => {
                 server.kill().await?;
-                server.cut_tail(4_000).map(drop)?;
+                return server.cut_tail(4_000);
             }
-            Self::FlushAll => server.command(&["FLUSHALL"]).await.map(drop)?,
-            Self::ForgetScripts => server.command(&["SCRIPT", "FLUSH"]).await.map(drop)?,
-            Self::OutOfMemory => {
-                server
-                    .command(&["CONFIG", "SET", "maxmemory", "1"])
-                    .await
-                    .map(drop)?;
-            }
-            Self::DestroyGroups => server.command(&["EVAL", DESTROY, "0"]).await.map(drop)?,
-            _ => {}
+            Self::FlushAll => &["FLUSHALL"],
+            Self::ForgetScripts => &["SCRIPT", "FLUSH"],
+            Self::OutOfMemory => &["CONFIG", "SET", "maxmemory", "1"],
+            Self::DestroyGroups => &["EVAL", DESTROY, "0"],
+            _ => return Ok(()),
+        };
+        // Beside a second fault the server may be down already.
+        if server.is_running() {
+            server.command(command).await?;
         }
         Ok(())
     }
@@ -137,17 +154,15 @@ impl Fault {
                     .for_each(|proxy| proxy.set(proxy::Fault::None));
             }
             Self::Clock(_) => set_clock(stage, 0)?,
+            Self::LockDatabase => stage.lock = None,
             Self::RedisKill | Self::RedisEmpty | Self::RedisCut => {
                 if let Some(server) = &mut stage.server {
                     server.restart().await?;
                 }
             }
             Self::OutOfMemory => {
-                if let Some(server) = &stage.server {
-                    server
-                        .command(&["CONFIG", "SET", "maxmemory", "0"])
-                        .await
-                        .map(drop)?;
+                if let Some(server) = stage.server.as_ref().filter(|s| s.is_running()) {
+                    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await?;
                 }
             }
             _ => {}

@@ -1,5 +1,6 @@
-//! Does one thing after the other to the system, all of it drawn from a seed:
-//! first every fault once in a shuffled order, then again in another.
+//! Does one thing after the other to the system, sometimes two at once, all of
+//! it drawn from a seed: every fault once in a shuffled order, then again in
+//! another.
 
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,9 @@ pub(super) async fn run(
         if deck.is_empty() {
             deck = shuffled(settings, &mut random)?;
         }
-        if let Some(fault) = deck.pop() {
-            strike(stage, settings, fault, &mut random, end).await?;
-        }
+        let both = random.u8(0..4) == 0;
+        let faults: Vec<_> = (0..=usize::from(both)).filter_map(|_| deck.pop()).collect();
+        strike(stage, settings, &faults, &mut random, end).await?;
         stage.supervise()?;
         let peace = random.u64(settings.pace_ms / 3..=settings.pace_ms);
         rest(end, Duration::from_millis(peace)).await;
@@ -39,38 +40,49 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// One fault, from its beginning to its end.
+/// Faults from their beginning to their end, all at the same time.
 async fn strike(
     stage: &mut Stage,
     settings: &Settings,
-    fault: Fault,
+    faults: &[Fault],
     random: &mut fastrand::Rng,
     end: Instant,
 ) -> Result<()> {
-    let slot = target(stage, fault, random);
-    let held = hold(fault, settings.lease_ms, random);
-    let from_ms = now_ms();
-    let killed = fault.begin(stage, slot).await?;
-    // A kill is over when it is done; the restart is another matter.
-    let instant = !killed.is_empty() && fault != Fault::KillEverybody;
-    let done_ms = now_ms();
+    let (mut begun, mut held) = (Vec::new(), Duration::ZERO);
+    for &fault in faults {
+        let slot = target(stage, fault, random);
+        held = held.max(hold(fault, settings.lease_ms, random));
+        let from_ms = now_ms();
+        let name = stage.crew.name(slot).to_owned();
+        let killed = fault.begin(stage, slot).await?;
+        let mut record = history::Fault {
+            name: fault.name().to_owned(),
+            target: if fault.is_about_one() {
+                name
+            } else {
+                "all".to_owned()
+            },
+            from_ms,
+            until_ms: 0,
+            loses: fault.loses(),
+            killed,
+        };
+        // A kill is over when it is done; the restart is another matter.
+        if !record.killed.is_empty() && fault.is_about_one() {
+            record.until_ms = now_ms();
+        }
+        begun.push((fault, slot, record));
+    }
     rest(end, held).await;
-    fault.end(stage, slot).await?;
-    let record = history::Fault {
-        name: fault.name().to_owned(),
-        target: stage.crew.name(slot).to_owned(),
-        from_ms,
-        until_ms: if instant { done_ms } else { now_ms() },
-        loses: fault.loses(),
-        killed,
-    };
-    eprintln!(
-        "{:>8} ms  {} {}",
-        record.until_ms - from_ms,
-        record.name,
-        record.target
-    );
-    stage.history.write(Line::Fault(record));
+    for (fault, slot, mut record) in begun.into_iter().rev() {
+        fault.end(stage, slot).await?;
+        if record.until_ms == 0 {
+            record.until_ms = now_ms();
+        }
+        let took = record.until_ms - record.from_ms;
+        eprintln!("{took:>8} ms  {} {}", record.name, record.target);
+        stage.history.write(Line::Fault(record));
+    }
     Ok(())
 }
 
@@ -117,6 +129,7 @@ fn shuffled(settings: &Settings, random: &mut fastrand::Rng) -> Result<Vec<Fault
         Fault::StopWorker,
         Fault::StopWorker,
         Fault::StopPublisher,
+        Fault::LockDatabase,
     ];
     if fake_time().is_some() {
         let seconds = random.i64(5..30);

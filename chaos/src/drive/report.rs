@@ -29,6 +29,11 @@ pub(super) fn print(
         return;
     }
     println!("{}", numbers(&verdict.numbers));
+    let kinds = verdict.numbers.faults_by_name.iter();
+    let kinds: Vec<_> = kinds
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    println!("faults: {}", kinds.join(", "));
     for note in notes {
         println!("note: {note}");
     }
@@ -113,6 +118,10 @@ fn numbers(numbers: &Numbers) -> String {
         ),
         ("effects", numbers.effects.to_string()),
         ("effects doubled", numbers.effects_doubled.to_string()),
+        (
+            "suspects, run alone after two crashes",
+            numbers.suspects.to_string(),
+        ),
         ("quarantined", numbers.quarantined.to_string()),
         ("worst takeover", seconds(numbers.worst_takeover_ms)),
         ("worst recovery", seconds(numbers.worst_recovery_ms)),

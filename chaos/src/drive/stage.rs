@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use termitary::broker::RedisConfig;
 use termitary::db::Options;
-use termitary::{Broker, Db};
+use termitary::{Broker, Db, Tx};
 
 use super::crew::{Crew, Kind, fake_time};
 use super::proxy::{Fault, Proxy};
@@ -30,6 +30,8 @@ pub(super) struct Stage {
     /// One in front of each process.
     pub(super) proxies: Vec<Proxy>,
     pub(super) history: Writer,
+    /// The database's write lock, while it is a fault that we hold it.
+    pub(super) lock: Option<Tx>,
     sampler: Sampler,
     notes: Vec<String>,
 }
@@ -67,6 +69,7 @@ impl Stage {
             broker,
             server,
             proxies: Vec::new(),
+            lock: None,
             notes: Vec::new(),
         };
         stage.places(settings, folder).await?;
@@ -117,6 +120,7 @@ impl Stage {
     /// The end of all trouble: everything runs, nothing is in its way, nothing
     /// new is published.
     pub(super) async fn heal(&mut self) -> Result<()> {
+        self.lock = None;
         for proxy in &self.proxies {
             proxy.set(Fault::None);
         }

@@ -99,6 +99,7 @@ impl Story {
             subscription,
             state: 2,
             fence: 1,
+            crashes: 0,
             reason: None,
         });
     }
