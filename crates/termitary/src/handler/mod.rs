@@ -36,7 +36,7 @@ pub struct Context<'a, S> {
     note = "a handler takes the event by value, then up to six extractors by value, and can be cloned and sent between threads"
 )]
 pub trait Handler<Args>: Clone + Send + Sync + 'static {
-    /// The first argument: the [`Event`](crate::Event) that it handles.
+    /// The first argument: the [`Event`] that it handles.
     type Event;
     /// The other arguments, as a tuple.
     type Extractors;
