@@ -8,6 +8,7 @@ use crate::error::{Error, Kind};
 const STEPS: &[&str] = &[
     include_str!("0001_ledger.sql"),
     include_str!("0002_suspects.sql"),
+    include_str!("0003_unrouted.sql"),
 ];
 
 /// Brings the file to this code's version; refuses one from the future.

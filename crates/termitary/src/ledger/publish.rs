@@ -14,8 +14,9 @@ use crate::publish::{Draft, Published};
 use super::{declare::BRIDGE, state};
 
 const INSERT_EVENTS: &str = "
-    INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data)
-    SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, unhex(value->>7), value->>8, value->>9
+    INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned)
+    SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, unhex(value->>7), value->>8, value->>9,
+           CASE WHEN EXISTS (SELECT 1 FROM termitary_routes r WHERE r.event = value->>1) THEN 0 ELSE -1 END
     FROM json_each($1) WHERE true
     ON CONFLICT (source, dedup) WHERE dedup IS NOT NULL DO NOTHING
     RETURNING seq, id";

@@ -198,6 +198,40 @@ async fn events(
         .collect()
 }
 
+/// Whether there are events since `since_us` that no subscription got and that
+/// were not sent out on their plain channels.
+pub(crate) async fn has_unrouted(
+    conn: &mut SqliteConnection,
+    since_us: i64,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM termitary_events WHERE fanned = -1 AND time_us >= $1)",
+    )
+    .bind(since_us)
+    .fetch_one(conn)
+    .await?)
+}
+
+/// Claims a page of those, the oldest first.
+pub(crate) async fn claim_unrouted(
+    conn: &mut SqliteConnection,
+    since_us: i64,
+    page: usize,
+) -> Result<Vec<Envelope>, Error> {
+    let mut seqs: Vec<i64> = sqlx::query_scalar(
+        "UPDATE termitary_events SET fanned = 1 WHERE seq IN
+            (SELECT seq FROM termitary_events WHERE fanned = -1 AND time_us >= $1 ORDER BY time_us LIMIT $2)
+         RETURNING seq",
+    )
+    .bind(since_us)
+    .bind(page as i64)
+    .fetch_all(&mut *conn)
+    .await?;
+    seqs.sort_unstable();
+    let mut events = events(conn, &seqs).await?;
+    Ok(seqs.iter().filter_map(|seq| events.remove(seq)).collect())
+}
+
 /// Notes which stream entry carries each delivery.
 pub(crate) async fn record(
     conn: &mut SqliteConnection,

@@ -176,3 +176,43 @@ async fn a_message_on_the_channel_of_an_alias_is_that_event() {
     .await;
     assert_eq!(world.of("built").await.parked, 0);
 }
+
+/// Nobody here subscribes to it.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Sold {
+    n: u32,
+}
+
+impl Event for Sold {
+    const NAME: &'static str = "things.sold";
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_nobody_here_subscribes_to_goes_out_once_too() {
+    let world = world(Bridge::Out).await;
+    let client = redis::Client::open(("127.0.0.1", world.server.port())).unwrap();
+    let mut pubsub = client.get_async_pubsub().await.unwrap();
+    pubsub.subscribe("things.sold").await.unwrap();
+    let mut heard = pubsub.into_on_message();
+    let config = || world.config().bridge(Bridge::Out);
+    let _workers = [
+        world.worker_with(config()).await,
+        world.worker_with(config()).await,
+    ];
+    for n in 0..20 {
+        let mut tx = world.db.db().begin().await.unwrap();
+        tx.publish(Sold { n }).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let mut numbers = Vec::new();
+    for _ in 0..20 {
+        let next = tokio::time::timeout(Duration::from_secs(20), heard.next());
+        let message = next.await.unwrap().unwrap();
+        let sold: Sold = serde_json::from_slice(message.get_payload_bytes()).unwrap();
+        numbers.push(sold.n);
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+    let more = tokio::time::timeout(Duration::from_millis(300), heard.next()).await;
+    assert!(more.is_err(), "{:?}", more.unwrap());
+}

@@ -28,6 +28,10 @@ const TURN: usize = 20;
 /// How often to look, where no commit of this process says so.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
+/// How old an event without subscriptions may be to go out still: whoever
+/// switches the bridge on is not sent the history.
+const NEWS: Duration = Duration::from_mins(10);
+
 /// What came in from plain pub/sub does not go out there again.
 pub(super) const BRIDGED: &str = "/termitary/bridge";
 
@@ -43,6 +47,9 @@ struct Sending {
 /// Hands over what is due; answers how long to rest.
 pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<Duration, Error> {
     let routes: Vec<_> = lanes.iter().map(|lane| lane.route).collect();
+    if redis.config.bridge_mode().sends_out() {
+        send_unrouted(redis).await?;
+    }
     for _ in 0..TURN {
         let now_us = redis.now_us();
         let heads = rows::heads(&mut *redis.db.reader().acquire().await?, &routes).await?;
@@ -227,6 +234,26 @@ async fn doubt(redis: &Redis, sendings: &[Sending]) -> Result<(), Error> {
     let mut tx = redis.db.begin().await?;
     rows::trust(&mut tx, &all).await?;
     tx.commit().await
+}
+
+/// Sends out what nobody here subscribes to, and what is therefore never
+/// handed over. Claimed before it is sent: once, whoever else looks.
+async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
+    let since_us = redis.now_us().saturating_sub(micros(NEWS));
+    for _ in 0..TURN {
+        let mut reader = redis.db.reader().acquire().await?;
+        if !rows::has_unrouted(&mut reader, since_us).await? {
+            break;
+        }
+        drop(reader);
+        // Before the claim: while Redis is away nothing is claimed.
+        redis.link.shared().get().await?;
+        let mut tx = redis.db.begin().await?;
+        let events = rows::claim_unrouted(&mut tx, since_us, PAGE).await?;
+        tx.commit().await?;
+        send_out(redis, events.iter()).await;
+    }
+    Ok(())
 }
 
 /// Publishes on plain channels, for programs that know nothing else. At most
