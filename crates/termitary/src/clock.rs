@@ -153,3 +153,30 @@ pub const fn hours(n: u64) -> Duration {
 pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
+
+/// By a clock that only runs forward, whatever the wall clock does.
+pub(crate) fn forward() -> std::time::Instant {
+    let now = std::time::Instant::now();
+    #[cfg(test)]
+    let now = now + ahead::get();
+    now
+}
+
+/// What the simulation adds to the clocks that only run forward, of its thread.
+#[cfg(test)]
+pub(crate) mod ahead {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    thread_local! {
+        static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    pub(crate) fn advance(by: Duration) {
+        AHEAD.set(AHEAD.get() + by);
+    }
+
+    pub(crate) fn get() -> Duration {
+        AHEAD.get()
+    }
+}

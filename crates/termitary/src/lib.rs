@@ -80,6 +80,8 @@ pub mod publish;
 pub mod registry;
 pub mod retry;
 pub mod schedule;
+#[cfg(all(test, feature = "testing"))]
+mod simulation;
 pub mod subscription;
 #[cfg(feature = "testing")]
 pub mod testing;

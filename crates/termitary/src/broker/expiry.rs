@@ -9,11 +9,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-use crate::clock::micros;
+use crate::clock::{forward, micros};
 use crate::db::Db;
 use crate::error::Error;
 use crate::fault;
@@ -54,7 +52,7 @@ impl Expiry {
         let over = {
             // Replaced as a whole: a panic leaves it readable.
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let (over, watched) = judge(&seen, stale, now_us, Instant::now(), self.lease);
+            let (over, watched) = judge(&seen, stale, now_us, forward(), self.lease);
             *seen = watched;
             over
         };

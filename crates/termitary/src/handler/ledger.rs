@@ -60,6 +60,12 @@ impl LedgerScope {
 }
 
 impl Ledger {
+    /// What a handler is given.
+    #[cfg(test)]
+    pub(crate) fn over(scope: Arc<LedgerScope>) -> Self {
+        Self(scope)
+    }
+
     /// Begins a write transaction in which the delivery will be finished.
     pub async fn begin(&self) -> Result<LedgerTx, Error> {
         let mut tx = self.0.db.begin().await?;

@@ -258,7 +258,8 @@ async fn adopt_delivery(
 ) -> Result<sqlx::sqlite::SqliteQueryResult, Error> {
     Ok(sqlx::query(
         "INSERT INTO termitary_deliveries (event, subscription, state, due_us, fence, worker, lease_us, settled_us)
-         VALUES ($1, $2, $3, $4, 1, $5, $4, CASE WHEN $3 = 2 THEN $4 END) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, 1, CASE WHEN $3 = 1 THEN $5 END, CASE WHEN $3 = 1 THEN $4 END, CASE WHEN $3 = 2 THEN $4 END)
+         ON CONFLICT DO NOTHING",
     )
     .bind(seq)
     .bind(claim.route)

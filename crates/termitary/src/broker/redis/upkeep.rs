@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::keys::Lane;
 use super::{Redis, declare, reconcile, relay, reply, takeover, trim};
 use crate::broker::WorkerId;
+use crate::clock::forward;
 use crate::error::Error;
 use crate::ledger;
 
@@ -66,7 +67,7 @@ pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
 
 /// Whether its time has come; sets the next.
 fn due(at: &mut Option<Instant>, every: Duration) -> bool {
-    let now = Instant::now();
+    let now = forward();
     let due = at.is_none_or(|at| now >= at);
     if due {
         *at = Some(now + every);
@@ -103,7 +104,7 @@ impl Keeper {
         self.connection = held.number;
         declare::groups(redis, self.lanes.iter().map(|lane| (lane, true))).await?;
         // Time passed on Redis while nobody could renew: the living first.
-        self.takeover_at = Some(Instant::now() + redis.config.lease_time() / 2);
+        self.takeover_at = Some(forward() + redis.config.lease_time() / 2);
         Ok(())
     }
 

@@ -1,0 +1,312 @@
+//! One run: a seed decides at every step who goes on, who dies, who sleeps and
+//! what breaks. Then everything is healed, drained and checked.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::actor::{Actor, Role, Step};
+use super::book::Seen;
+use super::checker::{self, Observer};
+use super::crew;
+use super::world::{LEASE, Mode, Process, World};
+use crate::clock::{minutes, secs};
+use crate::ledger::Resolve;
+use crate::schedule::ticker::fire_due;
+
+/// The most actors at a time.
+const CREW: usize = 7;
+/// How many steps between two looks at the ledger.
+const LOOK: u32 = 4;
+/// How many steps an operator's dead hand may still move.
+const OPERATOR: u32 = 20;
+/// How many rounds a healed system may take until nothing is left to do.
+const DRAIN: u32 = 60;
+
+pub(super) struct Failure {
+    pub(super) violations: Vec<String>,
+    pub(super) trace: String,
+}
+
+struct Run {
+    world: Rc<World>,
+    random: Rng,
+    crew: Vec<Actor>,
+    hired: u32,
+    step: u32,
+    observer: Observer,
+}
+
+/// Runs one seed.
+pub(super) async fn run(seed: u64, mode: Mode) -> Result<Seen, Failure> {
+    let world = World::open(seed, mode).await;
+    let mut run = Run {
+        world: Rc::clone(&world),
+        random: Rng::with_seed(seed),
+        crew: Vec::new(),
+        hired: 0,
+        step: 0,
+        observer: Observer::default(),
+    };
+    run.live().await;
+    run.heal().await;
+    let book = world.book();
+    if book.violations.is_empty() {
+        return Ok(book.seen);
+    }
+    Err(Failure {
+        violations: book.violations.clone(),
+        trace: book.trace().to_owned(),
+    })
+}
+
+impl Run {
+    async fn live(&mut self) {
+        for role in [Role::Publisher, Role::Worker, Role::Worker, Role::Upkeep] {
+            self.hire(role);
+        }
+        for _ in 0..self.random.u32(50..120) {
+            self.step += 1;
+            self.world.book().step = self.step;
+            match self.random.u32(0..100) {
+                0..=64 => self.go_on().await,
+                65..=71 => self.kill(),
+                72..=77 => self.stall().await,
+                78..=84 => self.pass_time().await,
+                85..=87 => self.hurt().await,
+                _ => self.hire_somebody(),
+            }
+            if self.step.is_multiple_of(LOOK) {
+                self.observer.look(&self.world).await;
+            }
+        }
+    }
+
+    fn hire_somebody(&mut self) {
+        if self.crew.len() < CREW {
+            let role = match self.random.u32(0..16) {
+                0..=5 => Role::Worker,
+                6..=8 => Role::Publisher,
+                9..=11 => Role::Upkeep,
+                12..=13 => Role::Scheduler,
+                14 => Role::Operator,
+                _ => Role::Saboteur,
+            };
+            self.hire(role);
+        }
+    }
+
+    fn hire(&mut self, role: Role) {
+        self.hired += 1;
+        let name = format!("{role:?}-{}", self.hired).to_lowercase();
+        let (world, random) = (Rc::clone(&self.world), self.random.fork());
+        let me = world.process(&name);
+        world.note(&format!("{name} starts"));
+        let actor = match role {
+            Role::Worker => Actor::new(name, role, crew::worker(world, random, me)),
+            Role::Publisher => Actor::new(name, role, crew::publisher(world, random, me)),
+            Role::Upkeep => Actor::new(name, role, crew::upkeep(world, random, me)),
+            Role::Scheduler => Actor::new(name, role, crew::scheduler(world)),
+            Role::Operator => Actor::new(name, role, crew::operator(world, random)),
+            Role::Saboteur => Actor::new(name, role, crew::saboteur(world, random)),
+        };
+        self.crew.push(actor);
+    }
+
+    /// One of those that are awake goes some polls further.
+    async fn go_on(&mut self) {
+        let awake: Vec<_> = (0..self.crew.len())
+            .filter(|&i| self.crew[i].asleep_until <= self.step)
+            .collect();
+        let Some(&i) = self.random.choice(&awake) else {
+            return self.hire_somebody();
+        };
+        let polls = match self.random.u32(0..10) {
+            0..=2 => self.random.u32(1..4),
+            3..=6 => self.random.u32(1..20),
+            _ => 80,
+        };
+        self.poll(i, polls).await;
+    }
+
+    async fn poll(&mut self, i: usize, polls: u32) {
+        let actor = &mut self.crew[i];
+        self.world
+            .note(&format!("{} goes on ({polls})", actor.name));
+        if actor.role == Role::Operator {
+            self.world.book().operator_until = self.step + OPERATOR;
+        }
+        match actor.step(&self.world.db, polls).await {
+            Step::Over => {
+                let actor = self.crew.remove(i);
+                self.world.note(&format!("{} is over", actor.name));
+            }
+            Step::Blocked => {
+                self.world.book().seen.blocked += 1;
+                self.world.note(&format!("{} waits", self.crew[i].name));
+            }
+            Step::Ready => {}
+        }
+    }
+
+    /// Everything that it held is gone.
+    fn kill(&mut self) {
+        if self.crew.is_empty() {
+            return;
+        }
+        let actor = self.crew.swap_remove(self.random.usize(0..self.crew.len()));
+        self.world.note(&format!("{} dies", actor.name));
+        self.world.book().seen.killed += 1;
+    }
+
+    /// It goes on later, with what it then believes to have. Mostly it sleeps
+    /// where it stands in nobody's way.
+    async fn stall(&mut self) {
+        if self.crew.is_empty() {
+            return;
+        }
+        let (i, sleep) = (
+            self.random.usize(0..self.crew.len()),
+            self.random.u32(8..50),
+        );
+        if self.random.u8(0..4) > 0 {
+            self.bring_to_rest(i).await;
+        }
+        let actor = &mut self.crew[i];
+        actor.asleep_until = self.step + sleep;
+        self.world
+            .note(&format!("{} stalls for {sleep} steps", actor.name));
+        self.world.book().seen.stalled += 1;
+    }
+
+    async fn pass_time(&mut self) {
+        let by = match self.random.u32(0..10) {
+            0..=2 => Duration::from_millis(self.random.u64(1..3_000)),
+            3..=6 => LEASE / 2 + secs(1),
+            7..=8 => LEASE + secs(1),
+            _ => minutes(self.random.u64(1..12)),
+        };
+        self.world.advance(by).await;
+    }
+
+    async fn hurt(&mut self) {
+        #[cfg(feature = "redis")]
+        if let Mode::Redis(server) = &self.world.mode {
+            let (what, lost) = server.hurt(&mut self.random).await;
+            self.world.book().redis_lost |= lost;
+            self.world.note(&format!("Redis: {what}"));
+            return;
+        }
+        self.kill();
+    }
+
+    async fn heal(&mut self) {
+        self.world.note("healing");
+        self.quiet().await;
+        crew::repair(&self.world).await.unwrap();
+        let healer = self.world.process("healer");
+        self.world.advance(secs(1)).await;
+        fire_due(&self.world.db, &self.world.schedules)
+            .await
+            .unwrap();
+        let ticks_until = self.world.db.clock().now();
+        self.drain(&healer).await;
+        self.zombies().await;
+        if self.random.bool() {
+            self.world.book().operator_until = self.step;
+            crew::resolve(&self.world, Resolve::Replay, 1_000)
+                .await
+                .unwrap();
+            self.observer.look(&self.world).await;
+        }
+        let second = self.world.process("second-healer");
+        self.drain(&second).await;
+        self.observer.look(&self.world).await;
+        checker::finally(&self.world, ticks_until).await;
+    }
+
+    /// Some of the actors die; the others stay as zombies, but let go of the
+    /// connections that the rest needs.
+    async fn quiet(&mut self) {
+        for i in (0..self.crew.len()).rev() {
+            let stays = matches!(self.crew[i].role, Role::Worker | Role::Upkeep);
+            if stays && self.random.u8(0..4) > 0 {
+                self.bring_to_rest(i).await;
+            } else {
+                self.crew.remove(i);
+            }
+        }
+        self.crew.retain(|actor| actor.resting);
+    }
+
+    /// Polls an actor until it has nothing of the database in its hands.
+    async fn bring_to_rest(&mut self, i: usize) {
+        for _ in 0..200 {
+            if self.crew[i].resting || self.crew[i].step(&self.world.db, 1).await != Step::Ready {
+                return;
+            }
+        }
+    }
+
+    /// Those that slept through everything act on what they believe to have.
+    async fn zombies(&mut self) {
+        self.world.note("the zombies wake");
+        for _ in 0..20 {
+            for i in (0..self.crew.len()).rev() {
+                self.poll(i, 200).await;
+            }
+            if self.crew.is_empty() {
+                break;
+            }
+        }
+        self.crew.clear();
+        self.observer.look(&self.world).await;
+    }
+
+    /// A healthy process works until nothing is left.
+    async fn drain(&mut self, me: &Process) {
+        for _ in 0..DRAIN {
+            self.step += 1;
+            self.world.book().step = self.step;
+            for _ in 0..2 {
+                let upkeep = me.broker.transport().upkeep(&me.id, &self.world.routes);
+                upkeep.await.unwrap();
+                self.world.advance(LEASE / 2 + secs(1)).await;
+            }
+            let mut ran = crew::suspects(&self.world, &mut self.random, me)
+                .await
+                .unwrap();
+            for route in &self.world.routes {
+                let lease = me
+                    .broker
+                    .transport()
+                    .lease(route, &me.id, 50, Duration::ZERO);
+                let leased = lease.await.unwrap();
+                ran += leased.len() as u64;
+                crew::run(&self.world, &mut self.random, me, &leased, true).await;
+            }
+            self.observer.look(&self.world).await;
+            if ran == 0 && self.is_drained(me).await {
+                return;
+            }
+        }
+        self.world
+            .book()
+            .violated("I1: the healed system does not finish its work".to_owned());
+    }
+
+    async fn is_drained(&self, me: &Process) -> bool {
+        let left: Vec<(i64,)> = self
+            .world
+            .rows("SELECT COUNT(*) FROM termitary_deliveries WHERE state <= 1")
+            .await;
+        let counts = me
+            .broker
+            .transport()
+            .counts(&self.world.routes)
+            .await
+            .unwrap();
+        left[0].0 == 0 && counts.iter().all(|count| count.pending + count.leased == 0)
+    }
+}
