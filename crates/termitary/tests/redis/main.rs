@@ -11,6 +11,7 @@ mod flow;
 mod foreign;
 mod loss;
 mod outages;
+mod prefix;
 mod streams;
 mod takeover;
 mod world;

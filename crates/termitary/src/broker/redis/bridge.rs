@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::entry::as_json_text;
 use super::link::Link;
 use super::listen::{PING, timed};
-use super::{keys, relay, reply, script};
+use super::{relay, reply, script};
 use crate::broker::WorkerId;
 use crate::db::Db;
 use crate::error::Error;
@@ -97,9 +97,10 @@ impl Bridging {
     }
 
     async fn ask(&self, what: &str) -> Result<bool, Error> {
+        let bridge = self.link.keys().bridge();
         let call = script::Call {
             script: &script::HOLD,
-            keys: vec![keys::BRIDGE],
+            keys: vec![&bridge],
             args: vec![&self.me, HOLD_MS, what],
         };
         Ok(reply::int(&self.link.shared().script(call).await?) == Some(1))
@@ -195,7 +196,11 @@ impl Bridging {
     async fn without_echoes(&self, heard: Vec<Heard>) -> Vec<Heard> {
         let echoes: Vec<_> = heard
             .iter()
-            .map(|h| keys::echo(&h.channel, &String::from_utf8_lossy(&h.payload)))
+            .map(|h| {
+                self.link
+                    .keys()
+                    .echo(&h.channel, &String::from_utf8_lossy(&h.payload))
+            })
             .collect();
         let calls: Vec<_> = echoes
             .iter()

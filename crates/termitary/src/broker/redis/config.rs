@@ -7,6 +7,7 @@ use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
 };
 
+use super::keys::{self, Keys};
 use crate::broker::DEFAULT_LEASE;
 use crate::clock::minutes;
 use crate::error::Error;
@@ -32,6 +33,7 @@ pub struct RedisConfig {
     lease: Duration,
     reconcile_after: Option<Duration>,
     bridge: Bridge,
+    prefix: String,
 }
 
 /// Whether plain Redis pub/sub of other services becomes events, and events
@@ -89,6 +91,7 @@ impl RedisConfig {
             lease: DEFAULT_LEASE,
             reconcile_after: None,
             bridge: Bridge::Off,
+            prefix: keys::PREFIX.to_owned(),
         }
     }
 
@@ -152,6 +155,18 @@ impl RedisConfig {
         self
     }
 
+    /// What the name of every key and of the broadcasts' channel begins with
+    /// (default: `termitary`): systems with different prefixes share a server
+    /// and never meet. Every process of one system must agree on it. 1 to 64
+    /// letters, digits, dots, colons, `-` and `_`; another is refused when the
+    /// broker is made.
+    ///
+    /// The channels of the [`Bridge`] have no prefix: they are other programs'.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
     /// How long the work of a dead worker waits before it runs elsewhere
     /// (default: [`DEFAULT_LEASE`]).
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -176,12 +191,18 @@ impl RedisConfig {
             .unwrap_or_else(|| (self.lease * 2).max(minutes(1)))
     }
 
+    pub(super) fn keys(&self) -> Result<Keys, Error> {
+        Keys::new(&self.prefix)
+    }
+
     pub(crate) fn bridge_mode(&self) -> Bridge {
         self.bridge
     }
 
-    /// Parts go in by value: a password with an `@` needs no care here.
-    pub(super) fn connection_info(&self) -> Result<ConnectionInfo, Error> {
+    /// Where and as whom to connect, for a client of one's own on this server.
+    /// It holds the password. An error where the address cannot be used.
+    // Parts go in by value: a password with an `@` needs no care here.
+    pub fn connection_info(&self) -> Result<ConnectionInfo, Error> {
         let addr = if self.tls {
             ConnectionAddr::TcpTls {
                 host: self.host.clone(),
@@ -244,6 +265,7 @@ impl fmt::Debug for RedisConfig {
             .field("lease", &self.lease)
             .field("reconcile_after", &self.reconcile_time())
             .field("bridge", &self.bridge)
+            .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
 }

@@ -31,7 +31,10 @@ pub(super) async fn counts(redis: &Redis, routes: &[Route]) -> Result<Vec<Counts
         redis.link.shared().one(&redis::cmd("PING")).await?;
         return Ok(Vec::new());
     }
-    let lanes: Vec<_> = routes.iter().map(Lane::of).collect();
+    let lanes: Vec<_> = routes
+        .iter()
+        .map(|route| redis.link.keys().lane(route))
+        .collect();
     let handed = ledger::relay::handed(&mut *redis.db.reader().acquire().await?).await?;
     let seen = look(redis, &lanes).await?;
     Ok(lanes

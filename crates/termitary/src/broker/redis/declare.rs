@@ -14,7 +14,7 @@ use crate::error::Error;
 pub(super) async fn routes(redis: &Redis, routes: &[Route]) -> Result<(), Error> {
     let lanes: Vec<_> = routes
         .iter()
-        .map(|route| (Lane::of(route), route.known))
+        .map(|route| (redis.link.keys().lane(route), route.known))
         .collect();
     groups(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await
 }

@@ -264,7 +264,7 @@ mod tests {
 
     fn stream() -> Stream {
         Stream {
-            key: keys::main("todos.created").into(),
+            key: keys::Keys::default().main("todos.created").into(),
             event: "todos.created".into(),
         }
     }

@@ -15,7 +15,7 @@ type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn stream() -> Stream {
     Stream {
-        key: keys::main("todos.created").into(),
+        key: keys::Keys::default().main("todos.created").into(),
         event: "todos.created".into(),
     }
 }

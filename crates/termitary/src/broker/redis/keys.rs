@@ -1,21 +1,98 @@
-//! Key names. All keys of one event name share a hash tag, so that a script
-//! never crosses a slot.
+//! Key names: the only place that makes them. All keys of one event name share
+//! a hash tag, so that a script never crosses a slot.
 
 use std::sync::Arc;
 
 use crate::broker::Route;
+use crate::error::Error;
 
-/// Held by the process that listens to plain pub/sub.
-pub(super) const BRIDGE: &str = "termitary:bridge";
+/// What the names begin with, unless another prefix is set.
+pub(super) const PREFIX: &str = "termitary";
 
-/// The stream of an event: one entry per event, one group per subscription.
-pub(super) fn main(event: &str) -> String {
-    format!("termitary:{{{event}}}:events")
+const MAX_PREFIX_BYTES: usize = 64;
+
+/// Makes the names of everything that one system has on Redis: keys, and the
+/// channel of its broadcasts. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    prefix: Arc<str>,
 }
 
-/// What one subscription gets a second time.
-fn again(event: &str, subscription: &str) -> String {
-    format!("termitary:{{{event}}}:again:{subscription}")
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            prefix: PREFIX.into(),
+        }
+    }
+}
+
+impl Keys {
+    /// Refuses what would take the hash tag's place or match like a pattern.
+    pub(super) fn new(prefix: &str) -> Result<Self, Error> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
+        let fits = (1..=MAX_PREFIX_BYTES).contains(&prefix.len());
+        if fits && prefix.chars().all(allowed) {
+            return Ok(Self {
+                prefix: prefix.into(),
+            });
+        }
+        Err(Error::invalid(format!(
+            "the Redis key prefix `{}` cannot be used: write 1 to {MAX_PREFIX_BYTES} letters, digits, dots, colons, `-` and `_`",
+            prefix.escape_debug()
+        )))
+    }
+
+    /// Held by the process that listens to plain pub/sub.
+    pub(super) fn bridge(&self) -> String {
+        format!("{}:bridge", self.prefix)
+    }
+
+    /// The channel of broadcasts.
+    pub(super) fn broadcast(&self) -> String {
+        format!("{}:broadcast", self.prefix)
+    }
+
+    /// The stream of an event: one entry per event, one group per subscription.
+    pub(super) fn main(&self, event: &str) -> String {
+        format!("{}:{{{event}}}:events", self.prefix)
+    }
+
+    /// What one subscription gets a second time.
+    fn again(&self, event: &str, subscription: &str) -> String {
+        format!("{}:{{{event}}}:again:{subscription}", self.prefix)
+    }
+
+    /// Counts what we published on a plain channel and have not heard yet.
+    pub(super) fn echo(&self, channel: &str, data: &str) -> String {
+        format!(
+            "{}:echo:{:032x}",
+            self.prefix,
+            fingerprint(&[channel.as_bytes(), data.as_bytes()])
+        )
+    }
+
+    /// The streams that a subscription reads.
+    pub(super) fn lane(&self, route: &Route) -> Lane {
+        let mut streams: Vec<_> = route
+            .events
+            .iter()
+            .map(|event| Stream {
+                key: self.main(event).into(),
+                event: event.as_str().into(),
+            })
+            .collect();
+        if let Some(event) = route.events.first() {
+            streams.push(Stream {
+                key: self.again(event, &route.name).into(),
+                event: event.as_str().into(),
+            });
+        }
+        Lane {
+            route: route.id,
+            group: route.name.as_str().into(),
+            streams,
+        }
+    }
 }
 
 /// How many stream-only events of the stream's name a group has finished.
@@ -23,14 +100,6 @@ pub(super) fn done(stream: &str, group: &str) -> String {
     format!(
         "{}:done:{group}",
         stream.strip_suffix(":events").unwrap_or(stream)
-    )
-}
-
-/// Counts what we published on a plain channel and have not heard yet.
-pub(super) fn echo(channel: &str, data: &str) -> String {
-    format!(
-        "termitary:echo:{:032x}",
-        fingerprint(&[channel.as_bytes(), data.as_bytes()])
     )
 }
 
@@ -69,28 +138,6 @@ pub(super) struct Stream {
 }
 
 impl Lane {
-    pub(super) fn of(route: &Route) -> Self {
-        let mut streams: Vec<_> = route
-            .events
-            .iter()
-            .map(|event| Stream {
-                key: main(event).into(),
-                event: event.as_str().into(),
-            })
-            .collect();
-        if let Some(event) = route.events.first() {
-            streams.push(Stream {
-                key: again(event, &route.name).into(),
-                event: event.as_str().into(),
-            });
-        }
-        Self {
-            route: route.id,
-            group: route.name.as_str().into(),
-            streams,
-        }
-    }
-
     pub(super) fn mains(&self) -> &[Stream] {
         &self.streams[..self.streams.len().saturating_sub(1)]
     }
@@ -102,8 +149,28 @@ impl Lane {
 }
 
 #[cfg(test)]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_begins_every_name_and_cannot_hold_a_hash_tag() {
+        let Ok(keys) = Keys::new("shop:2") else {
+            panic!("a plain prefix is refused")
+        };
+        assert_eq!(keys.main("a.b"), "shop:2:{a.b}:events");
+        assert_eq!(keys.bridge(), "shop:2:bridge");
+        assert_eq!(keys.broadcast(), "shop:2:broadcast");
+        assert!(keys.echo("a", "{}").starts_with("shop:2:echo:"));
+        assert_eq!(
+            done(&keys.main("a.b"), "mail.send"),
+            "shop:2:{a.b}:done:mail.send"
+        );
+        let long = "x".repeat(65);
+        for bad in ["", "a{b}", "a*", "a b", "a\nb", "ä", &long] {
+            assert!(Keys::new(bad).is_err_and(|e| e.is_invalid()), "{bad:?}");
+        }
+    }
 
     #[test]
     fn keys_of_one_event_share_a_slot_and_are_told_apart() {
@@ -113,7 +180,7 @@ mod tests {
             events: vec!["a.b".into(), "a.old".into()],
             known: true,
         };
-        let lane = Lane::of(&route);
+        let lane = Keys::default().lane(&route);
         let keys: Vec<_> = lane.streams.iter().map(|stream| &*stream.key).collect();
         assert_eq!(
             keys,

@@ -13,6 +13,7 @@ use redis::{
 use tokio::sync::{Mutex, broadcast};
 
 use super::config::RedisConfig;
+use super::keys::Keys;
 use super::script::Script;
 use super::{listen, script};
 use crate::broadcast::Message;
@@ -36,6 +37,7 @@ pub(crate) struct Link(Arc<Inner>);
 struct Inner {
     client: Client,
     shared: Wire,
+    keys: Keys,
 }
 
 impl Link {
@@ -52,7 +54,17 @@ impl Link {
                 Error::invalid("the Redis settings cannot be used").caused_by(error)
             })?;
         let shared = Wire::new(client.clone());
-        Ok(Self(Arc::new(Inner { client, shared })))
+        let keys = config.keys()?;
+        Ok(Self(Arc::new(Inner {
+            client,
+            shared,
+            keys,
+        })))
+    }
+
+    /// What makes this system's names.
+    pub(super) fn keys(&self) -> &Keys {
+        &self.0.keys
     }
 
     /// The connection that all but readers share.
@@ -85,7 +97,7 @@ impl Link {
     pub(crate) async fn broadcast(&self, name: &str, data: &str) -> Result<(), Error> {
         let message = serde_json::json!({ "name": name, "data": data }).to_string();
         let mut cmd = redis::cmd("PUBLISH");
-        cmd.arg(listen::CHANNEL).arg(message);
+        cmd.arg(self.keys().broadcast()).arg(message);
         self.shared().one(&cmd).await.map(drop)
     }
 

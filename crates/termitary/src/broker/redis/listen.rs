@@ -11,8 +11,6 @@ use tokio::sync::broadcast::WeakSender;
 use super::link::Link;
 use crate::broadcast::Message;
 
-pub(super) const CHANNEL: &str = "termitary:broadcast";
-
 /// How often a silent connection is asked whether it still lives.
 pub(super) const PING: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(3);
@@ -41,7 +39,7 @@ pub(super) async fn run(link: Link, heard: WeakSender<Message>) {
 
 async fn open(link: &Link) -> Result<(PubSubSink, PubSubStream), RedisError> {
     let mut pubsub = timed(link.client().get_async_pubsub()).await?;
-    timed(pubsub.subscribe(CHANNEL)).await?;
+    timed(pubsub.subscribe(link.keys().broadcast())).await?;
     Ok(pubsub.split())
 }
 

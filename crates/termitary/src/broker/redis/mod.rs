@@ -55,7 +55,6 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::publish::{Draft, Published};
 
-use keys::Lane;
 use link::Wire;
 use live::Live;
 use reader::Reader;
@@ -130,7 +129,7 @@ impl Transport for Redis {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Leased>, Error> {
-        reader::lease(self, &Lane::of(route), worker, max, wait).await
+        reader::lease(self, &self.link.keys().lane(route), worker, max, wait).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error> {
@@ -168,7 +167,7 @@ impl Transport for Redis {
     }
 
     async fn forget(&self, route: &Route) -> Result<(), Error> {
-        declare::forget(self, &Lane::of(route)).await
+        declare::forget(self, &self.link.keys().lane(route)).await
     }
 
     async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Publishing outside a transaction: straight to the stream, or to the ledger
 //! where the event has to wait or to be unique.
 
-use super::{Redis, entry, keys, relay, unread};
+use super::{Redis, entry, relay, unread};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger;
@@ -49,7 +49,7 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
             redis
                 .link
                 .shared()
-                .one(&command(draft))
+                .one(&command(redis, draft))
                 .await
                 .map_err(unknown)?;
         }
@@ -57,7 +57,7 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
             for chunk in many.chunks(relay::CHUNK) {
                 let mut pipe = redis::pipe();
                 for draft in chunk {
-                    pipe.add_command(command(draft));
+                    pipe.add_command(command(redis, draft));
                 }
                 let answers = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;
                 for answer in answers {
@@ -75,9 +75,9 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
     Ok(())
 }
 
-fn command(draft: &Draft) -> redis::Cmd {
+fn command(redis: &Redis, draft: &Draft) -> redis::Cmd {
     entry::add(
-        &keys::main(&draft.envelope.name),
+        &redis.link.keys().main(&draft.envelope.name),
         &draft.envelope,
         None,
         None,

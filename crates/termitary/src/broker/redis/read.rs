@@ -17,7 +17,10 @@ pub(super) async fn read(
     cursor: &mut Cursor,
     routes: &[Route],
 ) -> Result<Vec<Envelope>, Error> {
-    let lanes: Vec<_> = routes.iter().map(Lane::of).collect();
+    let lanes: Vec<_> = routes
+        .iter()
+        .map(|route| redis.link.keys().lane(route))
+        .collect();
     let mains: BTreeMap<_, _> = lanes
         .iter()
         .flat_map(Lane::mains)

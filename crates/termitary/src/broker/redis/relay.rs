@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Value};
 
-use super::keys::{self, Lane};
+use super::keys::{Keys, Lane};
 use super::link::Held;
 use super::{Redis, entry, reply, script};
 use crate::clock::micros;
@@ -98,24 +98,24 @@ async fn page(redis: &Redis, held: &mut Held, lanes: &[Lane], due: &[i64]) -> Re
             .fresh
             .iter()
             .filter_map(|seq| claimed.events.get(seq));
-        let sendings = sendings(lanes, &claimed);
+        let sendings = sendings(redis.link.keys(), lanes, &claimed);
         send(redis, held, sendings).await?;
         send_out(redis, fresh).await;
         return Ok(());
     }
-    let sendings = sendings(lanes, &claimed);
+    let sendings = sendings(redis.link.keys(), lanes, &claimed);
     drop(claimed);
     send(redis, held, sendings).await
 }
 
-fn sendings(lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
+fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
     let mut of_event: HashMap<i64, Vec<Row>> = HashMap::new();
     for row in &claimed.fresh_rows {
         of_event.entry(row.0).or_default().push(*row);
     }
     let fresh = claimed.fresh.iter().filter_map(|seq| {
         let event = claimed.events.get(seq)?;
-        let stream = keys::main(&event.name);
+        let stream = keys.main(&event.name);
         let command = entry::add(&stream, event, Some(*seq), None);
         let rows = of_event.remove(seq).unwrap_or_default();
         Some(Sending {
@@ -262,7 +262,7 @@ pub(super) async fn send_out<'a>(redis: &Redis, events: impl Iterator<Item = &'a
     let events: Vec<_> = events.filter(|event| event.source != BRIDGED).collect();
     let echoes: Vec<_> = events
         .iter()
-        .map(|event| keys::echo(&event.name, event.data.get()))
+        .map(|event| redis.link.keys().echo(&event.name, event.data.get()))
         .collect();
     for (events, echoes) in events.chunks(CHUNK).zip(echoes.chunks(CHUNK)) {
         let calls: Vec<_> = events

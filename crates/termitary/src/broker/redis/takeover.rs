@@ -211,7 +211,10 @@ async fn row(
 /// forgotten wherever it holds nothing.
 pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {
     redis.drop_readers(worker);
-    let lanes: Vec<_> = routes.iter().map(Lane::of).collect();
+    let lanes: Vec<_> = routes
+        .iter()
+        .map(|route| redis.link.keys().lane(route))
+        .collect();
     let us = undertaker(worker);
     for lane in &lanes {
         for stream in &lane.streams {

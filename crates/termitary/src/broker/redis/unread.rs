@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Redis, keys, script};
+use super::{Redis, script};
 use crate::error::Error;
 use crate::ledger;
 
@@ -54,7 +54,7 @@ async fn clear_one(redis: &Redis, event: &str) -> Result<(), Error> {
     if ledger::has_route(&redis.db, event).await? {
         return Ok(());
     }
-    let stream = keys::main(event);
+    let stream = redis.link.keys().main(event);
     let call = script::Call {
         script: &script::UNREAD,
         keys: vec![&stream],

@@ -83,7 +83,7 @@ impl Keeper {
             self.lanes = routes
                 .iter()
                 .filter(|route| route.name != ledger::BRIDGE)
-                .map(Lane::of)
+                .map(|route| redis.link.keys().lane(route))
                 .collect();
         }
         Ok(())
