@@ -118,7 +118,6 @@ fn no_crash_stall_or_refused_write_breaks_a_promise() {
 
 #[cfg(feature = "redis")]
 #[test]
-#[ignore = "seed 20 does not finish after a cut tail of a stream: open"]
 fn no_crash_stall_or_loss_of_redis_breaks_a_promise() {
     let server = crate::testing::TestRedis::start();
     simulate(REDIS_RUNS, |thread| {

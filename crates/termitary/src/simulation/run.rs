@@ -291,15 +291,21 @@ impl Run {
                 return;
             }
         }
-        self.world
-            .book()
-            .violated("I1: the healed system does not finish its work".to_owned());
+        let left = self.left(me).await;
+        self.world.book().violated(format!(
+            "I1: the healed system does not finish its work: {left}"
+        ));
     }
 
     async fn is_drained(&self, me: &Process) -> bool {
-        let left: Vec<(i64,)> = self
+        self.left(me).await.is_empty()
+    }
+
+    /// What waits or runs, in the ledger and on streams.
+    async fn left(&self, me: &Process) -> String {
+        let rows: Vec<(i64, i64)> = self
             .world
-            .rows("SELECT COUNT(*) FROM termitary_deliveries WHERE state <= 1")
+            .rows("SELECT event, subscription FROM termitary_deliveries WHERE state <= 1")
             .await;
         let counts = me
             .broker
@@ -307,6 +313,17 @@ impl Run {
             .counts(&self.world.routes)
             .await
             .unwrap();
-        left[0].0 == 0 && counts.iter().all(|count| count.pending + count.leased == 0)
+        let beside: Vec<_> = self
+            .world
+            .routes
+            .iter()
+            .zip(counts)
+            .filter(|(_, counts)| counts.pending + counts.leased > 0)
+            .map(|(route, counts)| format!("{} {counts:?}", route.name))
+            .collect();
+        if rows.is_empty() && beside.is_empty() {
+            return String::new();
+        }
+        format!("rows {rows:?}, on streams {beside:?}")
     }
 }

@@ -50,6 +50,27 @@ async fn what_waits_for_a_lost_group_is_counted() {
     eventually("all is done", async || world.of("first").await.done == 3).await;
 }
 
+/// Redis 7.0 goes on counting what is gone as the lag of a group.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_from_a_stream_does_not_wait_for_ever() {
+    let world = World::new(&["first"]).await;
+    let mut worker = world.worker().await;
+    world.broker.bus().publish(Made { n: 0 }).await.unwrap();
+    eventually("it is done", async || world.of("first").await.done == 1).await;
+    worker.stop().await;
+    let events = (1..4).map(|n| Made { n });
+    world.broker.bus().publish_all(events).await.unwrap();
+    assert_eq!(world.of("first").await.pending, 3);
+    let script = "for _, e in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do redis.call('XDEL', KEYS[1], e[1]) end";
+    world.redis(&["EVAL", script, "1", MAIN]).await;
+    assert_eq!(world.of("first").await.pending, 0);
+    world.broker.bus().publish(Made { n: 4 }).await.unwrap();
+    assert_eq!(world.of("first").await.pending, 1);
+    let _worker = world.worker().await;
+    eventually("it is done", async || world.of("first").await.done == 2).await;
+    assert_eq!(world.of("first").await.pending, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_destroyed_under_a_reader_is_made_again() {
     let world = World::new(&["first"]).await;

@@ -3,7 +3,7 @@
 //! Groups count the entries of both kinds. The ledger counts what it handed
 //! over as leased, whether or not a worker has it yet: the streams know.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use redis::{RedisResult, Value};
 
@@ -64,9 +64,9 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         .iter()
         .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
         .collect();
+    let filled = filled(redis, &places).await?;
     let mut pipe = redis::pipe();
     for (lane, stream) in &places {
-        pipe.cmd("XINFO").arg("GROUPS").arg(&*stream.key);
         pipe.cmd("GET").arg(keys::done(&stream.key, &lane.group));
     }
     let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
@@ -75,39 +75,82 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         .map(|lane| (lane.route, Seen::default()))
         .collect();
     for (lane, stream) in places {
-        let (Some(groups), Some(done)) = (answers.next(), answers.next()) else {
-            break;
-        };
+        let done = answers.next().and_then(Result::ok);
         // A stream that nobody wrote to yet has no groups.
-        let written = groups.is_ok();
-        let group = find(groups, &lane.group);
-        let waiting = match &group {
-            Some(Group {
-                lag: None,
-                last_delivered,
-                ..
-            }) => count(redis, stream, last_delivered).await?,
-            Some(Group { lag: Some(lag), .. }) => *lag,
-            // Redis lost the group: it is made again, from the beginning.
-            None if written => count(redis, stream, "0").await?,
-            None => 0,
+        let (waiting, held) = match &filled[&*stream.key] {
+            Some(filled) => filled.of(redis, stream, &lane.group).await?,
+            None => (0, 0),
         };
         let seen = seen.entry(lane.route).or_default();
         seen.waiting += waiting;
-        seen.held += group.map_or(0, |group| group.pending);
+        seen.held += held;
         if !is_targeted(&stream.key) {
-            seen.done += done.ok().and_then(|done| reply::int(&done)).unwrap_or(0) as u64;
+            seen.done += done.and_then(|done| reply::int(&done)).unwrap_or(0) as u64;
         }
     }
     Ok(seen)
 }
 
-fn find(groups: RedisResult<Value>, name: &str) -> Option<Group> {
-    groups
-        .map(reply::groups)
-        .unwrap_or_default()
-        .into_iter()
-        .find(|group| group.name == name)
+/// What is on a stream, and who reads it.
+struct Filled {
+    groups: Vec<Group>,
+    length: u64,
+    last: Option<(u64, u64)>,
+}
+
+impl Filled {
+    fn read(groups: Value, length: RedisResult<Value>, last: RedisResult<Value>) -> Self {
+        let last = last.map(reply::entries).unwrap_or_default();
+        Self {
+            groups: reply::groups(groups),
+            length: length.ok().and_then(|n| reply::int(&n)).unwrap_or(0) as u64,
+            last: last.first().and_then(|last| reply::id(&last.id)),
+        }
+    }
+
+    /// How many entries a group has not been given, and how many it holds.
+    async fn of(&self, redis: &Redis, stream: &Stream, name: &str) -> Result<(u64, u64), Error> {
+        let Some(group) = self.groups.iter().find(|group| group.name == name) else {
+            // Redis lost the group: it is made again, from the beginning.
+            return Ok((count(redis, stream, "0").await?, 0));
+        };
+        let waiting = if self.last <= reply::id(&group.last_delivered) {
+            0
+        } else if let Some(lag) = group.lag {
+            // Redis 7.0 goes on counting entries that were deleted or trimmed.
+            lag.min(self.length)
+        } else {
+            count(redis, stream, &group.last_delivered).await?
+        };
+        Ok((waiting, group.pending))
+    }
+}
+
+/// Every stream of these places once; `None` for those that do not exist.
+async fn filled<'a>(
+    redis: &Redis,
+    places: &[(&'a Lane, &'a Stream)],
+) -> Result<BTreeMap<&'a str, Option<Filled>>, Error> {
+    let streams: BTreeSet<&str> = places.iter().map(|(_, stream)| &*stream.key).collect();
+    let mut pipe = redis::pipe();
+    for stream in &streams {
+        pipe.cmd("XINFO").arg("GROUPS").arg(*stream);
+        pipe.cmd("XLEN").arg(*stream);
+        pipe.cmd("XREVRANGE").arg(*stream).arg("+").arg("-");
+        pipe.arg("COUNT").arg(1);
+    }
+    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut filled = BTreeMap::new();
+    for stream in streams {
+        let (groups, length, last) = (answers.next(), answers.next(), answers.next());
+        let (Some(groups), Some(length), Some(last)) = (groups, length, last) else {
+            filled.insert(stream, None);
+            continue;
+        };
+        let there = groups.ok().map(|groups| Filled::read(groups, length, last));
+        filled.insert(stream, there);
+    }
+    Ok(filled)
 }
 
 async fn count(redis: &Redis, stream: &Stream, after: &str) -> Result<u64, Error> {
