@@ -172,7 +172,7 @@ pub fn registry() -> Registry<App> {
 pub async fn migrate(db: &Db) -> anyhow::Result<()> {
     // One immediate transaction: of two processes that start together, the
     // second waits and finds everything done.
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_at_start().await?;
     match MIGRATIONS.run(&mut *tx).await {
         Ok(()) => Ok(tx.commit().await?),
         Err(MigrateError::VersionMissing(version)) => bail!(

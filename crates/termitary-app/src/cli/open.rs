@@ -57,9 +57,7 @@ impl System {
         let registry = app::registry();
         if missing == Missing::Create {
             check_redis_login(config, &broker).await?;
-            app::migrate(&db)
-                .await
-                .map_err(|error| Mistake::new(out::chain(&error)))?;
+            app::migrate(&db).await.map_err(mistake_unless_it_passes)?;
             broker
                 .register(&registry)
                 .await
@@ -83,16 +81,24 @@ impl System {
     }
 }
 
-async fn open_database(config: &Config) -> Result<Db, Mistake> {
+async fn open_database(config: &Config) -> anyhow::Result<Db> {
     Db::open_with(&config.database_url, Options::default().service("todo"))
         .await
-        .map_err(|error| {
-            Mistake::new(format!(
-                "DATABASE_URL is `{}`: {}",
-                redact(&config.database_url),
-                out::chain(&error.into())
-            ))
-        })
+        .with_context(|| format!("DATABASE_URL is `{}`", redact(&config.database_url)))
+        .map_err(mistake_unless_it_passes)
+}
+
+/// A database that cannot do it now may do it later: then it is a failure, and
+/// nobody's mistake.
+fn mistake_unless_it_passes(error: anyhow::Error) -> anyhow::Error {
+    let passes = |cause: &(dyn std::error::Error + 'static)| {
+        let known = cause.downcast_ref::<termitary::Error>();
+        known.is_some_and(termitary::Error::is_unavailable)
+    };
+    if error.chain().any(passes) {
+        return error;
+    }
+    Mistake::new(out::chain(&error)).into()
 }
 
 fn broker(config: &Config, db: Db) -> anyhow::Result<Broker> {

@@ -47,7 +47,11 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         Some(listener) => listener.local_addr()?.port(),
         None => config.port,
     };
-    let system = System::open(&config, Missing::Create).await?;
+    // Another process's lock may be waited for: not longer than we are wanted.
+    let system = tokio::select! {
+        system = System::open(&config, Missing::Create) => system?,
+        () = stop.drain.cancelled() => return Ok(()),
+    };
     let app = system.app(&config, config.local_url(port))?;
     banner::print(&config, role, port)?;
     let result = serve(&config, &system, &app, listener, role, &stop).await;

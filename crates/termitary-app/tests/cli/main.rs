@@ -9,6 +9,7 @@ mod help;
 mod http;
 mod journey;
 mod limits;
+mod locked;
 mod readme;
 mod redis_mode;
 mod redis_server;

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::broadcast::Broadcasts;
-use crate::db::Db;
+use crate::db::{Db, writable};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::ledger;
@@ -135,7 +135,9 @@ impl Broker {
     /// Makes a registry known and answers its routes, in the registry's order.
     pub(crate) async fn declare<S>(&self, registry: &Registry<S>) -> Result<Vec<Route>, Error> {
         registry.check()?;
-        let routes = ledger::declare(&self.db, registry).await?;
+        let routes = ledger::declare(&self.db, registry)
+            .await
+            .map_err(|error| writable(self.db.path(), error))?;
         if let Err(error) = self.transport.declare(&routes).await {
             if !error.is_unavailable() {
                 return Err(error);

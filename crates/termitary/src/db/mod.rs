@@ -1,6 +1,7 @@
 //! The database: one writer, several readers, and the transaction in which
 //! rows and events become real together.
 
+mod patience;
 mod schema;
 mod tx;
 
@@ -14,6 +15,9 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::error::{Error, Kind};
+
+pub(crate) use patience::writable;
+use patience::{AT_START, primary_code, until_unlocked};
 
 pub use tx::Tx;
 
@@ -80,7 +84,11 @@ impl Options {
 
 impl Db {
     /// Opens `sqlite://path`, creating the file and the ledger's tables where
-    /// they are missing.
+    /// they are missing. A write lock of another process is waited for, up to
+    /// a minute.
+    ///
+    /// An error is invalid where the URL, the folder or the file is wrong, of a
+    /// newer schema, or unavailable where trying again can help.
     pub async fn open(url: &str) -> Result<Self, Error> {
         Self::open_with(url, Options::default()).await
     }
@@ -88,12 +96,16 @@ impl Db {
     /// [`Db::open`] with options.
     pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
         let path = sqlite_path(url)?;
-        let db = Self::connect(&path, options).await?;
-        schema::migrate(&db).await?;
-        Ok(db)
+        until_unlocked(&path, AT_START, || async {
+            let db = Self::connect(&path, &options).await?;
+            schema::migrate(&db).await?;
+            Ok(db)
+        })
+        .await
+        .map_err(|error| writable(&path, error))
     }
 
-    async fn connect(path: &Path, options: Options) -> Result<Self, Error> {
+    async fn connect(path: &Path, options: &Options) -> Result<Self, Error> {
         let synchronous = if options.durable {
             SqliteSynchronous::Full
         } else {
@@ -120,8 +132,8 @@ impl Db {
             writer,
             reader: pool(READERS).connect_lazy_with(connect.clone().pragma("query_only", "1")),
             renewer: pool(1).connect_lazy_with(connect),
-            clock: options.clock,
-            source: options.source,
+            clock: options.clock.clone(),
+            source: options.source.clone(),
             path: path.to_owned(),
             published: Notify::new(),
         })))
@@ -132,6 +144,13 @@ impl Db {
     /// Cancelling this future is safe: the transaction is rolled back.
     pub async fn begin(&self) -> Result<Tx, Error> {
         Tx::begin(self.clone()).await
+    }
+
+    /// [`Db::begin`] for what a process does at its start, such as its
+    /// migrations: a write lock of another process is waited for, with one
+    /// line in the log, for up to a minute instead of five seconds.
+    pub async fn begin_at_start(&self) -> Result<Tx, Error> {
+        until_unlocked(self.path(), AT_START, || self.begin()).await
     }
 
     /// A pool of connections that can only read.
@@ -197,8 +216,11 @@ fn sqlite_path(url: &str) -> Result<PathBuf, Error> {
 }
 
 fn cannot_open(path: &Path, error: sqlx::Error) -> Error {
+    /// `SQLITE_BUSY`, `_LOCKED`, `_NOMEM`, `_IOERR`, `_FULL`.
+    const PASSING: [i32; 5] = [5, 6, 7, 10, 13];
+    let passes = primary_code(&error).is_none_or(|code| PASSING.contains(&code));
     Error::new(
-        Kind::Unavailable,
+        if passes { Kind::Unavailable } else { Kind::Invalid },
         format!(
             "cannot open the database file {}: check that its folder exists and that this user may write there",
             path.display()

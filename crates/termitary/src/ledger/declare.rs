@@ -14,10 +14,10 @@ pub(crate) const BRIDGE: &str = "bridge.in";
 
 /// Records a registry's subscriptions and schedules; answers their routes. A
 /// subscription seen for the first time starts from now, unless it asks for
-/// what is retained.
+/// what is retained. Another process's lock is waited for as at a start.
 pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Route>, Error> {
     let now = db.clock().now_us();
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_at_start().await?;
     upsert(&mut tx, BRIDGE, "", 1, now).await?;
     let mut routes = Vec::with_capacity(registry.subscriptions.len());
     for subscription in &registry.subscriptions {

@@ -129,13 +129,18 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
     /// more, lets running handlers finish within the grace, releases the rest
     /// and returns.
     ///
-    /// An error means that it never started. An outage while it runs does not
-    /// end it: it logs, waits and goes on.
+    /// A database that another process keeps locked is waited for, up to a
+    /// minute. An error means that it never started. An outage while it runs
+    /// does not end it: it logs, waits and goes on.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error>
     where
         T: StateFor<S>,
     {
-        let routes = self.broker.declare(&self.registry).await?;
+        tokio::pin!(shutdown);
+        let routes = tokio::select! {
+            routes = self.broker.declare(&self.registry) => routes?,
+            () = &mut shutdown => return Ok(()),
+        };
         let Self {
             broker,
             registry,

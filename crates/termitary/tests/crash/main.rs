@@ -3,6 +3,7 @@
 
 mod alone;
 mod clocks;
+mod locked;
 #[path = "../support/processes.rs"]
 mod processes;
 mod supervised;

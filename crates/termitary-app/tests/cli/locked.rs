@@ -1,0 +1,58 @@
+//! Another process holds the database's write lock when ours starts: a backup,
+//! a migration, or a process that was stopped in the middle of a transaction.
+
+use sqlx::{Connection as _, SqliteConnection};
+
+use crate::sandbox::{Process, Sandbox};
+
+const WAITS: &str = "another process holds the database's write lock";
+
+/// Takes the lock and keeps it until dropped.
+async fn lock(sandbox: &Sandbox) -> SqliteConnection {
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(sandbox.path("termitary.db"))
+        .create_if_missing(true);
+    let mut stranger = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut stranger)
+        .await
+        .unwrap();
+    stranger
+}
+
+/// Has a migrated database, and one that nobody has ever opened.
+fn sandboxes() -> [Sandbox; 2] {
+    let migrated = Sandbox::new();
+    migrated.ok(&["migrate"]);
+    [migrated, Sandbox::new()]
+}
+
+#[tokio::test]
+async fn what_starts_while_the_database_is_locked_says_so_once_and_then_starts() {
+    for sandbox in sandboxes() {
+        let stranger = lock(&sandbox).await;
+        let mut worker = sandbox.start(&["worker"]);
+        let mut api = sandbox.start(&["api"]);
+        worker.says(WAITS);
+        api.says(WAITS);
+        stranger.close().await.unwrap();
+        let worker = worker.works();
+        api.port();
+        for process in [worker, api] {
+            let said = process.stop();
+            assert_eq!(said.matches(WAITS).count(), 1, "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_the_lock_stops_when_it_is_told_to() {
+    for sandbox in sandboxes() {
+        let _stranger = lock(&sandbox).await;
+        let mut waiting = ["worker", "api", "dev"].map(|role| sandbox.start(&[role]));
+        for process in &mut waiting {
+            process.says(WAITS);
+        }
+        let _said = waiting.map(Process::stop);
+    }
+}

@@ -1,0 +1,143 @@
+//! What a process does at its start waits for a lock that another process
+//! holds: the other may migrate, back up, or be stopped in the middle of a
+//! transaction. A process that ends instead is only started again to wait.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Kind};
+
+/// How long a process waits for the lock at its start.
+pub(crate) const AT_START: Duration = Duration::from_mins(1);
+/// The rest between two tries: some refusals come at once, without SQLite's
+/// own patience.
+const REST: Duration = Duration::from_millis(100);
+/// The primary code of `SQLITE_BUSY`; the extended ones have more bits.
+const BUSY: i32 = 5;
+/// `SQLITE_READONLY`.
+const READ_ONLY: i32 = 8;
+
+/// Tries `act` until nothing holds the lock against it, for `patience`.
+pub(crate) async fn until_unlocked<T, F>(
+    path: &Path,
+    patience: Duration,
+    mut act: impl FnMut() -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let end = Instant::now() + patience;
+    let mut said = false;
+    loop {
+        let error = match act().await {
+            Err(error) if is_locked(&error) => error,
+            answer => return answer,
+        };
+        if Instant::now() >= end {
+            return Err(still_locked(path, patience).caused_by(error));
+        }
+        if !said {
+            said = true;
+            tracing::warn!(
+                database = %path.display(),
+                patience_seconds = patience.as_secs(),
+                "another process holds the database's write lock: waiting for it"
+            );
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+fn still_locked(path: &Path, patience: Duration) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "another process held the write lock of {} for {} seconds: let it finish, or find it (`fuser {}`) and end it",
+            path.display(),
+            patience.as_secs(),
+            path.display()
+        ),
+    )
+}
+
+/// A file that cannot be written at the start will not mend itself: what is
+/// wrong then is the file or the user.
+pub(crate) fn writable(path: &Path, error: Error) -> Error {
+    if code(&error) != Some(READ_ONLY) {
+        return error;
+    }
+    Error::invalid(format!(
+        "the database file {} is read-only for this user: give it, and its folder, to the user that runs this program",
+        path.display()
+    ))
+    .caused_by(error)
+}
+
+/// Whether this is `SQLITE_BUSY`, as something of ours reports it.
+fn is_locked(error: &Error) -> bool {
+    code(error) == Some(BUSY)
+}
+
+fn code(error: &Error) -> Option<i32> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref().and_then(primary_code)
+}
+
+/// What SQLite answered, without the details of the extended code.
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, SqliteConnection};
+
+    use super::*;
+
+    #[tokio::test]
+    #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    async fn a_lock_that_is_held_for_too_long_is_told_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locked.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .busy_timeout(Duration::ZERO);
+        let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::query("BEGIN EXCLUSIVE")
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        let mut tries = 0;
+        let refused = until_unlocked(&path, REST * 3, || {
+            tries += 1;
+            async {
+                let mut other = SqliteConnection::connect_with(&options).await?;
+                sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await?;
+                Ok(())
+            }
+        })
+        .await
+        .unwrap_err();
+        assert!(tries > 1, "it did not wait");
+        assert!(refused.is_unavailable(), "{refused:?}");
+        assert!(refused.to_string().contains("locked.db"), "{refused}");
+        assert!(refused.to_string().contains("fuser"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn any_other_error_is_told_at_once() {
+        let mut tries = 0;
+        let refused = until_unlocked(Path::new("x.db"), AT_START, || {
+            tries += 1;
+            async { Err::<(), _>(Error::from(sqlx::Error::RowNotFound)) }
+        })
+        .await;
+        assert!(refused.is_err());
+        assert_eq!(tries, 1);
+    }
+}
