@@ -1,5 +1,8 @@
 //! Redis loses data or goes away: that costs time, not events.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use termitary::testing::TestRedis;
 
 use crate::world::{Made, World, eventually, pause};
@@ -164,4 +167,51 @@ async fn a_server_out_of_memory_takes_nothing_new_and_loses_nothing() {
     world.redis(&["CONFIG", "SET", "maxmemory", "0"]).await;
     eventually("all is done", async || world.of("first").await.done == 5).await;
     assert_eq!(world.seen.total("first"), (5, 5));
+}
+
+/// Where the server keeps its append-only file.
+async fn files(world: &World) -> PathBuf {
+    let answer = world.redis(&["CONFIG", "GET", "dir"]).await;
+    let pairs: BTreeMap<String, String> = redis::from_redis_value(answer).unwrap();
+    Path::new(&pairs["dir"]).join("appendonlydir")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// What a failover to a replica that was behind leaves: acknowledged entries
+/// are back, groups stand where they stood, the newest entries never were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_with_older_data_loses_no_event_and_runs_no_finished_one_again() {
+    let mut world = World::on(TestRedis::persistent(), &["first", "slow"], |c| c).await;
+    let worker = world.worker().await;
+    world.commit(0..10).await;
+    eventually("some run, and wait", async || {
+        world.of("first").await.done == 10 && world.seen.total("slow.started").0 == 4
+    })
+    .await;
+    let files = files(&world).await;
+    let old = tempfile::tempdir().unwrap();
+    world.server.kill();
+    copy(&files, old.path());
+    world.server.restart();
+    world.commit(10..30).await;
+    eventually("more is done", async || world.of("first").await.done == 30).await;
+    world.server.kill();
+    std::fs::remove_dir_all(&files).unwrap();
+    copy(old.path(), &files);
+    world.server.restart();
+    eventually("all is done", async || {
+        world.seen.open_gate();
+        world.of("first").await.done == 30 && world.of("slow").await.done == 30
+    })
+    .await;
+    assert_eq!(world.seen.total("first"), (30, 30));
+    assert_eq!(world.seen.total("slow").0, 30);
+    drop(worker);
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use termitary::prelude::*;
 
-use crate::world::{Made, World, eventually};
+use crate::world::{Made, World, eventually, pause};
 
 const MAIN: &str = "termitary:{things.made}:events";
 const UNREAD: &str = "termitary:{things.unread}:events";
@@ -84,4 +84,38 @@ async fn a_dropped_subscription_leaves_nothing_on_redis() {
         .await
         .unwrap();
     assert_eq!(world.of("flaky").await.done, 0);
+}
+
+/// How often anything was trimmed.
+async fn trims(world: &World) -> i64 {
+    let info = world.redis(&["INFO", "commandstats"]).await;
+    let info: String = redis::from_redis_value(info).unwrap();
+    let line = info.lines().find(|line| line.contains("xtrim"));
+    let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_has_not_read_that_this_worker_does_not_know_yet_is_not_trimmed() {
+    let world = World::new(&["first"]).await;
+    // Another process has just made it, for a subscription new to the ledger.
+    world
+        .redis(&["XGROUP", "CREATE", MAIN, "second", "$"])
+        .await;
+    let _worker = world.worker().await;
+    let events = (0..20).map(|n| Made { n });
+    world.broker.bus().publish_all(events).await.unwrap();
+    eventually("the known one is done", async || {
+        world.of("first").await.done == 20
+    })
+    .await;
+    pause(2500).await; // longer than the grace of trimming
+    let before = trims(&world).await;
+    eventually("it is trimmed", async || trims(&world).await > before + 1).await;
+    assert_eq!(world.number(&["XLEN", MAIN]).await, 20);
+    world.redis(&["XGROUP", "DESTROY", MAIN, "second"]).await;
+    eventually("the rest goes", async || {
+        world.number(&["XLEN", MAIN]).await == 0
+    })
+    .await;
 }

@@ -77,6 +77,8 @@ pub(crate) struct Redis {
     suspects: Expiry,
     /// Streams without readers, between two looks.
     unread: unread::Looked,
+    /// Groups on our streams that are not ours.
+    strangers: trim::Strangers,
     /// Redis no longer knew a group that it should know: it lost data.
     lost: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl Redis {
             keeper: tokio::sync::Mutex::default(),
             suspects: Expiry::new(config.lease_time()),
             unread: unread::Looked::default(),
+            strangers: trim::Strangers::default(),
             lost: AtomicBool::new(false),
             db,
             link,

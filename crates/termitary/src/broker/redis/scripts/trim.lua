@@ -1,6 +1,9 @@
--- Removes entries that every registered group has finished and that are older
--- than a grace (readers of the history still want the newest). Never by length.
--- KEYS: stream. ARGV: grace in ms, groups...
+-- Removes entries that every group has finished and that are older than a grace
+-- (readers of the history still want the newest). Never by length. Every group
+-- there is: one that the caller does not know may be of a subscription that was
+-- registered a moment ago. One that the caller knows and Redis does not has lost
+-- its place: then nothing goes.
+-- KEYS: stream. ARGV: grace in ms, groups... Answers the groups it did not name.
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
@@ -11,7 +14,10 @@ local function less(a, b)
   return ams < bms or (ams == bms and aseq < bseq)
 end
 local info = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if info.err then return 0 end
+if info.err then return {} end
+local known = {}
+for i = 2, #ARGV do known[ARGV[i]] = true end
+local strangers = {}
 local last = {}
 for _, fields in ipairs(info) do
   local name, delivered
@@ -20,20 +26,24 @@ for _, fields in ipairs(info) do
     if fields[i] == 'last-delivered-id' then delivered = fields[i + 1] end
   end
   last[name] = delivered
+  if not known[name] then strangers[#strangers + 1] = name end
+end
+for name in pairs(known) do
+  if not last[name] then return strangers end
 end
 local time = redis.call('TIME')
 local low = string.format('%d-0', time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[1]))
-for i = 2, #ARGV do
-  local delivered = last[ARGV[i]]
-  if not delivered then return -1 end
+for name, delivered in pairs(last) do
   local ms, seq = parts(delivered)
   local safe = string.format('%d-%d', ms, seq + 1)
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[i])
+  local pending = redis.call('XPENDING', KEYS[1], name)
   if pending[1] > 0 then safe = pending[2] end
   if less(safe, low) then low = safe end
 end
 if redis.call('XLEN', KEYS[1]) <= 1000 then
-  return redis.call('XTRIM', KEYS[1], 'MINID', low)
+  redis.call('XTRIM', KEYS[1], 'MINID', low)
+else
+  -- Whole nodes only: cheap however much there is.
+  redis.call('XTRIM', KEYS[1], 'MINID', '~', low, 'LIMIT', 0)
 end
--- Whole nodes only: cheap however much there is.
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', low, 'LIMIT', 0)
+return strangers
