@@ -9,6 +9,7 @@ const STEPS: &[&str] = &[
     include_str!("0001_ledger.sql"),
     include_str!("0002_suspects.sql"),
     include_str!("0003_unrouted.sql"),
+    include_str!("0004_doubts.sql"),
 ];
 
 /// Brings the file to this code's version; refuses one from the future.

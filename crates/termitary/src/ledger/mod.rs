@@ -3,6 +3,8 @@
 //! compares the fence, so that a worker that lost its lease changes nothing.
 
 mod declare;
+#[cfg(feature = "redis")]
+pub(crate) mod doubt;
 mod lease;
 mod letters;
 mod publish;

@@ -331,6 +331,10 @@ pub(crate) struct Standing {
     pub(crate) state: Option<i64>,
     pub(crate) attempts: Option<i64>,
     pub(crate) fence: Option<i64>,
+    /// The entry that carries it.
+    pub(crate) entry: Option<String>,
+    /// Up to which entry its subscription may have been given entries before.
+    pub(crate) doubt_ms: Option<i64>,
 }
 
 /// What the ledger says of these `(seq, route)`; nothing of events it has not.
@@ -339,9 +343,10 @@ pub(crate) async fn standing(
     keys: &[(i64, i64)],
 ) -> Result<HashMap<(i64, i64), Standing>, Error> {
     let rows: Vec<Standing> = sqlx::query_as(
-        "SELECT e.seq, e.id, j.value->>1 AS route, d.state, d.attempts, d.fence
+        "SELECT e.seq, e.id, j.value->>1 AS route, d.state, d.attempts, d.fence, d.entry, s.doubt_ms
          FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value->>0
-         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = j.value->>1",
+         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = j.value->>1
+         LEFT JOIN termitary_subscriptions s ON s.id = j.value->>1",
     )
     .bind(json!(keys).to_string())
     .fetch_all(conn)
@@ -350,22 +355,6 @@ pub(crate) async fn standing(
         .into_iter()
         .map(|row| ((row.seq, row.route), row))
         .collect())
-}
-
-/// Whether `seq` is this event here. After the database was replaced, or where
-/// two of them share a Redis, an entry's `seq` may name another event.
-pub(crate) async fn is_event(
-    conn: &mut SqliteConnection,
-    seq: i64,
-    id: Uuid,
-) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM termitary_events WHERE seq = $1 AND id = $2)",
-    )
-    .bind(seq)
-    .bind(id)
-    .fetch_one(conn)
-    .await?)
 }
 
 /// Of these events, those whose delivery to `route` the ledger has already.

@@ -1,6 +1,8 @@
-//! What may happen to Redis. Each thread has a database of its own on one
-//! server, so that runs beside each other forget apart.
+//! What may happen to Redis. Each thread has a server of its own, with a real
+//! append-only file, whose tail a restart may lose.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -9,10 +11,16 @@ use redis::aio::MultiplexedConnection;
 use crate::broker::RedisConfig;
 use crate::testing::TestRedis;
 
+/// A server is replaced when its file has so much: a restart reads it all.
+const FULL: u64 = 1024 * 1024;
+/// The most that a restart loses, in bytes.
+const TAIL: u64 = 8 * 1024;
+
 #[derive(Clone)]
 pub(super) struct Server {
-    port: u16,
-    database: u64,
+    server: Rc<RefCell<TestRedis>>,
+    /// What its file had when the run began.
+    began: u64,
 }
 
 /// How long ago each pending entry was given out is the server's clock's to
@@ -53,30 +61,51 @@ const TAKE: &str = "
     return key";
 
 impl Server {
-    pub(super) fn new(server: &TestRedis, database: u64) -> Self {
+    pub(super) fn start() -> Self {
         Self {
-            port: server.port(),
-            database,
+            server: Rc::new(RefCell::new(TestRedis::persistent())),
+            began: 0,
+        }
+    }
+
+    /// For the next run: nothing of the one before is left.
+    pub(super) async fn emptied(&self) -> Self {
+        if self.server.borrow().written() > FULL {
+            *self.server.borrow_mut() = TestRedis::persistent();
+        }
+        self.flush().await;
+        Self {
+            server: Rc::clone(&self.server),
+            began: self.server.borrow().written(),
         }
     }
 
     pub(super) fn config(&self) -> RedisConfig {
-        RedisConfig::host("127.0.0.1", self.port).database(self.database as i64)
+        self.server.borrow().config()
     }
 
     async fn connection(&self) -> MultiplexedConnection {
-        let url = format!("redis://127.0.0.1:{}/{}", self.port, self.database);
-        let client = redis::Client::open(url).unwrap();
+        let client = redis::Client::open(("127.0.0.1", self.server.borrow().port())).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
     /// Everything is gone.
-    pub(super) async fn flush(&self) {
+    async fn flush(&self) {
         let mut connection = self.connection().await;
-        let () = redis::cmd("FLUSHDB")
+        let () = redis::cmd("FLUSHALL")
             .query_async(&mut connection)
             .await
             .unwrap();
+    }
+
+    /// It starts again, without the end of what it wrote. Some of that is from
+    /// the middle of a command.
+    fn lose_tail(&self, random: &mut Rng) -> u64 {
+        let mut server = self.server.borrow_mut();
+        let written = server.written();
+        let lost = random.u64(0..=TAIL.min(written - self.began));
+        server.lose_tail(written - lost);
+        lost
     }
 
     pub(super) async fn age(&self, by: Duration) {
@@ -88,7 +117,7 @@ impl Server {
 
     /// Breaks something; answers what, and whether entries may be lost with it.
     pub(super) async fn hurt(&self, random: &mut Rng) -> (String, bool) {
-        let what = match random.u32(0..6) {
+        let what = match random.u32(0..8) {
             0 => {
                 self.flush().await;
                 return ("everything is gone".to_owned(), true);
@@ -102,15 +131,25 @@ impl Server {
                     .unwrap();
                 return ("its scripts are gone".to_owned(), false);
             }
-            2 => "stream",
-            3 => "tail",
-            4 => "group",
+            2..=3 => {
+                let lost = self.lose_tail(random);
+                return (format!("the last {lost} bytes are gone"), lost > 0);
+            }
+            4 => "stream",
+            5 => "tail",
+            6 => "group",
             _ => "back",
         };
         let mut connection = self.connection().await;
         let mut eval = redis::cmd("EVAL");
         eval.arg(TAKE).arg(0).arg(what).arg(random.u32(0..1_000));
         let key: String = eval.query_async(&mut connection).await.unwrap();
+        if what == "back" {
+            // Groups go back in time when a server starts, never under a connection.
+            let mut server = self.server.borrow_mut();
+            let written = server.written();
+            server.lose_tail(written);
+        }
         // A group that went back in time gives entries again: none is lost.
         (format!("{what} of {key}"), what != "back")
     }

@@ -39,7 +39,7 @@ struct Run {
 }
 
 /// Runs one seed.
-pub(super) async fn run(seed: u64, mode: Mode) -> Result<Seen, Failure> {
+pub(super) async fn run(seed: u64, mode: &Mode) -> Result<Seen, Failure> {
     let world = World::open(seed, mode).await;
     let mut run = Run {
         world: Rc::clone(&world),

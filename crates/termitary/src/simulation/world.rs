@@ -76,7 +76,6 @@ pub(super) fn every_seven_minutes() -> Schedule {
 }
 
 /// Which broker is simulated.
-#[derive(Clone)]
 pub(super) enum Mode {
     Sql,
     #[cfg(feature = "redis")]
@@ -142,7 +141,12 @@ async fn template() -> Vec<u8> {
 }
 
 impl World {
-    pub(super) async fn open(seed: u64, mode: Mode) -> Rc<Self> {
+    pub(super) async fn open(seed: u64, mode: &Mode) -> Rc<Self> {
+        let mode = match mode {
+            Mode::Sql => Mode::Sql,
+            #[cfg(feature = "redis")]
+            Mode::Redis(server) => Mode::Redis(server.emptied().await),
+        };
         if TEMPLATE.get().is_none() {
             let _ = TEMPLATE.set(template().await);
         }

@@ -106,6 +106,31 @@ impl TestRedis {
     }
 }
 
+#[cfg(test)]
+impl TestRedis {
+    /// How much its append-only file has.
+    pub(crate) fn written(&self) -> u64 {
+        must(std::fs::metadata(self.file()), "an append-only file").len()
+    }
+
+    /// Starts it again without what it wrote after its first `keep` bytes, as
+    /// after a power cut.
+    pub(crate) fn lose_tail(&mut self, keep: u64) {
+        self.kill();
+        let file = must(
+            std::fs::OpenOptions::new().write(true).open(self.file()),
+            "an append-only file to open",
+        );
+        must(file.set_len(keep), "an append-only file to cut");
+        self.restart();
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        let folder = self.folder.path().join("appendonlydir");
+        folder.join("appendonly.aof.1.incr.aof")
+    }
+}
+
 impl Drop for TestRedis {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -148,15 +173,17 @@ fn serves(child: &mut Child, port: u16) -> bool {
     }
 }
 
-/// The process id of the server on the port, where one answers.
+/// The process id of the server on the port, where one answers and has read
+/// its file.
 fn process_on(port: u16) -> Option<u32> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     // QUIT closes the connection behind the answer: it can be read to its end.
-    stream.write_all(b"INFO server\r\nQUIT\r\n").ok()?;
+    stream.write_all(b"PING\r\nINFO server\r\nQUIT\r\n").ok()?;
     let mut info = String::new();
     stream.read_to_string(&mut info).ok()?;
-    info.lines()
+    let mut lines = info.strip_prefix("+PONG")?.lines();
+    lines
         .find_map(|line| line.strip_prefix("process_id:"))
         .and_then(|id| id.trim().parse().ok())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::doubt::{self, Doubted};
 use super::entry::{self, Carried, Unreadable};
 use super::keys::Lane;
 use super::reader::Batch;
@@ -34,12 +35,35 @@ pub(super) async fn admit(
     batches: Vec<Batch>,
 ) -> Result<Vec<Leased>, Error> {
     let mut sorted = sort(lane, batches);
+    // What this worker runs is in hand, however often it is given out.
+    sorted
+        .readable
+        .retain(|(entry, ..)| !redis.live.holds(worker, entry));
     let known = Known::read(redis, lane, &sorted.readable).await?;
     let mut leased = Vec::with_capacity(sorted.readable.len());
+    let mut doubted = Vec::new();
     for (entry, carried, seen) in sorted.readable {
-        match known.attempts(lane, &carried, seen) {
-            Some(attempts) => leased.push(lease(lane, worker, entry, carried, attempts)),
-            None => sorted.over.push(entry),
+        match known.fate(lane, &entry, &carried, seen) {
+            Fate::Runs(attempts) => leased.push(lease(lane, worker, entry, carried, attempts)),
+            Fate::Over => sorted.over.push(entry),
+            Fate::Doubted(seq, fence, attempts) => doubted.push(Doubted {
+                entry,
+                carried,
+                seq,
+                fence,
+                attempts,
+            }),
+        }
+    }
+    if !doubted.is_empty() {
+        let fences = doubt::refence(redis, lane, worker, &doubted).await?;
+        for mut one in doubted {
+            let Some(fence) = fences.get(&one.seq) else {
+                sorted.over.push(one.entry);
+                continue;
+            };
+            one.carried.ledger = Some((one.seq, *fence));
+            leased.push(lease(lane, worker, one.entry, one.carried, one.attempts));
         }
     }
     if !sorted.unreadable.is_empty() {
@@ -163,17 +187,42 @@ impl Known {
         Ok(known)
     }
 
-    /// The errors so far of a delivery that may run; `None` where it may not.
-    fn attempts(&self, lane: &Lane, carried: &Carried, seen: bool) -> Option<u32> {
+    fn fate(&self, lane: &Lane, entry: &Entry, carried: &Carried, seen: bool) -> Fate {
         let Some((seq, fence)) = carried.ledger else {
-            return (!seen || !self.adopted.contains(&carried.envelope.id)).then_some(0);
+            let over = seen && self.adopted.contains(&carried.envelope.id);
+            return if over { Fate::Over } else { Fate::Runs(0) };
         };
-        let row = self.standing.get(&(seq, lane.route))?;
-        let ours = row.id == carried.envelope.id
-            && row.state == Some(state::LEASED)
-            && row.fence == Some(fence);
-        ours.then(|| row.attempts.unwrap_or(0) as u32)
+        let row = self.standing.get(&(seq, lane.route));
+        let Some(row) =
+            row.filter(|row| row.id == carried.envelope.id && row.state == Some(state::LEASED))
+        else {
+            return Fate::Over;
+        };
+        let (now, attempts) = (row.fence.unwrap_or(0), row.attempts.unwrap_or(0) as u32);
+        if doubt::ms(&entry.id) > row.doubt_ms.unwrap_or(0) {
+            return if now == fence {
+                Fate::Runs(attempts)
+            } else {
+                Fate::Over
+            };
+        }
+        // It may have been given out again before, under a later fence.
+        if now == fence || row.entry.as_deref() == Some(&*doubt::noted(entry)) {
+            Fate::Doubted(seq, now, attempts)
+        } else {
+            Fate::Over
+        }
     }
+}
+
+/// What becomes of an entry that can be read.
+enum Fate {
+    /// It may run, after so many errors.
+    Runs(u32),
+    /// It may run under the fence after this one: its row, fence and errors.
+    Doubted(i64, i64, u32),
+    /// The ledger has settled it, or has handed it over again since.
+    Over,
 }
 
 async fn park(

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Redis;
 use super::keys::{self, Lane};
+use super::{Redis, doubt, reply};
 use crate::broker::Route;
 use crate::error::Error;
 
@@ -24,31 +24,66 @@ pub(super) async fn groups<'a>(
     redis: &Redis,
     lanes: impl Iterator<Item = (&'a Lane, bool)>,
 ) -> Result<(), Error> {
+    let missing = missing(redis, lanes.collect()).await?;
+    let mut lost: Vec<_> = missing.iter().filter(|group| group.known).collect();
+    lost.dedup_by_key(|group| group.lane.route);
+    let lost: Vec<_> = lost.into_iter().map(|group| group.lane).collect();
+    if !lost.is_empty() {
+        // Before anybody can read from them.
+        doubt::regroup(redis, &lost).await?;
+    }
     let mut pipe = redis::pipe();
-    let mut known = Vec::new();
-    for (lane, was_known) in lanes {
-        for (i, stream) in lane.streams.iter().enumerate() {
-            let from_now = !was_known && i < lane.mains().len();
-            let start = if from_now { "$" } else { "0" };
-            pipe.cmd("XGROUP")
-                .arg("CREATE")
-                .arg(&*stream.key)
-                .arg(&*lane.group)
-                .arg(start)
-                .arg("MKSTREAM");
-            known.push(was_known);
-        }
+    for Missing { lane, place, known } in &missing {
+        let from_now = !known && *place < lane.mains().len();
+        let start = if from_now { "$" } else { "0" };
+        pipe.cmd("XGROUP")
+            .arg("CREATE")
+            .arg(&*lane.streams[*place].key)
+            .arg(&*lane.group)
+            .arg(start)
+            .arg("MKSTREAM");
     }
     let answers = redis.link.shared().many(&mut pipe).await?;
-    for (answer, was_known) in answers.into_iter().zip(known) {
+    for (answer, group) in answers.into_iter().zip(missing) {
         match answer {
-            Ok(_) if was_known => redis.lost.store(true, Ordering::Release),
+            Ok(_) if group.known => redis.lost.store(true, Ordering::Release),
             Ok(_) => {}
+            // Another process was faster.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// A group that is not there.
+struct Missing<'a> {
+    lane: &'a Lane,
+    /// Which of its streams.
+    place: usize,
+    known: bool,
+}
+
+async fn missing<'a>(
+    redis: &Redis,
+    lanes: Vec<(&'a Lane, bool)>,
+) -> Result<Vec<Missing<'a>>, Error> {
+    let mut pipe = redis::pipe();
+    for stream in lanes.iter().flat_map(|(lane, _)| &lane.streams) {
+        pipe.cmd("XINFO").arg("GROUPS").arg(&*stream.key);
+    }
+    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut missing = Vec::new();
+    for (lane, known) in lanes {
+        for place in 0..lane.streams.len() {
+            let groups = answers.next().and_then(Result::ok);
+            let groups = groups.map(reply::groups).unwrap_or_default();
+            if !groups.iter().any(|group| *group.name == *lane.group) {
+                missing.push(Missing { lane, place, known });
+            }
+        }
+    }
+    Ok(missing)
 }
 
 /// Takes away what a subscription has on Redis: its groups, counters and the

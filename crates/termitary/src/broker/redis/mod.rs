@@ -9,13 +9,17 @@
 //! (`renew`, `settle`). Housekeeping moves committed events to their streams
 //! (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
 //! (`reconcile`) and trims what everyone has finished (`trim`); publishers clear
-//! streams that nobody reads (`unread`).
+//! streams that nobody reads (`unread`). What Redis gives out a second time
+//! after it lost data runs under a higher fence (`doubt`).
 
 mod admit;
 mod bridge;
 mod config;
 mod counts;
 mod declare;
+mod doubt;
+#[cfg(test)]
+mod doubt_tests;
 mod entry;
 #[cfg(test)]
 mod entry_tests;

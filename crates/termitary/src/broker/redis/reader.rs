@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
-use super::{Redis, admit, declare};
+use super::{Redis, admit, declare, doubt};
 use crate::broker::{Entry, Leased, WorkerId};
 use crate::error::Error;
 use crate::fault;
@@ -102,7 +102,8 @@ impl Redis {
 
 impl Reader {
     async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
-        let conn = redis.link.own(BLOCK + OVERRUN).await?;
+        let mut conn = redis.link.own(BLOCK + OVERRUN).await?;
+        doubt::greet(redis, lane, &mut conn).await?;
         let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
         Ok(Self {
             conn,

@@ -9,7 +9,7 @@ use redis::Value;
 use super::entry::Carried;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
-use super::{Redis, admit, declare, entry, script, settle};
+use super::{Redis, admit, declare, doubt, entry, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
@@ -189,8 +189,10 @@ async fn row(
     now_us: i64,
 ) -> Result<Option<Row>, Error> {
     if let Some((seq, fence)) = carried.ledger {
-        let ours = ledger::relay::is_event(tx, seq, carried.envelope.id).await?;
-        return Ok(ours.then_some((seq, lane.route, fence)));
+        let row = (seq, lane.route, fence);
+        let noted = doubt::noted(entry);
+        let fence = ledger::doubt::carried(tx, row, carried.envelope.id, &noted).await?;
+        return Ok(fence.map(|fence| (seq, lane.route, fence)));
     }
     let envelope = Arc::new(carried.envelope);
     let claim = Claim {

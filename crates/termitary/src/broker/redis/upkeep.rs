@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::keys::Lane;
-use super::{Redis, declare, reconcile, relay, reply, takeover, trim};
+use super::{Redis, declare, doubt, reconcile, relay, takeover, trim};
 use crate::broker::WorkerId;
 use crate::clock::forward;
 use crate::error::Error;
@@ -118,24 +118,6 @@ impl Keeper {
 
 /// What tells one run of a server from another, where it says so.
 async fn server(redis: &Redis) -> Result<Option<String>, Error> {
-    let mut cmd = redis::cmd("INFO");
-    cmd.arg("server");
-    let answer = redis
-        .link
-        .shared()
-        .many(redis::pipe().add_command(cmd))
-        .await?
-        .pop();
-    let Some(Ok(info)) = answer else {
-        return Ok(None); // not allowed to ask
-    };
-    let text = match info {
-        redis::Value::VerbatimString { text, .. } => Some(text),
-        other => reply::text(other),
-    };
-    let text = text.unwrap_or_default();
-    Ok(text
-        .lines()
-        .find_map(|line| line.strip_prefix("run_id:"))
-        .map(|id| id.trim().to_owned()))
+    let answers = redis.link.shared().many(&mut doubt::identity()).await?;
+    Ok(doubt::identify(answers))
 }

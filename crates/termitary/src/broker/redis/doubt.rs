@@ -1,0 +1,160 @@
+//! Redis may go back in time: a restart loses the tail of its file, a failover
+//! what the replica had not heard, a group made anew has given out nothing. It
+//! then gives out again what somebody may be running, and does not know. The
+//! ledger remembers which entries that may be; they run under a higher fence.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisResult, Value};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use super::entry::Carried;
+use super::keys::Lane;
+use super::{Redis, reply};
+use crate::broker::{Entry, WorkerId};
+use crate::error::Error;
+use crate::ledger::doubt::{self, Again};
+
+/// A delivery whose entry may have been given out before.
+pub(super) struct Doubted {
+    pub(super) entry: Entry,
+    pub(super) carried: Carried,
+    pub(super) seq: i64,
+    /// As the ledger has it now.
+    pub(super) fence: i64,
+    pub(super) attempts: u32,
+}
+
+/// How the ledger notes an entry.
+pub(super) fn noted(entry: &Entry) -> String {
+    format!("{}|{}", entry.stream, entry.id)
+}
+
+/// Asked on each new connection that reads, before it reads: is it the server
+/// that the ledger knows?
+pub(super) async fn greet(
+    redis: &Redis,
+    lane: &Lane,
+    conn: &mut MultiplexedConnection,
+) -> Result<(), Error> {
+    let who = identity();
+    let answers: Vec<RedisResult<Value>> = who.query_async(conn).await?;
+    let Some(server) = identify(answers) else {
+        return Ok(()); // not allowed to ask
+    };
+    let known = doubt::server(&mut *redis.db.reader().acquire().await?, lane.route).await?;
+    if known.as_deref() == Some(&*server) {
+        return Ok(());
+    }
+    let until_ms = match known {
+        Some(_) => {
+            let ends: Vec<RedisResult<Value>> = ends(&[lane]).query_async(conn).await?;
+            last(ends)
+        }
+        None => 0,
+    };
+    let mut tx = redis.db.begin().await?;
+    doubt::raise(&mut tx, lane.route, until_ms).await?;
+    doubt::meet(&mut tx, lane.route, &server).await?;
+    tx.commit().await?;
+    if known.is_some() {
+        redis.lost.store(true, Ordering::Release);
+    }
+    Ok(())
+}
+
+/// The groups of these subscriptions are about to be made anew.
+pub(super) async fn regroup(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error> {
+    let mut until = Vec::with_capacity(lanes.len());
+    for lane in lanes {
+        let ends = redis.link.shared().many(&mut ends(&[lane])).await?;
+        until.push((lane.route, last(ends)));
+    }
+    let mut tx = redis.db.begin().await?;
+    for (route, until_ms) in until {
+        doubt::raise(&mut tx, route, until_ms).await?;
+    }
+    tx.commit().await
+}
+
+/// Gives these the next fence; answers those that may run under it.
+pub(super) async fn refence(
+    redis: &Redis,
+    lane: &Lane,
+    worker: &WorkerId,
+    doubted: &[Doubted],
+) -> Result<HashMap<i64, i64>, Error> {
+    let again: Vec<_> = doubted
+        .iter()
+        .map(|one| Again {
+            row: (one.seq, lane.route, one.fence),
+            worker,
+            entry: noted(&one.entry),
+        })
+        .collect();
+    let mut tx = redis.db.begin().await?;
+    let rows = doubt::refence(&mut tx, &again, redis.trusted_until_us()).await?;
+    tx.commit().await?;
+    metrics::counter!("termitary_refenced_total").increment(rows.len() as u64);
+    Ok(rows
+        .into_iter()
+        .map(|(seq, _, fence)| (seq, fence))
+        .collect())
+}
+
+/// Where each stream of these lanes ends.
+fn ends(lanes: &[&Lane]) -> Pipeline {
+    let mut pipe = redis::pipe();
+    for stream in lanes.iter().flat_map(|lane| &lane.streams) {
+        pipe.cmd("XREVRANGE").arg(&*stream.key).arg("+").arg("-");
+        pipe.arg("COUNT").arg(1);
+    }
+    pipe.ignore_errors();
+    pipe
+}
+
+/// The milliseconds of the youngest entry; a stream that is not there has none.
+fn last(ends: Vec<RedisResult<Value>>) -> i64 {
+    let ids = ends
+        .into_iter()
+        .flat_map(|end| end.map(reply::entries).unwrap_or_default());
+    ids.map(|raw| ms(&raw.id)).max().unwrap_or(0)
+}
+
+/// When an entry was added, by the server's clock.
+pub(super) fn ms(id: &str) -> i64 {
+    reply::id(id).map_or(0, |(ms, _)| i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// Asks for what tells one run of a server, and one line of its history, from
+/// another.
+pub(super) fn identity() -> Pipeline {
+    let mut pipe = redis::pipe();
+    pipe.cmd("INFO").arg("server");
+    pipe.cmd("INFO").arg("replication");
+    pipe.ignore_errors();
+    pipe
+}
+
+/// The answer; `None` where the server does not say.
+pub(super) fn identify(answers: Vec<RedisResult<Value>>) -> Option<String> {
+    let texts: Vec<_> = answers
+        .into_iter()
+        .filter_map(|answer| match answer.ok()? {
+            Value::VerbatimString { text, .. } => Some(text),
+            other => reply::text(other),
+        })
+        .collect();
+    let field = |name: &str| {
+        let lines = texts.iter().flat_map(|text| text.lines());
+        lines
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(|value| value.trim().to_owned())
+            .next()
+    };
+    let run = field("run_id")?;
+    Some(format!(
+        "{run}/{}",
+        field("master_replid").unwrap_or_default()
+    ))
+}
