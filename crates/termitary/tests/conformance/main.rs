@@ -5,6 +5,7 @@
 
 mod crashes;
 mod delivery;
+mod keeping;
 mod ledger;
 mod model;
 mod process;
@@ -41,6 +42,12 @@ macro_rules! suite {
             crashes {
                 a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash
                 what_takes_three_workers_down_is_quarantined
+            }
+            keeping {
+                what_comes_late_or_out_of_its_order_is_found_all_the_same
+                finished_events_are_forgotten_after_a_week_and_unfinished_ones_never
+                the_idempotency_key_is_the_same_in_every_run_and_the_fence_rises
+                a_worker_holds_no_more_than_twice_its_concurrency
             }
             ledger {
                 effects_new_events_and_done_commit_together

@@ -153,6 +153,12 @@ pub(crate) struct Address {
 }
 
 impl Address {
+    /// The same for a process whose clock is another.
+    pub(crate) fn whose_clock_is(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Opens everything anew.
     pub(crate) async fn open(&self) -> Broker {
         let url = format!("sqlite://{}", self.path.display());

@@ -1,0 +1,149 @@
+use termitary::Clock;
+use termitary::inspect::LetterFilter;
+use termitary::prelude::*;
+use termitary::testing::TestWorker;
+
+use crate::process::Process;
+use crate::stand::Stand;
+use crate::{Ping, Seen, eventually};
+
+async fn note(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(event.n);
+    Ok(())
+}
+
+pub(crate) async fn what_comes_late_or_out_of_its_order_is_found_all_the_same(stand: Stand) {
+    let seen = Seen::default();
+    let registry = Registry::new().on(subscribe("a", note));
+    let worker = TestWorker::start(stand.broker(), registry, seen.clone()).await;
+    // The first row of all is the last to come due, ...
+    let mut tx = stand.db().begin().await.unwrap();
+    tx.publish(Ping { n: 1 }.after(hours(1))).await.unwrap();
+    tx.commit().await.unwrap();
+    // ... the next number is nobody's, ...
+    let mut tx = stand.db().begin().await.unwrap();
+    tx.publish(Ping { n: 0 }).await.unwrap();
+    tx.rollback().await.unwrap();
+    stand.commit(Ping { n: 2 }).await;
+    worker.settle().await;
+    assert_eq!(seen.all(), ["2"]);
+    // ... and one comes with a time before everything that was handed out.
+    let behind = Clock::manual(stand.clock().now() - hours(1), 8);
+    let other = stand.address().whose_clock_is(behind).open().await;
+    let mut tx = other.db().begin().await.unwrap();
+    tx.publish(Ping { n: 3 }).await.unwrap();
+    tx.commit().await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.all(), ["2", "3"]);
+    worker.advance(hours(1)).await;
+    assert_eq!(seen.all(), ["2", "3", "1"]);
+}
+
+/// Gives the second up on its first run.
+async fn judge(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    let seen_before = seen.all().contains(&event.n.to_string());
+    seen.add(event.n);
+    if event.n == 2 && !seen_before {
+        return Err(HandlerError::permanent("never"));
+    }
+    Ok(())
+}
+
+pub(crate) async fn finished_events_are_forgotten_after_a_week_and_unfinished_ones_never(
+    stand: Stand,
+) {
+    let seen = Seen::default();
+    let registry = || Registry::new().on(subscribe("a", judge));
+    let mut worker = TestWorker::start(stand.broker(), registry(), seen.clone()).await;
+    worker.allow_leftovers();
+    let mut tx = stand.db().begin().await.unwrap();
+    tx.publish(Ping { n: 1 }).await.unwrap();
+    tx.publish(Ping { n: 2 }).await.unwrap();
+    tx.publish(Ping { n: 3 }.after(days(30))).await.unwrap();
+    tx.commit().await.unwrap();
+    worker.settle().await;
+    worker.stop().await;
+    stand.clock().advance(days(8));
+    // A worker begins by deleting what is old.
+    let worker = TestWorker::start(stand.broker(), registry(), seen.clone()).await;
+    eventually("the finished one is gone", async || {
+        worker.status().await.events < 3
+    })
+    .await;
+    assert_eq!(worker.status().await.events, 2);
+    let broker = stand.broker();
+    let all = LetterFilter::default();
+    let replayed = broker.inspect().replay(&all, "test").await;
+    assert_eq!(replayed.unwrap(), 1);
+    worker.advance(days(22)).await;
+    assert_eq!(seen.all(), ["1", "2", "2", "3"]);
+}
+
+/// Fails, gives up, and succeeds when it is replayed.
+async fn note_key(_: Ping, State(seen): State<Seen>, meta: Meta) -> HandlerResult {
+    seen.add(format!("{} {}", meta.idempotency_key(), meta.fence));
+    match seen.len() {
+        1 => Err("not yet".into()),
+        2 => Err(HandlerError::permanent("never")),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) async fn the_idempotency_key_is_the_same_in_every_run_and_the_fence_rises(stand: Stand) {
+    for committed in [true, false] {
+        let seen = Seen::default();
+        let broker = stand.broker();
+        let registry = Registry::new().on(subscribe("a", note_key));
+        let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+        let event = if committed {
+            stand.commit(Ping { n: 1 }).await
+        } else {
+            broker.bus().publish(Ping { n: 1 }).await.unwrap()
+        };
+        worker.advance(secs(3)).await;
+        let all = LetterFilter::default();
+        let replayed = broker.inspect().replay(&all, "test").await;
+        assert_eq!(replayed.unwrap(), 1);
+        worker.settle().await;
+        let runs = seen.all();
+        let fences: Vec<i64> = runs
+            .iter()
+            .map(|run| {
+                let (key, fence) = run.split_once(' ').unwrap();
+                assert_eq!(key, format!("{}:a", event.id));
+                fence.parse().unwrap()
+            })
+            .collect();
+        assert_eq!(fences.len(), 3);
+        assert!(fences.is_sorted_by(|one, next| one < next), "{fences:?}");
+    }
+}
+
+async fn hang(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(event.n);
+    std::future::pending().await
+}
+
+pub(crate) async fn a_worker_holds_no_more_than_twice_its_concurrency(stand: Stand) {
+    let broker = stand.broker();
+    let registry = Registry::new().on(subscribe("a", hang).concurrency(2));
+    broker.register(&registry).await.unwrap();
+    let bus = broker.bus();
+    let publish = async |numbers: std::ops::Range<u32>| {
+        let events = numbers.map(|n| Ping { n });
+        bus.publish_all(events).await.unwrap();
+    };
+    publish(0..20).await;
+    let begun = Seen::default();
+    let process = Process::start(&stand, registry, begun.clone(), secs(0));
+    let holds = async |pending: u64| {
+        let status = broker.inspect().status().await.unwrap();
+        let of = &status.subscriptions[0];
+        (of.pending, of.leased) == (pending, 4)
+    };
+    eventually("it is full", async || holds(16).await).await;
+    publish(20..40).await;
+    eventually("it takes no more", async || holds(36).await).await;
+    assert_eq!(begun.len(), 2);
+    process.kill();
+}
