@@ -5,6 +5,8 @@ mod command;
 mod examples;
 mod licences;
 mod machine;
+#[cfg(test)]
+mod promises;
 mod smtp;
 mod steps;
 mod test;

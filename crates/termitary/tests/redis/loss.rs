@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use termitary::prelude::*;
 use termitary::testing::TestRedis;
 
 use crate::world::{Made, World, eventually, pause};
@@ -113,6 +114,10 @@ async fn a_killed_server_that_comes_back_empty_is_filled_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_with_a_file_goes_on_where_it_was() {
     let mut world = World::on(TestRedis::persistent(), &["first"], |config| config).await;
+    // By default a busy disk delays even the writing, by up to two seconds.
+    world
+        .redis(&["CONFIG", "SET", "appendfsync", "always"])
+        .await;
     world
         .broker
         .bus()
@@ -189,7 +194,7 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_with_older_data_loses_no_event_and_runs_no_finished_one_again() {
     let mut world = World::on(TestRedis::persistent(), &["first", "slow"], |c| c).await;
-    let worker = world.worker().await;
+    let _worker = world.worker().await;
     world.commit(0..10).await;
     eventually("some run, and wait", async || {
         world.of("first").await.done == 10 && world.seen.total("slow.started").0 == 4
@@ -200,18 +205,72 @@ async fn a_server_that_comes_back_with_older_data_loses_no_event_and_runs_no_fin
     world.server.kill();
     copy(&files, old.path());
     world.server.restart();
+    world.seen.open_gate();
     world.commit(10..30).await;
-    eventually("more is done", async || world.of("first").await.done == 30).await;
+    eventually("all of it is done", async || {
+        world.of("first").await.done == 30 && world.of("slow").await.done == 30
+    })
+    .await;
+    let runs = |name| (0..30).map(|n| world.seen.runs(name, n)).sum::<u32>();
+    let before = (runs("first"), runs("slow"));
+    // Back to where ten of them waited or ran.
     world.server.kill();
     std::fs::remove_dir_all(&files).unwrap();
     copy(old.path(), &files);
     world.server.restart();
-    eventually("all is done", async || {
-        world.seen.open_gate();
-        world.of("first").await.done == 30 && world.of("slow").await.done == 30
+    assert!(
+        world.number(&["XLEN", MAIN]).await > 0,
+        "it is back in time"
+    );
+    world.commit(30..40).await;
+    eventually("the rest is done", async || {
+        world.of("first").await.done == 40 && world.of("slow").await.done == 40
     })
     .await;
-    assert_eq!(world.seen.total("first"), (30, 30));
-    assert_eq!(world.seen.total("slow").0, 30);
-    drop(worker);
+    eventually("what was offered again is ended", async || {
+        world.number(&["XLEN", MAIN]).await == 0
+    })
+    .await;
+    assert_eq!((runs("first"), runs("slow")), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_its_data_is_asked_at_the_reconnect_and_not_in_its_turn() {
+    let mut world = World::new(&["slow"]).await;
+    let patient = world.config().reconcile_after(hours(1));
+    let _worker = world.worker_with(patient).await;
+    world.commit(0..20).await;
+    eventually("some run", async || world.seen.total("slow.started").0 == 4).await;
+    world.server.kill();
+    world.server.restart();
+    eventually("all is done", async || {
+        world.seen.open_gate();
+        world.of("slow").await.done == 20
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_vanishes_alone_is_sent_again_in_its_turn() {
+    let world = World::new(&["slow"]).await;
+    let _worker = world.worker().await;
+    world.commit(0..20).await;
+    eventually("all are handed over", async || {
+        world.number(&["XLEN", MAIN]).await == 20
+    })
+    .await;
+    eventually("some run", async || world.seen.total("slow.started").0 == 4).await;
+    let newest = world
+        .redis(&["XREVRANGE", MAIN, "+", "-", "COUNT", "5"])
+        .await;
+    let newest: Vec<(String, Vec<String>)> = redis::from_redis_value(newest).unwrap();
+    for (id, _) in newest {
+        assert_eq!(world.number(&["XDEL", MAIN, &id]).await, 1);
+    }
+    eventually("all is done", async || {
+        world.seen.open_gate();
+        world.of("slow").await.done == 20
+    })
+    .await;
+    assert_eq!(world.seen.total("slow"), (20, 20));
 }
