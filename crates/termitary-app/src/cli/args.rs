@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use crate::config::{Settings, documented};
 
 /// A team to-do service whose background work is never lost.
@@ -69,6 +70,12 @@ pub(super) enum Command {
     Schedule(ScheduleArgs),
     /// Create users; the first admin is made here
     User(UserArgs),
+    /// Measure how fast this machine is, beside your data and without touching it
+    #[command(after_help = BENCH)]
+    Bench(BenchArgs),
+    // The worker processes that `bench` measures.
+    #[command(name = super::bench::ROLE, hide = true)]
+    BenchWorker,
     /// Ask the running API whether it is ready
     #[command(
         after_help = "Examples:\n  termitary health\n  PORT=8080 termitary health --live\n\nExit code 0: yes. 1: no, or no answer within three seconds."
@@ -94,6 +101,19 @@ const PUBLISH: &str = r#"Examples:
 
 The event is recorded in the database and is real when its id is printed; workers
 handle it then or whenever one starts. `termitary events` shows the names."#;
+
+const BENCH: &str = "Examples:
+  termitary bench
+  REDIS_URL=redis://127.0.0.1 termitary bench --transactional
+  termitary bench --only publish,drain --events 200000
+  termitary bench --json | jq .drain.one.perSecond
+
+--concurrency (TERMITARY_CONCURRENCY) says how many events a worker runs at once.
+
+Takes about a minute, with the real engine and everything safe. Works in a scratch
+folder beside the configured database and, with Redis, under a key prefix of its
+own: your data is neither read nor changed, and Ctrl-C leaves nothing behind.
+Stop what else runs, or you measure that too.";
 
 /// The arguments of `publish`.
 #[derive(Args)]

@@ -5,6 +5,7 @@
 
 mod args;
 mod banner;
+mod bench;
 mod completions;
 mod dead;
 mod events;
@@ -102,6 +103,8 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Dead(args) => dead::run(config, args.command).await,
         Command::Schedule(args) => schedule::run(config, args.command).await,
         Command::User(args) => user::run(config, args.command).await,
+        Command::Bench(args) => bench::run(config, args).await,
+        Command::BenchWorker => bench::run_worker().await,
         Command::Health(args) => health::run(&config, &args).await,
         Command::Completions(args) => completions::run(&args),
     }

@@ -27,6 +27,7 @@ fn the_help_of_every_command_is_as_reviewed() {
         "schedule resume",
         "user",
         "user create",
+        "bench",
         "health",
         "completions",
     ];
@@ -55,6 +56,7 @@ fn every_command_shows_an_example() {
         "tail",
         "events",
         "status",
+        "bench",
         "health",
         "completions",
     ] {

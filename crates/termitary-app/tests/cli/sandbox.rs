@@ -210,6 +210,11 @@ impl Process {
         self
     }
 
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         assert!(send(self.child.id(), name));
     }
@@ -261,7 +266,7 @@ fn collect(output: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<Str
 }
 
 /// Sends a signal to a process that this test started.
-fn send(id: u32, signal: &str) -> bool {
+pub(crate) fn send(id: u32, signal: &str) -> bool {
     let kill = format!("kill -{signal} {id}");
     Command::new("sh")
         .args(["-c", &kill])

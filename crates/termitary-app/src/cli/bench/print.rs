@@ -1,0 +1,196 @@
+//! The report for people.
+
+use super::report::{Cpu, Draining, Latency, Report, Speed, Storage, Transactional};
+use crate::cli::out;
+
+pub(super) fn print(report: &Report) -> anyhow::Result<()> {
+    out::line(&conditions(report))?;
+    speeds(report)?;
+    if let Some(latency) = &report.latency {
+        out::line("")?;
+        self::latency(latency)?;
+    }
+    if let Some(storage) = &report.storage {
+        out::line("")?;
+        self::storage(storage)?;
+    }
+    Ok(())
+}
+
+fn conditions(report: &Report) -> String {
+    let machine = &report.machine;
+    let cpu = machine.cpu.as_deref().unwrap_or("unknown CPU");
+    let memory = machine.memory_bytes.map_or_else(String::new, |bytes| {
+        format!(", {:.0} GiB", bytes as f64 / f64::from(1 << 30))
+    });
+    let through = match &report.redis {
+        Some(redis) => {
+            let written = match (redis.append_only, &redis.append_fsync) {
+                (false, _) => "no append-only file".to_owned(),
+                (true, Some(when)) => format!("append-only file, fsync {when}"),
+                (true, None) => "append-only file".to_owned(),
+            };
+            format!(
+                "{} {} ({written}), with SQLite as ledger",
+                redis.server, redis.version
+            )
+        }
+        None => "SQLite".to_owned(),
+    };
+    let settings = &report.settings;
+    format!(
+        "Termitary {} ({}) on {} × {cpu}{memory}, {}\nthrough {through}, synchronous={}; events of {} bytes, concurrency {}\n",
+        report.version,
+        report.build,
+        machine.cores,
+        machine.system,
+        report.database.synchronous,
+        settings.payload_bytes,
+        settings.concurrency,
+    )
+}
+
+fn speeds(report: &Report) -> anyhow::Result<()> {
+    let settings = &report.settings;
+    let mut rows = Vec::new();
+    let mut row = |what: String, speed: &Speed, resident: Option<u64>| {
+        rows.push(cells(what, speed, resident));
+    };
+    let publish = &report.publish;
+    for (what, speed) in [
+        ("publish, one awaited at a time".to_owned(), &publish.one),
+        (
+            format!("publish, {} at once", settings.producers),
+            &publish.concurrent,
+        ),
+        (
+            format!("publish_all, {} a call", settings.batch),
+            &publish.all,
+        ),
+    ] {
+        if let Some(speed) = speed {
+            row(what, speed, None);
+        }
+    }
+    for draining in [&report.drain.one, &report.drain.several]
+        .into_iter()
+        .flatten()
+    {
+        let Draining {
+            workers,
+            speed,
+            peak_resident_bytes,
+        } = draining;
+        let what = format!("drain, {}", out::count(*workers, "worker", "workers"));
+        row(what, speed, *peak_resident_bytes);
+    }
+    if let Some(transactional) = &report.transactional {
+        let Transactional {
+            speed,
+            peak_resident_bytes,
+            ..
+        } = transactional;
+        row(
+            "in transactions, until finished".to_owned(),
+            speed,
+            *peak_resident_bytes,
+        );
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let heading = [
+        "measured",
+        "events",
+        "seconds",
+        "a second",
+        "cpu s/100k: publisher",
+        "workers",
+        "redis",
+        "worker peak",
+    ];
+    out::table(&heading, &rows, "")
+}
+
+fn cells(what: String, speed: &Speed, resident: Option<u64>) -> Vec<String> {
+    let Cpu {
+        publisher,
+        workers,
+        redis,
+    } = speed.cpu_seconds_per100k;
+    let seconds = |used: Option<f64>| used.map_or_else(none, |used| format!("{used:.2}"));
+    vec![
+        what,
+        thousands(speed.events as f64),
+        format!("{:.2}", speed.seconds),
+        thousands(speed.per_second),
+        seconds(publisher),
+        seconds(workers),
+        seconds(redis),
+        resident.map_or_else(none, |bytes| {
+            format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+        }),
+    ]
+}
+
+fn latency(latency: &Latency) -> anyhow::Result<()> {
+    let spread = latency.spread;
+    out::line(&format!(
+        "from the planned publish to the handler, {} events at {}/s: p50 {} ms, p99 {} ms, p99.9 {} ms, max {} ms",
+        latency.events, latency.rate, spread.p50, spread.p99, spread.p999, spread.max
+    ))?;
+    // A publisher that could not keep its own plan has measured itself.
+    if latency.publisher_behind_ms > spread.p99 {
+        out::line(&format!(
+            "(the publisher itself was up to {} ms behind its plan: the machine is too busy for these figures)",
+            latency.publisher_behind_ms
+        ))?;
+    }
+    Ok(())
+}
+
+fn storage(storage: &Storage) -> anyhow::Result<()> {
+    let (pending, finished) = (
+        storage.pending_bytes_per_event,
+        storage.finished_bytes_per_event,
+    );
+    out::line(&format!(
+        "bytes an event takes in the database: {:.0} pending, {:.0} finished (until retention removes it)",
+        pending.database, finished.database
+    ))?;
+    if let (Some(pending), Some(finished)) = (pending.redis, finished.redis) {
+        out::line(&format!(
+            "bytes an event takes in Redis: {pending:.0} pending, {finished:.0} finished"
+        ))?;
+    }
+    Ok(())
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+/// `12,345`.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        assert_eq!(thousands(0.4), "0");
+        assert_eq!(thousands(999.0), "999");
+        assert_eq!(thousands(1_234_567.4), "1,234,567");
+    }
+}
