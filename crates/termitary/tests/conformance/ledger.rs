@@ -162,3 +162,50 @@ pub(crate) async fn a_worker_that_lost_its_lease_cannot_commit(stand: Stand) {
         .unwrap();
     assert_eq!(state, 1, "still the other worker's");
 }
+
+/// Is robbed of its delivery while it runs, then ends in the way that the
+/// event names.
+async fn end_robbed(event: Ping, State(robbed): State<Robbed>, meta: Meta) -> HandlerResult {
+    let mut thief = robbed.db.begin().await?;
+    sqlx::query(
+        "UPDATE termitary_deliveries SET fence = fence + 1
+         WHERE event = (SELECT seq FROM termitary_events WHERE id = $1)",
+    )
+    .bind(meta.event_id)
+    .execute(&mut *thief)
+    .await?;
+    thief.commit().await?;
+    robbed.seen.add(event.n);
+    match event.n {
+        0 => Ok(()),
+        1 => Err("not yet".into()),
+        2 => Err(HandlerError::permanent("never")),
+        3 => Err(HandlerError::snooze(secs(1))),
+        _ => panic!("on purpose"),
+    }
+}
+
+pub(crate) async fn a_worker_that_lost_its_lease_changes_nothing_however_it_ends(stand: Stand) {
+    let seen = Seen::default();
+    let state = Robbed {
+        db: stand.db().clone(),
+        seen: seen.clone(),
+    };
+    let registry = Registry::new().on(subscribe("answer", end_robbed));
+    let mut worker = TestWorker::start(stand.broker(), registry, state).await;
+    worker.allow_leftovers();
+    for n in 0..5 {
+        stand.commit(Ping { n }).await;
+    }
+    eventually("all end", async || seen.len() == 5).await;
+    // What ended is settled before the worker is gone.
+    worker.stop().await;
+    let rows: Vec<(i64, i64, i64, Option<String>)> =
+        sqlx::query_as("SELECT state, fence, attempts, reason FROM termitary_deliveries")
+            .fetch_all(stand.db().reader())
+            .await
+            .unwrap();
+    assert_eq!(rows, vec![(1, 2, 0, None); 5], "all are the other's");
+    let status = stand.broker().inspect().status().await.unwrap();
+    assert_eq!(status.subscriptions[0].done, 0);
+}

@@ -54,6 +54,7 @@ macro_rules! suite {
                 an_error_after_the_commit_cannot_undo_done
                 returning_ok_with_an_open_transaction_is_an_error
                 a_worker_that_lost_its_lease_cannot_commit
+                a_worker_that_lost_its_lease_changes_nothing_however_it_ends
             }
             schedules {
                 two_workers_publish_one_event_per_tick
