@@ -46,6 +46,11 @@ pub(crate) async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_
     worker.settle().await;
     assert_eq!(seen.all(), ["1"]);
     assert_eq!(crashes(&stand).await, [1]);
+    let attempts: Vec<i64> = sqlx::query_scalar("SELECT attempts FROM termitary_deliveries")
+        .fetch_all(stand.db().reader())
+        .await
+        .unwrap();
+    assert_eq!(attempts, [0], "a crash is no attempt");
 }
 
 pub(crate) async fn what_takes_three_workers_down_is_quarantined(stand: Stand) {
