@@ -118,6 +118,8 @@ impl Db {
             .synchronous(synchronous)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
+            // Pages of 4 KiB: a page that many commits change is copied back once.
+            .pragma("wal_autocheckpoint", "4000")
             .pragma("journal_size_limit", "67108864");
         let pool = |size| {
             SqlitePoolOptions::new()

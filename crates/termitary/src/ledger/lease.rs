@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::json;
 use sqlx::SqliteConnection;
+use uuid::Uuid;
 
 use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
 use crate::db::Db;
@@ -13,13 +15,18 @@ use crate::error::Error;
 
 use super::{EventRow, event_columns, state};
 
+/// The head of the line as one row: rows cross from the database's thread one
+/// by one, and a hundred small ones cost more than the claim itself.
+const HEAD: &str = "
+    SELECT json_group_array(json_array(due_us, attempts, fence, seq, hex(id), name, version, source, time_us, key, traceparent, hex(cause), data))
+    FROM (SELECT d.due_us, d.attempts, d.fence, e.*
+          FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+          WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2
+          ORDER BY d.due_us, d.event LIMIT $3)";
+
 const CLAIM: &str = "
     UPDATE termitary_deliveries SET state = 1, worker = $1, lease_us = $2, fence = fence + 1
-    WHERE (event, subscription) IN (
-        SELECT event, subscription FROM termitary_deliveries
-        WHERE state = 0 AND subscription = $3 AND due_us <= $4
-        ORDER BY due_us LIMIT $5)
-    RETURNING event, attempts, fence";
+    WHERE state = 0 AND subscription = $3 AND (due_us, event) <= ($4, $5)";
 
 const EVENTS: &str = concat!(
     "SELECT ",
@@ -27,7 +34,27 @@ const EVENTS: &str = concat!(
     " FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
 );
 
+/// A due delivery with its event, as [`HEAD`] has it.
+#[derive(Deserialize)]
+struct Due(
+    i64,
+    i64,
+    i64,
+    i64,
+    Uuid,
+    String,
+    u32,
+    String,
+    i64,
+    Option<String>,
+    Option<String>,
+    String,
+    String,
+);
+
 /// Leases up to `max` due deliveries of one subscription until `until_us`.
+/// The caller's transaction keeps every other writer out, so that what is read
+/// is what is claimed.
 pub(crate) async fn lease(
     conn: &mut SqliteConnection,
     route: i64,
@@ -36,18 +63,74 @@ pub(crate) async fn lease(
     now_us: i64,
     until_us: i64,
 ) -> Result<Vec<Leased>, Error> {
-    let claimed: Vec<(i64, i64, i64)> = sqlx::query_as(CLAIM)
-        .bind(&**worker)
-        .bind(until_us)
+    let head: String = sqlx::query_scalar(HEAD)
         .bind(route)
         .bind(now_us)
         .bind(max as i64)
-        .fetch_all(&mut *conn)
+        .fetch_one(&mut *conn)
         .await?;
-    if claimed.is_empty() {
+    let head: Vec<Due> = serde_json::from_str(&head).map_err(|error| {
+        Error::internal("the head of a subscription is unreadable").caused_by(error)
+    })?;
+    let Some((due_us, seq)) = head.iter().map(|due| (due.0, due.3)).max() else {
         return Ok(Vec::new());
+    };
+    sqlx::query(CLAIM)
+        .bind(&**worker)
+        .bind(until_us)
+        .bind(route)
+        .bind(due_us)
+        .bind(seq)
+        .execute(&mut *conn)
+        .await?;
+    head.into_iter()
+        .map(|due| {
+            let (attempts, fence) = (due.1, due.2 + 1);
+            leased(route, worker, attempts, fence, due.event())
+        })
+        .collect()
+}
+
+impl Due {
+    fn event(self) -> EventRow {
+        let Self(_, _, _, seq, id, name, version, source, time_us, key, traceparent, cause, data) =
+            self;
+        EventRow {
+            seq,
+            id,
+            name,
+            version: i64::from(version),
+            source,
+            time_us,
+            key,
+            traceparent,
+            cause: Uuid::try_parse(&cause).ok(), // empty: none
+            data,
+        }
     }
-    with_events(conn, route, worker, claimed).await
+}
+
+fn leased(
+    route: i64,
+    worker: &WorkerId,
+    attempts: i64,
+    fence: i64,
+    event: EventRow,
+) -> Result<Leased, Error> {
+    let seq = event.seq;
+    let envelope = Arc::new(event.envelope()?);
+    let claim = Claim {
+        event: envelope.id,
+        route,
+        worker: Arc::clone(worker),
+        fence,
+        origin: Origin::Ledger { seq, entry: None },
+    };
+    Ok(Leased {
+        envelope,
+        attempts: attempts as u32,
+        claim,
+    })
 }
 
 /// Claimed `(seq, attempts, fence)` of one subscription, with their events.
@@ -65,26 +148,15 @@ pub(super) async fn with_events(
         .into_iter()
         .map(|row| (row.seq, row))
         .collect();
-    let mut leased = Vec::with_capacity(claimed.len());
-    for (seq, attempts, fence) in claimed {
-        let row = events.remove(&seq).ok_or_else(|| {
-            Error::internal(format!("delivery of event row {seq} without its event"))
-        })?;
-        let envelope = Arc::new(row.envelope()?);
-        let claim = Claim {
-            event: envelope.id,
-            route,
-            worker: Arc::clone(worker),
-            fence,
-            origin: Origin::Ledger { seq, entry: None },
-        };
-        leased.push(Leased {
-            envelope,
-            attempts: attempts as u32,
-            claim,
-        });
-    }
-    Ok(leased)
+    claimed
+        .into_iter()
+        .map(|(seq, attempts, fence)| {
+            let event = events.remove(&seq).ok_or_else(|| {
+                Error::internal(format!("delivery of event row {seq} without its event"))
+            })?;
+            leased(route, worker, attempts, fence, event)
+        })
+        .collect()
 }
 
 /// Extends the leases of these `(seq, route, fence)`; answers those that held.

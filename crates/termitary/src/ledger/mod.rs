@@ -33,6 +33,10 @@ pub(crate) use retain::{forget, retain};
 pub(crate) use settle::adopt;
 pub(crate) use settle::{finish, settle};
 
+/// How many rows one statement with bound values takes: few sizes, so that each
+/// is prepared once per connection.
+const SIZES: [usize; 8] = [128, 64, 32, 16, 8, 4, 2, 1];
+
 /// A delivery's state as stored.
 pub(crate) mod state {
     /// Pending, and to be run alone: see [`super::suspects`].

@@ -2,9 +2,10 @@
 //! changes nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use serde_json::json;
-use sqlx::SqliteConnection;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::broker::{Claim, Origin, Outcome, Settlement};
 use crate::error::Error;
@@ -12,7 +13,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
 
-use super::state;
+use super::{SIZES, state};
 
 /// What is pending again and was a suspect (-1) stays one.
 const SETTLE: &str = "
@@ -26,6 +27,31 @@ const SETTLE: &str = "
         /* owner */ AND d.fence = j.value->>2 AND d.state = 1
     RETURNING event, subscription, fence";
 
+/// The same for what simply succeeded: nearly everything.
+static SETTLE_DONE: LazyLock<Vec<(&str, &str)>> = LazyLock::new(|| {
+    SIZES
+        .iter()
+        .map(|&rows| (settle_done_sql(rows, ""), settle_done_sql(rows, RETURNING)))
+        .collect()
+});
+const RETURNING: &str = " RETURNING event, subscription, fence";
+
+/// Row, route and fence of each, then now. No numbered parameters: finding the
+/// name of one walks the list of all.
+fn settle_done_sql(rows: usize, returning: &str) -> &'static str {
+    let sql = format!(
+        "WITH ended (event, subscription, fence) AS (VALUES {})
+         UPDATE termitary_deliveries AS d SET state = 2, reason = NULL, settled_us = ?,
+            worker = NULL, lease_us = NULL, entry = NULL
+         FROM ended WHERE d.event = ended.event AND d.subscription = ended.subscription
+            /* owner */ AND d.fence = ended.fence AND d.state = 1{returning}",
+        vec!["(?, ?, ?)"; rows].join(", ")
+    );
+    planted::owned(sql.leak())
+}
+
+type Row = (i64, i64, i64);
+
 /// Settles what belongs to the ledger; answers, in order, whether each claim
 /// still held. A delivery that its handler's own transaction finished counts
 /// as held.
@@ -34,26 +60,13 @@ pub(crate) async fn settle(
     settlements: &[Settlement],
     now_us: i64,
 ) -> Result<Vec<bool>, Error> {
-    let rows: Vec<_> = settlements
-        .iter()
-        .filter_map(|s| settle_row(s, now_us))
-        .collect();
-    if rows.is_empty() {
-        return Ok(settlements
-            .iter()
-            .map(|s| s.outcome == Outcome::Done { committed: true })
-            .collect());
-    }
-    let held: Vec<(i64, i64, i64)> = sqlx::query_as(planted::owned(SETTLE))
-        .bind(json!(rows).to_string())
-        .fetch_all(&mut *conn)
-        .await?;
+    let mut held = settle_done(conn, settlements, now_us).await?;
+    held.extend(settle_others(conn, settlements, now_us).await?);
     // One process may end the lease that it lost together with the next of the
     // same delivery: the fence tells them apart, and each row was changed once.
-    let mut changed: HashSet<_> = held.into_iter().collect();
     let held: Vec<_> = settlements
         .iter()
-        .map(|s| s.claim.row().is_some_and(|row| changed.remove(&row)))
+        .map(|s| s.claim.row().is_some_and(|row| held.remove(&row)))
         .collect();
     count_done(conn, settlements, &held).await?;
     Ok(settlements
@@ -63,68 +76,105 @@ pub(crate) async fn settle(
         .collect())
 }
 
+async fn settle_done(
+    conn: &mut SqliteConnection,
+    settlements: &[Settlement],
+    now_us: i64,
+) -> Result<HashSet<Row>, Error> {
+    let done: Vec<_> = settlements
+        .iter()
+        .filter(|s| s.outcome == Outcome::Done { committed: false })
+        .filter_map(|s| s.claim.row())
+        .collect();
+    let mut held = HashSet::with_capacity(done.len());
+    let mut rest = &done[..];
+    for (&size, &(all, each)) in SIZES.iter().zip(SETTLE_DONE.iter()) {
+        while rest.len() >= size {
+            let (chunk, after) = rest.split_at(size);
+            if size < FEW || !all_held(conn, all, chunk, now_us).await? {
+                let mut query = sqlx::query_as(each);
+                for (seq, route, fence) in chunk {
+                    query = query.bind(seq).bind(route).bind(fence);
+                }
+                let rows: Vec<Row> = query.bind(now_us).fetch_all(&mut *conn).await?;
+                held.extend(rows);
+            } else {
+                held.extend(chunk);
+            }
+            rest = after;
+        }
+    }
+    Ok(held)
+}
+
+/// From so many on it pays to ask first whether all of them held: rows cross
+/// from the database's thread one by one.
+const FEW: usize = 8;
+
+/// Settles all of them, or none where some no longer held.
+async fn all_held(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+    chunk: &[Row],
+    now_us: i64,
+) -> Result<bool, Error> {
+    let mut attempt = conn.begin().await?;
+    let mut query = sqlx::query(sql);
+    for (seq, route, fence) in chunk {
+        query = query.bind(seq).bind(route).bind(fence);
+    }
+    let changed = query.bind(now_us).execute(&mut *attempt).await?;
+    let all = changed.rows_affected() == chunk.len() as u64;
+    if all {
+        attempt.commit().await?;
+    } else {
+        attempt.rollback().await?;
+    }
+    Ok(all)
+}
+
+async fn settle_others(
+    conn: &mut SqliteConnection,
+    settlements: &[Settlement],
+    now_us: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows: Vec<_> = settlements
+        .iter()
+        .filter_map(|s| settle_row(s, now_us))
+        .collect();
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_as(planted::owned(SETTLE))
+        .bind(json!(rows).to_string())
+        .fetch_all(conn)
+        .await?)
+}
+
+/// What ended otherwise than well.
 fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value> {
+    use state::{DEAD, PARKED, PENDING};
     let (seq, route, fence) = settlement.claim.row()?;
     Some(match &settlement.outcome {
-        Outcome::Done { committed: true } => return None,
-        Outcome::Done { committed: false } => {
-            json!([seq, route, fence, state::DONE, null, 0, null, null, now_us])
-        }
+        Outcome::Done { .. } => return None,
         Outcome::Retry { due_us, error } => {
-            json!([
-                seq,
-                route,
-                fence,
-                state::PENDING,
-                due_us,
-                1,
-                null,
-                error,
-                null
-            ])
+            json!([seq, route, fence, PENDING, due_us, 1, null, error, null])
         }
         Outcome::Snooze { due_us } => {
-            json!([
-                seq,
-                route,
-                fence,
-                state::PENDING,
-                due_us,
-                0,
-                null,
-                null,
-                null
-            ])
+            json!([seq, route, fence, PENDING, due_us, 0, null, null, null])
         }
         Outcome::Dead {
             reason,
             error,
             counted,
         } => {
+            let counted = i64::from(*counted);
             json!([
-                seq,
-                route,
-                fence,
-                state::DEAD,
-                null,
-                i64::from(*counted),
-                reason,
-                error,
-                now_us
+                seq, route, fence, DEAD, null, counted, reason, error, now_us
             ])
         }
         Outcome::Parked { reason, error } => {
-            json!([
-                seq,
-                route,
-                fence,
-                state::PARKED,
-                null,
-                0,
-                reason,
-                error,
-                now_us
-            ])
+            json!([seq, route, fence, PARKED, null, 0, reason, error, now_us])
         }
     })
 }
@@ -236,10 +286,10 @@ async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result
         dedup: None,
     };
     let seqs = super::publish::insert_events(conn, &[draft]).await?;
-    let seq = seqs
-        .get(&envelope.id)
-        .copied()
-        .ok_or_else(|| Error::internal(format!("event {} could not be adopted", envelope.id)))?;
+    let seq =
+        seqs.into_iter().flatten().next().ok_or_else(|| {
+            Error::internal(format!("event {} could not be adopted", envelope.id))
+        })?;
     // It stands on its stream for everyone already: only this delivery is owed.
     sqlx::query("UPDATE termitary_events SET fanned = 1 WHERE seq = $1")
         .bind(seq)

@@ -21,6 +21,8 @@ pub(super) struct Room {
     claims: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     size: usize,
+    /// So many free places are worth a lease: less would be a round trip each.
+    refill: u32,
 }
 
 /// One subscription as this worker runs it.
@@ -47,6 +49,7 @@ impl<S> Lane<S> {
             claims: Arc::new(Semaphore::new(concurrency * 2)),
             slots: Arc::new(Semaphore::new(concurrency)),
             size: concurrency * 2,
+            refill: (concurrency / 2).max(1) as u32,
         });
         Self {
             subscription: Arc::new(subscription),
@@ -103,18 +106,19 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
 }
 
 impl Room {
-    /// All the room there is now, at least one place. `None`: stopping.
+    /// All the room there is now, once it is worth a lease: what is leased ahead
+    /// keeps the slots busy meanwhile. `None`: stopping.
     async fn claim<S>(&self, core: &Core<S>) -> Option<OwnedSemaphorePermit> {
-        let one = async {
+        let enough = async {
             core.until_alone(false).await;
-            Arc::clone(&self.claims).acquire_owned().await.ok()
+            let claims = Arc::clone(&self.claims);
+            claims.acquire_many_owned(self.refill).await.ok()
         };
-        let one = tokio::select! {
+        let mut claims = tokio::select! {
             biased;
             () = core.stop.cancelled() => return None,
-            one = one => one?,
+            enough = enough => enough?,
         };
-        let mut claims = one;
         let more = self.claims.available_permits().min(self.size) as u32;
         if let Ok(more) = Arc::clone(&self.claims).try_acquire_many_owned(more) {
             claims.merge(more);

@@ -41,7 +41,12 @@ impl Settler {
 
 async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Item>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while items.recv_many(&mut batch, BATCH).await > 0 {
+    loop {
+        // What is about to end joins this batch instead of waiting for it.
+        tokio::task::yield_now().await;
+        if items.recv_many(&mut batch, BATCH).await == 0 {
+            return;
+        }
         fault::point!("settle.before", no error);
         let (settlements, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let held = settle_until_taken(&broker, settlements).await;

@@ -40,16 +40,21 @@ pub(super) struct GroupCommit(Arc<Inner>);
 
 struct Inner {
     db: Db,
-    queue: Mutex<Vec<Op>>,
-    turn: tokio::sync::Mutex<()>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    ops: Vec<Op>,
+    /// Somebody carries them out.
+    served: bool,
 }
 
 impl GroupCommit {
     pub(super) fn new(db: Db) -> Self {
         Self(Arc::new(Inner {
             db,
-            queue: Mutex::new(Vec::new()),
-            turn: tokio::sync::Mutex::new(()),
+            queue: Mutex::default(),
         }))
     }
 
@@ -57,26 +62,75 @@ impl GroupCommit {
     /// Once submitted it happens even if nobody waits for the answer any more.
     pub(super) async fn submit<T>(&self, op: impl FnOnce(Reply<T>) -> Op) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.0.lock().push(op(reply));
-        tokio::spawn(Arc::clone(&self.0).drain());
+        if self.0.push(op(reply)) {
+            let turn = Turn {
+                inner: Arc::clone(&self.0),
+                over: false,
+            };
+            tokio::spawn(turn.serve());
+        }
         answer
             .await
             .map_err(|_| Error::internal("the runtime stopped before the transaction ended"))?
     }
 }
 
+/// The turn to carry out operations, until there are none.
+struct Turn {
+    inner: Arc<Inner>,
+    over: bool,
+}
+
+impl Turn {
+    async fn serve(mut self) {
+        loop {
+            // Whoever was just answered asks again at once: let them, so that
+            // they share this transaction instead of waiting for it.
+            tokio::task::yield_now().await;
+            let Some(ops) = self.inner.take() else {
+                break;
+            };
+            self.inner.carry_out(ops).await;
+        }
+        self.over = true;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.over {
+            return; // the turn is another's already
+        }
+        // Dropped half-way, with the runtime: whoever still waits is told.
+        let mut queue = self.inner.lock();
+        queue.served = false;
+        queue.ops.clear();
+    }
+}
+
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Op>> {
-        // Pushing to and taking a Vec leaves it whole even on a panic.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        // Every change of the queue is whole before anything can panic.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn drain(self: Arc<Self>) {
-        let _turn = self.turn.lock().await;
-        let ops = mem::take(&mut *self.lock());
-        if ops.is_empty() {
-            return; // an earlier turn did it already
+    /// Whether the caller has to see to it that somebody serves the queue.
+    fn push(&self, op: Op) -> bool {
+        let mut queue = self.lock();
+        queue.ops.push(op);
+        !mem::replace(&mut queue.served, true)
+    }
+
+    fn take(&self) -> Option<Vec<Op>> {
+        let mut queue = self.lock();
+        if queue.ops.is_empty() {
+            queue.served = false;
+            return None;
         }
+        Some(mem::take(&mut queue.ops))
+    }
+
+    async fn carry_out(&self, ops: Vec<Op>) {
         let mut batch = Batch::of(ops);
         match self.run(&batch).await {
             Ok(answers) => {
