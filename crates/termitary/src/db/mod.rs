@@ -3,6 +3,7 @@
 
 mod patience;
 mod schema;
+mod turns;
 mod tx;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use crate::error::{Error, Kind};
 pub(crate) use patience::writable;
 use patience::{AT_START, primary_code, until_unlocked};
 
+use turns::Turns;
+
 pub use tx::Tx;
 
 /// How long a statement waits for another process's write before it fails.
@@ -34,6 +37,7 @@ pub struct Db(Arc<Inner>);
 
 struct Inner {
     writer: SqlitePool,
+    turns: Arc<Turns>,
     reader: SqlitePool,
     renewer: SqlitePool,
     clock: Clock,
@@ -124,6 +128,8 @@ impl Db {
         let pool = |size| {
             SqlitePoolOptions::new()
                 .max_connections(size)
+                // It is asked whether it lives when it comes back.
+                .test_before_acquire(false)
                 .acquire_timeout(Duration::from_secs(30))
         };
         let writer = pool(1)
@@ -131,6 +137,7 @@ impl Db {
             .await
             .map_err(|error| cannot_open(path, error))?;
         Ok(Self(Arc::new(Inner {
+            turns: Turns::new(writer.clone(), options.source.clone()),
             writer,
             reader: pool(READERS).connect_lazy_with(connect.clone().pragma("query_only", "1")),
             renewer: pool(1).connect_lazy_with(connect),
@@ -145,7 +152,8 @@ impl Db {
     ///
     /// Cancelling this future is safe: the transaction is rolled back.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        Tx::begin(self.clone()).await
+        let turn = self.0.turns.begin().await?;
+        Ok(Tx::new(turn, self.clone()))
     }
 
     /// [`Db::begin`] for what a process does at its start, such as its
@@ -179,11 +187,17 @@ impl Db {
     pub async fn close(&self) {
         self.0.reader.close().await;
         self.0.renewer.close().await;
-        self.0.writer.close().await;
+        self.0.turns.close().await;
     }
 
     pub(crate) fn writer(&self) -> &SqlitePool {
         &self.0.writer
+    }
+
+    /// Nobody writes.
+    #[cfg(test)]
+    pub(crate) fn at_rest(&self) -> bool {
+        self.0.turns.at_rest()
     }
 
     /// A connection that only lease renewal uses: never behind a handler.

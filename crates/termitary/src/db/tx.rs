@@ -2,9 +2,10 @@
 
 use std::ops::{Deref, DerefMut};
 
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::SqliteConnection;
 
 use super::Db;
+use super::turns::Turn;
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::fault;
@@ -14,27 +15,21 @@ use crate::publish::{Draft, Published};
 ///
 /// It dereferences to the connection: `query.execute(&mut *tx)`.
 pub struct Tx {
-    inner: Transaction<'static, Sqlite>,
+    turn: Turn,
     db: Db,
+    /// Published with the commit, together with those of others.
+    drafts: Vec<Draft>,
     published: bool,
 }
 
 impl Tx {
-    pub(super) async fn begin(db: Db) -> Result<Self, Error> {
-        // A begin that is dropped half-way could leave its transaction open on
-        // the pooled connection. In a task of its own it always finishes; if
-        // nobody waits any more, the transaction is dropped whole and rolls back.
-        // IMMEDIATE: a transaction that reads first and writes later would fail
-        // with SQLITE_BUSY at once, whatever the busy timeout.
-        let pool = db.writer().clone();
-        let inner = tokio::spawn(async move { pool.begin_with("BEGIN IMMEDIATE").await })
-            .await
-            .map_err(|error| Error::internal("the runtime stopped").caused_by(error))??;
-        Ok(Self {
-            inner,
+    pub(super) fn new(turn: Turn, db: Db) -> Self {
+        Self {
+            turn,
             db,
+            drafts: Vec::new(),
             published: false,
-        })
+        }
     }
 
     /// Publishes an event that becomes real when this transaction commits, or
@@ -54,20 +49,33 @@ impl Tx {
     }
 
     async fn publish_draft(&mut self, draft: Draft) -> Result<Published, Error> {
-        let mut answers = crate::ledger::publish(&mut self.inner, &self.db, &[draft]).await?;
         self.published = true;
+        if draft.dedup.is_none() {
+            // Nothing about it has to be asked now.
+            let id = draft.envelope.id;
+            self.drafts.push(draft);
+            return Ok(Published {
+                id,
+                duplicate: false,
+            });
+        }
+        let mut answers =
+            crate::ledger::publish(&mut self.turn, self.db.source(), &[draft]).await?;
         answers
             .pop()
             .ok_or_else(|| Error::internal("the ledger answered nothing"))
     }
 
     /// Makes everything of this transaction real.
+    ///
+    /// Where others wait to write already, it shares their commit: an error of
+    /// the disk is then everybody's.
     pub async fn commit(self) -> Result<(), Error> {
         if !self.published {
-            return Ok(self.inner.commit().await?);
+            return self.turn.commit(self.drafts).await;
         }
         fault::point!("publish.before_commit");
-        self.inner.commit().await?;
+        self.turn.commit(self.drafts).await?;
         fault::point!("publish.after_commit");
         self.db.published().notify_waiters();
         fault::point!("publish.told");
@@ -86,7 +94,7 @@ impl Tx {
 
     /// Undoes everything of this transaction.
     pub async fn rollback(self) -> Result<(), Error> {
-        Ok(self.inner.rollback().await?)
+        self.turn.rollback().await
     }
 }
 
@@ -94,12 +102,12 @@ impl Deref for Tx {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
-        &self.inner
+        &self.turn
     }
 }
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
-        &mut self.inner
+        &mut self.turn
     }
 }

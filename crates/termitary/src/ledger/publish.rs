@@ -6,7 +6,6 @@ use serde_json::json;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use crate::db::Db;
 use crate::error::Error;
 use crate::publish::{Draft, Published};
 
@@ -45,7 +44,7 @@ const DELAY: &str = "
 /// their names reach, all within the caller's transaction. Answers in order.
 pub(crate) async fn publish(
     conn: &mut SqliteConnection,
-    db: &Db,
+    source: &str,
     drafts: &[Draft],
 ) -> Result<Vec<Published>, Error> {
     let seqs = insert_events(conn, drafts).await?;
@@ -57,7 +56,7 @@ pub(crate) async fn publish(
     for (draft, seq) in drafts.iter().zip(seqs) {
         answers.push(match &draft.dedup {
             Some(dedup) if seq.is_none() => Published {
-                id: first_with(conn, db.source(), dedup).await?,
+                id: first_with(conn, source, dedup).await?,
                 duplicate: true,
             },
             _ => Published {

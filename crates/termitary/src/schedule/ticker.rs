@@ -226,7 +226,7 @@ async fn publish_tick(
     }
     let mut draft = draft(db, schedule, tick)?;
     draft.envelope.id = id;
-    crate::ledger::publish(tx, db, &[draft]).await?;
+    crate::ledger::publish(tx, db.source(), &[draft]).await?;
     sqlx::query("UPDATE termitary_schedules SET fired_us = $2 WHERE name = $1")
         .bind(&schedule.name)
         .bind(tick.as_microsecond())
@@ -260,7 +260,7 @@ pub(crate) async fn run_now(db: &Db, schedule: &Schedule) -> Result<Uuid, Error>
     let draft = draft(db, schedule, db.clock().now())?;
     let id = draft.envelope.id;
     let mut tx = db.begin().await?;
-    crate::ledger::publish(&mut tx, db, &[draft]).await?;
+    crate::ledger::publish(&mut tx, db.source(), &[draft]).await?;
     tx.commit_and_wake().await?;
     Ok(id)
 }

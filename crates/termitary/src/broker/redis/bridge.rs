@@ -303,7 +303,7 @@ impl Bridging {
                 }
             }
         }
-        ledger::publish(&mut tx, &self.db, &drafts).await?;
+        ledger::publish(&mut tx, self.db.source(), &drafts).await?;
         tx.commit_and_wake().await
     }
 }

@@ -34,7 +34,7 @@ async fn keep(redis: &Redis, drafts: &[Draft]) -> Result<Vec<Published>, Error> 
         return Ok(Vec::new());
     }
     let mut tx = redis.db.begin().await?;
-    let published = ledger::publish(&mut tx, &redis.db, drafts).await?;
+    let published = ledger::publish(&mut tx, redis.db.source(), drafts).await?;
     tx.commit_and_wake().await?;
     Ok(published)
 }

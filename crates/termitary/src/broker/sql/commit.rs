@@ -244,7 +244,7 @@ impl Batch {
         let published = if self.drafts.is_empty() {
             Vec::new()
         } else {
-            ledger::publish(tx, db, &self.drafts).await?
+            ledger::publish(tx, db.source(), &self.drafts).await?
         };
         let settled = ledger::settle(tx, &self.settlements, db.clock().now_us()).await?;
         let mut leased = Vec::with_capacity(self.leases.len());
