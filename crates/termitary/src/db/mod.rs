@@ -4,14 +4,16 @@
 mod patience;
 mod schema;
 mod turns;
+#[cfg(test)]
+mod turns_tests;
 mod tx;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, SqlitePool};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
@@ -128,8 +130,16 @@ impl Db {
         let pool = |size| {
             SqlitePoolOptions::new()
                 .max_connections(size)
-                // It is asked whether it lives when it comes back.
+                // It is asked whether it lives when it comes back, and whether
+                // SQLite and sqlx agree that its transaction is over: where a
+                // full disk ended it, they do not, and the connection is useless.
                 .test_before_acquire(false)
+                .after_release(|connection, _| {
+                    Box::pin(async {
+                        connection.ping().await?;
+                        Ok(!connection.is_in_transaction())
+                    })
+                })
                 .acquire_timeout(Duration::from_secs(30))
         };
         let writer = pool(1)
@@ -198,6 +208,12 @@ impl Db {
     #[cfg(test)]
     pub(crate) fn at_rest(&self) -> bool {
         self.0.turns.at_rest()
+    }
+
+    /// How many wait to write.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.turns.waiting()
     }
 
     /// A connection that only lease renewal uses: never behind a handler.

@@ -33,7 +33,8 @@ impl Tx {
     }
 
     /// Publishes an event that becomes real when this transaction commits, or
-    /// never. Every registered subscription gets one delivery.
+    /// never. Every registered subscription gets one delivery. Its rows are
+    /// written with the commit, together with those of others.
     pub async fn publish<E: Event>(
         &mut self,
         event: impl Into<Outgoing<E>>,

@@ -44,6 +44,8 @@ async fn a_suspect_among_others(db: TestDb, broker: Broker) {
     broker.register(&registry()).await.unwrap();
     let mut tx = broker.db().begin().await.unwrap();
     tx.publish(Fed { n: SUSPECT }).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = broker.db().begin().await.unwrap();
     // What two processes that died left behind.
     sqlx::query("UPDATE termitary_deliveries SET state = -1, crashes = 2, fence = 2")
         .execute(&mut *tx)

@@ -77,8 +77,8 @@ impl Stage {
             .await
             .unwrap();
         tx.publish(Ordered { n }).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
+        self.write(sql).await;
     }
 
     /// An event that was finished long ago.

@@ -1,0 +1,186 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{Db, Tx};
+use crate::error::Error;
+
+struct Desk {
+    db: Db,
+    _folder: tempfile::TempDir,
+}
+
+async fn desk() -> Desk {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/turns.db", folder.path().display());
+    let db = Db::open(&url).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    sqlx::raw_sql(
+        "CREATE TABLE owners (id INTEGER PRIMARY KEY);
+         CREATE TABLE notes (
+            id INTEGER PRIMARY KEY ON CONFLICT ROLLBACK,
+            owner INTEGER REFERENCES owners (id) DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    Desk {
+        db,
+        _folder: folder,
+    }
+}
+
+async fn note(tx: &mut Tx, id: i64, owner: Option<i64>) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO notes (id, owner) VALUES ($1, $2)")
+        .bind(id)
+        .bind(owner)
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+}
+
+impl Desk {
+    async fn notes(&self) -> Vec<i64> {
+        sqlx::query_scalar("SELECT id FROM notes ORDER BY id")
+            .fetch_all(self.db.reader())
+            .await
+            .unwrap()
+    }
+
+    async fn published(&self) -> Vec<String> {
+        sqlx::query_scalar("SELECT data FROM termitary_events ORDER BY CAST(data AS INTEGER)")
+            .fetch_all(self.db.reader())
+            .await
+            .unwrap()
+    }
+}
+
+/// Ends as its number says; answers the number where it was to be kept.
+async fn one(db: Db, n: i64) -> Option<i64> {
+    let mut tx = db.begin().await.unwrap();
+    if n % 2 == 0 {
+        note(&mut tx, n, None).await.unwrap();
+    }
+    let json = n.to_string();
+    tx.publish_json("notes.written", &json).await.unwrap();
+    match n % 5 {
+        3 => {
+            tx.rollback().await.unwrap();
+            None
+        }
+        4 => {
+            drop(tx);
+            None
+        }
+        _ => {
+            tx.commit().await.unwrap();
+            Some(n)
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_transactions_at_once_exactly_those_that_were_committed_are_real() {
+    let desk = desk().await;
+    let mut all = JoinSet::new();
+    for n in 0..500 {
+        all.spawn(one(desk.db.clone(), n));
+    }
+    let mut kept: Vec<_> = all.join_all().await.into_iter().flatten().collect();
+    kept.sort_unstable();
+    let written: Vec<_> = kept.iter().copied().filter(|n| n % 2 == 0).collect();
+    assert_eq!(desk.notes().await, written);
+    let said: Vec<_> = kept.iter().map(i64::to_string).collect();
+    assert_eq!(desk.published().await, said);
+    assert!(desk.db.at_rest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_waiting_takes_nothing_with_it() {
+    let desk = desk().await;
+    let mut all = JoinSet::new();
+    for n in 0..200_u64 {
+        let db = desk.db.clone();
+        all.spawn(async move {
+            let work = one(db, i64::try_from(n).unwrap() * 5);
+            let patience = Duration::from_micros(n * 37 % 3_000);
+            tokio::time::timeout(patience, work).await.ok().flatten()
+        });
+    }
+    let answered: Vec<_> = all.join_all().await.into_iter().flatten().collect();
+    // Whoever was not answered may have been in time all the same.
+    let mut tx = desk.db.begin().await.unwrap();
+    note(&mut tx, -1, None).await.unwrap();
+    tx.commit().await.unwrap();
+    let published = desk.published().await;
+    for n in answered {
+        assert!(published.contains(&n.to_string()), "{n} was answered");
+    }
+    let noted = desk.notes().await;
+    assert!(noted.contains(&-1), "the connection is free again");
+    for n in noted.iter().filter(|n| **n >= 0) {
+        assert!(published.contains(&n.to_string()), "{n} is half there");
+    }
+}
+
+/// Two transactions that share a commit: the second is ended by `spoil`.
+async fn beside(
+    desk: &Desk,
+    spoil: impl AsyncFnOnce(Tx) -> Result<(), Error>,
+) -> (Result<(), Error>, Result<(), Error>) {
+    let mut first = desk.db.begin().await.unwrap();
+    note(&mut first, 1, None).await.unwrap();
+    let second = desk.db.begin();
+    tokio::pin!(second);
+    // It waits for its turn already when the first one ends.
+    assert!(futures_util::poll!(&mut second).is_pending());
+    while desk.db.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let first = tokio::spawn(first.commit());
+    let spoiled = spoil(second.await.unwrap()).await;
+    (first.await.unwrap(), spoiled)
+}
+
+#[tokio::test]
+async fn where_the_shared_commit_fails_nobody_is_told_that_it_worked() {
+    let desk = desk().await;
+    let no_such_owner = async |mut tx: Tx| {
+        note(&mut tx, 2, Some(7)).await?;
+        tx.commit().await
+    };
+    let (first, second) = beside(&desk, no_such_owner).await;
+    assert!(first.is_err() && second.is_err(), "{first:?} {second:?}");
+    assert_eq!(desk.notes().await, [0; 0]);
+    assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
+}
+
+#[tokio::test]
+async fn where_one_loses_the_database_transaction_the_other_is_told() {
+    let desk = desk().await;
+    let twice = async |mut tx: Tx| {
+        let lost = note(&mut tx, 1, None).await;
+        assert!(lost.is_err(), "the same note twice");
+        drop(tx);
+        Ok(())
+    };
+    let (first, _) = beside(&desk, twice).await;
+    assert!(first.is_err(), "{first:?}");
+    assert_eq!(desk.notes().await, [0; 0]);
+    assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
+}
+
+#[tokio::test]
+async fn an_undone_transaction_leaves_the_one_before_it_whole() {
+    let desk = desk().await;
+    let undone = async |mut tx: Tx| {
+        note(&mut tx, 2, None).await?;
+        tx.rollback().await
+    };
+    let (first, second) = beside(&desk, undone).await;
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    assert_eq!(desk.notes().await, [1]);
+}
