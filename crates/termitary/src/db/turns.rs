@@ -205,7 +205,7 @@ async fn publish_and_commit(
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
     for reply in kept {
         // Whoever does not wait any more needs no answer.
-        let _ = reply.send(ended.as_ref().map(|()| ()).map_err(Error::repeat));
+        let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
     }
 }
 
