@@ -25,7 +25,8 @@ async fn every_key_of_a_system_begins_with_its_prefix() {
     let _worker = world.worker_with(config).await;
     work(&world).await;
     let keys: Vec<String> = redis::from_redis_value(world.redis(&["KEYS", "*"]).await).unwrap();
-    assert!(keys.len() >= 4, "{keys:?}");
+    // The two streams; what the bridge notes there lives for seconds only.
+    assert!(keys.len() >= 2, "{keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("shop:")), "{keys:?}");
 }
 
