@@ -1,4 +1,4 @@
-//! What the tests need on the machine: looked for first, and installed through
+//! What the tests and benchmarks need on the machine: looked for first, and installed through
 //! apt-get only where it is missing. No service is started or enabled.
 
 use std::process::Command;
@@ -37,6 +37,35 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
+/// What `cargo xtask bench` needs beside that.
+const BENCH_TOOLS: &[Tool] = &[
+    Tool {
+        what: "a C compiler (it builds SQLite)",
+        found: || command::works("cc", &["--version"]),
+        packages: &["gcc", "libc6-dev"],
+    },
+    Tool {
+        what: "redis-server and redis-cli (it starts its own servers, on loopback)",
+        found: || {
+            command::works("redis-server", &["--version"])
+                && command::works("redis-cli", &["--version"])
+        },
+        packages: &["redis-server", "redis-tools"],
+    },
+    Tool {
+        what: "node and npm (BullMQ runs on them)",
+        found: || command::works("node", &["--version"]) && command::works("npm", &["--version"]),
+        packages: &["nodejs", "npm"],
+    },
+];
+
+/// What `cargo xtask instructions` needs.
+const INSTRUCTION_TOOLS: &[Tool] = &[Tool {
+    what: "valgrind (it counts instructions)",
+    found: || command::works("valgrind", &["--version"]),
+    packages: &["valgrind"],
+}];
+
 /// Debian starts the services of new packages, and enables them for the next
 /// boot. The tests want the program alone: a policy forbids the start where
 /// there is none yet, and the service is disabled afterwards.
@@ -54,10 +83,24 @@ case " $* " in *" redis-server "*)
 esac
 "#;
 
-/// Makes sure that every tool is there.
+/// Makes sure that every tool of the tests is there.
 pub(crate) fn prepare() -> Result<()> {
+    prepare_all(TOOLS)
+}
+
+/// Makes sure that every tool of the benchmarks is there.
+pub(crate) fn prepare_bench() -> Result<()> {
+    prepare_all(BENCH_TOOLS)
+}
+
+/// Makes sure that what counts instructions is there.
+pub(crate) fn prepare_instructions() -> Result<()> {
+    prepare_all(INSTRUCTION_TOOLS)
+}
+
+fn prepare_all(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> = Vec::new();
-    for tool in TOOLS {
+    for tool in tools {
         let found = (tool.found)();
         println!(
             "{} {}",
@@ -72,7 +115,7 @@ pub(crate) fn prepare() -> Result<()> {
         return Ok(());
     }
     install(&packages)?;
-    let still: Vec<&str> = TOOLS
+    let still: Vec<&str> = tools
         .iter()
         .filter(|t| !(t.found)())
         .map(|t| t.what)

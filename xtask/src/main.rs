@@ -1,5 +1,6 @@
 //! `cargo xtask`: what needs more than cargo.
 
+mod bench;
 mod chaos;
 mod command;
 mod examples;
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["test", names @ ..] => run_test(names),
-        ["chaos", args @ ..] => run_chaos(args),
+        ["chaos", args @ ..] => run_task(chaos::run, args),
+        ["bench", args @ ..] => run_task(bench::run, args),
+        ["instructions", args @ ..] => run_task(bench::instructions::run, args),
         [] => wrong("say what to do"),
         [first, ..] => wrong(&format!("there is no task `{first}`")),
     }
@@ -46,8 +49,11 @@ fn run_test(names: &[&str]) -> ExitCode {
     }
 }
 
-fn run_chaos(args: &[&str]) -> ExitCode {
-    match Workspace::find().and_then(|workspace| chaos::run(&workspace, args)) {
+/// A task that answers whether all is well.
+type Task = fn(&Workspace, &[&str]) -> anyhow::Result<bool>;
+
+fn run_task(task: Task, args: &[&str]) -> ExitCode {
+    match Workspace::find().and_then(|workspace| task(&workspace, args)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -71,6 +77,8 @@ fn help() -> String {
         "\
 Usage: cargo xtask test [STEP...]
        cargo xtask chaos [--mode redis|sqlite] [--seed N] [--minutes M] [OPTION...]
+       cargo xtask bench [--rounds N] [--only WORD,...] [--quick] [--render]
+       cargo xtask instructions [--accept]
 
 `test` runs every check of the project, in this order, and stops at the first that
 fails. With names of steps: only those. What a step needs and the machine lacks
@@ -81,6 +89,12 @@ Steps:
 
 `chaos` kills, stops and cuts off real processes and a real redis-server by a
 seed, then checks every promise; `cargo xtask chaos --help` says more.
+
+`bench` measures Termitary beside the raw limits of Redis and SQLite and beside
+other systems, and writes docs/benchmarks.md; `cargo xtask bench --help` says more.
+
+`instructions` counts with valgrind what one event costs, and fails where that has
+grown by more than a tenth since it was last accepted.
 
 CARGO_TARGET_DIR is respected. Exit codes: 0 all passed, 1 a step failed, 2 wrong usage.",
         steps.join("\n")

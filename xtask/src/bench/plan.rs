@@ -1,0 +1,320 @@
+//! Which systems are measured in which rows, and with how many events.
+
+/// One system on one broker.
+pub(crate) struct System {
+    /// In the report.
+    pub(crate) name: &'static str,
+    /// The program that measures it.
+    pub(crate) program: &'static str,
+    /// What stands before its rows' names on the command line.
+    pub(crate) prefix: &'static str,
+    /// How it was run, for the report.
+    pub(crate) settings: &'static str,
+    /// Its rows; a row that is not there is one that it does not have.
+    pub(crate) rows: &'static [Row],
+}
+
+/// One measurement.
+pub(crate) struct Row {
+    /// Its name, the same for all systems.
+    pub(crate) name: &'static str,
+    /// How many events.
+    pub(crate) events: usize,
+    /// What fills the place before; where there is none, the place is emptied.
+    pub(crate) fill: Option<&'static str>,
+}
+
+/// Rows in the order they are measured. `drain` takes what the bulk row left.
+pub(crate) const ROWS: &[&str] = &[
+    "publish-one",
+    "publish-64",
+    "publish-bulk",
+    "drain",
+    "latency",
+    "transactional",
+];
+
+pub(crate) const RAW: &str = "raw";
+pub(crate) const OURS: &str = "Termitary";
+/// The program that measures itself.
+pub(crate) const TERMITARY: &str = "termitary";
+
+const fn row(name: &'static str, events: usize) -> Row {
+    Row {
+        name,
+        events,
+        fill: None,
+    }
+}
+
+const fn drain(events: usize, fill: &'static str) -> Row {
+    Row {
+        name: "drain",
+        events,
+        fill: Some(fill),
+    }
+}
+
+pub(crate) const REDIS: &[System] = &[
+    System {
+        name: RAW,
+        program: "bench-raw",
+        prefix: "redis-",
+        settings: "redis-rs on one stream by hand: one shared connection; pipelines of 500, four in flight; \
+                   XREADGROUP of 256, XACK + XDEL on a second connection while the next page is read, JSON parsed",
+        rows: &[
+            row("publish-one", 10_000),
+            row("publish-64", 50_000),
+            row("publish-bulk", 50_000),
+            drain(50_000, "publish-bulk"),
+            row("latency", 5_000),
+        ],
+    },
+    System {
+        name: OURS,
+        program: TERMITARY,
+        prefix: "",
+        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, a concurrency of 100; all safety on, the \
+                   ledger on SQLite with synchronous=FULL",
+        rows: &[
+            row("publish-one", 10_000),
+            row("publish-64", 50_000),
+            row("publish-bulk", 50_000),
+            row("drain", 50_000),
+            row("latency", 5_000),
+            row("transactional", 20_000),
+        ],
+    },
+    System {
+        name: "BullMQ",
+        program: "bullmq",
+        prefix: "",
+        settings: "concurrency 100, removeOnComplete (faster than its default), addBulk of 500",
+        rows: &[
+            row("publish-one", 5_000),
+            row("publish-64", 20_000),
+            row("publish-bulk", 20_000),
+            drain(20_000, "publish-bulk"),
+            row("latency", 5_000),
+        ],
+    },
+    System {
+        name: "rusty-sidekiq",
+        program: "bench-sidekiq",
+        prefix: "",
+        settings: "64 workers, the pool's PING at check-out off (faster than its default); at most once, no bulk call",
+        rows: &[
+            row("publish-one", 5_000),
+            row("publish-64", 20_000),
+            drain(20_000, "publish-64"),
+            row("latency", 5_000),
+        ],
+    },
+    System {
+        name: "apalis-redis",
+        program: "bench-apalis",
+        prefix: "",
+        settings: "batches of 100, polled every 5 ms, parallelize(tokio::spawn), push_bulk of 500; \
+                   7,500 jobs, as it fails from about 8,000 waiting ones on",
+        rows: &[
+            row("publish-one", 5_000),
+            row("publish-64", 20_000),
+            row("publish-bulk", 7_500),
+            drain(7_500, "publish-bulk"),
+            row("latency", 5_000),
+        ],
+    },
+];
+
+pub(crate) const SQLITE: &[System] = &[
+    System {
+        name: RAW,
+        program: "bench-raw",
+        prefix: "sqlite-",
+        settings: "rusqlite on one table with a partial index: 100 inserts a commit; 64 callers: a writer thread \
+                   that commits what waits, up to 100; claims of 100 and deletes of 100, two commits, JSON parsed",
+        rows: &[
+            row("publish-one", 3_000),
+            row("publish-64", 50_000),
+            row("publish-bulk", 50_000),
+            drain(50_000, "publish-bulk"),
+        ],
+    },
+    System {
+        name: OURS,
+        program: TERMITARY,
+        prefix: "",
+        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, a concurrency of 100; all safety on",
+        rows: &[
+            row("publish-one", 3_000),
+            row("publish-64", 20_000),
+            row("publish-bulk", 20_000),
+            row("drain", 20_000),
+            row("latency", 2_500),
+            row("transactional", 20_000),
+        ],
+    },
+    System {
+        name: "apalis-sqlite",
+        program: "bench-apalis",
+        prefix: "",
+        settings: "batches of 100, polled every 5 ms, parallelize(tokio::spawn), push_bulk of 100; 3,000 jobs drained",
+        rows: &[
+            row("publish-one", 2_000),
+            row("publish-64", 5_000),
+            row("publish-bulk", 3_000),
+            drain(3_000, "publish-bulk"),
+            row("latency", 2_500),
+        ],
+    },
+    System {
+        name: "riverqueue",
+        program: "bench-river",
+        prefix: "",
+        settings: "a pool of 5, fetch cool-down and polling at 1 ms (the least it allows), 100 workers, insert_many of 100",
+        rows: &[
+            row("publish-one", 2_000),
+            row("publish-64", 5_000),
+            row("publish-bulk", 10_000),
+            drain(10_000, "publish-bulk"),
+            row("latency", 2_500),
+        ],
+    },
+];
+
+/// What Termitary is to reach.
+pub(crate) struct Aim {
+    pub(crate) broker: &'static str,
+    pub(crate) row: &'static str,
+    /// In words.
+    pub(crate) what: &'static str,
+    /// The raw row that it is compared with.
+    pub(crate) raw: (&'static str, &'static str),
+    /// Which figure of the result.
+    pub(crate) figure: &'static str,
+    /// The share of the raw figure: at least, or at most for times.
+    pub(crate) share: f64,
+}
+
+const fn aim(
+    broker: &'static str,
+    row: &'static str,
+    what: &'static str,
+    raw: (&'static str, &'static str),
+    figure: &'static str,
+    share: f64,
+) -> Aim {
+    Aim {
+        broker,
+        row,
+        what,
+        raw,
+        figure,
+        share,
+    }
+}
+
+pub(crate) const AIMS: &[Aim] = &[
+    aim(
+        "redis",
+        "publish-64",
+        "Redis, publish, 64 concurrent awaits",
+        ("redis", "publish-64"),
+        "perSecond",
+        0.7,
+    ),
+    aim(
+        "redis",
+        "publish-bulk",
+        "Redis, `publish_all` in pipelines",
+        ("redis", "publish-bulk"),
+        "perSecond",
+        0.7,
+    ),
+    aim(
+        "redis",
+        "drain",
+        "Redis, drain, one worker process",
+        ("redis", "drain"),
+        "perSecond",
+        0.7,
+    ),
+    aim(
+        "redis",
+        "latency",
+        "Redis, publish to handler start at 500/s, p50",
+        ("redis", "latency"),
+        "p50Us",
+        1.5,
+    ),
+    aim(
+        "redis",
+        "latency",
+        "the same, p99",
+        ("redis", "latency"),
+        "p99Us",
+        2.0,
+    ),
+    aim(
+        "sqlite",
+        "publish-64",
+        "SQLite FULL, publish, 64 concurrent, to raw commits of 100",
+        ("sqlite", "publish-bulk"),
+        "perSecond",
+        0.4,
+    ),
+    aim(
+        "sqlite",
+        "drain",
+        "SQLite FULL, drain, one worker process",
+        ("sqlite", "drain"),
+        "perSecond",
+        0.5,
+    ),
+    aim(
+        "redis",
+        "transactional",
+        "`tx.publish` from 64 tasks over Redis, handled and finished in the ledger, to raw commits of 100",
+        ("sqlite", "publish-bulk"),
+        "perSecond",
+        0.3,
+    ),
+    aim(
+        "sqlite",
+        "transactional",
+        "the same without Redis",
+        ("sqlite", "publish-bulk"),
+        "perSecond",
+        0.3,
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_known_and_filled_by_a_row_of_the_same_system() {
+        for system in REDIS.iter().chain(SQLITE) {
+            for row in system.rows {
+                assert!(ROWS.contains(&row.name), "{} {}", system.name, row.name);
+                let known = |fill| system.rows.iter().any(|other| other.name == fill);
+                assert!(row.fill.is_none_or(known), "{} {}", system.name, row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_aim_compares_rows_that_are_measured() {
+        let measured = |systems: &[System], name: &str, row: &str| {
+            systems
+                .iter()
+                .any(|s| s.name == name && s.rows.iter().any(|r| r.name == row))
+        };
+        let of = |broker| if broker == "redis" { REDIS } else { SQLITE };
+        for aim in AIMS {
+            assert!(measured(of(aim.broker), OURS, aim.row), "{}", aim.what);
+            assert!(measured(of(aim.raw.0), RAW, aim.raw.1), "{}", aim.what);
+        }
+    }
+}
