@@ -38,10 +38,12 @@ impl Programs {
     }
 
     /// Builds all of them; what is built already costs a second.
-    pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
+    pub(crate) fn build(workspace: &Workspace, termitary: bool) -> Result<Self> {
         machine::prepare_bench()?;
         let programs = Self::build_rust(workspace)?;
-        command::run(&mut workspace.cargo("build --release --locked --package termitary-app"))?;
+        if termitary {
+            command::run(&mut workspace.cargo("build --release --locked --package termitary-app"))?;
+        }
         programs.install_node(&workspace.path("bench/node"))?;
         Self::find(workspace)
     }
@@ -84,9 +86,6 @@ impl Programs {
     /// What an earlier build left.
     pub(crate) fn find(workspace: &Workspace) -> Result<Self> {
         let programs = Self::places(workspace);
-        if !programs.termitary.is_file() {
-            bail!("termitary is not built: run `cargo xtask bench --build` first");
-        }
         for name in NAMES {
             if !programs.rust.join(name).is_file() {
                 bail!("{name} is not built: run `cargo xtask bench --build` first");
@@ -107,6 +106,14 @@ impl Programs {
             return command;
         }
         Command::new(self.program(name))
+    }
+
+    /// The same with another build of the program of this project.
+    pub(crate) fn with_termitary(self, file: &Path) -> Result<Self> {
+        let termitary = file
+            .canonicalize()
+            .with_context(|| format!("there is no {}", file.display()))?;
+        Ok(Self { termitary, ..self })
     }
 
     /// The program of this project.

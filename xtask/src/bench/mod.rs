@@ -16,6 +16,8 @@ mod svg;
 mod systems;
 mod tables;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 
 use crate::workspace::{Workspace, make_folder};
@@ -30,6 +32,7 @@ pub(crate) struct Options {
     quick: bool,
     render_only: bool,
     build: Building,
+    termitary: Option<PathBuf>,
 }
 
 /// What happens before anything is measured.
@@ -58,6 +61,8 @@ the report goes to target/bench/report.
   --rounds N   how often each figure is measured (3); medians are reported
   --only WORDS only rows and systems whose name holds one of the words, such as
                redis, sqlite, drain, latency, flat, bullmq
+  --termitary FILE
+               measure this build of the program, not target/release/termitary
   --quick      a tenth of the events, one round: to see whether it works";
 
 /// Does what `args` say; answers whether it was understood and succeeded.
@@ -75,7 +80,11 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     }
     let programs = match options.build {
         Building::Not => Programs::find(workspace)?,
-        _ => Programs::build(workspace)?,
+        _ => Programs::build(workspace, options.termitary.is_none())?,
+    };
+    let programs = match &options.termitary {
+        Some(file) => programs.with_termitary(file)?,
+        None => programs,
     };
     if options.build == Building::Only {
         return Ok(true);
@@ -90,7 +99,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
         );
     }
     let folder = if options.quick || !options.only.is_empty() {
-        workspace.scratch().join("../bench/report")
+        workspace.scratch().with_file_name("bench").join("report")
     } else {
         workspace.path("docs")
     };
@@ -107,6 +116,7 @@ fn parse(args: &[&str]) -> Result<Options> {
         quick: false,
         render_only: false,
         build: Building::First,
+        termitary: None,
     };
     let mut words = args.iter();
     while let Some(word) = words.next() {
@@ -118,6 +128,10 @@ fn parse(args: &[&str]) -> Result<Options> {
             "--render" => options.render_only = true,
             "--build" => options.build = Building::Only,
             "--no-build" => options.build = Building::Not,
+            "--termitary" => {
+                let value = words.next().context("--termitary needs a file")?;
+                options.termitary = Some(value.into());
+            }
             "--rounds" => {
                 let value = words.next().context("--rounds needs a number")?;
                 options.rounds = value.parse().context("--rounds needs a number")?;
