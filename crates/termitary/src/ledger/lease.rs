@@ -7,22 +7,21 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::SqliteConnection;
-use uuid::Uuid;
 
 use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
 use crate::db::Db;
 use crate::error::Error;
 
-use super::{EventRow, event_columns, state};
+use super::{EventRow, event_columns, event_json, gathered, state};
 
-/// The head of the line as one row: rows cross from the database's thread one
-/// by one, and a hundred small ones cost more than the claim itself.
-const HEAD: &str = "
-    SELECT json_group_array(json_array(due_us, attempts, fence, seq, hex(id), name, version, source, time_us, key, traceparent, hex(cause), data))
-    FROM (SELECT d.due_us, d.attempts, d.fence, e.*
-          FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-          WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2
-          ORDER BY d.due_us, d.event LIMIT $3)";
+const HEAD: &str = concat!(
+    "SELECT json_group_array(json_array(e.due_us, e.attempts, e.fence, ",
+    event_json!(),
+    ")) FROM (SELECT d.due_us, d.attempts, d.fence, termitary_events.*
+              FROM termitary_deliveries d JOIN termitary_events ON seq = d.event
+              WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2
+              ORDER BY d.due_us, d.event LIMIT $3) e"
+);
 
 const CLAIM: &str = "
     UPDATE termitary_deliveries SET state = 1, worker = $1, lease_us = $2, fence = fence + 1
@@ -34,23 +33,14 @@ const EVENTS: &str = concat!(
     " FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
 );
 
-/// A due delivery with its event, as [`HEAD`] has it.
+/// A due delivery with its event.
 #[derive(Deserialize)]
-struct Due(
-    i64,
-    i64,
-    i64,
-    i64,
-    Uuid,
-    String,
-    u32,
-    String,
-    i64,
-    Option<String>,
-    Option<String>,
-    String,
-    String,
-);
+struct Head {
+    due_us: i64,
+    attempts: i64,
+    fence: i64,
+    event: EventRow,
+}
 
 /// Leases up to `max` due deliveries of one subscription until `until_us`.
 /// The caller's transaction keeps every other writer out, so that what is read
@@ -69,10 +59,8 @@ pub(crate) async fn lease(
         .bind(max as i64)
         .fetch_one(&mut *conn)
         .await?;
-    let head: Vec<Due> = serde_json::from_str(&head).map_err(|error| {
-        Error::internal("the head of a subscription is unreadable").caused_by(error)
-    })?;
-    let Some((due_us, seq)) = head.iter().map(|due| (due.0, due.3)).max() else {
+    let head: Vec<Head> = gathered(&head)?;
+    let Some((due_us, seq)) = head.iter().map(|due| (due.due_us, due.event.seq)).max() else {
         return Ok(Vec::new());
     };
     sqlx::query(CLAIM)
@@ -84,30 +72,8 @@ pub(crate) async fn lease(
         .execute(&mut *conn)
         .await?;
     head.into_iter()
-        .map(|due| {
-            let (attempts, fence) = (due.1, due.2 + 1);
-            leased(route, worker, attempts, fence, due.event())
-        })
+        .map(|due| leased(route, worker, due.attempts, due.fence + 1, due.event))
         .collect()
-}
-
-impl Due {
-    fn event(self) -> EventRow {
-        let Self(_, _, _, seq, id, name, version, source, time_us, key, traceparent, cause, data) =
-            self;
-        EventRow {
-            seq,
-            id,
-            name,
-            version: i64::from(version),
-            source,
-            time_us,
-            key,
-            traceparent,
-            cause: Uuid::try_parse(&cause).ok(), // empty: none
-            data,
-        }
-    }
 }
 
 fn leased(

@@ -48,8 +48,8 @@ pub(crate) mod state {
     pub(crate) const PARKED: i64 = 4;
 }
 
-/// An event as its row.
-#[derive(sqlx::FromRow)]
+/// An event as its row, or as the JSON array that [`event_json`] makes of it.
+#[derive(serde::Deserialize, sqlx::FromRow)]
 pub(crate) struct EventRow {
     pub(crate) seq: i64,
     id: uuid::Uuid,
@@ -70,6 +70,23 @@ macro_rules! event_columns {
     };
 }
 pub(crate) use event_columns;
+
+/// The same as one JSON array. Rows cross from the database's thread one by
+/// one, and that costs more than most statements: what a hot path reads is
+/// gathered into a single one (`json_group_array`).
+macro_rules! event_json {
+    () => {
+        "json_array(e.seq, hex(e.id), e.name, e.version, e.source, e.time_us, e.key, e.traceparent, iif(e.cause IS NULL, NULL, hex(e.cause)), e.data)"
+    };
+}
+pub(crate) use event_json;
+
+/// What a statement gathered.
+pub(crate) fn gathered<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, crate::Error> {
+    serde_json::from_str(json).map_err(|error| {
+        crate::Error::internal("rows of the ledger are not what they should be").caused_by(error)
+    })
+}
 
 impl EventRow {
     pub(crate) fn envelope(self) -> Result<crate::event::Envelope, crate::Error> {

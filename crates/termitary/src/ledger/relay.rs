@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::{EventRow, event_columns};
+use super::{EventRow, event_json, gathered};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
@@ -88,16 +88,18 @@ async fn candidates(
     let mut found = Vec::new();
     let mut room = bytes;
     for route in routes {
-        let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
-            "SELECT d.event, d.subscription, d.fence, octet_length(e.data)
-             FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-             WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3",
+        let rows: String = sqlx::query_scalar(
+            "SELECT json_group_array(json_array(event, subscription, fence, size)) FROM (
+                SELECT d.event, d.subscription, d.fence, octet_length(e.data) AS size
+                FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+                WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3)",
         )
         .bind(route)
         .bind(now_us)
         .bind(share as i64)
-        .fetch_all(&mut *conn)
+        .fetch_one(&mut *conn)
         .await?;
+        let rows: Vec<(i64, i64, i64, i64)> = gathered(&rows)?;
         for (seq, route, fence, size) in rows {
             if room <= 0 && !found.is_empty() {
                 return Ok(found);
@@ -130,17 +132,23 @@ async fn claim_fresh(
     if first.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_scalar(
-        "UPDATE termitary_events AS e SET fanned = 1
+    let fresh: String = sqlx::query_scalar(
+        "SELECT json_group_array(e.seq) FROM termitary_events e
          WHERE e.seq IN (SELECT value FROM json_each($1)) AND e.fanned = 0
            AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d
-                           WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2))
-         RETURNING seq",
+                           WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2))",
     )
     .bind(json!(first.into_iter().collect::<Vec<_>>()).to_string())
     .bind(now_us)
-    .fetch_all(conn)
-    .await?)
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::query(
+        "UPDATE termitary_events SET fanned = 1 WHERE seq IN (SELECT value FROM json_each($1))",
+    )
+    .bind(&fresh)
+    .execute(conn)
+    .await?;
+    gathered(&fresh)
 }
 
 async fn lease_fresh(
@@ -151,14 +159,23 @@ async fn lease_fresh(
     if fresh.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_as(
+    let fresh = json!(fresh).to_string();
+    sqlx::query(
         "UPDATE termitary_deliveries SET state = 1, worker = 'relay', lease_us = $2, fence = 1, entry = NULL
-         WHERE event IN (SELECT value FROM json_each($1)) RETURNING event, subscription, fence",
+         WHERE event IN (SELECT value FROM json_each($1))",
     )
-    .bind(json!(fresh).to_string())
+    .bind(&fresh)
     .bind(until_us)
-    .fetch_all(conn)
-    .await?)
+    .execute(&mut *conn)
+    .await?;
+    let rows: String = sqlx::query_scalar(
+        "SELECT json_group_array(json_array(event, subscription, fence)) FROM termitary_deliveries
+         WHERE event IN (SELECT value FROM json_each($1))",
+    )
+    .bind(&fresh)
+    .fetch_one(conn)
+    .await?;
+    gathered(&rows)
 }
 
 async fn lease_again(
@@ -185,14 +202,15 @@ async fn events(
     conn: &mut SqliteConnection,
     seqs: &[i64],
 ) -> Result<HashMap<i64, Envelope>, Error> {
-    let rows: Vec<EventRow> = sqlx::query_as(concat!(
-        "SELECT ",
-        event_columns!(),
-        " FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
+    let rows: String = sqlx::query_scalar(concat!(
+        "SELECT json_group_array(",
+        event_json!(),
+        ") FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
     ))
     .bind(json!(seqs).to_string())
-    .fetch_all(conn)
+    .fetch_one(conn)
     .await?;
+    let rows: Vec<EventRow> = gathered(&rows)?;
     rows.into_iter()
         .map(|row| Ok((row.seq, row.envelope()?)))
         .collect()
@@ -321,7 +339,7 @@ pub(crate) async fn renew(
 }
 
 /// What the ledger says of one delivery.
-#[derive(sqlx::FromRow)]
+#[derive(serde::Deserialize)]
 pub(crate) struct Standing {
     pub(crate) seq: i64,
     /// Which event that is here: an entry of another ledger may name the same `seq`.
@@ -342,15 +360,16 @@ pub(crate) async fn standing(
     conn: &mut SqliteConnection,
     keys: &[(i64, i64)],
 ) -> Result<HashMap<(i64, i64), Standing>, Error> {
-    let rows: Vec<Standing> = sqlx::query_as(
-        "SELECT e.seq, e.id, j.value->>1 AS route, d.state, d.attempts, d.fence, d.entry, s.doubt_ms
+    let rows: String = sqlx::query_scalar(
+        "SELECT json_group_array(json_array(e.seq, hex(e.id), j.value->>1, d.state, d.attempts, d.fence, d.entry, s.doubt_ms))
          FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value->>0
          LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = j.value->>1
          LEFT JOIN termitary_subscriptions s ON s.id = j.value->>1",
     )
     .bind(json!(keys).to_string())
-    .fetch_all(conn)
+    .fetch_one(conn)
     .await?;
+    let rows: Vec<Standing> = gathered(&rows)?;
     Ok(rows
         .into_iter()
         .map(|row| ((row.seq, row.route), row))

@@ -74,9 +74,10 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
             .lease(&route, &core.id, claims.num_permits(), WAIT);
         let leased = tokio::select! {
             biased;
+            // First: what is leased is started, and gives itself back.
+            leased = lease => leased,
             () = core.stop.cancelled() => return,
             () = core.until_alone(true) => continue,
-            leased = lease => leased,
         };
         match leased {
             Ok(leased) => {

@@ -3,6 +3,7 @@
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::broker::{Leased, Outcome, Settlement, WorkerId};
@@ -13,6 +14,7 @@ use crate::ledger;
 use crate::publish::{Draft, Published};
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
+type Answer<T> = oneshot::Receiver<Result<T, Error>>;
 
 /// One thing to do in the next transaction.
 pub(super) enum Op {
@@ -61,6 +63,23 @@ impl GroupCommit {
     /// Carries out one operation, together with whatever else is asked now.
     /// Once submitted it happens even if nobody waits for the answer any more.
     pub(super) async fn submit<T>(&self, op: impl FnOnce(Reply<T>) -> Op) -> Result<T, Error> {
+        told(self.ask(op).await)
+    }
+
+    /// [`GroupCommit::submit`] for leases: they go back at once where nobody
+    /// takes the answer, however late the asker goes away.
+    pub(super) async fn lease(
+        &self,
+        op: impl FnOnce(Reply<Vec<Leased>>) -> Op,
+    ) -> Result<Vec<Leased>, Error> {
+        let mut unseen = Unseen {
+            answer: self.ask(op),
+            inner: Arc::clone(&self.0),
+        };
+        told((&mut unseen.answer).await)
+    }
+
+    fn ask<T>(&self, op: impl FnOnce(Reply<T>) -> Op) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
         if self.0.push(op(reply)) {
             let turn = Turn {
@@ -70,8 +89,28 @@ impl GroupCommit {
             tokio::spawn(turn.serve());
         }
         answer
-            .await
-            .map_err(|_| Error::internal("the runtime stopped before the transaction ended"))?
+    }
+}
+
+fn told<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
+    answer.map_err(|_| Error::internal("the runtime stopped before the transaction ended"))?
+}
+
+/// Leases that were answered and perhaps not looked at.
+struct Unseen {
+    answer: Answer<Vec<Leased>>,
+    inner: Arc<Inner>,
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        self.answer.close(); // from here on the other side hands back
+        if let Ok(Ok(leased)) = self.answer.try_recv()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let inner = Arc::clone(&self.inner);
+            runtime.spawn(async move { inner.hand_back(leased).await });
+        }
     }
 }
 

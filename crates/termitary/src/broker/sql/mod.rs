@@ -5,6 +5,8 @@
 //! statement per event, and an idle one does none.
 
 mod commit;
+#[cfg(test)]
+mod commit_tests;
 mod wake;
 
 use std::collections::HashSet;
@@ -52,7 +54,7 @@ impl Sql {
         let now_us = self.db.clock().now_us();
         let until_us = now_us.saturating_add(micros(self.lease));
         self.commit
-            .submit(|reply| Op::Lease {
+            .lease(|reply| Op::Lease {
                 route: route.id,
                 worker: worker.clone(),
                 max,
