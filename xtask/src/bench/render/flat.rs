@@ -61,10 +61,10 @@ pub(crate) fn text(run: &Run) -> String {
         };
         let mut head = vec![format!("{varied} → {told}")];
         head.extend(first.iter().map(|(at, _)| number(*at)));
-        head.push("last to first".to_owned());
+        head.push("last to first, aim".to_owned());
         let lines: Vec<Vec<String>> = found
             .iter()
-            .map(|(name, points)| line(name, points, *scale))
+            .map(|(name, points)| line(name, points, figure, *scale))
             .collect();
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
         text.push_str(&table(&head, &lines));
@@ -77,17 +77,30 @@ pub(crate) fn text(run: &Run) -> String {
              handled event: ",
         );
         text.push_str(&cold);
-        text.push_str(" ms.\n");
+        text.push_str(" ms; the aim is 100 ms.\n");
     }
     text
 }
 
-fn line(name: &str, points: &[(f64, Spread)], scale: f64) -> Vec<String> {
+fn line(name: &str, points: &[(f64, Spread)], figure: &str, scale: f64) -> Vec<String> {
     let mut line = vec![name.to_owned()];
     line.extend(points.iter().map(|(_, found)| spread(Some(*found), scale)));
     let ends = points.first().zip(points.last());
     line.push(ends.map_or_else(String::new, |((_, first), (_, last))| {
-        format!("{:.2}", last.median / first.median)
+        verdict(figure, first.median, last.median)
     }));
     line
+}
+
+/// How the last compares with the first, and whether that is flat: within 20%,
+/// and for memory at most 30 MiB.
+fn verdict(figure: &str, first: f64, last: f64) -> String {
+    let ratio = last / first;
+    let (flat, aim) = match figure {
+        "peakMemory" => (last <= 30.0 * 1_048_576.0, "at most 30 MiB"),
+        "perSecond" => (ratio >= 1.0 / 1.2, "at least 0.83"),
+        _ => (ratio <= 1.2, "at most 1.20"),
+    };
+    let mark = if flat { "✓" } else { "✗" };
+    format!("{ratio:.2}, {aim} {mark}")
 }
