@@ -59,6 +59,25 @@ const BENCH_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What `cargo xtask bench --http` needs.
+const HTTP_TOOLS: &[Tool] = &[
+    Tool {
+        what: "wrk (it sends the load)",
+        found: || command::starts("wrk"),
+        packages: &["wrk"],
+    },
+    Tool {
+        what: "redis-server (each system gets its own, on loopback)",
+        found: || command::works("redis-server", &["--version"]),
+        packages: &["redis-server"],
+    },
+    Tool {
+        what: "node and npm (they install bun and elysia)",
+        found: || command::works("node", &["--version"]) && command::works("npm", &["--version"]),
+        packages: &["nodejs", "npm"],
+    },
+];
+
 /// What `cargo xtask instructions` needs.
 const INSTRUCTION_TOOLS: &[Tool] = &[Tool {
     what: "valgrind (it counts instructions)",
@@ -91,6 +110,11 @@ pub(crate) fn prepare() -> Result<()> {
 /// Makes sure that every tool of the benchmarks is there.
 pub(crate) fn prepare_bench() -> Result<()> {
     prepare_all(BENCH_TOOLS)
+}
+
+/// Makes sure that what loads the API is there.
+pub(crate) fn prepare_http() -> Result<()> {
+    prepare_all(HTTP_TOOLS)
 }
 
 /// Makes sure that what counts instructions is there.

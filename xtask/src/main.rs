@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod command;
 mod examples;
+mod http;
 mod licences;
 mod machine;
 #[cfg(test)]
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         }
         ["test", names @ ..] => run_test(names),
         ["chaos", args @ ..] => run_task(chaos::run, args),
+        ["bench", "--http", args @ ..] => run_task(http::run, args),
         ["bench", args @ ..] => run_task(bench::run, args),
         ["instructions", args @ ..] => run_task(bench::instructions::run, args),
         [] => wrong("say what to do"),
@@ -78,6 +80,7 @@ fn help() -> String {
 Usage: cargo xtask test [STEP...]
        cargo xtask chaos [--mode redis|sqlite] [--seed N] [--minutes M] [OPTION...]
        cargo xtask bench [--rounds N] [--only WORD,...] [--quick] [--render]
+       cargo xtask bench --http [--rounds N] [--seconds N]
        cargo xtask instructions [--accept]
 
 `test` runs every check of the project, in this order, and stops at the first that
@@ -92,6 +95,9 @@ seed, then checks every promise; `cargo xtask chaos --help` says more.
 
 `bench` measures Termitary beside the raw limits of Redis and SQLite and beside
 other systems, and writes docs/benchmarks.md; `cargo xtask bench --help` says more.
+
+`bench --http` loads the API beside the same endpoints with Elysia on Bun, and
+writes docs/benchmarks-http.md; `cargo xtask bench --http --help` says more.
 
 `instructions` counts with valgrind what one event costs, and fails where that has
 grown by more than a tenth since it was last accepted.

@@ -1,0 +1,175 @@
+//! `cargo xtask bench --http`: the todo endpoints of the API under load, beside
+//! the same endpoints written with Elysia on Bun (`bench/http`).
+
+mod client;
+mod load;
+mod report;
+mod server;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{Workspace, make_folder};
+use crate::{command, machine};
+use load::Load;
+use report::{Row, Run, Sample};
+use server::{Kind, Server};
+
+const HELP: &str = "\
+Usage: cargo xtask bench --http [--rounds N] [--seconds N] [--program FILE]
+
+Loads POST and GET /api/v1/todos from 64 connections with wrk: our API, our API
+with its worker, and the same endpoints with Elysia on Bun; one after the other
+in every round. Installs wrk, node, npm and redis-server where they are missing,
+and the npm packages of bench/http. Writes docs/benchmarks-http.md.
+
+  --rounds N      how often each figure is measured (3); medians are reported
+  --seconds N     how long one load takes (8)
+  --program FILE  a `termitary` that is built already; else it builds a release
+  --no-docs       leave docs/ as it is: the report goes to target/bench/http";
+
+/// How many todos there are when lists are asked for.
+const SEED: usize = 1_000;
+
+struct Options {
+    rounds: usize,
+    seconds: u32,
+    program: Option<PathBuf>,
+    docs: bool,
+}
+
+/// Does what `args` say; answers whether everything was measured without an
+/// error.
+pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
+    if args.iter().any(|arg| matches!(*arg, "--help" | "-h")) {
+        println!("{HELP}");
+        return Ok(true);
+    }
+    let options = parse(args)?;
+    machine::prepare_http()?;
+    let scratch = workspace.scratch().with_file_name("bench").join("http");
+    make_folder(&scratch)?;
+    let bun = install_elysia(workspace, &scratch)?;
+    let program = match &options.program {
+        Some(file) => file.clone(),
+        None => build(workspace)?,
+    };
+    let bench = Bench {
+        load: Load::new(workspace.path("bench/http/wrk.lua"), options.seconds),
+        program,
+        bun,
+        scratch: scratch.clone(),
+    };
+    let mut run = Run::new(options.rounds, options.seconds, SEED);
+    for round in 1..=options.rounds {
+        for kind in Kind::ALL {
+            bench.measure(kind, round, &mut run)?;
+        }
+    }
+    let folder = if options.docs {
+        workspace.path("docs")
+    } else {
+        scratch
+    };
+    run.write(&folder)?;
+    Ok(run.samples.iter().all(|sample| sample.result.errors == 0))
+}
+
+fn parse(args: &[&str]) -> Result<Options> {
+    let mut options = Options {
+        rounds: 3,
+        seconds: 8,
+        program: None,
+        docs: true,
+    };
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        let mut value = || {
+            words
+                .next()
+                .with_context(|| format!("{word} needs a value"))
+        };
+        match *word {
+            "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
+            "--seconds" => {
+                options.seconds = value()?.parse().context("--seconds needs a number")?;
+            }
+            "--program" => options.program = Some(PathBuf::from(value()?).canonicalize()?),
+            "--no-docs" => options.docs = false,
+            other => bail!("bench --http does not know `{other}`\n\n{HELP}"),
+        }
+    }
+    if options.rounds == 0 || options.seconds == 0 {
+        bail!("--rounds and --seconds need numbers above 0");
+    }
+    Ok(options)
+}
+
+fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo("build --release --package termitary-app --locked");
+    command::run(&mut cargo)?;
+    Ok(workspace
+        .scratch()
+        .with_file_name("release")
+        .join("termitary"))
+}
+
+/// `npm ci` in a copy, so that the checkout stays as it is; answers bun.
+fn install_elysia(workspace: &Workspace, scratch: &std::path::Path) -> Result<PathBuf> {
+    let folder = scratch.join("node");
+    make_folder(&folder)?;
+    let sources = workspace.path("bench/http");
+    let lock = std::fs::read(sources.join("package-lock.json"))?;
+    let bun = folder.join("node_modules/.bin/bun");
+    let same = std::fs::read(folder.join("package-lock.json")).is_ok_and(|old| old == lock);
+    let installed = same && bun.exists();
+    for name in ["package.json", "package-lock.json", "elysia.ts"] {
+        std::fs::copy(sources.join(name), folder.join(name))
+            .with_context(|| format!("cannot copy bench/http/{name}"))?;
+    }
+    if !installed {
+        println!(
+            "installing bun and elysia from npm into {}",
+            folder.display()
+        );
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        command::run(npm.current_dir(&folder))?;
+    }
+    Ok(bun)
+}
+
+struct Bench {
+    load: Load,
+    program: PathBuf,
+    bun: PathBuf,
+    scratch: PathBuf,
+}
+
+impl Bench {
+    /// Everything about one system, on a fresh database.
+    fn measure(&self, kind: Kind, round: usize, run: &mut Run) -> Result<()> {
+        let folder = self.scratch.join(format!("run-{}", std::process::id()));
+        let server = Server::start(kind, &folder, &self.program, &self.bun)?;
+        for _ in 0..SEED {
+            client::make_todo(server.port, &server.token)?;
+        }
+        for row in Row::ALL {
+            let before = server.cpu_seconds();
+            let result = self.load.run(row.method(), server.port, &server.token)?;
+            let used = Option::zip(server.cpu_seconds(), before).map(|(now, then)| now - then);
+            println!("{} {round}: {}: {result}", kind.name(), row.name());
+            run.samples.push(Sample {
+                kind,
+                row,
+                cpu_seconds_per_100k: used.map(|used| used * 1e5 / result.requests.max(1.0)),
+                result,
+            });
+        }
+        drop(server);
+        std::fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+}
