@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use super::store::{COLUMNS, push_visible};
+use super::store::COLUMNS;
 use super::todo::{Priority, Status, Todo};
 use crate::http::{ApiError, Caller, Page, decode, page_size};
 
@@ -128,25 +128,93 @@ pub(super) async fn list(
     let limit = page_size(filter.limit)?;
     let sort = filter.sort.as_deref().unwrap_or("-createdAt");
     let order = Order::parse(sort)?;
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query.push(COLUMNS).push(" FROM todos WHERE ");
-    push_visible(&mut query, caller);
-    push_filters(&mut query, filter, caller, now_us)?;
-    if let Some(cursor) = decode::<Cursor>(filter.cursor.as_deref())? {
-        push_cursor(&mut query, order, sort, cursor)?;
+    let cursor = decode::<Cursor>(filter.cursor.as_deref())?;
+    if let Some(cursor) = &cursor {
+        check_cursor(order, sort, cursor)?;
     }
-    let direction = if order.descending { "DESC" } else { "ASC" };
-    query.push(format_args!(
-        " ORDER BY {} {direction}, id {direction} LIMIT ",
-        order.expression()
-    ));
-    query.push_bind(i64::from(limit) + 1);
+    let part = |query: &mut _, sight| {
+        push_part(query, sight, filter, caller, now_us)?;
+        if let Some(cursor) = &cursor {
+            push_cursor(query, order, cursor);
+        }
+        push_order(query, order, limit);
+        Ok(())
+    };
+    let mut query = statement(caller, order, limit, part)?;
     let rows = query.build_query_as().fetch_all(conn).await?;
     Ok(Page::cut(rows, limit, |todo: &Todo| Cursor {
         sort: sort.to_owned(),
         at: order.key(todo),
         id: todo.id,
     }))
+}
+
+/// The whole statement from its parts, each of them in order and cut at a page.
+///
+/// With `owner OR assignee` in one part, SQLite reads and sorts all that the
+/// caller may see. Each alone walks its index from the page's beginning, and
+/// both together are at most two pages.
+fn statement(
+    caller: Caller,
+    order: Order,
+    limit: u32,
+    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+) -> Result<QueryBuilder<Sqlite>, ApiError> {
+    let mut query = QueryBuilder::new("");
+    if caller.is_admin() {
+        part(&mut query, Sight::All)?;
+        return Ok(query);
+    }
+    query.push("SELECT * FROM (SELECT * FROM (");
+    part(&mut query, Sight::Owned)?;
+    query.push(") UNION ALL SELECT * FROM (");
+    part(&mut query, Sight::Assigned)?;
+    // Their own that they are to do stand in the first part already.
+    query
+        .push(") WHERE owner_id <> ")
+        .push_bind(caller.user)
+        .push(")");
+    push_order(&mut query, order, limit);
+    Ok(query)
+}
+
+/// A part of the todos.
+#[derive(Clone, Copy)]
+enum Sight {
+    All,
+    /// Those of the caller.
+    Owned,
+    /// Those that the caller is to do.
+    Assigned,
+}
+
+fn push_part(
+    query: &mut QueryBuilder<Sqlite>,
+    sight: Sight,
+    filter: &Filter,
+    caller: Caller,
+    now_us: i64,
+) -> Result<(), ApiError> {
+    query
+        .push("SELECT ")
+        .push(COLUMNS)
+        .push(" FROM todos WHERE ");
+    match sight {
+        Sight::All => drop(query.push("1 = 1")),
+        Sight::Owned => drop(query.push("owner_id = ").push_bind(caller.user)),
+        Sight::Assigned => drop(query.push("assignee_id = ").push_bind(caller.user)),
+    }
+    push_filters(query, filter, caller, now_us)
+}
+
+/// One row more than the page holds says whether there is another page.
+fn push_order(query: &mut QueryBuilder<Sqlite>, order: Order, limit: u32) {
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    query.push(format_args!(
+        " ORDER BY {} {direction}, id {direction} LIMIT ",
+        order.expression()
+    ));
+    query.push_bind(i64::from(limit) + 1);
 }
 
 fn push_filters(
@@ -208,12 +276,7 @@ fn push_filters(
     Ok(())
 }
 
-fn push_cursor(
-    query: &mut QueryBuilder<Sqlite>,
-    order: Order,
-    sort: &str,
-    cursor: Cursor,
-) -> Result<(), ApiError> {
+fn check_cursor(order: Order, sort: &str, cursor: &Cursor) -> Result<(), ApiError> {
     let is_text = matches!(cursor.at, Key::Text(_));
     if cursor.sort != sort || is_text != (order.field == Field::Title) {
         return Err(ApiError::field(
@@ -221,17 +284,20 @@ fn push_cursor(
             "belongs to another order: use it with the `sort` it came from",
         ));
     }
+    Ok(())
+}
+
+fn push_cursor(query: &mut QueryBuilder<Sqlite>, order: Order, cursor: &Cursor) {
     let comparison = if order.descending { "<" } else { ">" };
     query.push(format_args!(
         " AND ({}, id) {comparison} (",
         order.expression()
     ));
-    match cursor.at {
-        Key::Number(number) => query.push_bind(number),
-        Key::Text(text) => query.push_bind(text),
+    match &cursor.at {
+        Key::Number(number) => query.push_bind(*number),
+        Key::Text(text) => query.push_bind(text.clone()),
     };
     query.push(", ").push_bind(cursor.id).push(")");
-    Ok(())
 }
 
 /// `%` and `_` in what people look for mean themselves.
@@ -239,4 +305,53 @@ fn escape_like(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('%', "\\%")
         .replace('_', "\\_")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use sqlx::Connection as _;
+
+    use super::*;
+    use crate::accounts::Role;
+
+    /// How SQLite would run the first page of the newest.
+    async fn plan(filter: &Filter) -> Vec<String> {
+        let caller = Caller {
+            user: Uuid::nil(),
+            role: Role::User,
+            session: Uuid::nil(),
+        };
+        let order = Order::parse("-createdAt").unwrap();
+        let part = |query: &mut _, sight| {
+            push_part(query, sight, filter, caller, 0)?;
+            push_order(query, order, 50);
+            Ok(())
+        };
+        let query = statement(caller, order, 50, part).unwrap();
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(include_str!("../../migrations/0002_todos.sql"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", query.sql().as_str()));
+        let rows: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(explain).fetch_all(&mut conn).await.unwrap();
+        rows.into_iter().map(|row| row.3).collect()
+    }
+
+    #[tokio::test]
+    async fn a_page_costs_the_same_however_many_todos_somebody_has() {
+        let plan = plan(&serde_json::from_str("{}").unwrap()).await;
+        for index in [
+            "todos_of_owner (owner_id=?)",
+            "todos_of_assignee (assignee_id=?)",
+        ] {
+            let search = format!("SEARCH todos USING INDEX {index}");
+            let at = plan.iter().position(|step| *step == search).unwrap();
+            // Cut at a page as it comes out of the index: what is sorted after
+            // that are pages.
+            assert!(plan[at + 1].starts_with("SCAN (subquery"), "{plan:#?}");
+        }
+    }
 }

@@ -218,15 +218,22 @@ async fn todos_are_sorted_either_way_and_what_is_missing_comes_last() {
 #[tokio::test]
 async fn every_order_can_be_paged_without_losing_or_repeating_a_todo() {
     let app = TestApp::start().await;
-    let ada = app.register("Ada").await;
-    for n in 0..7 {
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    for n in 0..9 {
         let due = (n % 3 == 0).then(|| format!("2026-02-0{}", 1 + n % 2));
+        // Her own, her own that she is to do herself, and what others want of her.
+        let (owner, assignee) = match n % 4 {
+            0 | 1 => (&ada, None),
+            2 => (&ada, Some(&ada.id)),
+            _ => (&bob, Some(&ada.id)),
+        };
         app.todo(
-            &ada,
-            json!({ "title": format!("t{}", n % 4), "dueDate": due }),
+            owner,
+            json!({ "title": format!("t{}", n % 4), "dueDate": due, "assignee": assignee }),
         )
         .await;
     }
+    app.todo(&bob, json!({ "title": "Bob's" })).await;
     for sort in [
         "createdAt",
         "-createdAt",
@@ -252,7 +259,7 @@ async fn every_order_can_be_paged_without_losing_or_repeating_a_todo() {
             cursor = format!("&cursor={next}");
         }
         assert_eq!(json!(seen), whole["items"], "{sort}");
-        assert_eq!(seen.len(), 7);
+        assert_eq!(seen.len(), 9);
     }
     app.settle().await;
 }
