@@ -6,7 +6,7 @@ mod load;
 mod report;
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use crate::workspace::{Workspace, make_folder};
 use crate::{command, machine};
 use load::Load;
 use report::{Row, Run, Sample};
-use server::{Kind, Server};
+use server::{Elysia, Kind, Server};
 
 const HELP: &str = "\
 Usage: cargo xtask bench --http [--rounds N] [--seconds N] [--program FILE]
@@ -51,7 +51,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     machine::prepare_http()?;
     let scratch = workspace.scratch().with_file_name("bench").join("http");
     make_folder(&scratch)?;
-    let bun = install_elysia(workspace, &scratch)?;
+    let elysia = install_elysia(workspace, &scratch)?;
     let program = match &options.program {
         Some(file) => file.clone(),
         None => build(workspace)?,
@@ -59,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     let bench = Bench {
         load: Load::new(workspace.path("bench/http/wrk.lua"), options.seconds),
         program,
-        bun,
+        elysia,
         scratch: scratch.clone(),
     };
     let mut run = Run::new(options.rounds, options.seconds, SEED);
@@ -116,15 +116,14 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
         .join("termitary"))
 }
 
-/// `npm ci` in a copy, so that the checkout stays as it is; answers bun.
-fn install_elysia(workspace: &Workspace, scratch: &std::path::Path) -> Result<PathBuf> {
+/// `npm ci` in a copy, so that the checkout stays as it is.
+fn install_elysia(workspace: &Workspace, scratch: &Path) -> Result<Elysia> {
     let folder = scratch.join("node");
     make_folder(&folder)?;
     let sources = workspace.path("bench/http");
     let lock = std::fs::read(sources.join("package-lock.json"))?;
-    let bun = folder.join("node_modules/.bin/bun");
     let same = std::fs::read(folder.join("package-lock.json")).is_ok_and(|old| old == lock);
-    let installed = same && bun.exists();
+    let installed = same && find_bun(&folder).is_ok();
     for name in ["package.json", "package-lock.json", "elysia.ts"] {
         std::fs::copy(sources.join(name), folder.join(name))
             .with_context(|| format!("cannot copy bench/http/{name}"))?;
@@ -138,21 +137,36 @@ fn install_elysia(workspace: &Workspace, scratch: &std::path::Path) -> Result<Pa
         npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
         command::run(npm.current_dir(&folder))?;
     }
-    Ok(bun)
+    Ok(Elysia {
+        bun: find_bun(&folder)?,
+        script: folder.join("elysia.ts"),
+    })
+}
+
+/// Bun itself, for this machine: what npm links to is made by an installation
+/// script, and none of those runs here.
+fn find_bun(folder: &Path) -> Result<PathBuf> {
+    let variants = std::fs::read_dir(folder.join("node_modules/@oven"))?;
+    let programs = variants.flatten().map(|entry| entry.path().join("bin/bun"));
+    let runs = |file: &PathBuf| command::works(&file.to_string_lossy(), &["--version"]);
+    let mut running = programs.filter(runs);
+    running
+        .next()
+        .context("npm brought no bun that runs on this machine")
 }
 
 struct Bench {
     load: Load,
     program: PathBuf,
-    bun: PathBuf,
+    elysia: Elysia,
     scratch: PathBuf,
 }
 
 impl Bench {
     /// Everything about one system, on a fresh database.
     fn measure(&self, kind: Kind, round: usize, run: &mut Run) -> Result<()> {
-        let folder = self.scratch.join(format!("run-{}", std::process::id()));
-        let server = Server::start(kind, &folder, &self.program, &self.bun)?;
+        let folder = self.scratch.join("run");
+        let server = Server::start(kind, &folder, &self.program, &self.elysia)?;
         for _ in 0..SEED {
             client::make_todo(server.port, &server.token)?;
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,12 @@ impl Kind {
     }
 }
 
+/// The program of the other system, and what runs it.
+pub(super) struct Elysia {
+    pub(super) bun: PathBuf,
+    pub(super) script: PathBuf,
+}
+
 /// Ends with this value, and its Redis with it.
 pub(super) struct Server {
     pub(super) port: u16,
@@ -55,7 +61,12 @@ impl Drop for Guard {
 }
 
 impl Server {
-    pub(super) fn start(kind: Kind, folder: &Path, program: &Path, bun: &Path) -> Result<Self> {
+    pub(super) fn start(
+        kind: Kind,
+        folder: &Path,
+        program: &Path,
+        elysia: &Elysia,
+    ) -> Result<Self> {
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
         }
@@ -74,13 +85,10 @@ impl Server {
                 command
             }
             Kind::Elysia => {
-                let mut command = Command::new(bun);
-                let script = bun.ancestors().nth(3).context("bun lies nowhere")?;
-                command.arg(script.join("elysia.ts")).args([
-                    "todo.db",
-                    &port.to_string(),
-                    &redis_url,
-                ]);
+                let mut command = Command::new(&elysia.bun);
+                command
+                    .arg(&elysia.script)
+                    .args(["todo.db", &port.to_string(), &redis_url]);
                 command
             }
         };
