@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqlitePool};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
@@ -130,16 +130,8 @@ impl Db {
         let pool = |size| {
             SqlitePoolOptions::new()
                 .max_connections(size)
-                // It is asked whether it lives when it comes back, and whether
-                // SQLite and sqlx agree that its transaction is over: where a
-                // full disk ended it, they do not, and the connection is useless.
+                // It is asked whether it lives when it comes back.
                 .test_before_acquire(false)
-                .after_release(|connection, _| {
-                    Box::pin(async {
-                        connection.ping().await?;
-                        Ok(!connection.is_in_transaction())
-                    })
-                })
                 .acquire_timeout(Duration::from_secs(30))
         };
         let writer = pool(1)

@@ -212,7 +212,7 @@ fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
 impl Open {
     async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
         Ok(Self {
-            tx: pool.begin_with(BEGIN).await?,
+            tx: begin(pool).await?,
             since: Instant::now(),
             drafts: Vec::new(),
             kept: Vec::new(),
@@ -221,6 +221,18 @@ impl Open {
 
     fn takes_more(&self) -> bool {
         self.since.elapsed() < SHARED_FOR && self.kept.len() < MOST
+    }
+}
+
+async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+    match pool.begin_with(BEGIN).await {
+        // SQLite ended a transaction by itself (a full disk) and sqlx believes
+        // it open for ever: such a connection is useless.
+        Err(sqlx::Error::InvalidSavePointStatement) => {
+            pool.acquire().await?.close().await?;
+            pool.begin_with(BEGIN).await
+        }
+        begun => begun,
     }
 }
 
