@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::Instrument;
 
 use super::Core;
 use super::renewal::Tracked;
+use super::settler::Held;
 use crate::broker::{Leased, Outcome, Settlement};
 use crate::clock::later;
 use crate::fault;
@@ -44,18 +45,15 @@ pub(super) async fn run<S: Send + Sync + 'static>(
     let tracked = core
         .renewal
         .track(&leased.claim, subscription.policy.timeout);
-    let Some(_slot) = slot(&core, &slots).await else {
-        settle(&core, &leased, release(&core)).await;
-        return;
+    let outcome = match slot(&core, &slots).await {
+        Some(_slot) => attempt(&core, &subscription, &leased, &tracked).await,
+        None => Some(release(&core)),
     };
-    // The lease is renewed, and the place taken, until the settlement is real.
-    if let Some(outcome) = attempt(&core, &subscription, &leased, &tracked).await {
-        settle(&core, &leased, outcome).await;
-    }
-    drop((tracked, claim));
+    settle(&core, leased, outcome, tracked, Some(claim), None);
 }
 
 /// Runs a leased suspect; whoever calls has seen to it that nothing else runs.
+/// Returns when it is settled.
 pub(super) async fn run_alone<S: Send + Sync + 'static>(
     core: Arc<Core<S>>,
     subscription: Arc<Subscription<S>>,
@@ -64,10 +62,10 @@ pub(super) async fn run_alone<S: Send + Sync + 'static>(
     let tracked = core
         .renewal
         .track(&leased.claim, subscription.policy.timeout);
-    if let Some(outcome) = attempt(&core, &subscription, &leased, &tracked).await {
-        settle(&core, &leased, outcome).await;
-    }
-    drop(tracked);
+    let outcome = attempt(&core, &subscription, &leased, &tracked).await;
+    let (waiter, settled) = oneshot::channel();
+    settle(&core, leased, outcome, tracked, None, Some(waiter));
+    let _ = settled.await; // nothing is ever sent: it is dropped
 }
 
 /// Decodes, runs and classifies. `None`: the delivery is no longer ours.
@@ -277,13 +275,30 @@ fn release<S>(core: &Core<S>) -> Outcome {
     }
 }
 
-async fn settle<S>(core: &Core<S>, leased: &Leased, outcome: Outcome) {
-    core.settler
-        .settle(Settlement {
-            claim: leased.claim.clone(),
-            outcome,
-        })
-        .await;
+/// Hands over to the settler, which holds the lease and the place until the
+/// settlement is real. Nothing to settle: the delivery is no longer ours.
+fn settle<S>(
+    core: &Core<S>,
+    leased: Leased,
+    outcome: Option<Outcome>,
+    lease: Tracked,
+    claim: Option<OwnedSemaphorePermit>,
+    waiter: Option<oneshot::Sender<()>>,
+) {
+    let Some(outcome) = outcome else {
+        return;
+    };
+    let settlement = Settlement {
+        claim: leased.claim,
+        outcome,
+    };
+    let held = Held {
+        _lease: lease,
+        _claim: claim,
+        _task: core.tasks.token(),
+        _waiter: waiter,
+    };
+    core.settler.settle(settlement, held);
 }
 
 fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started: Instant) {

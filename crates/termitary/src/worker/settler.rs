@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::renewal::Tracked;
 use crate::broker::{Broker, Settlement};
 use crate::fault;
 
@@ -14,32 +16,46 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(2);
 
 pub(super) struct Settler {
-    queue: mpsc::UnboundedSender<Item>,
+    queue: mpsc::UnboundedSender<Ended>,
 }
 
-type Item = (Settlement, oneshot::Sender<bool>);
+/// An attempt that ended, and what it holds until its settlement is real.
+struct Ended {
+    settlement: Settlement,
+    _held: Held,
+}
+
+/// Its lease is renewed, its place is taken and the worker does not stop
+/// while this lives.
+pub(super) struct Held {
+    pub(super) _lease: Tracked,
+    pub(super) _claim: Option<OwnedSemaphorePermit>,
+    pub(super) _task: TaskTrackerToken,
+    /// Dropped with the rest, for whoever waits.
+    pub(super) _waiter: Option<oneshot::Sender<()>>,
+}
 
 impl Settler {
     pub(super) fn start(broker: Broker) -> Self {
-        // Bounded by the claims that lanes hold: an attempt keeps its claim
-        // until its settlement is answered.
+        // Bounded by the claims that lanes hold: one is free again only when
+        // its settlement is answered.
         let (queue, items) = mpsc::unbounded_channel();
         tokio::spawn(run(broker, items));
         Self { queue }
     }
 
-    /// Settles one delivery; returns when the broker has it.
-    pub(super) async fn settle(&self, settlement: Settlement) {
-        let (reply, answer) = oneshot::channel();
-        let (event, route) = (settlement.claim.event, settlement.claim.route);
-        if self.queue.send((settlement, reply)).is_ok() && matches!(answer.await, Ok(false)) {
-            metrics::counter!("termitary_settlements_lost_total").increment(1);
-            tracing::warn!(event.id = %event, route, "settled too late: the lease was lost, nothing was changed");
-        }
+    /// Settles one delivery, together with others.
+    pub(super) fn settle(&self, settlement: Settlement, held: Held) {
+        let ended = Ended {
+            settlement,
+            _held: held,
+        };
+        // The other end lives as long as the runtime.
+        let _ = self.queue.send(ended);
     }
 }
 
-async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Item>) {
+async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Ended>) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         // What is about to end joins this batch instead of waiting for it.
@@ -48,14 +64,21 @@ async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Item>) {
             return;
         }
         fault::point!("settle.before", no error);
-        let (settlements, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let settlements = batch.iter().map(|ended| ended.settlement.clone()).collect();
         let held = settle_until_taken(&broker, settlements).await;
         fault::point!("settle.after", no error);
-        for (reply, held) in replies.into_iter().zip(held) {
-            // An attempt that was dropped needs no answer.
-            let _ = reply.send(held);
+        for (ended, held) in batch.drain(..).zip(held) {
+            if !held {
+                too_late(&ended.settlement);
+            }
         }
     }
+}
+
+fn too_late(settlement: &Settlement) {
+    let claim = &settlement.claim;
+    metrics::counter!("termitary_settlements_lost_total").increment(1);
+    tracing::warn!(event.id = %claim.event, route = claim.route, "settled too late: the lease was lost, nothing was changed");
 }
 
 async fn settle_until_taken(broker: &Broker, settlements: Vec<Settlement>) -> Vec<bool> {
