@@ -1,8 +1,8 @@
-//! Named places in an event's life where a test lets the process die, fail or
-//! hang: [`POINTS`] lists them. Without the feature `failpoints` they are not
+//! Named places in an event's life where a test lets the process die, fail,
+//! hang or stand still: [`POINTS`] lists them. Without the feature `failpoints` they are not
 //! in the program at all.
 //!
-//! `TERMITARY_FAILPOINT=name[:n]=abort|error|hang` does it at the n-th time
+//! `TERMITARY_FAILPOINT=name[:n]=abort|error|hang|stop` does it at the n-th time
 //! that the place is reached (default: the first).
 
 /// A place where a test may strike. In a function whose errors are ours,
@@ -103,6 +103,8 @@ mod on {
         Abort,
         Error,
         Hang,
+        /// The whole process stands still, until somebody sends SIGCONT.
+        Stop,
     }
 
     struct Armed {
@@ -127,14 +129,26 @@ mod on {
             Fault::Abort => std::process::abort(),
             Fault::Error => Err(Error::internal(format!("failpoint {name}"))),
             Fault::Hang => std::future::pending().await,
+            Fault::Stop => stop(),
         }
+    }
+
+    /// SIGSTOP, which no process sends itself without unsafe code or a helper.
+    fn stop() -> Result<(), Error> {
+        let mut stop = std::process::Command::new("sh");
+        let stopped = stop.args(["-c", "kill -STOP $PPID"]).status();
+        stopped.map_err(|error| Error::internal("cannot stop").caused_by(error))?;
+        Ok(())
     }
 
     /// `None`, and a line in the log, for what no place is called.
     fn armed(text: &str) -> Option<Armed> {
         let parsed = parse(text);
         if parsed.is_none() {
-            tracing::error!(TERMITARY_FAILPOINT = text, "not name[:n]=abort|error|hang");
+            tracing::error!(
+                TERMITARY_FAILPOINT = text,
+                "not name[:n]=abort|error|hang|stop"
+            );
         }
         parsed
     }
@@ -149,6 +163,7 @@ mod on {
             "abort" => Fault::Abort,
             "error" => Fault::Error,
             "hang" => Fault::Hang,
+            "stop" => Fault::Stop,
             _ => return None,
         };
         POINTS.iter().find(|point| point.name == name)?;
@@ -216,7 +231,7 @@ mod on {
             assert!(parse("relay.sent=abort").is_some());
             for wrong in [
                 "relay.sent",
-                "relay.sent=stop",
+                "relay.sent=stall",
                 "nowhere=abort",
                 "relay.sent:x=abort",
             ] {

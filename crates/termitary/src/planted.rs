@@ -1,8 +1,9 @@
-//! Mistakes on purpose. The chaos checker is itself tested: each of these must
-//! turn a run red. Without the feature `planted-bugs` nothing of it is built.
+//! Mistakes on purpose. The checkers of the chaos runs, the simulation and the
+//! sweep are tested themselves: each of these must turn a run red. Without the feature `planted-bugs` nothing of it is built.
 
 /// Whether this process makes the mistake of this name: `settle-before-commit`,
-/// `no-owner-check`, `maxlen-trim` or `cursor-relay`.
+/// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (who
+/// claims what it never looks after again).
 #[cfg(feature = "planted-bugs")]
 pub(crate) fn is(mistake: &str) -> bool {
     use std::sync::LazyLock;

@@ -25,6 +25,8 @@ mod actor;
 mod book;
 mod checker;
 mod crew;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 #[cfg(feature = "redis")]
 mod redis;
 mod run;

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Short, so that the dead are noticed soon.
 const LEASE: Duration = Duration::from_millis(600);
-/// How long everything may take before the process says what is left.
+/// How long everything may take before the process says what is left, unless
+/// `SWEEP_PATIENCE` says otherwise.
 const PATIENCE: Duration = secs(60);
 /// Orders of the script; [`crate::stage`] has some more.
 const ORDERS: std::ops::RangeInclusive<u32> = 1..=6;
@@ -226,7 +227,9 @@ pub(crate) async fn send(broker: &Broker, n: u32) {
 
 /// Until nothing waits or runs, now and a moment later; dead letters run again.
 async fn finish(broker: &Broker) {
-    let patience = Instant::now() + PATIENCE;
+    let seconds = std::env::var("SWEEP_PATIENCE");
+    let patience = seconds.map_or(PATIENCE, |seconds| secs(seconds.parse().unwrap()));
+    let patience = Instant::now() + patience;
     let mut quiet = 0;
     while quiet < 2 {
         tokio::time::sleep(Duration::from_millis(50)).await;
