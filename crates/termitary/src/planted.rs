@@ -2,8 +2,8 @@
 //! sweep are tested themselves: each of these must turn a run red. Without the feature `planted-bugs` nothing of it is built.
 
 /// Whether this process makes the mistake of this name: `settle-before-commit`,
-/// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (who
-/// claims what it never looks after again).
+/// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which
+/// never looks after what it claimed).
 #[cfg(feature = "planted-bugs")]
 pub(crate) fn is(mistake: &str) -> bool {
     use std::sync::LazyLock;

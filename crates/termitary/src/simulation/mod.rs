@@ -25,6 +25,7 @@ mod actor;
 mod book;
 mod checker;
 mod crew;
+mod heal;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 #[cfg(feature = "redis")]
@@ -42,9 +43,9 @@ use world::Mode;
 
 /// Runs wait for the database most of the time: more threads than cores.
 const THREADS: u64 = 4;
-const SQL_RUNS: u64 = 500;
+const SQL_RUNS: u64 = 800;
 #[cfg(feature = "redis")]
-const REDIS_RUNS: u64 = 150;
+const REDIS_RUNS: u64 = 300;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

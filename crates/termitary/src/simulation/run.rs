@@ -8,12 +8,10 @@ use fastrand::Rng;
 
 use super::actor::{Actor, Role, Step};
 use super::book::Seen;
-use super::checker::{self, Observer};
+use super::checker::Observer;
 use super::crew;
-use super::world::{LEASE, Mode, Process, World};
+use super::world::{LEASE, Mode, World};
 use crate::clock::{minutes, secs};
-use crate::ledger::Resolve;
-use crate::schedule::ticker::fire_due;
 
 /// The most actors at a time.
 const CREW: usize = 7;
@@ -21,21 +19,19 @@ const CREW: usize = 7;
 const LOOK: u32 = 4;
 /// How many steps an operator's dead hand may still move.
 const OPERATOR: u32 = 20;
-/// How many rounds a healed system may take until nothing is left to do.
-const DRAIN: u32 = 60;
 
 pub(super) struct Failure {
     pub(super) violations: Vec<String>,
     pub(super) trace: String,
 }
 
-struct Run {
-    world: Rc<World>,
-    random: Rng,
-    crew: Vec<Actor>,
+pub(super) struct Run {
+    pub(super) world: Rc<World>,
+    pub(super) random: Rng,
+    pub(super) crew: Vec<Actor>,
     hired: u32,
-    step: u32,
-    observer: Observer,
+    pub(super) step: u32,
+    pub(super) observer: Observer,
 }
 
 /// Runs one seed.
@@ -130,7 +126,7 @@ impl Run {
         self.poll(i, polls).await;
     }
 
-    async fn poll(&mut self, i: usize, polls: u32) {
+    pub(super) async fn poll(&mut self, i: usize, polls: u32) {
         let actor = &mut self.crew[i];
         self.world
             .note(&format!("{} goes on ({polls})", actor.name));
@@ -150,12 +146,19 @@ impl Run {
         }
     }
 
-    /// Everything that it held is gone.
+    /// Everything that it held is gone. Rather one in the middle of its work.
     fn kill(&mut self) {
         if self.crew.is_empty() {
             return;
         }
-        let actor = self.crew.swap_remove(self.random.usize(0..self.crew.len()));
+        let busy: Vec<_> = (0..self.crew.len())
+            .filter(|&i| !self.crew[i].resting)
+            .collect();
+        let i = match self.random.choice(&busy) {
+            Some(&i) if self.random.u8(0..3) > 0 => i,
+            _ => self.random.usize(0..self.crew.len()),
+        };
+        let actor = self.crew.swap_remove(i);
         self.world.note(&format!("{} dies", actor.name));
         self.world.book().seen.killed += 1;
     }
@@ -201,129 +204,12 @@ impl Run {
         self.kill();
     }
 
-    async fn heal(&mut self) {
-        self.world.note("healing");
-        self.quiet().await;
-        crew::repair(&self.world).await.unwrap();
-        let healer = self.world.process("healer");
-        self.world.advance(secs(1)).await;
-        fire_due(&self.world.db, &self.world.schedules)
-            .await
-            .unwrap();
-        let ticks_until = self.world.db.clock().now();
-        self.drain(&healer).await;
-        self.zombies().await;
-        if self.random.bool() {
-            self.world.book().operator_until = self.step;
-            crew::resolve(&self.world, Resolve::Replay, 1_000)
-                .await
-                .unwrap();
-            self.observer.look(&self.world).await;
-        }
-        let second = self.world.process("second-healer");
-        self.drain(&second).await;
-        self.observer.look(&self.world).await;
-        checker::finally(&self.world, ticks_until).await;
-    }
-
-    /// Some of the actors die; the others stay as zombies, but let go of the
-    /// connections that the rest needs.
-    async fn quiet(&mut self) {
-        for i in (0..self.crew.len()).rev() {
-            let stays = matches!(self.crew[i].role, Role::Worker | Role::Upkeep);
-            if stays && self.random.u8(0..4) > 0 {
-                self.bring_to_rest(i).await;
-            } else {
-                self.crew.remove(i);
-            }
-        }
-        self.crew.retain(|actor| actor.resting);
-    }
-
     /// Polls an actor until it has nothing of the database in its hands.
-    async fn bring_to_rest(&mut self, i: usize) {
+    pub(super) async fn bring_to_rest(&mut self, i: usize) {
         for _ in 0..200 {
             if self.crew[i].resting || self.crew[i].step(&self.world.db, 1).await != Step::Ready {
                 return;
             }
         }
-    }
-
-    /// Those that slept through everything act on what they believe to have.
-    async fn zombies(&mut self) {
-        self.world.note("the zombies wake");
-        for _ in 0..20 {
-            for i in (0..self.crew.len()).rev() {
-                self.poll(i, 200).await;
-            }
-            if self.crew.is_empty() {
-                break;
-            }
-        }
-        self.crew.clear();
-        self.observer.look(&self.world).await;
-    }
-
-    /// A healthy process works until nothing is left.
-    async fn drain(&mut self, me: &Process) {
-        for _ in 0..DRAIN {
-            self.step += 1;
-            self.world.book().step = self.step;
-            for _ in 0..2 {
-                let upkeep = me.broker.transport().upkeep(&me.id, &self.world.routes);
-                upkeep.await.unwrap();
-                self.world.advance(LEASE / 2 + secs(1)).await;
-            }
-            let mut ran = crew::suspects(&self.world, &mut self.random, me)
-                .await
-                .unwrap();
-            for route in &self.world.routes {
-                let lease = me
-                    .broker
-                    .transport()
-                    .lease(route, &me.id, 50, Duration::ZERO);
-                let leased = lease.await.unwrap();
-                ran += leased.len() as u64;
-                crew::run(&self.world, &mut self.random, me, &leased, true).await;
-            }
-            self.observer.look(&self.world).await;
-            if ran == 0 && self.is_drained(me).await {
-                return;
-            }
-        }
-        let left = self.left(me).await;
-        self.world.book().violated(format!(
-            "I1: the healed system does not finish its work: {left}"
-        ));
-    }
-
-    async fn is_drained(&self, me: &Process) -> bool {
-        self.left(me).await.is_empty()
-    }
-
-    /// What waits or runs, in the ledger and on streams.
-    async fn left(&self, me: &Process) -> String {
-        let rows: Vec<(i64, i64)> = self
-            .world
-            .rows("SELECT event, subscription FROM termitary_deliveries WHERE state <= 1")
-            .await;
-        let counts = me
-            .broker
-            .transport()
-            .counts(&self.world.routes)
-            .await
-            .unwrap();
-        let beside: Vec<_> = self
-            .world
-            .routes
-            .iter()
-            .zip(counts)
-            .filter(|(_, counts)| counts.pending + counts.leased > 0)
-            .map(|(route, counts)| format!("{} {counts:?}", route.name))
-            .collect();
-        if rows.is_empty() && beside.is_empty() {
-            return String::new();
-        }
-        format!("rows {rows:?}, on streams {beside:?}")
     }
 }

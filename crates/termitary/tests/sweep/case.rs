@@ -124,8 +124,10 @@ pub(crate) fn start(stage: &Stage, life: u32, env: &[(&str, &str)]) -> Life {
     command.stdout(Stdio::from(log.try_clone().unwrap()));
     command.stderr(Stdio::from(log));
     let mut child = Command::from(command).kill_on_drop(true).spawn().unwrap();
-    let _parent = child.stdin.take();
-    Life { child, _parent }
+    Life {
+        _parent: child.stdin.take(),
+        child,
+    }
 }
 
 impl Life {

@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::relay::{self as rows, Claimed, Row};
-use crate::planted;
 
 /// The most commands of one pipeline.
 pub(super) const CHUNK: usize = 500;
@@ -83,11 +82,7 @@ fn rest(redis: &Redis, heads: &[(i64, Option<i64>)], now_us: i64) -> Duration {
 async fn page(redis: &Redis, held: &mut Held, lanes: &[Lane], due: &[i64]) -> Result<(), Error> {
     let mut tx = redis.db.begin().await?;
     let now_us = redis.now_us();
-    let until_us = if planted::is("forgetful-relay") {
-        i64::MAX
-    } else {
-        redis.trusted_until_us()
-    };
+    let until_us = redis.trusted_until_us();
     let claimed = rows::claim(&mut tx, due, now_us, until_us, PAGE, PAGE_BYTES).await?;
     tx.commit().await?;
     fault::point!("relay.claimed");

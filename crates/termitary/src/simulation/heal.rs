@@ -1,0 +1,137 @@
+//! The end of a run: everything is healed, a healthy process works until
+//! nothing is left, those that slept through it wake.
+
+use std::time::Duration;
+
+use super::actor::Role;
+use super::run::Run;
+use super::world::{LEASE, Process};
+use super::{checker, crew};
+use crate::clock::secs;
+use crate::ledger::Resolve;
+use crate::schedule::ticker::fire_due;
+
+/// How many rounds a healed system may take until nothing is left to do.
+const DRAIN: u32 = 60;
+
+impl Run {
+    pub(super) async fn heal(&mut self) {
+        self.world.note("healing");
+        self.quiet().await;
+        crew::repair(&self.world).await.unwrap();
+        let healer = self.world.process("healer");
+        self.world.advance(secs(1)).await;
+        fire_due(&self.world.db, &self.world.schedules)
+            .await
+            .unwrap();
+        let ticks_until = self.world.db.clock().now();
+        if !self.drain(&healer).await {
+            return;
+        }
+        self.zombies().await;
+        if self.random.bool() {
+            self.world.book().operator_until = self.step;
+            crew::resolve(&self.world, Resolve::Replay, 1_000)
+                .await
+                .unwrap();
+            self.observer.look(&self.world).await;
+        }
+        let second = self.world.process("second-healer");
+        self.drain(&second).await;
+        self.observer.look(&self.world).await;
+        checker::finally(&self.world, ticks_until).await;
+    }
+
+    /// Some of the actors die; the others stay as zombies, but let go of the
+    /// connections that the rest needs.
+    async fn quiet(&mut self) {
+        for i in (0..self.crew.len()).rev() {
+            let stays = matches!(self.crew[i].role, Role::Worker | Role::Upkeep);
+            if stays && self.random.u8(0..4) > 0 {
+                self.bring_to_rest(i).await;
+            } else {
+                self.crew.remove(i);
+            }
+        }
+        self.crew.retain(|actor| actor.resting);
+    }
+
+    /// Those that slept through everything act on what they believe to have.
+    async fn zombies(&mut self) {
+        self.world.note("the zombies wake");
+        for _ in 0..20 {
+            for i in (0..self.crew.len()).rev() {
+                self.poll(i, 200).await;
+            }
+            if self.crew.is_empty() {
+                break;
+            }
+        }
+        self.crew.clear();
+        self.observer.look(&self.world).await;
+    }
+
+    /// A healthy process works until nothing is left; answers whether it got there.
+    async fn drain(&mut self, me: &Process) -> bool {
+        for _ in 0..DRAIN {
+            self.step += 1;
+            self.world.book().step = self.step;
+            for _ in 0..2 {
+                let upkeep = me.broker.transport().upkeep(&me.id, &self.world.routes);
+                upkeep.await.unwrap();
+                self.world.advance(LEASE / 2 + secs(1)).await;
+            }
+            let mut ran = crew::suspects(&self.world, &mut self.random, me)
+                .await
+                .unwrap();
+            for route in &self.world.routes {
+                let lease = me
+                    .broker
+                    .transport()
+                    .lease(route, &me.id, 50, Duration::ZERO);
+                let leased = lease.await.unwrap();
+                ran += leased.len() as u64;
+                crew::run(&self.world, &mut self.random, me, &leased, true).await;
+            }
+            self.observer.look(&self.world).await;
+            if ran == 0 && self.is_drained(me).await {
+                return true;
+            }
+        }
+        let left = self.left(me).await;
+        self.world.book().violated(format!(
+            "I1: the healed system does not finish its work: {left}"
+        ));
+        false
+    }
+
+    async fn is_drained(&self, me: &Process) -> bool {
+        self.left(me).await.is_empty()
+    }
+
+    /// What waits or runs, in the ledger and on streams.
+    async fn left(&self, me: &Process) -> String {
+        let rows: Vec<(i64, i64)> = self
+            .world
+            .rows("SELECT event, subscription FROM termitary_deliveries WHERE state <= 1")
+            .await;
+        let counts = me
+            .broker
+            .transport()
+            .counts(&self.world.routes)
+            .await
+            .unwrap();
+        let beside: Vec<_> = self
+            .world
+            .routes
+            .iter()
+            .zip(counts)
+            .filter(|(_, counts)| counts.pending + counts.leased > 0)
+            .map(|(route, counts)| format!("{} {counts:?}", route.name))
+            .collect();
+        if rows.is_empty() && beside.is_empty() {
+            return String::new();
+        }
+        format!("rows {rows:?}, on streams {beside:?}")
+    }
+}
