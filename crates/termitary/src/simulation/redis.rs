@@ -16,6 +16,9 @@ const FULL: u64 = 1024 * 1024;
 /// The most that a restart loses, in bytes.
 const TAIL: u64 = 8 * 1024;
 
+/// How long it may take to answer on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 #[derive(Clone)]
 pub(super) struct Server {
     server: Rc<RefCell<TestRedis>>,
@@ -86,7 +89,13 @@ impl Server {
 
     async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(("127.0.0.1", self.server.borrow().port())).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .unwrap()
     }
 
     /// Everything is gone.

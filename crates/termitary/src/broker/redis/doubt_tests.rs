@@ -98,7 +98,11 @@ impl Stand {
 
     async fn redis(&self, command: &[&str]) {
         let client = redis::Client::open(("127.0.0.1", self.server.port())).unwrap();
-        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let connect = client.get_multiplexed_async_connection_with_config(&config);
+        let mut conn = connect.await.unwrap();
         let mut cmd = redis::cmd(command[0]);
         cmd.arg(&command[1..]);
         let _: redis::Value = cmd.query_async(&mut conn).await.unwrap();
