@@ -1,6 +1,7 @@
 //! The database: one writer, several readers, and the transaction in which
 //! rows and events become real together.
 
+mod file;
 mod patience;
 mod schema;
 mod turns;
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::error::{Error, Kind};
 
+use file::File;
 pub(crate) use patience::writable;
 use patience::{AT_START, primary_code, until_unlocked};
 
@@ -45,6 +47,7 @@ struct Inner {
     clock: Clock,
     source: String,
     path: PathBuf,
+    file: File,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
 }
@@ -138,9 +141,11 @@ impl Db {
             .connect_with(connect.clone())
             .await
             .map_err(|error| cannot_open(path, error))?;
+        let file = File::of(path)?;
         Ok(Self(Arc::new(Inner {
             turns: Turns::new(writer.clone(), options.source.clone()),
             writer,
+            file,
             reader: pool(READERS).connect_lazy_with(connect.clone().pragma("query_only", "1")),
             renewer: pool(1).connect_lazy_with(connect),
             clock: options.clock.clone(),
@@ -154,6 +159,7 @@ impl Db {
     ///
     /// Cancelling this future is safe: the transaction is rolled back.
     pub async fn begin(&self) -> Result<Tx, Error> {
+        self.still_there()?;
         let turn = self.0.turns.begin().await?;
         Ok(Tx::new(turn, self.clone()))
     }
@@ -190,6 +196,11 @@ impl Db {
         self.0.reader.close().await;
         self.0.renewer.close().await;
         self.0.turns.close().await;
+    }
+
+    /// An error: what is written now would be lost with the file.
+    fn still_there(&self) -> Result<(), Error> {
+        self.0.file.is_still(&self.0.path)
     }
 
     pub(crate) fn writer(&self) -> &SqlitePool {
