@@ -152,9 +152,9 @@ async fn owe_retained(tx: &mut Tx, id: i64, now: i64) -> Result<(), Error> {
 }
 
 /// What was parked because its version was too new is due again once a worker
-/// that reads that version registers.
-async fn release_parked(tx: &mut Tx, id: i64, version: u32, now: i64) -> Result<(), Error> {
-    sqlx::query(
+/// that reads that version registers. Answers how many.
+async fn release_parked(tx: &mut Tx, id: i64, version: u32, now: i64) -> Result<u64, Error> {
+    let done = sqlx::query(
         "UPDATE termitary_deliveries SET state = $3, due_us = $4, crashes = 0, reason = NULL, error = NULL, settled_us = NULL
          WHERE state = $5 AND subscription = $1 AND reason = 'version'
            AND (SELECT e.version FROM termitary_events e WHERE e.seq = event) <= $2",
@@ -166,5 +166,33 @@ async fn release_parked(tx: &mut Tx, id: i64, version: u32, now: i64) -> Result<
     .bind(state::PARKED)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
+}
+
+/// The same for a worker that has been registered for long: an older one
+/// beside it goes on parking what it is handed. `known` has the subscriptions
+/// and the versions that are read. Answers how many were released.
+pub(crate) async fn release(db: &Db, known: &[(i64, u32)]) -> Result<u64, Error> {
+    // Looks before it writes: mostly there is nothing.
+    let waiting: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM json_each($1) j
+         JOIN termitary_deliveries d ON d.subscription = j.value->>0
+         JOIN termitary_events e ON e.seq = d.event
+         WHERE d.state >= 3 AND d.state = $2 AND d.reason = 'version' AND e.version <= j.value->>1)",
+    )
+    .bind(serde_json::json!(known).to_string())
+    .bind(state::PARKED)
+    .fetch_one(db.reader())
+    .await?;
+    if !waiting {
+        return Ok(0);
+    }
+    let mut tx = db.begin().await?;
+    let now = db.clock().now_us();
+    let mut released = 0;
+    for (id, version) in known {
+        released += release_parked(&mut tx, *id, *version, now).await?;
+    }
+    tx.commit_and_wake().await?;
+    Ok(released)
 }

@@ -19,7 +19,7 @@ mod twice_tests;
 
 #[cfg(feature = "redis")]
 pub(crate) use declare::has_route;
-pub(crate) use declare::{BRIDGE, declare, routes};
+pub(crate) use declare::{BRIDGE, declare, release, routes};
 #[cfg(feature = "redis")]
 pub(crate) use lease::crash_held;
 pub(crate) use lease::{Lease, Whose, crash, lease, renew, stale};

@@ -252,7 +252,10 @@ fn start_housekeeping<S: Send + Sync + 'static>(
         routes.to_vec(),
         core.end.clone(),
     ));
-    tasks.spawn(upkeep::retain(db, core.stop.clone()));
+    tasks.spawn(upkeep::retain(db.clone(), core.stop.clone()));
+    let versions = registry.subscriptions.iter().map(|one| one.version);
+    let known = routes.iter().map(|route| route.id).zip(versions).collect();
+    tasks.spawn(upkeep::release(db, known, core.stop.clone()));
     let names = routes.iter().map(|route| route.name.clone()).collect();
     tasks.spawn(roll::report(Arc::clone(core), names));
     core.broker

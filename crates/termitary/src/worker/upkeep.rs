@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Route, WorkerId};
-use crate::clock::minutes;
+use crate::clock::{minutes, secs};
 use crate::db::Db;
 use crate::ledger;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 const RETAIN_EVERY: Duration = minutes(10);
+const RELEASE_EVERY: Duration = secs(5);
 /// Between two pages of deletions, so that others get to write.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -60,6 +61,29 @@ pub(super) async fn retain(db: Db, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Takes back what older workers beside this one parked, since they cannot
+/// read it: `known` has the subscriptions and versions that this one reads.
+pub(super) async fn release(db: Db, known: Vec<(i64, u32)>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RELEASE_EVERY) => {}
+        }
+        match ledger::release(&db, &known).await {
+            Ok(0) => {}
+            Ok(deliveries) => {
+                tracing::info!(
+                    deliveries,
+                    "an older worker parked what this one can read: due again"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(error = ?error, "cannot look for what older workers parked; trying again");
+            }
         }
     }
 }
