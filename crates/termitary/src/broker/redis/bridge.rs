@@ -15,9 +15,11 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::echo::{Echoes, Heard};
 use super::entry::as_json_text;
 use super::link::Link;
 use super::listen::{PING, timed};
+use super::outage::Outage;
 use super::{relay, reply, script};
 use crate::broker::WorkerId;
 use crate::db::Db;
@@ -29,6 +31,8 @@ use crate::publish::Draft;
 /// How long the bridge stays taken after its holder fell silent.
 const HOLD_MS: &str = "5000";
 const HOLD_FOR: Duration = Duration::from_millis(4500);
+/// What the hold lasts longer than that.
+const MARGIN: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_secs(1);
 /// Messages that wait for the database; more are dropped, counted and said.
 const BUFFER: usize = 10_000;
@@ -41,11 +45,8 @@ pub(super) struct Bridging {
     events: HashSet<String>,
     me: String,
     stop: CancellationToken,
-}
-
-struct Heard {
-    channel: String,
-    payload: Vec<u8>,
+    echoes: Echoes,
+    listening: Outage,
 }
 
 /// What a message becomes.
@@ -65,22 +66,26 @@ impl Bridging {
         events: Vec<String>,
         worker: &WorkerId,
         stop: CancellationToken,
+        sends_out: bool,
     ) -> Self {
         Self {
+            echoes: Echoes::new(link.clone(), stop.clone(), sends_out),
             db,
             link,
             events: events.into_iter().collect(),
             me: worker.to_string(),
             stop,
+            listening: Outage::of("listening to plain pub/sub"),
         }
     }
 
     /// Holds the bridge or waits to; ends with `stop`.
     pub(super) async fn run(self: Arc<Self>) {
         while !self.stop.is_cancelled() {
-            if matches!(self.hold().await, Ok(true)) {
-                tracing::debug!(worker.id = %self.me, "holds the pub/sub bridge");
-                self.work().await;
+            match self.hold().await {
+                Ok(true) => self.work().await,
+                Ok(false) => self.listening.over(),
+                Err(error) => drop(self.listening.failed(&error)),
             }
             tokio::select! {
                 () = self.stop.cancelled() => {}
@@ -112,10 +117,12 @@ impl Bridging {
         let (sink, stream) = match self.open().await {
             Ok(halves) => halves,
             Err(error) => {
-                tracing::debug!(%error, "cannot listen for plain pub/sub");
+                self.listening.failed(&error.into());
                 return;
             }
         };
+        self.listening.over();
+        tracing::debug!(worker.id = %self.me, "holds the pub/sub bridge");
         let (sender, heard) = mpsc::channel(BUFFER);
         tokio::join!(self.hear(sink, stream, sender), self.store(heard));
     }
@@ -183,7 +190,8 @@ impl Bridging {
     async fn store(&self, mut heard: mpsc::Receiver<Heard>) {
         let mut batch = Vec::with_capacity(BATCH);
         while heard.recv_many(&mut batch, BATCH).await > 0 {
-            let others = self.without_echoes(std::mem::take(&mut batch)).await;
+            let mine = self.without_stolen(std::mem::take(&mut batch)).await;
+            let others = self.echoes.without(mine).await;
             let taken: Vec<_> = others
                 .into_iter()
                 .filter_map(|heard| self.take(heard))
@@ -192,44 +200,21 @@ impl Bridging {
         }
     }
 
-    /// What we published ourselves comes back once each; the rest is others'.
-    async fn without_echoes(&self, heard: Vec<Heard>) -> Vec<Heard> {
-        let echoes: Vec<_> = heard
-            .iter()
-            .map(|h| {
-                self.link
-                    .keys()
-                    .echo(&h.channel, &String::from_utf8_lossy(&h.payload))
-            })
-            .collect();
-        let calls: Vec<_> = echoes
-            .iter()
-            .map(|echo| script::Call {
-                script: &script::ECHO_IN,
-                keys: vec![echo],
-                args: Vec::new(),
-            })
-            .collect();
-        match self.link.shared().scripts(&calls).await {
-            Ok(answers) => {
-                let ours = answers
-                    .into_iter()
-                    .map(|answer| answer.is_ok_and(|n| reply::int(&n) == Some(1)));
-                heard
-                    .into_iter()
-                    .zip(ours)
-                    .filter(|(_, ours)| !ours)
-                    .map(|(heard, _)| heard)
-                    .collect()
-            }
-            Err(error) => {
-                tracing::warn!(error = ?error, "cannot tell our own messages on plain channels from others'");
-                heard
-            }
+    /// A hold lasts for some time after it was confirmed. Where another has it
+    /// even so, Redis lost ours: the other hears the same and keeps it.
+    async fn without_stolen(&self, mut heard: Vec<Heard>) -> Vec<Heard> {
+        if matches!(self.hold().await, Ok(false)) {
+            heard.retain(|heard| heard.at.elapsed() > MARGIN);
         }
+        heard
     }
 
-    fn take(&self, Heard { channel, payload }: Heard) -> Option<Taken> {
+    fn take(
+        &self,
+        Heard {
+            channel, payload, ..
+        }: Heard,
+    ) -> Option<Taken> {
         let text = String::from_utf8_lossy(&payload);
         let fault = if !self.events.contains(&channel) {
             Some(("unknown-event", format!("no event is named {channel:.100}")))
@@ -309,11 +294,7 @@ impl Bridging {
 }
 
 fn queue(sender: &mpsc::Sender<Heard>, message: &Msg) {
-    let heard = Heard {
-        channel: message.get_channel_name().to_owned(),
-        payload: message.get_payload_bytes().to_vec(),
-    };
-    if sender.try_send(heard).is_err() {
+    if sender.try_send(Heard::new(message)).is_err() {
         metrics::counter!("termitary_bridge_dropped_total").increment(1);
         tracing::error!("the database cannot keep up with plain pub/sub: a message is lost");
     }

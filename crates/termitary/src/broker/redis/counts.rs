@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use redis::{RedisResult, Value};
+use redis::Value;
 
 use super::keys::{self, Lane, Stream};
 use super::reply::{self, Group};
@@ -75,7 +75,7 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         .map(|lane| (lane.route, Seen::default()))
         .collect();
     for (lane, stream) in places {
-        let done = answers.next().and_then(Result::ok);
+        let Some(done) = answers.next() else { break };
         // A stream that nobody wrote to yet has no groups.
         let (waiting, held) = match &filled[&*stream.key] {
             Some(filled) => filled.of(redis, stream, &lane.group).await?,
@@ -85,7 +85,7 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         seen.waiting += waiting;
         seen.held += held;
         if !is_targeted(&stream.key) {
-            seen.done += done.and_then(|done| reply::int(&done)).unwrap_or(0) as u64;
+            seen.done += reply::int(&done?).unwrap_or(0) as u64;
         }
     }
     Ok(seen)
@@ -99,12 +99,13 @@ struct Filled {
 }
 
 impl Filled {
-    fn read(groups: Value, length: RedisResult<Value>, last: RedisResult<Value>) -> Self {
-        let last = last.map(reply::entries).unwrap_or_default();
+    fn read(groups: Value, length: &Value, last: Value) -> Self {
         Self {
             groups: reply::groups(groups),
-            length: length.ok().and_then(|n| reply::int(&n)).unwrap_or(0) as u64,
-            last: last.first().and_then(|last| reply::id(&last.id)),
+            length: reply::int(length).unwrap_or(0) as u64,
+            last: reply::entries(last)
+                .first()
+                .and_then(|last| reply::id(&last.id)),
         }
     }
 
@@ -147,7 +148,10 @@ async fn filled<'a>(
             filled.insert(stream, None);
             continue;
         };
-        let there = groups.ok().map(|groups| Filled::read(groups, length, last));
+        let there = match reply::unless_absent(groups)? {
+            Some(groups) => Some(Filled::read(groups, &length?, last?)),
+            None => None,
+        };
         filled.insert(stream, there);
     }
     Ok(filled)

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
+use redis::RedisError;
+
 use super::keys::{self, Lane};
 use super::{Redis, doubt, reply};
 use crate::broker::Route;
@@ -24,7 +26,7 @@ pub(super) async fn groups<'a>(
     redis: &Redis,
     lanes: impl Iterator<Item = (&'a Lane, bool)>,
 ) -> Result<(), Error> {
-    let missing = missing(redis, lanes.collect()).await?;
+    let (missing, mut failed) = missing(redis, lanes.collect()).await?;
     let mut lost: Vec<_> = missing.iter().filter(|group| group.known).collect();
     lost.dedup_by_key(|group| group.lane.route);
     let lost: Vec<_> = lost.into_iter().map(|group| group.lane).collect();
@@ -50,10 +52,13 @@ pub(super) async fn groups<'a>(
             Ok(_) => {}
             // Another process was faster.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => failed = Some(error),
         }
     }
-    Ok(())
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }
 
 /// A group that is not there.
@@ -64,26 +69,33 @@ struct Missing<'a> {
     known: bool,
 }
 
+/// The groups that are not there, and why Redis would not say of others.
 async fn missing<'a>(
     redis: &Redis,
     lanes: Vec<(&'a Lane, bool)>,
-) -> Result<Vec<Missing<'a>>, Error> {
+) -> Result<(Vec<Missing<'a>>, Option<RedisError>), Error> {
     let mut pipe = redis::pipe();
     for stream in lanes.iter().flat_map(|(lane, _)| &lane.streams) {
         pipe.cmd("XINFO").arg("GROUPS").arg(&*stream.key);
     }
     let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
-    let mut missing = Vec::new();
+    let (mut missing, mut unsaid) = (Vec::new(), None);
     for (lane, known) in lanes {
         for place in 0..lane.streams.len() {
-            let groups = answers.next().and_then(Result::ok);
-            let groups = groups.map(reply::groups).unwrap_or_default();
+            let Some(answer) = answers.next() else { break };
+            let groups = match reply::unless_absent(answer) {
+                Ok(groups) => groups.map(reply::groups).unwrap_or_default(),
+                Err(error) => {
+                    unsaid = Some(error);
+                    continue;
+                }
+            };
             if !groups.iter().any(|group| *group.name == *lane.group) {
                 missing.push(Missing { lane, place, known });
             }
         }
     }
-    Ok(missing)
+    Ok((missing, unsaid))
 }
 
 /// Takes away what a subscription has on Redis: its groups, counters and the

@@ -4,7 +4,7 @@
 //! ledger remembers which entries that may be; they run under a higher fence.
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
@@ -39,7 +39,7 @@ pub(super) async fn greet(
 ) -> Result<(), Error> {
     let who = identity();
     let answers: Vec<RedisResult<Value>> = who.query_async(conn).await?;
-    let Some(server) = identify(answers) else {
+    let Some(server) = identify(answers)? else {
         return Ok(()); // not allowed to ask
     };
     let known = doubt::server(&mut *redis.db.reader().acquire().await?, lane.route).await?;
@@ -49,7 +49,7 @@ pub(super) async fn greet(
     let until_ms = match known {
         Some(_) => {
             let ends: Vec<RedisResult<Value>> = ends(&[lane]).query_async(conn).await?;
-            last(ends)
+            last(ends)?
         }
         None => 0,
     };
@@ -68,7 +68,7 @@ pub(super) async fn regroup(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error>
     let mut until = Vec::with_capacity(lanes.len());
     for lane in lanes {
         let ends = redis.link.shared().many(&mut ends(&[lane])).await?;
-        until.push((lane.route, last(ends)));
+        until.push((lane.route, last(ends)?));
     }
     let mut tx = redis.db.begin().await?;
     for (route, until_ms) in until {
@@ -114,11 +114,18 @@ fn ends(lanes: &[&Lane]) -> Pipeline {
 }
 
 /// The milliseconds of the youngest entry; a stream that is not there has none.
-fn last(ends: Vec<RedisResult<Value>>) -> i64 {
-    let ids = ends
-        .into_iter()
-        .flat_map(|end| end.map(reply::entries).unwrap_or_default());
-    ids.map(|raw| ms(&raw.id)).max().unwrap_or(0)
+fn last(ends: Vec<RedisResult<Value>>) -> Result<i64, Error> {
+    let mut last = 0;
+    for end in ends {
+        let end = match end {
+            // A key of another type in the way holds no entries.
+            Err(error) if error.code() == Some("WRONGTYPE") => continue,
+            end => end?,
+        };
+        let ids = reply::entries(end).into_iter().map(|raw| ms(&raw.id));
+        last = ids.chain([last]).max().unwrap_or(0);
+    }
+    Ok(last)
 }
 
 /// When an entry was added, by the server's clock.
@@ -136,15 +143,18 @@ pub(super) fn identity() -> Pipeline {
     pipe
 }
 
-/// The answer; `None` where the server does not say.
-pub(super) fn identify(answers: Vec<RedisResult<Value>>) -> Option<String> {
-    let texts: Vec<_> = answers
-        .into_iter()
-        .filter_map(|answer| match answer.ok()? {
-            Value::VerbatimString { text, .. } => Some(text),
-            other => reply::text(other),
-        })
-        .collect();
+/// The answer; `None` where the server never says. An error says nothing about
+/// which server it is.
+pub(super) fn identify(answers: Vec<RedisResult<Value>>) -> Result<Option<String>, Error> {
+    let mut texts = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(Value::VerbatimString { text, .. }) => texts.push(text),
+            Ok(other) => texts.extend(reply::text(other)),
+            Err(error) if never_says(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let field = |name: &str| {
         let lines = texts.iter().flat_map(|text| text.lines());
         lines
@@ -152,9 +162,12 @@ pub(super) fn identify(answers: Vec<RedisResult<Value>>) -> Option<String> {
             .map(|value| value.trim().to_owned())
             .next()
     };
-    let run = field("run_id")?;
-    Some(format!(
-        "{run}/{}",
-        field("master_replid").unwrap_or_default()
-    ))
+    let line = field("master_replid").unwrap_or_default();
+    Ok(field("run_id").map(|run| format!("{run}/{line}")))
+}
+
+/// We may not ask, or it has no such command: that does not change.
+fn never_says(error: &RedisError) -> bool {
+    let unknown = |detail: &str| detail.contains("unknown command");
+    error.code() == Some("NOPERM") || error.detail().is_some_and(unknown)
 }

@@ -65,7 +65,7 @@ impl Keys {
     /// Counts what we published on a plain channel and have not heard yet.
     pub(super) fn echo(&self, channel: &str, data: &str) -> String {
         format!(
-            "{}:echo:{:032x}",
+            "{}:{{echo:{:032x}}}",
             self.prefix,
             fingerprint(&[channel.as_bytes(), data.as_bytes()])
         )
@@ -101,6 +101,11 @@ pub(super) fn done(stream: &str, group: &str) -> String {
         "{}:done:{group}",
         stream.strip_suffix(":events").unwrap_or(stream)
     )
+}
+
+/// That one message was found to be such an echo.
+pub(super) fn echoed(echo: &str, message: u64) -> String {
+    format!("{echo}:{message:016x}")
 }
 
 /// Whether a stream carries entries for one subscription only: its entries are
@@ -161,7 +166,7 @@ mod tests {
         assert_eq!(keys.main("a.b"), "shop:2:{a.b}:events");
         assert_eq!(keys.bridge(), "shop:2:bridge");
         assert_eq!(keys.broadcast(), "shop:2:broadcast");
-        assert!(keys.echo("a", "{}").starts_with("shop:2:echo:"));
+        assert!(keys.echo("a", "{}").starts_with("shop:2:{echo:"));
         assert_eq!(
             done(&keys.main("a.b"), "mail.send"),
             "shop:2:{a.b}:done:mail.send"

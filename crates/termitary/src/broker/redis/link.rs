@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -29,6 +29,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed connect, callers are refused for so long instead of queueing
 /// up to wait for the same failure.
 const REFUSE: Duration = Duration::from_millis(100);
+/// The least time between two connects: a server that takes connections and
+/// then refuses every command is not stormed.
+const PACE: Duration = Duration::from_millis(100);
 
 /// What every part of the redis broker talks through; cheap to clone.
 #[derive(Clone)]
@@ -115,9 +118,16 @@ impl Link {
 pub(crate) struct Wire {
     client: Client,
     slot: RwLock<Option<Held>>,
-    /// The last connect, where it failed: when, and why.
-    connecting: Mutex<Option<(Instant, String)>>,
+    connecting: Mutex<Connecting>,
     made: AtomicU64,
+}
+
+/// The last connect.
+#[derive(Default)]
+struct Connecting {
+    at: Option<tokio::time::Instant>,
+    /// Why it failed, where it did.
+    failed: Option<String>,
 }
 
 #[derive(Clone)]
@@ -134,7 +144,7 @@ impl Wire {
         Self {
             client,
             slot: RwLock::new(None),
-            connecting: Mutex::new(None),
+            connecting: Mutex::default(),
             made: AtomicU64::new(0),
         }
     }
@@ -144,26 +154,36 @@ impl Wire {
         if let Some(held) = self.held() {
             return Ok(held);
         }
-        let mut failed = self.connecting.lock().await;
+        let mut last = self.connecting.lock().await;
         if let Some(held) = self.held() {
             return Ok(held);
         }
-        if let Some((at, why)) = &*failed
+        if let (Some(at), Some(why)) = (last.at, &last.failed)
             && at.elapsed() < REFUSE
         {
             return Err(away(why.clone()));
         }
-        match self.connect().await {
+        if let Some(at) = last.at {
+            tokio::time::sleep_until(at + PACE).await;
+        }
+        let made = self.connect().await;
+        last.at = Some(tokio::time::Instant::now());
+        match made {
             Ok(held) => {
-                *failed = None;
+                last.failed = None;
                 *self.slot.write().unwrap_or_else(PoisonError::into_inner) = Some(held.clone());
                 Ok(held)
             }
             Err(error) => {
-                *failed = Some((Instant::now(), error.to_string()));
+                last.failed = Some(error.to_string());
                 Err(away(error))
             }
         }
+    }
+
+    /// Whether a connection stands: where not, everything waits for one.
+    pub(super) fn stands(&self) -> bool {
+        self.held().is_some()
     }
 
     fn held(&self) -> Option<Held> {
@@ -247,7 +267,7 @@ impl Wire {
     }
 
     /// Runs scripts in one round trip; those that the server has forgotten are
-    /// loaded and run again. Answers per script.
+    /// sent again with their text. Answers per script.
     pub(super) async fn scripts(
         &self,
         calls: &[script::Call<'_>],
@@ -263,13 +283,14 @@ impl Wire {
         if forgotten.is_empty() {
             return Ok(answers);
         }
-        let mut pipe = script::load();
-        let loads = pipe.len();
+        // Loading them first would leave a gap in which they may go again; and
+        // where nobody may load, this still works.
+        let mut pipe = redis::pipe();
         for &i in &forgotten {
-            pipe.add_command(calls[i].command());
+            pipe.add_command(calls[i].whole());
         }
         let again = self.many(&mut pipe).await?;
-        for (i, answer) in forgotten.into_iter().zip(again.into_iter().skip(loads)) {
+        for (i, answer) in forgotten.into_iter().zip(again) {
             answers[i] = answer;
         }
         Ok(answers)

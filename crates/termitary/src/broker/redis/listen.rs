@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::sync::broadcast::WeakSender;
 
 use super::link::Link;
+use super::outage::Outage;
 use crate::broadcast::Message;
 
 /// How often a silent connection is asked whether it still lives.
@@ -23,14 +24,16 @@ struct Wired {
 
 /// Listens and reconnects until the last handle on the broadcasts is gone.
 pub(super) async fn run(link: Link, heard: WeakSender<Message>) {
+    let outage = Outage::of("listening for broadcasts");
     let mut wait = Duration::from_millis(100);
     while heard.upgrade().is_some() {
         match open(&link).await {
             Ok((sink, stream)) => {
                 wait = Duration::from_millis(100);
+                outage.over();
                 hear(sink, stream, &heard).await;
             }
-            Err(error) => tracing::debug!(%error, "cannot listen for broadcasts"),
+            Err(error) => drop(outage.failed(&error.into())),
         }
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         wait = (wait * 2).min(Duration::from_secs(5));

@@ -20,6 +20,7 @@ mod declare;
 mod doubt;
 #[cfg(test)]
 mod doubt_tests;
+mod echo;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
@@ -27,10 +28,12 @@ mod keys;
 mod link;
 mod listen;
 mod live;
+mod outage;
 mod publish;
 mod read;
 mod reader;
 mod reconcile;
+mod refused;
 mod relay;
 mod renew;
 mod reply;
@@ -42,7 +45,7 @@ mod unread;
 mod upkeep;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,6 +64,7 @@ use crate::publish::{Draft, Published};
 
 use link::Wire;
 use live::Live;
+use outage::Outage;
 use reader::Reader;
 
 pub use config::{Bridge, RedisConfig};
@@ -83,6 +87,10 @@ pub(crate) struct Redis {
     unread: unread::Looked,
     /// Groups on our streams that are not ours.
     strangers: trim::Strangers,
+    /// Acknowledgements that Redis did not take.
+    unacked: Outage,
+    /// Events for plain channels that Redis did not take.
+    unsent: Outage,
     /// Redis no longer knew a group that it should know: it lost data.
     lost: AtomicBool,
 }
@@ -97,6 +105,8 @@ impl Redis {
             suspects: Expiry::new(config.lease_time()),
             unread: unread::Looked::default(),
             strangers: trim::Strangers::default(),
+            unacked: Outage::of("acknowledging what is finished"),
+            unsent: Outage::of("sending events out on plain channels"),
             lost: AtomicBool::new(false),
             db,
             link,
@@ -106,6 +116,12 @@ impl Redis {
 
     fn now_us(&self) -> i64 {
         self.db.clock().now_us()
+    }
+
+    /// Redis had lost entries that were still pending.
+    fn loses(&self) {
+        metrics::counter!("termitary_redis_losses_total").increment(1);
+        self.lost.store(true, Ordering::Release);
     }
 
     /// Until when the ledger trusts Redis with what it hands over now.
@@ -168,8 +184,14 @@ impl Transport for Redis {
         if !self.config.bridge_mode().takes_in() {
             return Vec::new();
         }
-        let bridge =
-            bridge::Bridging::new(self.db.clone(), self.link.clone(), events, &worker, stop);
+        let bridge = bridge::Bridging::new(
+            self.db.clone(),
+            self.link.clone(),
+            events,
+            &worker,
+            stop,
+            self.config.bridge_mode().sends_out(),
+        );
         vec![Arc::new(bridge).run().boxed()]
     }
 

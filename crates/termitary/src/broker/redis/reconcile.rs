@@ -19,9 +19,16 @@ use crate::planted;
 const PAGE: usize = 200;
 /// A delivery that keeps waiting is asked for less and less often, up to this.
 const LONGEST_TRUST: Duration = minutes(15);
+/// When to ask again about what Redis answered with an error.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Where a group stands on a stream.
-type Delivered = HashMap<(Arc<str>, Arc<str>), Option<(u64, u64)>>;
+/// Where each group of a stream stands.
+type Groups = HashMap<String, Option<(u64, u64)>>;
+/// The same of each stream, where Redis would say.
+type Delivered = HashMap<Arc<str>, RedisResult<Groups>>;
+
+/// Whether each is still to be run; an error where Redis would not say.
+type Standing = Vec<RedisResult<bool>>;
 
 /// Looks at one page of deliveries whose trust has ended; answers whether
 /// there may be more.
@@ -49,12 +56,18 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
         }
     }
     let standing = ask(redis, &asked).await?;
+    let mut unsaid = None;
     for ((row, _), stands) in asked.iter().zip(standing) {
         let key: Row = (row.seq, row.route, row.fence);
-        if stands {
-            there.push((key, trust(redis, row, now_us)));
-        } else {
-            owed.push(key);
+        match stands {
+            Ok(true) => there.push((key, trust(redis, row, now_us))),
+            Ok(false) => owed.push(key),
+            Err(error) => {
+                // Not lost: not known. Others get their turn before it is
+                // asked for again.
+                there.push((key, now_us.saturating_add(micros(ASK_AGAIN))));
+                unsaid = Some(error);
+            }
         }
     }
     if !owed.is_empty() {
@@ -72,7 +85,10 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
             "Redis did not have these deliveries any more: they are sent again"
         );
     }
-    Ok(more)
+    match unsaid {
+        Some(error) => Err(error.into()),
+        None => Ok(more),
+    }
 }
 
 /// Nothing that Redis was trusted with is taken for granted any more.
@@ -106,7 +122,7 @@ fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<Entry> {
 
 /// Whether each entry is on its stream and still to be run: pending, or not
 /// given to the group yet.
-async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Vec<bool>, Error> {
+async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Standing, Error> {
     if asked.is_empty() {
         return Ok(Vec::new());
     }
@@ -130,11 +146,11 @@ async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Vec<bool>, Err
         let (Some(found), Some(pending)) = (answers.next(), answers.next()) else {
             break;
         };
-        let last = delivered
-            .get(&(entry.stream.clone(), entry.group.clone()))
-            .copied()
-            .flatten();
-        standing.push(stands(row, entry, found, pending, last));
+        standing.push(match delivered.get(&entry.stream) {
+            Some(Ok(groups)) => stands(row, entry, found, pending, groups),
+            Some(Err(error)) => Err(error.clone()),
+            None => Ok(false),
+        });
     }
     Ok(standing)
 }
@@ -144,19 +160,21 @@ fn stands(
     entry: &Entry,
     found: RedisResult<Value>,
     pending: RedisResult<Value>,
-    delivered: Option<(u64, u64)>,
-) -> bool {
-    let ours = found.is_ok_and(|found| {
+    groups: &Groups,
+) -> RedisResult<bool> {
+    let ours = reply::unless_absent(found)?.is_some_and(|found| {
         let (seq, id) = (row.seq.to_string(), row.id.to_string());
         reply::entries(found).iter().any(|raw| {
             raw.field(b"l") == Some(seq.as_bytes()) && raw.field(b"i") == Some(id.as_bytes())
         })
     });
-    let pending = pending.is_ok_and(|pending| !reply::list(pending).is_empty());
+    let pending =
+        reply::unless_absent(pending)?.is_some_and(|pending| !reply::list(pending).is_empty());
+    let delivered = groups.get(&*entry.group).copied().flatten();
     let waiting = reply::id(&entry.id)
         .zip(delivered)
         .is_some_and(|(id, delivered)| id > delivered);
-    ours && (pending || waiting)
+    Ok(ours && (pending || waiting))
 }
 
 async fn delivered(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Delivered, Error> {
@@ -171,14 +189,15 @@ async fn delivered(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Delivere
         pipe.cmd("XINFO").arg("GROUPS").arg(&**stream);
     }
     let answers = redis.link.shared().many(&mut pipe).await?;
-    let mut delivered = HashMap::new();
-    for (stream, answer) in streams.into_iter().zip(answers) {
-        for group in answer.map(reply::groups).unwrap_or_default() {
-            delivered.insert(
-                (stream.clone(), group.name.into()),
-                reply::id(&group.last_delivered),
-            );
-        }
-    }
-    Ok(delivered)
+    let read = |answer| -> RedisResult<Groups> {
+        let groups = reply::unless_absent(answer)?.map(reply::groups);
+        let groups = groups.unwrap_or_default().into_iter();
+        Ok(groups
+            .map(|group| (group.name, reply::id(&group.last_delivered)))
+            .collect())
+    };
+    Ok(streams
+        .into_iter()
+        .zip(answers.into_iter().map(read))
+        .collect())
 }

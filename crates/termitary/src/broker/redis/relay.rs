@@ -11,6 +11,7 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::keys::{Keys, Lane};
 use super::link::Held;
+use super::refused::Refused;
 use super::{Redis, entry, reply, script};
 use crate::clock::micros;
 use crate::error::Error;
@@ -31,6 +32,8 @@ pub(super) const POLL: Duration = Duration::from_millis(20);
 /// How old an event without subscriptions may be to go out still: whoever
 /// switches the bridge on is not sent the history.
 const NEWS: Duration = Duration::from_mins(10);
+/// How long Redis remembers what we sent out and have not heard yet.
+pub(super) const ECHO_MS: &str = "60000";
 
 /// What came in from plain pub/sub does not go out there again.
 pub(super) const BRIDGED: &str = "/termitary/bridge";
@@ -45,12 +48,20 @@ struct Sending {
 }
 
 /// Hands over what is due; answers how long to rest.
-pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<Duration, Error> {
-    let routes: Vec<_> = lanes.iter().map(|lane| lane.route).collect();
+pub(super) async fn run(
+    redis: &Redis,
+    lanes: &[Lane],
+    refused: &mut Refused,
+) -> Result<Duration, Error> {
     if redis.config.bridge_mode().sends_out() {
         send_unrouted(redis).await?;
     }
     for _ in 0..TURN {
+        let routes: Vec<_> = lanes
+            .iter()
+            .map(|lane| lane.route)
+            .filter(|route| !refused.waits(*route))
+            .collect();
         let now_us = redis.now_us();
         let heads = rows::heads(&mut *redis.db.reader().acquire().await?, &routes).await?;
         let due: Vec<_> = heads
@@ -64,7 +75,7 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<Duration, Error
         // Before the claim: while Redis is away nothing is claimed.
         let mut held = redis.link.shared().get().await?;
         fault::point!("relay.before_claim");
-        page(redis, &mut held, lanes, &due).await?;
+        page(redis, &mut held, lanes, &due, refused).await?;
     }
     Ok(Duration::ZERO)
 }
@@ -79,7 +90,13 @@ fn rest(redis: &Redis, heads: &[(i64, Option<i64>)], now_us: i64) -> Duration {
     }
 }
 
-async fn page(redis: &Redis, held: &mut Held, lanes: &[Lane], due: &[i64]) -> Result<(), Error> {
+async fn page(
+    redis: &Redis,
+    held: &mut Held,
+    lanes: &[Lane],
+    due: &[i64],
+    refused: &mut Refused,
+) -> Result<(), Error> {
     let mut tx = redis.db.begin().await?;
     let now_us = redis.now_us();
     let until_us = redis.trusted_until_us();
@@ -92,13 +109,13 @@ async fn page(redis: &Redis, held: &mut Held, lanes: &[Lane], due: &[i64]) -> Re
             .iter()
             .filter_map(|seq| claimed.events.get(seq));
         let sendings = sendings(redis.link.keys(), lanes, &claimed);
-        send(redis, held, sendings).await?;
+        send(redis, held, sendings, refused).await?;
         send_out(redis, fresh).await;
         return Ok(());
     }
     let sendings = sendings(redis.link.keys(), lanes, &claimed);
     drop(claimed);
-    send(redis, held, sendings).await
+    send(redis, held, sendings, refused).await
 }
 
 fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
@@ -144,7 +161,12 @@ fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
 
 /// Sends in chunks. What Redis refused is undone at once; where no answer came
 /// the ledger looks again soon, not only when its trust ends.
-async fn send(redis: &Redis, held: &mut Held, mut sendings: Vec<Sending>) -> Result<(), Error> {
+async fn send(
+    redis: &Redis,
+    held: &mut Held,
+    mut sendings: Vec<Sending>,
+    refused: &mut Refused,
+) -> Result<(), Error> {
     while !sendings.is_empty() {
         let rest = sendings.split_off(sendings.len().min(CHUNK));
         let mut pipe = redis::pipe();
@@ -152,7 +174,7 @@ async fn send(redis: &Redis, held: &mut Held, mut sendings: Vec<Sending>) -> Res
             pipe.add_command(sending.command.clone());
         }
         match redis.link.shared().many_on(held, &mut pipe).await {
-            Ok(answers) => note(redis, &sendings, answers).await?,
+            Ok(answers) => note(redis, &sendings, answers, refused).await?,
             Err(error) => {
                 doubt(redis, &sendings).await?;
                 undo(redis, rest.iter()).await?;
@@ -168,9 +190,10 @@ async fn note(
     redis: &Redis,
     sendings: &[Sending],
     answers: Vec<RedisResult<Value>>,
+    refused: &mut Refused,
 ) -> Result<(), Error> {
     let mut entries = Vec::new();
-    let (mut refused, mut why) = (Vec::new(), None);
+    let (mut back, mut why) = (Vec::new(), None);
     for (sending, answer) in sendings.iter().zip(answers) {
         match answer.map(reply::text) {
             Ok(Some(id)) => {
@@ -183,7 +206,7 @@ async fn note(
             }
             Ok(None) => {}
             Err(error) => {
-                refused.push(sending);
+                back.push(sending);
                 why = Some(error);
             }
         }
@@ -194,13 +217,13 @@ async fn note(
     tx.commit().await?;
     fault::point!("relay.recorded");
     metrics::counter!("termitary_relayed_total").increment(entries.len() as u64);
-    match why {
-        Some(error) => {
-            undo(redis, refused.into_iter()).await?;
-            Err(error.into())
-        }
-        None => Ok(()),
-    }
+    refused.passed(entries.iter().map(|((_, route, _), _)| *route));
+    let Some(error) = why else {
+        return Ok(());
+    };
+    let routes: Vec<_> = back.iter().flat_map(|sending| &sending.rows).collect();
+    refused.note(routes.iter().map(|(_, route, _)| *route), error);
+    undo(redis, back.into_iter()).await
 }
 
 async fn undo<'a>(redis: &Redis, sendings: impl Iterator<Item = &'a Sending>) -> Result<(), Error> {
@@ -264,11 +287,16 @@ pub(super) async fn send_out<'a>(redis: &Redis, events: impl Iterator<Item = &'a
             .map(|(event, echo)| script::Call {
                 script: &script::ECHO_OUT,
                 keys: vec![echo],
-                args: vec![&event.name, event.data.get()],
+                args: vec![&event.name, event.data.get(), ECHO_MS],
             })
             .collect();
-        if let Err(error) = redis.link.shared().scripts(&calls).await {
-            tracing::warn!(error = ?error, events = events.len(), "events were not sent out on plain channels");
+        let sent = redis.link.shared().scripts(&calls).await;
+        let all = |answers: Vec<RedisResult<Value>>| {
+            Ok(answers.into_iter().collect::<Result<Vec<_>, _>>()?)
+        };
+        match sent.and_then(all) {
+            Ok(_) => redis.unsent.over(),
+            Err(error) => drop(redis.unsent.failed(&error)),
         }
     }
 }

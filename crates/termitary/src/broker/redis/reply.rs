@@ -1,6 +1,6 @@
 //! Replies of stream commands, read from either protocol version.
 
-use redis::Value;
+use redis::{RedisError, RedisResult, Value};
 
 /// An entry as Redis answers it; without fields when it was deleted.
 #[derive(Debug)]
@@ -151,6 +151,23 @@ pub(super) fn groups(reply: Value) -> Vec<Group> {
             group
         })
         .collect()
+}
+
+/// What was asked for, or nothing where the stream or the group is not there.
+/// Any other error says nothing about what is there.
+pub(super) fn unless_absent(answer: RedisResult<Value>) -> RedisResult<Option<Value>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_absent(error: &RedisError) -> bool {
+    error.code() == Some("NOGROUP")
+        || error
+            .detail()
+            .is_some_and(|detail| detail.contains("no such key"))
 }
 
 #[cfg(test)]

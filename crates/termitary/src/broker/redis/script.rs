@@ -49,8 +49,17 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     pub(super) fn command(&self) -> Cmd {
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&self.script.sha).arg(self.keys.len());
+        self.run("EVALSHA", &self.script.sha)
+    }
+
+    /// With its text: runs whatever the server has forgotten meanwhile.
+    pub(super) fn whole(&self) -> Cmd {
+        self.run("EVAL", self.script.text)
+    }
+
+    fn run(&self, how: &str, script: &str) -> Cmd {
+        let mut cmd = redis::cmd(how);
+        cmd.arg(script).arg(self.keys.len());
         for part in self.keys.iter().chain(&self.args) {
             cmd.arg(*part);
         }

@@ -25,20 +25,20 @@ pub(super) async fn settle(
         fault::point!("settle.adopted");
     }
     let acked = on_streams(redis, &settlements).await;
-    if let Ok(acked) = &acked {
-        for (i, settlement) in settlements.iter().enumerate() {
-            if on_stream_only(settlement) {
-                held[i] = acked[i];
-            }
+    for (i, settlement) in settlements.iter().enumerate() {
+        if let (true, Some(acked)) = (on_stream_only(settlement), acked[i]) {
+            held[i] = acked;
         }
-    } else if settlements.iter().any(on_stream_only) {
-        // Redis is away: the ledger notes what is finished, so that the entry
-        // does not run again when it comes back.
-        let noted = in_ledger(redis, &settlements, on_stream_only).await?;
-        for (i, settlement) in settlements.iter().enumerate() {
-            if on_stream_only(settlement) {
-                held[i] = noted[i];
-            }
+    }
+    // Where Redis did not answer, the ledger notes what is finished, so that
+    // the entry does not run again when it comes back.
+    let unsaid = |i: usize| on_stream_only(&settlements[i]) && acked[i].is_none();
+    let unsaid: Vec<_> = (0..settlements.len()).filter(|i| unsaid(*i)).collect();
+    if !unsaid.is_empty() {
+        let finished: Vec<_> = unsaid.iter().map(|i| settlements[*i].clone()).collect();
+        let noted = in_ledger(redis, &finished, on_stream_only).await?;
+        for (i, noted) in unsaid.into_iter().zip(noted) {
+            held[i] = noted;
         }
     }
     redis.live.drop(
@@ -124,8 +124,10 @@ async fn in_ledger(
     Ok(held)
 }
 
-/// Ends every entry; answers which were still their worker's.
-async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
+/// Ends every entry; answers which were still their worker's, and nothing
+/// where Redis did not say: the entry is then found finished when it is read
+/// again or taken over.
+async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<bool>> {
     let ends: Vec<_> = settlements
         .iter()
         .map(|s| {
@@ -137,11 +139,19 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<boo
         })
         .collect();
     let given: Vec<_> = ends.iter().flatten().copied().collect();
-    let mut answers = run(redis, &given).await?.into_iter();
-    Ok(ends
-        .iter()
-        .map(|end| end.is_some() && answers.next().unwrap_or(false))
-        .collect())
+    let mut answers = match run(redis, &given).await {
+        Ok(answers) => answers,
+        Err(error) => vec![Err(error.to_string()); given.len()],
+    };
+    match answers.iter().find_map(|answer| answer.as_ref().err()) {
+        Some(why) => drop(redis.unacked.failed(&Error::unavailable(why.clone()))),
+        None if answers.is_empty() => {}
+        None => redis.unacked.over(),
+    }
+    let mut answers = answers.drain(..);
+    ends.iter()
+        .map(|end| end.as_ref().and_then(|_| answers.next()?.ok()))
+        .collect()
 }
 
 /// Ends entries of these workers without counting them as finished.
@@ -156,7 +166,11 @@ pub(super) async fn end<'a>(
             counts: false,
         })
         .collect();
-    run(redis, &ends).await.map(drop)
+    let ended = run(redis, &ends).await?;
+    match ended.into_iter().find_map(Result::err) {
+        Some(why) => Err(Error::unavailable("Redis refused").caused_by(why)),
+        None => Ok(()),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -169,8 +183,11 @@ struct End<'a> {
 /// What one script ends: a stream, a group, a worker, and whether it counts.
 type Kind<'a> = (&'a Arc<str>, &'a Arc<str>, &'a WorkerId, bool);
 
+/// Whether an entry was still its worker's, or why Redis did not say.
+type Ended = Result<bool, String>;
+
 /// One script per stream, group, worker and kind, all in one round trip.
-async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<bool>, Error> {
+async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
     let mut kinds: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
     for (
         i,
@@ -211,13 +228,22 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<bool>, Error> {
         });
     }
     let answers = redis.link.shared().scripts(&calls).await?;
-    let mut acked = vec![false; ends.len()];
+    let mut ended = vec![Ok(false); ends.len()];
     for (places, answer) in kinds.values().zip(answers) {
-        for (&i, one) in places.iter().zip(flags(answer)?) {
-            acked[i] = one == 1;
+        match flags(answer) {
+            Ok(flags) => {
+                for (&i, one) in places.iter().zip(flags) {
+                    ended[i] = Ok(one == 1);
+                }
+            }
+            Err(error) => {
+                for &i in places {
+                    ended[i] = Err(format!("{error:?}"));
+                }
+            }
         }
     }
-    Ok(acked)
+    Ok(ended)
 }
 
 /// A script's answers per item.

@@ -18,6 +18,8 @@ use crate::ledger::relay::Row;
 use crate::ledger::{self, Whose};
 
 const PAGE: usize = 100;
+/// Other housekeeping gets a turn after so many entries of one stream.
+const TURN: usize = 500;
 
 /// Where entries go whose worker is gone: not the worker's own name, or its
 /// lane would read them back as its own.
@@ -25,47 +27,67 @@ fn undertaker(worker: &WorkerId) -> WorkerId {
     format!("{worker}.takeover").into()
 }
 
-/// One pass over every stream. Answers whether Redis had lost entries that
-/// were still pending.
+/// One pass over every stream; answers whether there may be more.
 pub(super) async fn run(redis: &Redis, worker: &WorkerId, lanes: &[Lane]) -> Result<bool, Error> {
     let us = undertaker(worker);
     let all: Vec<_> = lanes
         .iter()
         .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
         .collect();
-    let mut lost = false;
     let mut pipe = redis::pipe();
     for (lane, stream) in &all {
         pipe.add_command(claim(redis, lane, stream, &us, "0-0"));
     }
     let answers = redis.link.shared().many(&mut pipe).await?;
+    let (mut more, mut failed) = (false, None);
     for ((lane, stream), answer) in all.into_iter().zip(answers) {
-        let mut answer = match answer {
-            Ok(answer) => answer,
+        let taken = match answer {
+            Ok(answer) => pages(redis, lane, stream, &us, answer).await,
             Err(error) if declare::is_gone(&error) => {
-                declare::groups(redis, std::iter::once((lane, true))).await?;
-                continue;
+                let made = declare::groups(redis, std::iter::once((lane, true))).await;
+                made.map(|()| false)
             }
-            Err(error) => {
-                tracing::warn!(subscription = %lane.group, error = %error, "cannot take over from dead workers");
-                continue;
-            }
+            Err(error) => Err(error.into()),
         };
-        loop {
-            let page = Page::read(answer);
-            lost |= page.deleted > 0;
-            bury(redis, lane, stream, &us, page.entries, End::Crashed).await?;
-            if page.next == "0-0" {
-                break;
-            }
-            answer = redis
-                .link
-                .shared()
-                .one(&claim(redis, lane, stream, &us, &page.next))
-                .await?;
+        match taken {
+            Ok(left) => more |= left,
+            // One stream in trouble does not keep the others' dead unburied.
+            Err(error) if redis.link.shared().stands() => failed = Some(error),
+            Err(error) => return Err(error),
         }
     }
-    Ok(lost)
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(more),
+    }
+}
+
+/// Page after page of one stream, until it is through or other housekeeping
+/// gets a turn; answers whether there may be more.
+async fn pages(
+    redis: &Redis,
+    lane: &Lane,
+    stream: &Stream,
+    us: &WorkerId,
+    mut answer: Value,
+) -> Result<bool, Error> {
+    let mut buried = 0;
+    loop {
+        let page = Page::read(answer);
+        if page.deleted > 0 {
+            redis.loses();
+        }
+        buried += page.entries.len();
+        bury(redis, lane, stream, us, page.entries, End::Crashed).await?;
+        if page.next == "0-0" {
+            return Ok(false);
+        }
+        if buried >= TURN {
+            return Ok(true);
+        }
+        let next = claim(redis, lane, stream, us, &page.next);
+        answer = redis.link.shared().one(&next).await?;
+    }
 }
 
 fn claim(redis: &Redis, lane: &Lane, stream: &Stream, us: &WorkerId, from: &str) -> redis::Cmd {

@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::keys::Lane;
+use super::outage::Outage;
+use super::refused::Refused;
 use super::{Redis, declare, doubt, reconcile, relay, takeover, trim};
 use crate::broker::WorkerId;
 use crate::clock::forward;
@@ -15,22 +17,90 @@ const TRIM_EVERY: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY: Duration = Duration::from_millis(250);
 
 /// What housekeeping remembers between two rounds.
-#[derive(Default)]
 pub(super) struct Keeper {
     /// Of every subscription on record, not only this worker's: the work of
     /// those that nobody here runs must still be relayed, taken over, trimmed.
     lanes: Vec<Lane>,
     /// The connection and the server that were there last time.
     connection: u64,
+    /// Which run of a server it was, where it says so.
     server: Option<String>,
+    /// The server of this connection was asked.
+    server_known: bool,
     routes_at: Option<Instant>,
-    takeover_at: Option<Instant>,
-    suspects_at: Option<Instant>,
-    trim_at: Option<Instant>,
-    reconcile_at: Option<Instant>,
+    /// Every group is there, as far as we know.
+    groups_made: bool,
+    refused: Refused,
+    meet: Chore,
+    repair: Chore,
+    relay: Chore,
+    suspects: Chore,
+    takeover: Chore,
+    reconcile: Chore,
+    trim: Chore,
 }
 
-/// Answers how long to rest.
+impl Default for Keeper {
+    fn default() -> Self {
+        Self {
+            lanes: Vec::new(),
+            connection: 0,
+            server: None,
+            server_known: false,
+            routes_at: None,
+            groups_made: false,
+            refused: Refused::default(),
+            meet: Chore::of("asking which server it is"),
+            repair: Chore::of("repairing what Redis lost"),
+            relay: Chore::of("moving events to their streams"),
+            suspects: Chore::of("taking back suspects"),
+            takeover: Chore::of("taking over from dead workers"),
+            reconcile: Chore::of("asking Redis for what it was trusted with"),
+            trim: Chore::of("trimming streams"),
+        }
+    }
+}
+
+/// One part of housekeeping: what fails in it delays itself, and nothing else.
+struct Chore {
+    at: Option<Instant>,
+    outage: Outage,
+}
+
+impl Chore {
+    fn of(what: &'static str) -> Self {
+        Self {
+            at: None,
+            outage: Outage::of(what),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.wait().is_zero()
+    }
+
+    /// How long until it comes again.
+    fn wait(&self) -> Duration {
+        self.at
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(forward()))
+    }
+
+    /// Comes again after `every`, or when it may be tried again.
+    fn ended<T>(&mut self, result: Result<T, Error>, every: Duration) -> Option<T> {
+        let (wait, value) = match result {
+            Ok(value) => {
+                self.outage.over();
+                (every, Some(value))
+            }
+            Err(error) => (self.outage.failed(&error), None),
+        };
+        self.at = Some(forward() + wait);
+        value
+    }
+}
+
+/// Answers how long to rest. An error: without a ledger or a connection there
+/// is nothing to do.
 pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, Error> {
     let Ok(mut keeper) = redis.keeper.try_lock() else {
         // Another worker of this process is at it.
@@ -38,30 +108,12 @@ pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
     };
     keeper.know_routes(redis).await?;
     keeper.know_server(redis).await?;
-    if redis.lost.swap(false, Ordering::AcqRel) {
-        keeper
-            .repair(redis)
-            .await
-            .inspect_err(|_| redis.lost.store(true, Ordering::Release))?;
-    }
-    let rest = relay::run(redis, &keeper.lanes).await?;
-    if due(&mut keeper.suspects_at, takeover::every(redis)) {
-        takeover::suspects(redis).await?;
-    }
-    if due(&mut keeper.takeover_at, takeover::every(redis))
-        && takeover::run(redis, worker, &keeper.lanes).await?
-    {
-        metrics::counter!("termitary_redis_losses_total").increment(1);
-        redis.lost.store(true, Ordering::Release);
-    }
-    if due(&mut keeper.reconcile_at, RECONCILE_EVERY)
-        && reconcile::run(redis, &keeper.lanes).await?
-    {
-        keeper.reconcile_at = None;
-    }
-    if due(&mut keeper.trim_at, TRIM_EVERY) {
-        trim::run(redis, &keeper.lanes).await?;
-    }
+    keeper.repair(redis).await;
+    let rest = keeper.relay(redis).await;
+    keeper.suspects(redis).await;
+    keeper.takeover(redis, worker).await;
+    keeper.reconcile(redis).await;
+    keeper.trim(redis).await;
     Ok(rest)
 }
 
@@ -92,32 +144,97 @@ impl Keeper {
     /// After a reconnect: is it the server that we knew?
     async fn know_server(&mut self, redis: &Redis) -> Result<(), Error> {
         let held = redis.link.shared().get().await?;
-        if held.number == self.connection {
+        if held.number != self.connection {
+            self.connection = held.number;
+            self.groups_made = false;
+            self.server_known = false;
+            // Time passed on Redis while nobody could renew: the living first.
+            self.takeover.at = Some(forward() + redis.config.lease_time() / 2);
+        }
+        if self.server_known || !self.meet.is_due() {
             return Ok(());
         }
-        let server = server(redis).await?;
-        if self.server.is_some() && self.server != server {
-            // Restarted or failed over: the tail of what it had may be gone.
-            redis.lost.store(true, Ordering::Release);
+        if let Some(server) = self.meet.ended(server(redis).await, Duration::ZERO) {
+            if self.server.is_some() && self.server != server {
+                // Restarted or failed over: the tail of what it had may be gone.
+                redis.lost.store(true, Ordering::Release);
+            }
+            self.server = server;
+            self.server_known = true;
         }
-        self.server = server;
-        self.connection = held.number;
-        declare::groups(redis, self.lanes.iter().map(|lane| (lane, true))).await?;
-        // Time passed on Redis while nobody could renew: the living first.
-        self.takeover_at = Some(forward() + redis.config.lease_time() / 2);
         Ok(())
     }
 
-    async fn repair(&mut self, redis: &Redis) -> Result<(), Error> {
-        declare::groups(redis, self.lanes.iter().map(|lane| (lane, true))).await?;
-        reconcile::distrust(redis).await?;
-        self.reconcile_at = None;
-        Ok(())
+    /// Groups that may be missing, and what Redis may have lost with them.
+    async fn repair(&mut self, redis: &Redis) {
+        if !self.repair.is_due() {
+            return;
+        }
+        let lost = redis.lost.swap(false, Ordering::AcqRel);
+        if self.groups_made && !lost {
+            return;
+        }
+        let made = declare::groups(redis, self.lanes.iter().map(|lane| (lane, true))).await;
+        self.groups_made = made.is_ok();
+        let lost = redis.lost.swap(false, Ordering::AcqRel) || lost;
+        let mut repaired = made;
+        if lost {
+            let asking = reconcile::distrust(redis).await;
+            if asking.is_err() {
+                redis.lost.store(true, Ordering::Release);
+            }
+            repaired = repaired.and(asking);
+            self.reconcile.at = None;
+        }
+        self.repair.ended(repaired, Duration::ZERO);
+    }
+
+    async fn relay(&mut self, redis: &Redis) -> Duration {
+        let mut rest = relay::POLL;
+        if self.relay.is_due() && redis.link.shared().stands() {
+            let relayed = relay::run(redis, &self.lanes, &mut self.refused).await;
+            rest = self.relay.ended(relayed, Duration::ZERO).unwrap_or(rest);
+        }
+        // While it waits for Redis, the others are in no hurry either.
+        let longest = RECONCILE_EVERY.min(takeover::every(redis));
+        rest.max(self.relay.wait().min(longest))
+    }
+
+    async fn suspects(&mut self, redis: &Redis) {
+        if self.suspects.is_due() {
+            let taken = takeover::suspects(redis).await;
+            self.suspects.ended(taken, takeover::every(redis));
+        }
+    }
+
+    async fn takeover(&mut self, redis: &Redis, worker: &WorkerId) {
+        if self.takeover.is_due() && redis.link.shared().stands() {
+            let taken = takeover::run(redis, worker, &self.lanes).await;
+            if self.takeover.ended(taken, takeover::every(redis)) == Some(true) {
+                self.takeover.at = None;
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, redis: &Redis) {
+        if self.reconcile.is_due() && redis.link.shared().stands() {
+            let more = reconcile::run(redis, &self.lanes).await;
+            if self.reconcile.ended(more, RECONCILE_EVERY) == Some(true) {
+                self.reconcile.at = None;
+            }
+        }
+    }
+
+    async fn trim(&mut self, redis: &Redis) {
+        if self.trim.is_due() && redis.link.shared().stands() {
+            let trimmed = trim::run(redis, &self.lanes).await;
+            self.trim.ended(trimmed, TRIM_EVERY);
+        }
     }
 }
 
 /// What tells one run of a server from another, where it says so.
 async fn server(redis: &Redis) -> Result<Option<String>, Error> {
     let answers = redis.link.shared().many(&mut doubt::identity()).await?;
-    Ok(doubt::identify(answers))
+    doubt::identify(answers)
 }

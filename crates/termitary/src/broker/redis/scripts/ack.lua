@@ -5,6 +5,8 @@ local group, consumer = ARGV[1], ARGV[2]
 local answers, held = {}, {}
 local mine = redis.pcall('XPENDING', KEYS[1], group, ARGV[5], ARGV[#ARGV], 100000, consumer)
 if mine.err then
+  -- Not there is an answer; anything else says nothing about the entries.
+  if string.sub(mine.err, 1, 7) ~= 'NOGROUP' and not string.find(mine.err, 'no such key', 1, true) then return mine end
   for i = 5, #ARGV do answers[i - 4] = 0 end
   return answers
 end

@@ -6,5 +6,10 @@ if ARGV[3] == 'release' then
   if owner then redis.call('DEL', KEYS[1]) end
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+-- Kept without SET, which a server out of memory refuses.
+if owner then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
 return 1
