@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use termitary::broker::Bridge;
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
+use termitary::testing::TestRedis;
 
 use crate::world::{Made, World, eventually, pause, registry};
 
@@ -236,6 +238,26 @@ async fn a_broadcast_reaches_every_process() {
     for heard in [one.recv().await.unwrap(), two.recv().await.unwrap()] {
         assert_eq!((&*heard.name, &*heard.data), ("things.made", "{\"n\":5}"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_that_the_deploy_files_make_is_never_refused() {
+    let names = ["first", "second", "flaky"];
+    let world = World::on(TestRedis::start(), &names, |config| {
+        config.bridge(Bridge::Both)
+    })
+    .await;
+    let mut worker = world.worker_with(world.config().bridge(Bridge::Both)).await;
+    world.commit(0..10).await;
+    world.broker.bus().publish(Made { n: 10 }).await.unwrap();
+    for name in names {
+        eventually("all are done", async || world.of(name).await.done == 11).await;
+    }
+    pause(1500).await; // trimming comes once a second
+    worker.stop().await;
+    let refused = world.redis(&["ACL", "LOG"]).await;
+    let refused: Vec<redis::Value> = redis::from_redis_value(refused).unwrap();
+    assert!(refused.is_empty(), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

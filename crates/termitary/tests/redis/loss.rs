@@ -101,7 +101,7 @@ async fn a_killed_server_that_comes_back_empty_is_filled_again() {
     world.server.kill();
     world.commit(20..40).await; // the ledger takes them all the same
     pause(500).await;
-    world.server.restart();
+    world.restart().await;
     eventually("all is done", async || {
         world.seen.open_gate();
         world.of("first").await.done == 40 && world.of("slow").await.done == 40
@@ -127,7 +127,7 @@ async fn a_killed_server_with_a_file_goes_on_where_it_was() {
     world.server.kill();
     let refused = world.broker.bus().publish(Made { n: 99 }).await;
     assert!(refused.is_err_and(|error| error.is_unavailable()));
-    world.server.restart();
+    world.restart().await;
     let _worker = world.worker().await;
     eventually("all is done", async || world.of("first").await.done == 50).await;
     assert_eq!(world.seen.total("first"), (50, 50));
@@ -140,7 +140,7 @@ async fn a_worker_that_starts_before_redis_waits_for_it() {
     let _worker = world.worker().await;
     world.commit(0..3).await;
     pause(300).await;
-    world.server.restart();
+    world.restart().await;
     eventually("all is done", async || world.of("first").await.done == 3).await;
 }
 
@@ -204,20 +204,21 @@ async fn a_server_that_comes_back_with_older_data_loses_no_event_and_runs_no_fin
     let old = tempfile::tempdir().unwrap();
     world.server.kill();
     copy(&files, old.path());
-    world.server.restart();
+    world.restart().await;
     world.seen.open_gate();
     world.commit(10..30).await;
     eventually("all of it is done", async || {
         world.of("first").await.done == 30 && world.of("slow").await.done == 30
     })
     .await;
-    let runs = |name| (0..30).map(|n| world.seen.runs(name, n)).sum::<u32>();
+    let seen = world.seen.clone();
+    let runs = |name| (0..30).map(|n| seen.runs(name, n)).sum::<u32>();
     let before = (runs("first"), runs("slow"));
     // Back to where ten of them waited or ran.
     world.server.kill();
     std::fs::remove_dir_all(&files).unwrap();
     copy(old.path(), &files);
-    world.server.restart();
+    world.restart().await;
     assert!(
         world.number(&["XLEN", MAIN]).await > 0,
         "it is back in time"
@@ -242,7 +243,7 @@ async fn a_server_that_lost_its_data_is_asked_at_the_reconnect_and_not_in_its_tu
     world.commit(0..20).await;
     eventually("some run", async || world.seen.total("slow.started").0 == 4).await;
     world.server.kill();
-    world.server.restart();
+    world.restart().await;
     eventually("all is done", async || {
         world.seen.open_gate();
         world.of("slow").await.done == 20

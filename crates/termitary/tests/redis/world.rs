@@ -151,6 +151,7 @@ impl World {
             .with_test_writer()
             .with_env_filter("termitary=debug")
             .try_init();
+        grant(&server).await;
         let db = TestDb::open_with(Clock::system()).await;
         let broker = Broker::redis(db.db().clone(), configure(config(&server))).unwrap();
         broker.register(&registry(names)).await.unwrap();
@@ -161,6 +162,12 @@ impl World {
             broker,
             names: names.to_vec(),
         }
+    }
+
+    /// Starts the killed server again. It has forgotten its users.
+    pub(crate) async fn restart(&mut self) {
+        self.server.restart();
+        grant(&self.server).await;
     }
 
     pub(crate) fn config(&self) -> RedisConfig {
@@ -234,8 +241,32 @@ pub(crate) async fn pause(millis: u64) {
 fn config(server: &TestRedis) -> RedisConfig {
     server
         .config()
+        .username("termitary")
+        .password("a secret of the tests")
         .lease(Duration::from_millis(600))
         .reconcile_after(Duration::from_secs(2))
+}
+
+/// Every test of this suite runs as the user that we tell operators to make:
+/// a command, key or channel that it lacks is a failure.
+async fn grant(server: &TestRedis) {
+    let file = include_str!("../../../../deploy/redis/user.conf");
+    let line = file.lines().find_map(|line| line.strip_prefix("user "));
+    let mut cmd = redis::cmd("ACL");
+    cmd.arg("SETUSER");
+    for rule in line.unwrap().split_whitespace() {
+        match rule {
+            ">CHANGE-ME" => cmd.arg(">a secret of the tests"),
+            rule => cmd.arg(rule),
+        };
+    }
+    // The channels of these tests, as the file has those of the application,
+    // and other prefixes.
+    cmd.arg("&things.*");
+    for prefix in ["shop", "ours", "theirs"] {
+        cmd.arg(format!("~{prefix}:*")).arg(format!("&{prefix}:*"));
+    }
+    let _: () = cmd.query_async(&mut client(server).await).await.unwrap();
 }
 
 /// What an operator or another program would do.
