@@ -1,0 +1,14 @@
+//! What Redis and SQLite can answer, fail to answer or do to us: every loop
+//! outlives it, none spins, none is silent, and nothing is lost or doubled.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod deploy;
+mod doubt;
+mod orphans;
+mod outage;
+mod proxy;
+mod real;
+mod resp;
+mod sqlite;
+mod table;
+mod world;
