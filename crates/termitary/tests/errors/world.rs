@@ -322,7 +322,12 @@ impl Warnings {
         let text = String::from_utf8_lossy(&taken).into_owned();
         // What the handlers of these tests answer on purpose.
         let ours = |line: &&str| line.contains("attempt ended") && line.contains("not yet");
-        let others = text.lines().filter(|line| !ours(line));
+        // What became of single deliveries, not how a loop fares: the slower
+        // the machine, the more of these tests' short leases run out.
+        let of_one = |line: &&str| {
+            line.contains("the lease was lost: another worker") || line.contains("settled too late")
+        };
+        let others = text.lines().filter(|line| !ours(line) && !of_one(line));
         others.map(str::to_owned).collect()
     }
 }
