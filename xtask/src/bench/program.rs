@@ -1,4 +1,4 @@
-//! Calls a measured program and reads its one line of JSON.
+//! Calls a measured program and reads the JSON that it says.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -28,8 +28,16 @@ pub(crate) fn call(command: &mut Command) -> Result<Value> {
         bail!("`{shown}` failed ({}): {}", output.status, last.join(" / "));
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).with_context(|| format!("`{shown}` said no JSON: {line}"))
+    json_in(&text).with_context(|| format!("`{shown}` said no JSON: {text}"))
+}
+
+/// The JSON of an output: all of it, or its last line, where something else
+/// stands above.
+fn json_in(text: &str) -> Result<Value> {
+    let line = || text.lines().last().unwrap_or_default();
+    serde_json::from_str(text)
+        .or_else(|_| serde_json::from_str(line()))
+        .context("neither all of it nor its last line")
 }
 
 /// Waits for a program that prints less than a pipe holds.
@@ -44,4 +52,20 @@ fn patiently(mut child: Child) -> Result<Output> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(child.wait_with_output()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_from_one_line_and_from_many() {
+        for text in ["{\"a\":1}", "{\n  \"a\": 1\n}\n", "ready\n{\"a\":1}\n"] {
+            assert_eq!(
+                json_in(text).map(|json| json["a"].clone()).ok(),
+                Some(1.into())
+            );
+        }
+        assert!(json_in("nothing").is_err());
+    }
 }
