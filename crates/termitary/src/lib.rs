@@ -73,6 +73,9 @@ mod fault;
 #[cfg(doctest)]
 mod guide;
 pub mod handler;
+#[cfg(feature = "hot-paths")]
+#[doc(hidden)]
+pub mod hot;
 pub mod inspect;
 mod ledger;
 mod planted;

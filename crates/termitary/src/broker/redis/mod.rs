@@ -24,6 +24,8 @@ mod echo;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
+#[cfg(feature = "hot-paths")]
+pub(crate) mod hot;
 mod keys;
 mod link;
 mod listen;
