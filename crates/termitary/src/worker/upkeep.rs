@@ -12,7 +12,9 @@ use crate::ledger;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 const RETAIN_EVERY: Duration = minutes(10);
-const RELEASE_EVERY: Duration = secs(5);
+/// By chance up to twice as long more: in step with the workers' reads the older
+/// one would be served first every time, and park it again.
+const RELEASE_EVERY: Duration = secs(1);
 /// Between two pages of deletions, so that others get to write.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -69,9 +71,10 @@ pub(super) async fn retain(db: Db, stop: CancellationToken) {
 /// read it: `known` has the subscriptions and versions that this one reads.
 pub(super) async fn release(db: Db, known: Vec<(i64, u32)>, stop: CancellationToken) {
     loop {
+        let rest = RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random());
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RELEASE_EVERY) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         match ledger::release(&db, &known).await {
             Ok(0) => {}
