@@ -65,6 +65,7 @@ impl Run {
         for _ in 0..self.random.u32(50..120) {
             self.step += 1;
             self.world.book().step = self.step;
+            self.dead_hand();
             match self.random.u32(0..100) {
                 0..=64 => self.go_on().await,
                 65..=71 => self.kill(),
@@ -76,6 +77,15 @@ impl Run {
             if self.step.is_multiple_of(LOOK) {
                 self.observer.look(&self.world).await;
             }
+        }
+    }
+
+    /// What an operator wrote before it died may be committed with the writes of
+    /// others, and stay in their hands for as long as nobody gives the writer back.
+    fn dead_hand(&self) {
+        let mut book = self.world.book();
+        if book.step <= book.operator_until && self.world.db.writer().num_idle() == 0 {
+            book.operator_until = book.step + OPERATOR;
         }
     }
 
