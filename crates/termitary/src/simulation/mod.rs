@@ -43,9 +43,9 @@ use world::Mode;
 
 /// Runs wait for the database most of the time: more threads than cores.
 const THREADS: u64 = 4;
-const SQL_RUNS: u64 = 800;
+const SQL_RUNS: u64 = 1_500;
 #[cfg(feature = "redis")]
-const REDIS_RUNS: u64 = 300;
+const REDIS_RUNS: u64 = 500;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
