@@ -327,8 +327,7 @@ pub(crate) struct Leased {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Finished; `committed` when nothing is left to be said in the ledger: the
-    /// handler's own transaction did, or the delivery is another worker's.
+    /// Finished; `committed` when the handler's own transaction said so already.
     Done { committed: bool },
     /// An error was counted; due again at `due_us`.
     Retry { due_us: i64, error: String },

@@ -276,7 +276,7 @@ fn release<S>(core: &Core<S>) -> Outcome {
 }
 
 /// Hands over to the settler, which holds the lease and the place until the
-/// settlement is real.
+/// settlement is real. Nothing to settle: the delivery is no longer ours.
 fn settle<S>(
     core: &Core<S>,
     leased: Leased,
@@ -285,9 +285,9 @@ fn settle<S>(
     claim: Option<OwnedSemaphorePermit>,
     waiter: Option<oneshot::Sender<()>>,
 ) {
-    // No longer ours: whoever has it now has it in the ledger. What may be left
-    // with us is the entry that carried it; that ends, and nothing else changes.
-    let outcome = outcome.unwrap_or(Outcome::Done { committed: true });
+    let Some(outcome) = outcome else {
+        return;
+    };
     let settlement = Settlement {
         claim: leased.claim,
         outcome,
