@@ -1,5 +1,6 @@
 //! Mistakes on purpose. The checkers of the chaos runs, the simulation and the
-//! sweep are tested themselves: each of these must turn a run red. Without the feature `planted-bugs` nothing of it is built.
+//! sweep are tested themselves: each of these must turn a run red. Without the
+//! feature `planted-bugs` nothing of it is built.
 
 /// Whether this process makes the mistake of this name: `settle-before-commit`,
 /// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which

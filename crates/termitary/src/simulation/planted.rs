@@ -3,8 +3,9 @@
 
 use std::process::Command;
 
-/// How many seeds a mistake may hide from.
-const SEEDS: u64 = 60;
+/// How many seeds a mistake may hide from: over Redis one seed does not repeat
+/// exactly, and in two of three Redis itself loses something, which excuses much.
+const SEEDS: u64 = 100;
 
 /// Runs one seed after the other, each in a process that makes the mistake.
 /// `first` has shown it before; with Redis that may differ from time to time.

@@ -45,7 +45,7 @@ pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Optio
     let mut cmd = redis::cmd("XADD");
     cmd.arg(stream);
     if planted::is("maxlen-trim") {
-        cmd.arg("MAXLEN").arg(3);
+        cmd.arg("MAXLEN").arg(1);
     }
     cmd.arg("*");
     cmd.arg("i")
