@@ -327,7 +327,8 @@ pub(crate) struct Leased {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Finished; `committed` when the handler's own transaction said so already.
+    /// Finished; `committed` when nothing is left to be said in the ledger: the
+    /// handler's own transaction did, or the delivery is another worker's.
     Done { committed: bool },
     /// An error was counted; due again at `due_us`.
     Retry { due_us: i64, error: String },

@@ -38,7 +38,8 @@ pub(crate) struct LedgerScope {
 
 const UNUSED: u8 = 0;
 const OPEN: u8 = 1;
-const COMMITTED: u8 = 2;
+const FINISHING: u8 = 2;
+const COMMITTED: u8 = 3;
 
 impl LedgerScope {
     pub(crate) fn new(db: Db, claim: Claim) -> Self {
@@ -53,9 +54,15 @@ impl LedgerScope {
         self.stage.load(Ordering::Acquire) == COMMITTED
     }
 
+    /// The delivery is finished in a transaction that nobody else can get in
+    /// between: there is no lease to lose any more.
+    pub(crate) fn finishing(&self) -> bool {
+        self.stage.load(Ordering::Acquire) >= FINISHING
+    }
+
     /// A transaction was begun and never committed: its effects are gone.
     pub(crate) fn left_open(&self) -> bool {
-        self.stage.load(Ordering::Acquire) == OPEN
+        matches!(self.stage.load(Ordering::Acquire), OPEN | FINISHING)
     }
 }
 
@@ -106,8 +113,12 @@ impl LedgerTx {
                 "the delivery was settled or taken over elsewhere: rolled back",
             )));
         }
+        self.scope.stage.store(FINISHING, Ordering::Release);
         fault::point!("ledger.before_commit");
-        self.tx.commit().await?;
+        if let Err(error) = self.tx.commit().await {
+            self.scope.stage.store(OPEN, Ordering::Release);
+            return Err(error.into());
+        }
         fault::point!("ledger.after_commit");
         self.scope.stage.store(COMMITTED, Ordering::Release);
         Ok(())

@@ -30,7 +30,7 @@ pub(crate) use publish::publish;
 pub(crate) use read::{last_seq, read, tally};
 pub(crate) use retain::{forget, retain};
 #[cfg(feature = "redis")]
-pub(crate) use settle::adopt;
+pub(crate) use settle::{adopt, note};
 pub(crate) use settle::{finish, settle};
 
 /// How many rows one statement with bound values takes: few sizes, so that each

@@ -376,15 +376,17 @@ pub(crate) async fn standing(
         .collect())
 }
 
-/// Of these events, those whose delivery to `route` the ledger has already.
+/// Of these events, those whose delivery to `route` the ledger has already,
+/// with the entry that is still to be counted where it is only noted as done.
 pub(crate) async fn adopted(
     conn: &mut SqliteConnection,
     route: i64,
     events: &[Uuid],
-) -> Result<HashSet<Uuid>, Error> {
+) -> Result<HashMap<Uuid, Option<String>>, Error> {
     let ids: Vec<_> = events.iter().map(|id| id.simple().to_string()).collect();
-    let found: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT e.id FROM json_each($1) j JOIN termitary_events e ON e.id = unhex(j.value)
+    let found: Vec<(Uuid, Option<String>)> = sqlx::query_as(
+        "SELECT e.id, CASE d.state WHEN 2 THEN d.entry END
+         FROM json_each($1) j JOIN termitary_events e ON e.id = unhex(j.value)
          JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
     )
     .bind(json!(ids).to_string())

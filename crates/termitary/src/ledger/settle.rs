@@ -218,8 +218,11 @@ pub(crate) async fn finish(
         Origin::Stream { envelope, .. } => {
             // The inbox: the first to insert the row wins.
             let seq = adopt_event(conn, envelope).await?;
-            let row = adopt_delivery(conn, seq, claim, state::DONE, now_us).await?;
-            row.rows_affected() == 1
+            let done = Adopted::Done {
+                at_us: now_us,
+                entry: None,
+            };
+            adopt_delivery(conn, seq, claim, done).await?
         }
     };
     if finished {
@@ -259,8 +262,7 @@ pub(crate) async fn adopt(
     until_us: i64,
 ) -> Result<Option<Claim>, Error> {
     let seq = adopt_event(conn, envelope).await?;
-    let row = adopt_delivery(conn, seq, claim, state::LEASED, until_us).await?;
-    if row.rows_affected() == 0 {
+    if !adopt_delivery(conn, seq, claim, Adopted::Leased { until_us }).await? {
         return Ok(None);
     }
     let origin = Origin::Ledger { seq, entry: None };
@@ -269,6 +271,25 @@ pub(crate) async fn adopt(
         origin,
         ..claim.clone()
     }))
+}
+
+/// Notes a stream-only delivery as finished while its entry may still be given
+/// out. It counts when `entry` ends, not here: that may have happened already.
+/// `false`: the ledger has the delivery already.
+#[cfg(feature = "redis")]
+pub(crate) async fn note(
+    conn: &mut SqliteConnection,
+    claim: &Claim,
+    envelope: &Envelope,
+    entry: &str,
+    now_us: i64,
+) -> Result<bool, Error> {
+    let seq = adopt_event(conn, envelope).await?;
+    let done = Adopted::Done {
+        at_us: now_us,
+        entry: Some(entry),
+    };
+    adopt_delivery(conn, seq, claim, done).await
 }
 
 #[cfg(feature = "redis")]
@@ -298,17 +319,34 @@ async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result
     Ok(seq)
 }
 
+/// How a stream-only delivery stands when the ledger first hears of it.
+#[cfg(feature = "redis")]
+enum Adopted<'a> {
+    Leased {
+        until_us: i64,
+    },
+    /// `entry` where it still has to be counted.
+    Done {
+        at_us: i64,
+        entry: Option<&'a str>,
+    },
+}
+
+/// Whether the ledger did not have it.
 #[cfg(feature = "redis")]
 async fn adopt_delivery(
     conn: &mut SqliteConnection,
     seq: i64,
     claim: &Claim,
-    state: i64,
-    at_us: i64,
-) -> Result<sqlx::sqlite::SqliteQueryResult, Error> {
-    Ok(sqlx::query(
-        "INSERT INTO termitary_deliveries (event, subscription, state, due_us, fence, worker, lease_us, settled_us)
-         VALUES ($1, $2, $3, $4, 1, CASE WHEN $3 = 1 THEN $5 END, CASE WHEN $3 = 1 THEN $4 END, CASE WHEN $3 = 2 THEN $4 END)
+    adopted: Adopted<'_>,
+) -> Result<bool, Error> {
+    let (state, at_us, entry) = match adopted {
+        Adopted::Leased { until_us } => (state::LEASED, until_us, None),
+        Adopted::Done { at_us, entry } => (state::DONE, at_us, entry),
+    };
+    let row = sqlx::query(
+        "INSERT INTO termitary_deliveries (event, subscription, state, due_us, fence, worker, lease_us, settled_us, entry)
+         VALUES ($1, $2, $3, $4, 1, CASE WHEN $3 = 1 THEN $5 END, CASE WHEN $3 = 1 THEN $4 END, CASE WHEN $3 = 2 THEN $4 END, $6)
          ON CONFLICT DO NOTHING",
     )
     .bind(seq)
@@ -316,6 +354,8 @@ async fn adopt_delivery(
     .bind(state)
     .bind(at_us)
     .bind(&*claim.worker)
+    .bind(entry)
     .execute(conn)
-    .await?)
+    .await?;
+    Ok(row.rows_affected() == 1)
 }

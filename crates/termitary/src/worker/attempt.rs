@@ -174,8 +174,17 @@ async fn execute<S: Send + Sync + 'static>(
             Err(panic) => Ended::Panicked(panic_text(&*panic)),
         },
         () = core.abort.cancelled() => Ended::Interrupted,
-        () = tracked.lost() => Ended::LostLease,
+        () = lost(tracked, ledger) => Ended::LostLease,
         () = tokio::time::sleep(subscription.policy.timeout) => Ended::TimedOut,
+    }
+}
+
+/// Resolves when another worker has the delivery. The renewal also loses what
+/// the handler's own transaction has just finished: that goes on to its end.
+async fn lost(tracked: &Tracked, ledger: &LedgerScope) {
+    tracked.lost().await;
+    if ledger.finishing() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -276,7 +285,7 @@ fn release<S>(core: &Core<S>) -> Outcome {
 }
 
 /// Hands over to the settler, which holds the lease and the place until the
-/// settlement is real. Nothing to settle: the delivery is no longer ours.
+/// settlement is real.
 fn settle<S>(
     core: &Core<S>,
     leased: Leased,
@@ -285,9 +294,9 @@ fn settle<S>(
     claim: Option<OwnedSemaphorePermit>,
     waiter: Option<oneshot::Sender<()>>,
 ) {
-    let Some(outcome) = outcome else {
-        return;
-    };
+    // No longer ours: whoever has it now has it in the ledger. What may be left
+    // with us is the entry that carried it; that ends, and nothing else changes.
+    let outcome = outcome.unwrap_or(Outcome::Done { committed: true });
     let settlement = Settlement {
         claim: leased.claim,
         outcome,

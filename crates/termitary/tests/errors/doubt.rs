@@ -69,6 +69,50 @@ async fn an_error_about_an_entry_is_not_taken_for_its_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bus_event_counts_once_whatever_becomes_of_the_answer_to_its_end() {
+    for fault in [
+        Fault::Swallow,
+        Fault::Half,
+        Fault::Reset,
+        Fault::Answer("BUSY Redis is busy"),
+    ] {
+        let (server, db) = (TestRedis::start(), TestDb::open_with(Clock::system()).await);
+        let proxy = Proxy::start(server.port());
+        let gate = Gate {
+            runs: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+        };
+        let broker = Broker::redis(db.db().clone(), config(&proxy)).unwrap();
+        let mut worker = TestWorker::start(broker.clone(), guards(), gate.clone()).await;
+        worker.allow_leftovers();
+        let events = (0..4).map(|n| Made { n });
+        broker.bus().publish_all(events).await.unwrap();
+        let running = || gate.runs.lock().unwrap().len();
+        eventually("all run", async || running() == 4).await;
+        proxy.strike("EVALSHA", fault);
+        gate.gate.close();
+        eventually("the ledger notes that they are finished", async || {
+            let noted = "SELECT COUNT(*) FROM termitary_deliveries WHERE state = 2";
+            let noted: i64 = sqlx::query_scalar(noted)
+                .fetch_one(db.db().reader())
+                .await
+                .unwrap();
+            noted == 4
+        })
+        .await;
+        proxy.heal();
+        let status = async || broker.inspect().status().await.unwrap().subscriptions[0].clone();
+        eventually("no entry is left", async || {
+            let status = status().await;
+            (status.pending, status.leased) == (0, 0)
+        })
+        .await;
+        worker.stop().await;
+        assert_eq!((status().await.done, running()), (4, 4), "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_we_sent_out_ourselves_never_comes_in_as_new() {
     let mut world = World::new(1).await;
     world.assert_bridges("at first").await;

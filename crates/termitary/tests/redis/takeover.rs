@@ -1,5 +1,8 @@
 //! Workers that die, and leases that are lost.
 
+use termitary::prelude::*;
+use termitary::testing::{TestDb, TestRedis, TestWorker};
+
 use crate::world::{Made, World, eventually, pause};
 
 const MAIN: &str = "termitary:{things.made}:events";
@@ -65,6 +68,19 @@ async fn a_running_delivery_keeps_its_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_committed_has_no_lease_to_lose_and_goes_on() {
+    let world = World::new(&["lasting"]).await;
+    let _worker = world.worker().await;
+    world.commit(0..1).await;
+    world.broker.bus().publish(Made { n: 1 }).await.unwrap();
+    eventually("both went on to their end", async || {
+        world.seen.total("lasting") == (2, 2)
+    })
+    .await;
+    assert_eq!(world.of("lasting").await.done, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_lost_an_entry_cannot_settle_it() {
     let world = World::new(&["slow"]).await;
     let _worker = world.worker().await;
@@ -86,4 +102,51 @@ async fn who_lost_an_entry_cannot_settle_it() {
         world.of("slow").await.done == 1
     })
     .await;
+}
+
+async fn robbed(_: Made, ledger: Ledger, State(db): State<Db>) -> HandlerResult {
+    // Meanwhile somebody else takes the delivery over.
+    let mut thief = db.begin().await?;
+    sqlx::query("UPDATE termitary_deliveries SET fence = fence + 1 WHERE state = 1")
+        .execute(&mut *thief)
+        .await?;
+    thief.commit().await?;
+    ledger.begin().await?.commit().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_does_not_stay_in_the_pending_list_until_its_lease_ends() {
+    let (server, db) = (TestRedis::start(), TestDb::open().await);
+    // A lease is 30 seconds here: longer than this test is patient.
+    let broker = Broker::redis(db.db().clone(), server.config()).unwrap();
+    let registry = Registry::new().on(subscribe("robbed", robbed));
+    broker.register(&registry).await.unwrap();
+    let mut worker = TestWorker::start(broker.clone(), registry, db.db().clone()).await;
+    worker.allow_leftovers();
+    let mut tx = db.db().begin().await.unwrap();
+    tx.publish(Made { n: 1 }).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut redis = redis::Client::open(("127.0.0.1", server.port()))
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    let mut given = async || {
+        let groups: Vec<std::collections::HashMap<String, redis::Value>> = redis::cmd("XINFO")
+            .arg("GROUPS")
+            .arg(MAIN)
+            .query_async(&mut redis)
+            .await
+            .unwrap_or_default();
+        let of = |name: &str| {
+            let value = groups.first()?.get(name)?.clone();
+            redis::from_redis_value::<i64>(value).ok()
+        };
+        (of("entries-read"), of("pending"))
+    };
+    eventually("it was given out, and let go", async || {
+        given().await == (Some(1), Some(0))
+    })
+    .await;
+    worker.stop().await;
 }

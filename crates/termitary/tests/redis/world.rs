@@ -87,6 +87,14 @@ async fn second(event: Made, ledger: Ledger, State(seen): State<Seen>) -> Handle
     Ok(())
 }
 
+/// Goes on for some leases after its commit.
+async fn lasting(event: Made, ledger: Ledger, State(seen): State<Seen>) -> HandlerResult {
+    ledger.begin().await?.commit().await?;
+    pause(2000).await;
+    seen.note("lasting", event.n);
+    Ok(())
+}
+
 /// Waits until the test opens the gate.
 async fn slow(event: Made, State(seen): State<Seen>) -> HandlerResult {
     seen.note("slow.started", event.n);
@@ -122,6 +130,7 @@ pub(crate) fn registry(names: &[&str]) -> Registry<Seen> {
         .fold(Registry::new(), |registry, &name| match name {
             "first" => registry.on(subscribe("first", first)),
             "second" => registry.on(subscribe("second", second)),
+            "lasting" => registry.on(subscribe("lasting", lasting)),
             "slow" => registry.on(subscribe("slow", slow).concurrency(4)),
             "flaky" => registry.on(subscribe("flaky", flaky)),
             "hopeless" => registry.on(subscribe("hopeless", hopeless)),

@@ -1,7 +1,7 @@
 //! From entries to deliveries: what the ledger has settled already, or has
 //! handed over again since, is ended here without running.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use super::doubt::{self, Doubted};
 use super::entry::{self, Carried, Unreadable};
 use super::keys::Lane;
 use super::reader::Batch;
+use super::settle::Over;
 use super::{Redis, settle};
 use crate::broker::{Claim, Entry, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::db::Tx;
@@ -24,7 +25,7 @@ struct Sorted {
     readable: Vec<(Entry, Carried, bool)>,
     unreadable: Vec<(Entry, Box<Unreadable>)>,
     /// To be ended without running.
-    over: Vec<Entry>,
+    over: Vec<Over>,
 }
 
 /// The deliveries among these entries that may run now.
@@ -45,7 +46,11 @@ pub(super) async fn admit(
     for (entry, carried, seen) in sorted.readable {
         match known.fate(lane, &entry, &carried, seen) {
             Fate::Runs(attempts) => leased.push(lease(lane, worker, entry, carried, attempts)),
-            Fate::Over => sorted.over.push(entry),
+            Fate::Over => sorted.over.push(Over::quietly(entry)),
+            Fate::Noted => sorted.over.push(Over {
+                entry,
+                counts: true,
+            }),
             Fate::Doubted(seq, fence, attempts) => doubted.push(Doubted {
                 entry,
                 carried,
@@ -59,7 +64,7 @@ pub(super) async fn admit(
         let fences = doubt::refence(redis, lane, worker, &doubted).await?;
         for mut one in doubted {
             let Some(fence) = fences.get(&one.seq) else {
-                sorted.over.push(one.entry);
+                sorted.over.push(Over::quietly(one.entry));
                 continue;
             };
             one.carried.ledger = Some((one.seq, *fence));
@@ -68,13 +73,16 @@ pub(super) async fn admit(
     }
     if !sorted.unreadable.is_empty() {
         park(redis, lane, worker, &sorted.unreadable).await?;
-        sorted
-            .over
-            .extend(sorted.unreadable.into_iter().map(|(entry, _)| entry));
+        sorted.over.extend(
+            sorted
+                .unreadable
+                .into_iter()
+                .map(|(entry, _)| Over::quietly(entry)),
+        );
     }
     if !sorted.over.is_empty() {
         metrics::counter!("termitary_stale_entries_total").increment(sorted.over.len() as u64);
-        settle::end(redis, sorted.over.iter().map(|entry| (worker, entry))).await?;
+        settle::end(redis, worker, &sorted.over).await?;
     }
     if !leased.is_empty() {
         fault::point!("lease.admitted");
@@ -97,7 +105,7 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
             };
             if raw.fields.is_none() {
                 // Deleted under us; the reconciler sends again what is owed.
-                sorted.over.push(entry);
+                sorted.over.push(Over::quietly(entry));
                 continue;
             }
             match entry::decode(&batch.stream, &raw) {
@@ -145,7 +153,7 @@ fn lease(lane: &Lane, worker: &WorkerId, entry: Entry, carried: Carried, attempt
 #[derive(Default)]
 struct Known {
     standing: HashMap<(i64, i64), Standing>,
-    adopted: HashSet<Uuid>,
+    adopted: HashMap<Uuid, Option<String>>,
 }
 
 impl Known {
@@ -189,8 +197,12 @@ impl Known {
 
     fn fate(&self, lane: &Lane, entry: &Entry, carried: &Carried, seen: bool) -> Fate {
         let Some((seq, fence)) = carried.ledger else {
-            let over = seen && self.adopted.contains(&carried.envelope.id);
-            return if over { Fate::Over } else { Fate::Runs(0) };
+            let adopted = self.adopted.get(&carried.envelope.id).filter(|_| seen);
+            return match adopted {
+                None => Fate::Runs(0),
+                Some(uncounted) if *uncounted == Some(doubt::noted(entry)) => Fate::Noted,
+                Some(_) => Fate::Over,
+            };
         };
         let row = self.standing.get(&(seq, lane.route));
         let Some(row) =
@@ -223,6 +235,8 @@ enum Fate {
     Doubted(i64, i64, u32),
     /// The ledger has settled it, or has handed it over again since.
     Over,
+    /// It is finished, and counts when this entry ends.
+    Noted,
 }
 
 async fn park(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use redis::{RedisResult, Value};
 
-use super::{Redis, keys, reply, script};
+use super::{Redis, doubt, keys, reply, script};
 use crate::broker::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
@@ -18,7 +18,7 @@ pub(super) async fn settle(
     redis: &Redis,
     settlements: Vec<Settlement>,
 ) -> Result<Vec<bool>, Error> {
-    let mut held = in_ledger(redis, &settlements, by_ledger).await?;
+    let mut held = in_ledger(redis, &settlements).await?;
     fault::point!("settle.in_ledger");
     #[cfg(feature = "failpoints")]
     if settlements.iter().any(is_adopted) {
@@ -35,8 +35,8 @@ pub(super) async fn settle(
     let unsaid = |i: usize| on_stream_only(&settlements[i]) && acked[i].is_none();
     let unsaid: Vec<_> = (0..settlements.len()).filter(|i| unsaid(*i)).collect();
     if !unsaid.is_empty() {
-        let finished: Vec<_> = unsaid.iter().map(|i| settlements[*i].clone()).collect();
-        let noted = in_ledger(redis, &finished, on_stream_only).await?;
+        let claims: Vec<_> = unsaid.iter().map(|&i| &settlements[i].claim).collect();
+        let noted = note(redis, &claims).await?;
         for (i, noted) in unsaid.into_iter().zip(noted) {
             held[i] = noted;
         }
@@ -73,22 +73,37 @@ pub(super) fn entry_of(claim: &Claim) -> Option<&Entry> {
     }
 }
 
-/// Settles those that `which` picks in one transaction. A stream-only delivery
-/// is adopted first; where the ledger has it already, the claim is lost.
-async fn in_ledger(
-    redis: &Redis,
-    settlements: &[Settlement],
-    which: fn(&Settlement) -> bool,
-) -> Result<Vec<bool>, Error> {
+/// Notes what is finished and whose entries Redis said nothing about; answers
+/// what the ledger did not have already.
+async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
+    let mut noted = Vec::with_capacity(claims.len());
+    let now_us = redis.now_us();
+    let mut tx = redis.db.begin().await?;
+    for claim in claims {
+        let first = match &claim.origin {
+            Origin::Stream { envelope, entry } => {
+                ledger::note(&mut tx, claim, envelope, &doubt::noted(entry), now_us).await?
+            }
+            Origin::Ledger { .. } => false,
+        };
+        noted.push(first);
+    }
+    tx.commit().await?;
+    Ok(noted)
+}
+
+/// Settles what is the ledger's to settle in one transaction. A stream-only
+/// delivery is adopted first; where the ledger has it already, the claim is lost.
+async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
     let committed = Outcome::Done { committed: true };
     let mut held: Vec<_> = settlements.iter().map(|s| s.outcome == committed).collect();
-    if !settlements.iter().any(which) {
+    if !settlements.iter().any(by_ledger) {
         return Ok(held);
     }
     let now_us = redis.now_us();
     let mut tx = redis.db.begin().await?;
     let (mut places, mut rows) = (Vec::new(), Vec::new());
-    for (i, settlement) in settlements.iter().enumerate().filter(|(_, s)| which(s)) {
+    for (i, settlement) in settlements.iter().enumerate().filter(|(_, s)| by_ledger(s)) {
         let claim = match &settlement.claim.origin {
             Origin::Ledger { .. } => Some(settlement.claim.clone()),
             Origin::Stream { envelope, .. } => {
@@ -154,16 +169,30 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<boo
         .collect()
 }
 
-/// Ends entries of these workers without counting them as finished.
-pub(super) async fn end<'a>(
-    redis: &Redis,
-    entries: impl Iterator<Item = (&'a WorkerId, &'a Entry)>,
-) -> Result<(), Error> {
-    let ends: Vec<_> = entries
-        .map(|(worker, entry)| End {
-            worker,
+/// An entry that ends without running.
+pub(super) struct Over {
+    pub(super) entry: Entry,
+    /// What it carried was finished and is not counted yet.
+    pub(super) counts: bool,
+}
+
+impl Over {
+    pub(super) fn quietly(entry: Entry) -> Self {
+        Self {
             entry,
             counts: false,
+        }
+    }
+}
+
+/// Ends entries that this worker holds.
+pub(super) async fn end(redis: &Redis, worker: &WorkerId, over: &[Over]) -> Result<(), Error> {
+    let ends: Vec<_> = over
+        .iter()
+        .map(|Over { entry, counts }| End {
+            worker,
+            entry,
+            counts: *counts,
         })
         .collect();
     let ended = run(redis, &ends).await?;

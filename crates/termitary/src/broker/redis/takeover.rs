@@ -9,6 +9,7 @@ use redis::Value;
 use super::entry::Carried;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
+use super::settle::Over;
 use super::{Redis, admit, declare, doubt, entry, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
@@ -151,24 +152,27 @@ async fn bury(
     let now_us = redis.now_us();
     let mut tx = redis.db.begin().await?;
     let mut keys = Vec::new();
-    let mut entries = Vec::with_capacity(raws.len());
+    let mut over = Vec::with_capacity(raws.len());
     for raw in &raws {
         let entry = Entry {
             stream: stream.key.clone(),
             group: lane.group.clone(),
             id: raw.id.clone(),
         };
+        let mut counts = false;
         match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
-            Some(Ok(carried)) => {
-                keys.extend(row(&mut tx, lane, owner, &entry, carried, now_us).await?);
-            }
+            Some(Ok(carried)) => match row(&mut tx, lane, owner, &entry, carried, now_us).await? {
+                Found::Owed(row) => keys.push(row),
+                Found::Noted => counts = true,
+                Found::Over => {}
+            },
             Some(Err(unreadable)) => {
                 admit::park_in(&mut tx, lane, owner, &entry, &unreadable, now_us).await?;
             }
             // Deleted: the reconciler sends again what is owed.
             None => {}
         }
-        entries.push(entry);
+        over.push(Over { entry, counts });
     }
     if end == End::Crashed {
         let taken = ledger::crash_held(&mut tx, &keys, now_us).await?;
@@ -181,7 +185,7 @@ async fn bury(
     }
     tx.commit_and_wake().await?;
     fault::point!("takeover.buried");
-    settle::end(redis, entries.iter().map(|entry| (owner, entry))).await?;
+    settle::end(redis, owner, &over).await?;
     fault::point!("takeover.ended");
     Ok(())
 }
@@ -200,8 +204,17 @@ pub(super) async fn suspects(redis: &Redis) -> Result<(), Error> {
     Ok(())
 }
 
-/// The ledger's row of an entry. What lived on the stream only is adopted;
-/// `None` where the ledger knows how it ended.
+/// What the ledger knows of an entry whose worker is gone.
+enum Found {
+    /// Its row.
+    Owed(Row),
+    /// It is finished, and counts when its entry ends.
+    Noted,
+    /// How it ended.
+    Over,
+}
+
+/// Asks the ledger; what lived on the stream only is adopted.
 async fn row(
     tx: &mut Tx,
     lane: &Lane,
@@ -209,12 +222,12 @@ async fn row(
     entry: &Entry,
     carried: Carried,
     now_us: i64,
-) -> Result<Option<Row>, Error> {
+) -> Result<Found, Error> {
+    let noted = doubt::noted(entry);
     if let Some((seq, fence)) = carried.ledger {
         let row = (seq, lane.route, fence);
-        let noted = doubt::noted(entry);
         let fence = ledger::doubt::carried(tx, row, carried.envelope.id, &noted).await?;
-        return Ok(fence.map(|fence| (seq, lane.route, fence)));
+        return Ok(fence.map_or(Found::Over, |fence| Found::Owed((seq, lane.route, fence))));
     }
     let envelope = Arc::new(carried.envelope);
     let claim = Claim {
@@ -228,7 +241,15 @@ async fn row(
         },
     };
     let adopted = ledger::adopt(tx, &claim, &envelope, now_us).await?;
-    Ok(adopted.as_ref().and_then(Claim::row))
+    if let Some(row) = adopted.as_ref().and_then(Claim::row) {
+        return Ok(Found::Owed(row));
+    }
+    let known = ledger::relay::adopted(tx, lane.route, &[envelope.id]).await?;
+    let uncounted = known.get(&envelope.id).and_then(Option::as_ref);
+    Ok(match uncounted {
+        Some(entry) if *entry == noted => Found::Noted,
+        _ => Found::Over,
+    })
 }
 
 /// A worker leaves in order: gives back what it was handed unseen, and is
