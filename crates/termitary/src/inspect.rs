@@ -289,11 +289,17 @@ impl Inspect {
 
     /// Forgets a subscription that no code registers any more, with all its
     /// deliveries; answers how many unfinished ones were dropped, of those in
-    /// the ledger. With Redis away, what it keeps for the subscription stays
-    /// there until somebody removes it.
+    /// the ledger. With Redis away nothing is dropped: a group that nobody
+    /// knows any more would keep its stream from being trimmed for ever.
     pub async fn drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
         let db = self.0.db();
-        let routes = ledger::routes(db).await?;
+        if let Some(route) = ledger::routes(db)
+            .await?
+            .iter()
+            .find(|route| route.name == name)
+        {
+            self.0.transport().forget(route).await?;
+        }
         let mut tx = db.begin().await?;
         let dropped = ledger::forget(&mut tx, name).await?;
         audit(
@@ -306,11 +312,6 @@ impl Inspect {
         )
         .await?;
         tx.commit().await?;
-        if let Some(route) = routes.iter().find(|route| route.name == name)
-            && let Err(error) = self.0.transport().forget(route).await
-        {
-            tracing::warn!(error = ?error, subscription = name, "its group, counter and stream stay on Redis");
-        }
         Ok(dropped)
     }
 

@@ -4,6 +4,7 @@
 
 mod deploy;
 mod doubt;
+mod operator;
 mod orphans;
 mod outage;
 mod proxy;

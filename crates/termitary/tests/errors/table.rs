@@ -6,7 +6,7 @@ use crate::proxy::Fault;
 use crate::world::{Made, PATIENCE, Warnings, World, eventually};
 
 /// What a server may answer.
-const ERRORS: [&str; 20] = [
+pub(crate) const ERRORS: [&str; 20] = [
     "READONLY You can't write against a read only replica.",
     "LOADING Redis is loading the dataset in memory",
     "NOSCRIPT No matching script. Please use EVAL.",
@@ -30,7 +30,7 @@ const ERRORS: [&str; 20] = [
 ];
 
 /// What a network may do.
-const CUTS: [Fault; 5] = [
+pub(crate) const CUTS: [Fault; 5] = [
     Fault::Swallow,
     Fault::Half,
     Fault::Reset,

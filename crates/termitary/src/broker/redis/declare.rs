@@ -112,8 +112,11 @@ pub(super) async fn forget(redis: &Redis, lane: &Lane) -> Result<(), Error> {
     if let Some(again) = lane.again() {
         pipe.cmd("DEL").arg(&*again.key);
     }
-    // A stream that is not there has no group to end.
-    redis.link.shared().many(&mut pipe).await.map(drop)
+    for answer in redis.link.shared().many(&mut pipe).await? {
+        // A stream that is not there has no group to end.
+        reply::unless_absent(answer)?;
+    }
+    Ok(())
 }
 
 /// The group of a stream is gone, or went while a read waited on it.
