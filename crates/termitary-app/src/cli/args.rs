@@ -68,6 +68,8 @@ pub(super) enum Command {
     Dead(DeadArgs),
     /// See schedules; run one now, pause it, resume it
     Schedule(ScheduleArgs),
+    /// Forget a subscription that no program has any more
+    Subscription(SubscriptionArgs),
     /// Create users; the first admin is made here
     User(UserArgs),
     /// Measure how fast this machine is, beside your data and without touching it
@@ -274,6 +276,36 @@ pub(super) enum ScheduleCommand {
 pub(super) struct ScheduleNameArgs {
     /// The schedule's name
     pub(super) name: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `subscription`.
+#[derive(Args)]
+pub(super) struct SubscriptionArgs {
+    #[command(subcommand)]
+    pub(super) command: SubscriptionCommand,
+}
+
+/// What to do with subscriptions; `status` shows them.
+#[derive(Subcommand)]
+pub(super) enum SubscriptionCommand {
+    /// Forget one for good, with what waits for it: its code was removed or renamed
+    #[command(
+        after_help = "Example:\n  termitary subscription drop todos.old-name\n\nUntil then its deliveries wait, and with Redis its events are kept, in case the code\ncomes back. `termitary status` shows what nobody works on: 0 workers."
+    )]
+    Drop(SubscriptionDropArgs),
+}
+
+/// The arguments of `subscription drop`.
+#[derive(Args)]
+pub(super) struct SubscriptionDropArgs {
+    /// The subscription's name
+    pub(super) name: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
     /// Print JSON, for programs
     #[arg(long)]
     pub(super) json: bool,

@@ -1,6 +1,6 @@
 //! `termitary dead`: deliveries that were given up or cannot be read.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use anyhow::bail;
 use serde_json::json;
@@ -8,6 +8,7 @@ use termitary::inspect::{Inspect, Letter, LetterFilter, LetterState};
 use uuid::Uuid;
 
 use super::args::{DeadCommand, DeadFilter, DeadListArgs, DeadResolveArgs, DeadShowArgs};
+use super::ask;
 use super::open::{Missing, System, operator};
 use super::out;
 use crate::config::{Config, Mistake, escape};
@@ -209,25 +210,8 @@ async fn count(inspect: &Inspect, filter: &LetterFilter) -> anyhow::Result<u64> 
 
 /// Asks on a terminal. Elsewhere, running one delivery again needs no leave.
 fn agreed(act: Act, count: u64) -> anyhow::Result<bool> {
-    let deliveries = out::count(count, "delivery", "deliveries");
-    if !std::io::stdin().is_terminal() {
-        if act == Act::Replay && count == 1 {
-            return Ok(true);
-        }
-        return Err(Mistake::new(format!(
-            "this would {} {deliveries}: add --yes to do it",
-            act.word()
-        ))
-        .into());
+    if act == Act::Replay && count == 1 && !std::io::stdin().is_terminal() {
+        return Ok(true);
     }
-    let mut stderr = std::io::stderr();
-    write!(
-        stderr,
-        "{} {deliveries}? [y/N] ",
-        if act == Act::Replay { "Replay" } else { "Drop" }
-    )?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    ask::may(act.word(), &out::count(count, "delivery", "deliveries"))
 }

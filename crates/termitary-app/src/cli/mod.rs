@@ -4,6 +4,7 @@
 //! asked for goes to stdout; logs and errors go to stderr.
 
 mod args;
+mod ask;
 mod banner;
 mod bench;
 mod completions;
@@ -19,6 +20,7 @@ mod schedule;
 mod serve;
 mod signals;
 mod status;
+mod subscription;
 mod tail;
 mod user;
 
@@ -102,6 +104,7 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Status(args) => status::run(config, &args).await,
         Command::Dead(args) => dead::run(config, args.command).await,
         Command::Schedule(args) => schedule::run(config, args.command).await,
+        Command::Subscription(args) => subscription::run(config, args.command).await,
         Command::User(args) => user::run(config, args.command).await,
         Command::Bench(args) => bench::run(config, args).await,
         Command::BenchWorker => bench::run_worker().await,

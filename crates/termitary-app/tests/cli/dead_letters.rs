@@ -1,5 +1,8 @@
 //! What was given up or cannot be read is listed, shown, run again, dropped.
 
+use serde::{Deserialize, Serialize};
+use termitary::prelude::*;
+
 use crate::sandbox::{Process, Sandbox, eventually};
 
 /// A user whose address can never get mail: the delivery is dead at once.
@@ -107,4 +110,52 @@ fn schedules_are_listed_run_paused_and_resumed() {
     let resumed = sandbox.json(&["schedule", "resume", "todos.overdue.check", "--json"]);
     assert_eq!(resumed["paused"], false);
     assert_eq!(find("todos.overdue.check")["paused"], false);
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Created {}
+
+impl Event for Created {
+    const NAME: &'static str = "users.created";
+}
+
+async fn ignore(_: Created) -> HandlerResult {
+    Ok(())
+}
+
+/// A program of an earlier version leaves a subscription behind.
+fn leave_behind(sandbox: &Sandbox, name: &'static str) {
+    let database = format!("sqlite://{}", sandbox.path("termitary.db").display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let db = Db::open(&database).await.unwrap();
+        let registry = Registry::<()>::new().on(subscribe(name, ignore));
+        Broker::sql(db.clone()).register(&registry).await.unwrap();
+        db.close().await;
+    });
+}
+
+#[test]
+fn a_subscription_that_no_program_has_any_more_is_dropped_when_that_is_meant() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
+    leave_behind(&sandbox, "users.old-name");
+    sandbox.ok(&[
+        "publish",
+        "users.created",
+        r#"{"id":"1","email":"a@b.example","name":"A"}"#,
+    ]);
+    assert_eq!(sandbox.count("users.old-name", "pending"), 1);
+    let text = sandbox.fails(2, &["subscription", "drop", "users.old-nam"]);
+    assert!(text.contains("there is users.old-name"), "{text}");
+    let text = sandbox.fails(2, &["subscription", "drop", "users.send-welcome"]);
+    assert!(text.contains("take it out of the code"), "{text}");
+    let text = sandbox.fails(2, &["subscription", "drop", "users.old-name"]);
+    assert!(
+        text.contains("1 unfinished delivery") && text.contains("--yes"),
+        "{text}"
+    );
+    let dropped = sandbox.json(&["subscription", "drop", "users.old-name", "--yes", "--json"]);
+    assert_eq!(dropped["dropped"], "users.old-name");
+    assert!(!sandbox.ok(&["status"]).contains("users.old-name"));
 }

@@ -25,6 +25,8 @@ fn the_help_of_every_command_is_as_reviewed() {
         "schedule run",
         "schedule pause",
         "schedule resume",
+        "subscription",
+        "subscription drop",
         "user",
         "user create",
         "bench",
