@@ -212,15 +212,25 @@ pub const fn valid_name(name: &str) -> bool {
 
 /// JSON text as a payload, checked for form and size.
 pub(crate) fn payload(name: &str, json: String) -> Result<Box<RawValue>, Error> {
-    if json.len() > MAX_DATA_BYTES {
-        return Err(Error::invalid(format!(
-            "the payload of {name} has {} bytes, more than the {MAX_DATA_BYTES} allowed: put the large part elsewhere and publish a reference",
-            json.len()
-        )));
-    }
+    fits(name, json.len())?;
     RawValue::from_string(json).map_err(|error| {
         Error::invalid(format!("the payload of {name} is not JSON")).caused_by(error)
     })
+}
+
+/// JSON as a payload, checked for size.
+pub(crate) fn sized(name: &str, json: Box<RawValue>) -> Result<Box<RawValue>, Error> {
+    fits(name, json.get().len())?;
+    Ok(json)
+}
+
+fn fits(name: &str, bytes: usize) -> Result<(), Error> {
+    if bytes <= MAX_DATA_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the payload of {name} has {bytes} bytes, more than the {MAX_DATA_BYTES} allowed: put the large part elsewhere and publish a reference",
+    )))
 }
 
 #[cfg(test)]

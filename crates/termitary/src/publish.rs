@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::clock::later;
 use crate::db::Db;
 use crate::error::Error;
-use crate::event::{Due, Envelope, Event, MAX_DATA_BYTES, Outgoing, payload, valid_name};
+use crate::event::{Due, Envelope, Event, MAX_DATA_BYTES, Outgoing, payload, sized, valid_name};
 use crate::trace;
 
 /// What a publish recorded.
@@ -32,10 +32,11 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub(crate) fn typed<E: Event>(outgoing: Outgoing<E>, db: &Db) -> Result<Self, Error> {
-        let json = serde_json::to_string(&outgoing.event).map_err(|error| {
+        // Our own serializer wrote it: it need not be read to see that it is JSON.
+        let json = serde_json::value::to_raw_value(&outgoing.event).map_err(|error| {
             Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error)
         })?;
-        let mut draft = Self::new(E::NAME, E::VERSION, payload(E::NAME, json)?, db);
+        let mut draft = Self::new(E::NAME, E::VERSION, sized(E::NAME, json)?, db);
         let now = draft.envelope.time;
         draft.due_us = match outgoing.due {
             Due::Now => now.as_microsecond(),

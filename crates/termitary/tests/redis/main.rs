@@ -14,4 +14,5 @@ mod outages;
 mod prefix;
 mod streams;
 mod takeover;
+mod together;
 mod world;

@@ -23,6 +23,10 @@ const FOREIGN: &str = "/termitary/foreign";
 /// into an event.
 const KEEP: usize = 32 * 1024;
 
+/// The most words of an `XADD`, and the most bytes of those that are no text.
+const WORDS: usize = 21;
+const NUMBERS: usize = 200;
+
 /// An event as an entry carries it.
 #[derive(Debug)]
 pub(super) struct Carried {
@@ -42,8 +46,11 @@ pub(super) struct Unreadable {
 /// `XADD` of an event; `seq` where the ledger has it, `fence` for redeliveries.
 pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Option<i64>) -> Cmd {
     let mut id = Uuid::encode_buffer();
-    let mut cmd = redis::cmd("XADD");
-    cmd.arg(stream);
+    // Room for all of it: ids, numbers and names have known lengths.
+    let texts = [&event.key, &event.traceparent].map(|text| text.as_ref().map_or(0, String::len));
+    let size = stream.len() + event.source.len() + texts[0] + texts[1] + event.data.get().len();
+    let mut cmd = Cmd::with_capacity(WORDS, size + NUMBERS);
+    cmd.arg("XADD").arg(stream);
     if planted::is("maxlen-trim") {
         cmd.arg("MAXLEN").arg(1);
     }

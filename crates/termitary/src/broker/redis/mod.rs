@@ -10,7 +10,8 @@
 //! (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
 //! (`reconcile`) and trims what everyone has finished (`trim`); publishers clear
 //! streams that nobody reads (`unread`). What Redis gives out a second time
-//! after it lost data runs under a higher fence (`doubt`).
+//! after it lost data runs under a higher fence (`doubt`). What is published at
+//! the same time is sent together (`sharing`).
 
 mod admit;
 mod bridge;
@@ -41,6 +42,7 @@ mod renew;
 mod reply;
 mod script;
 mod settle;
+mod sharing;
 mod takeover;
 mod trim;
 mod unread;
@@ -68,6 +70,7 @@ use link::Wire;
 use live::Live;
 use outage::Outage;
 use reader::Reader;
+use sharing::Sharing;
 
 pub use config::{Bridge, RedisConfig};
 pub(crate) use link::Link;
@@ -80,6 +83,8 @@ pub(crate) struct Redis {
     live: Live,
     /// One per subscription and worker, between two reads.
     readers: Mutex<HashMap<(i64, WorkerId), Reader>>,
+    /// Single publishes, sent together.
+    sharing: Sharing,
     /// Renewals come from a runtime of their own.
     renewals: Wire,
     keeper: tokio::sync::Mutex<upkeep::Keeper>,
@@ -100,6 +105,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn new(db: Db, link: Link, config: RedisConfig) -> Self {
         Self {
+            sharing: Sharing::new(link.clone()),
             renewals: link.wire(),
             live: Live::default(),
             readers: Mutex::default(),

@@ -1,38 +1,45 @@
 //! Publishing outside a transaction: straight to the stream, or to the ledger
 //! where the event has to wait or to be unique.
 
+use futures_util::{StreamExt, stream};
+
 use super::{Redis, entry, relay, unread};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger;
 use crate::publish::{Draft, Published};
 
+/// How many pipelines of one call are under way: one is made while another is
+/// answered.
+const FLYING: usize = 2;
+
 /// Answers in order. An error means that the outcome of every draft of the
 /// call is unknown; those that did arrive are published.
 pub(super) async fn publish(redis: &Redis, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
     let now_us = redis.now_us();
     let waits = |draft: &Draft| draft.dedup.is_some() || draft.due_us > now_us;
-    let (ledger, stream): (Vec<_>, Vec<_>) = drafts.iter().cloned().partition(waits);
-    let mut kept = keep(redis, &ledger).await?.into_iter();
+    let mut answers: Vec<_> = drafts.iter().map(added).collect();
+    let places: Vec<_> = (0..drafts.len()).filter(|&i| waits(&drafts[i])).collect();
+    if places.is_empty() {
+        add(redis, &drafts).await?;
+        return Ok(answers);
+    }
+    let (ledger, stream): (Vec<_>, Vec<_>) = drafts.into_iter().partition(waits);
+    for (i, kept) in places.into_iter().zip(keep(redis, &ledger).await?) {
+        answers[i] = kept;
+    }
     add(redis, &stream).await?;
-    let answer = |draft: &Draft| {
-        if waits(draft) {
-            return kept
-                .next()
-                .ok_or_else(|| Error::internal("the ledger answered too little"));
-        }
-        Ok(Published {
-            id: draft.envelope.id,
-            duplicate: false,
-        })
-    };
-    drafts.iter().map(answer).collect()
+    Ok(answers)
+}
+
+fn added(draft: &Draft) -> Published {
+    Published {
+        id: draft.envelope.id,
+        duplicate: false,
+    }
 }
 
 async fn keep(redis: &Redis, drafts: &[Draft]) -> Result<Vec<Published>, Error> {
-    if drafts.is_empty() {
-        return Ok(Vec::new());
-    }
     let mut tx = redis.db.begin().await?;
     let published = ledger::publish(&mut tx, redis.db.source(), drafts).await?;
     tx.commit_and_wake().await?;
@@ -46,23 +53,15 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
     fault::point!("bus.before_xadd");
     match drafts {
         [draft] => {
-            redis
-                .link
-                .shared()
-                .one(&command(redis, draft))
-                .await
-                .map_err(unknown)?;
+            let sent = redis.sharing.send(command(redis, draft)).await;
+            sent.map_err(unknown)?;
         }
         many => {
-            for chunk in many.chunks(relay::CHUNK) {
-                let mut pipe = redis::pipe();
-                for draft in chunk {
-                    pipe.add_command(command(redis, draft));
-                }
-                let answers = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;
-                for answer in answers {
-                    answer.map_err(|error| unknown(error.into()))?;
-                }
+            let chunks = many.chunks(relay::CHUNK);
+            let chunks: Vec<_> = chunks.map(|chunk| send(redis, chunk)).collect();
+            let mut sent = stream::iter(chunks).buffered(FLYING);
+            while let Some(sent) = sent.next().await {
+                sent?;
             }
         }
     }
@@ -71,6 +70,18 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
     unread::clear(redis, drafts.iter().map(|draft| &*draft.envelope.name)).await;
     if redis.config.bridge_mode().sends_out() {
         relay::send_out(redis, drafts.iter().map(|draft| &draft.envelope)).await;
+    }
+    Ok(())
+}
+
+async fn send(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
+    let mut pipe = redis::Pipeline::with_capacity(drafts.len());
+    for draft in drafts {
+        pipe.add_command(command(redis, draft));
+    }
+    let answers = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;
+    for answer in answers {
+        answer.map_err(|error| unknown(error.into()))?;
     }
     Ok(())
 }
