@@ -39,7 +39,7 @@ pub(crate) struct Event {
     pub(crate) path: Option<Path>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct Delivery {
     pub(crate) event: i64,
     pub(crate) subscription: i64,
@@ -48,6 +48,8 @@ pub(crate) struct Delivery {
     pub(crate) fence: i64,
     pub(crate) crashes: i64,
     pub(crate) reason: Option<String>,
+    /// Finished, and counted on Redis when its entry ends there.
+    pub(crate) noted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -121,20 +123,11 @@ async fn events(db: &Db) -> Result<BTreeMap<i64, Event>> {
 }
 
 async fn deliveries(db: &Db) -> Result<Vec<Delivery>> {
-    let rows: Vec<(i64, i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
-        "SELECT event, subscription, state, fence, crashes, reason FROM termitary_deliveries",
-    )
-    .fetch_all(db.reader())
-    .await?;
-    let read = |(event, subscription, state, fence, crashes, reason)| Delivery {
-        event,
-        subscription,
-        state,
-        fence,
-        crashes,
-        reason,
-    };
-    Ok(rows.into_iter().map(read).collect())
+    let rows = sqlx::query_as(
+        "SELECT event, subscription, state, fence, crashes, reason, state = 2 AND entry IS NOT NULL AS noted
+         FROM termitary_deliveries",
+    );
+    Ok(rows.fetch_all(db.reader()).await?)
 }
 
 async fn effects(db: &Db) -> Result<Vec<Effect>> {

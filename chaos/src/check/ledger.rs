@@ -58,12 +58,13 @@ fn ticks(view: &View<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Each subscription's own counter against its rows; nothing is pruned here.
+/// Each subscription's own counter in the ledger against its rows there; nothing
+/// is pruned here.
 fn counters(view: &View<'_>, verdict: &mut Verdict) {
     for (route, subscription) in &view.facts.subscriptions {
         let rows = view.facts.deliveries.iter();
         let done = rows
-            .filter(|d| d.subscription == *route && d.state == 2)
+            .filter(|d| d.subscription == *route && d.state == 2 && !d.noted)
             .count() as u64;
         if done != subscription.done {
             let example = format!(

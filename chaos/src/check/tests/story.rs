@@ -101,6 +101,7 @@ impl Story {
             fence: 1,
             crashes: 0,
             reason: None,
+            noted: false,
         });
     }
 
