@@ -40,7 +40,6 @@ const READERS: u32 = 4;
 pub struct Db(Arc<Inner>);
 
 struct Inner {
-    writer: SqlitePool,
     turns: Arc<Turns>,
     reader: SqlitePool,
     renewer: SqlitePool,
@@ -137,14 +136,12 @@ impl Db {
                 .test_before_acquire(false)
                 .acquire_timeout(Duration::from_secs(30))
         };
-        let writer = pool(1)
-            .connect_with(connect.clone())
+        let writer = turns::connect(&connect)
             .await
             .map_err(|error| cannot_open(path, error))?;
         let file = File::of(path)?;
         Ok(Self(Arc::new(Inner {
-            turns: Turns::new(writer.clone(), options.source.clone()),
-            writer,
+            turns: Turns::new(writer, connect.clone(), options.source.clone()),
             file,
             reader: pool(READERS).connect_lazy_with(connect.clone().pragma("query_only", "1")),
             renewer: pool(1).connect_lazy_with(connect),
@@ -201,10 +198,6 @@ impl Db {
     /// An error: what is written now would be lost with the file.
     fn still_there(&self) -> Result<(), Error> {
         self.0.file.is_still(&self.0.path)
-    }
-
-    pub(crate) fn writer(&self) -> &SqlitePool {
-        &self.0.writer
     }
 
     /// Nobody writes.

@@ -45,13 +45,13 @@ async fn version(db: &Db) -> Result<usize, Error> {
     let known: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'termitary_schema')",
     )
-    .fetch_one(db.writer())
+    .fetch_one(db.reader())
     .await?;
     if !known {
         return Ok(0);
     }
     let at: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM termitary_schema")
-        .fetch_one(db.writer())
+        .fetch_one(db.reader())
         .await?;
     let at = at as usize;
     if at > STEPS.len() {

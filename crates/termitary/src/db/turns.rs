@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use super::patience::{BUSY, primary_code};
 use crate::error::Error;
 use crate::ledger;
 use crate::publish::Draft;
@@ -25,6 +27,8 @@ use crate::publish::Draft;
 /// A transaction that reads first and writes later would fail with
 /// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_turn";
+const COMMIT: &str = "COMMIT";
+const ROLLBACK: &str = "ROLLBACK";
 const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
 
@@ -38,7 +42,7 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 
 /// The one connection that writes.
 pub(super) struct Turns {
-    pool: SqlitePool,
+    options: SqliteConnectOptions,
     source: String,
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
@@ -48,14 +52,17 @@ pub(super) struct Turns {
 /// What is handed on from turn to turn.
 #[derive(Default)]
 struct Seat {
+    /// Between two database transactions; made again where it was given up.
+    idle: Option<SqliteConnection>,
     open: Option<Open>,
     /// A turn was dropped half-way: back to its savepoint before anything else.
     undo: bool,
+    closed: bool,
 }
 
 /// A database transaction and whose work is in it.
 struct Open {
-    tx: Transaction<'static, Sqlite>,
+    conn: SqliteConnection,
     since: Instant,
     /// To be published with the commit.
     drafts: Vec<Draft>,
@@ -63,12 +70,20 @@ struct Open {
 }
 
 impl Turns {
-    /// `pool` has one connection, for writing.
-    pub(super) fn new(pool: SqlitePool, source: String) -> Arc<Self> {
+    /// Writes on a connection of its own, which is `conn` until it breaks.
+    pub(super) fn new(
+        conn: SqliteConnection,
+        options: SqliteConnectOptions,
+        source: String,
+    ) -> Arc<Self> {
+        let seat = Seat {
+            idle: Some(conn),
+            ..Seat::default()
+        };
         Arc::new(Self {
-            pool,
+            options,
             source,
-            seat: Arc::default(),
+            seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
         })
     }
@@ -76,8 +91,16 @@ impl Turns {
     /// Waits for the connection; they are served in order. Dropping this future
     /// is safe: a turn that nobody takes is undone.
     pub(super) async fn begin(self: &Arc<Self>) -> Result<Turn, Error> {
+        let waiting = Waiting::new(self);
+        let mut seat = Arc::clone(&self.seat).lock_owned().await;
+        waiting.over();
+        if !seat.undo
+            && let Some(open) = seat.open.take_if(|open| open.takes_more())
+        {
+            return Ok(self.turn(seat, open));
+        }
         // In a task of its own: half-way it would leave a transaction open.
-        tokio::spawn(Arc::clone(self).take())
+        tokio::spawn(Arc::clone(self).take(seat))
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?
     }
@@ -95,33 +118,40 @@ impl Turns {
 
     /// After this nobody begins any more.
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        let mut seat = self.sit().await;
+        seat.commit(&self.source).await;
+        seat.closed = true;
+        if let Some(conn) = seat.idle.take() {
+            let _ = conn.close().await; // it has nothing left to say
+        }
     }
 
-    async fn take(self: Arc<Self>) -> Result<Turn, Error> {
-        let mut seat = self.sit().await;
+    async fn take(self: Arc<Self>, mut seat: OwnedMutexGuard<Seat>) -> Result<Turn, Error> {
+        seat.settle_down().await;
         if seat.open.as_ref().is_some_and(|open| !open.takes_more()) {
             seat.commit(&self.source).await;
         }
         let open = match seat.open.take() {
             Some(open) => open,
-            None => Open::begin(&self.pool).await?,
+            None => seat.begin(&self.options).await?,
         };
-        Ok(Turn {
-            turns: self,
+        Ok(self.turn(seat, open))
+    }
+
+    fn turn(self: &Arc<Self>, seat: OwnedMutexGuard<Seat>, open: Open) -> Turn {
+        Turn {
+            turns: Arc::clone(self),
             seat,
             open: Some(open),
             touched: false,
-        })
+        }
     }
 
     async fn sit(&self) -> OwnedMutexGuard<Seat> {
-        let queued = Queued::new(&self.queued);
+        self.queued.fetch_add(1, Ordering::AcqRel);
         let mut seat = Arc::clone(&self.seat).lock_owned().await;
-        drop(queued);
-        if std::mem::take(&mut seat.undo) {
-            seat.mark(UNDO).await;
-        }
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+        seat.settle_down().await;
         seat
     }
 
@@ -143,36 +173,85 @@ impl Turns {
     }
 }
 
-/// Waits for the seat, until dropped.
-struct Queued<'a>(&'a AtomicUsize);
+/// One who waits for the seat. Work may be left to it: where it goes away
+/// instead, somebody else sees to that.
+struct Waiting<'a>(Option<&'a Arc<Turns>>);
 
-impl<'a> Queued<'a> {
-    fn new(queued: &'a AtomicUsize) -> Self {
-        queued.fetch_add(1, Ordering::AcqRel);
-        Self(queued)
+impl<'a> Waiting<'a> {
+    fn new(turns: &'a Arc<Turns>) -> Self {
+        turns.queued.fetch_add(1, Ordering::AcqRel);
+        Self(Some(turns))
+    }
+
+    fn over(mut self) {
+        if let Some(turns) = self.0.take() {
+            turns.queued.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let Some(turns) = self.0.take() else {
+            return;
+        };
+        turns.queued.fetch_sub(1, Ordering::AcqRel);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(Arc::clone(turns).tidy());
+        }
     }
 }
 
 impl Seat {
+    /// A database transaction, on a new connection where the last one broke.
+    async fn begin(&mut self, options: &SqliteConnectOptions) -> Result<Open, Error> {
+        if self.closed {
+            return Err(sqlx::Error::PoolClosed.into());
+        }
+        if let Some(mut conn) = self.idle.take() {
+            match run(&mut conn, BEGIN).await {
+                Ok(()) => return Ok(Open::new(conn)),
+                Err(error) if is_busy(&error) => {
+                    self.idle = Some(conn);
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    tracing::debug!(error = ?error, "the connection that writes is made anew");
+                }
+            }
+        }
+        let mut conn = connect(options).await?;
+        run(&mut conn, BEGIN).await?;
+        Ok(Open::new(conn))
+    }
+
+    /// Undoes what a dropped turn did.
+    async fn settle_down(&mut self) {
+        if std::mem::take(&mut self.undo) {
+            self.mark(UNDO).await;
+        }
+    }
+
     /// Makes real what was kept, and answers for it.
     async fn commit(&mut self, source: &str) {
         let Some(open) = self.open.take() else {
             return;
         };
         let Open {
-            tx, drafts, kept, ..
+            mut conn,
+            drafts,
+            kept,
+            ..
         } = open;
         if kept.is_empty() {
-            let _ = tx.rollback().await; // nobody's work is in it
+            self.give_up(conn).await; // nobody's work is in it
             return;
         }
-        let ended = publish_and_commit(tx, source, &drafts).await;
+        let ended = publish_and_commit(&mut conn, source, &drafts).await;
+        match &ended {
+            Ok(()) => self.idle = Some(conn),
+            Err(_) => self.give_up(conn).await,
+        }
         answer(kept, &ended);
     }
 
@@ -182,24 +261,52 @@ impl Seat {
         let Some(open) = &mut self.open else {
             return;
         };
-        if let Err(error) = sqlx::raw_sql(statement).execute(&mut *open.tx).await
-            && let Some(Open { tx, kept, .. }) = self.open.take()
+        if let Err(error) = sqlx::raw_sql(statement).execute(&mut open.conn).await
+            && let Some(Open { conn, kept, .. }) = self.open.take()
         {
-            let _ = tx.rollback().await; // whatever is left of it
+            self.give_up(conn).await;
             answer(kept, &Err(error.into()));
+        }
+    }
+
+    /// Undoes whatever is left of a database transaction.
+    async fn give_up(&mut self, mut conn: SqliteConnection) {
+        if run(&mut conn, ROLLBACK).await.is_ok() {
+            self.idle = Some(conn);
         }
     }
 }
 
+/// A connection to write on. Its transactions begin and end with statements of
+/// ours: sqlx's guards take the connection along, and giving it back to a pool
+/// costs a task and a round trip to the database's thread. To sqlx one is always
+/// open, so that what it begins inside is a savepoint.
+pub(super) async fn connect(
+    options: &SqliteConnectOptions,
+) -> Result<SqliteConnection, sqlx::Error> {
+    let mut conn = options.connect().await?;
+    std::mem::forget(conn.begin().await?);
+    run(&mut conn, ROLLBACK).await?;
+    Ok(conn)
+}
+
+async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(statement).execute(conn).await.map(drop)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(BUSY)
+}
+
 async fn publish_and_commit(
-    mut tx: Transaction<'static, Sqlite>,
+    conn: &mut SqliteConnection,
     source: &str,
     drafts: &[Draft],
 ) -> Result<(), Error> {
     if !drafts.is_empty() {
-        ledger::publish(&mut tx, source, drafts).await?;
+        ledger::publish(conn, source, drafts).await?;
     }
-    Ok(tx.commit().await?)
+    Ok(run(conn, COMMIT).await?)
 }
 
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
@@ -210,29 +317,17 @@ fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
 }
 
 impl Open {
-    async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
-        Ok(Self {
-            tx: begin(pool).await?,
+    fn new(conn: SqliteConnection) -> Self {
+        Self {
+            conn,
             since: Instant::now(),
             drafts: Vec::new(),
             kept: Vec::new(),
-        })
+        }
     }
 
     fn takes_more(&self) -> bool {
         self.since.elapsed() < SHARED_FOR && self.kept.len() < MOST
-    }
-}
-
-async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-    match pool.begin_with(BEGIN).await {
-        // SQLite ended a transaction by itself (a full disk) and sqlx believes
-        // it open for ever: such a connection is useless.
-        Err(sqlx::Error::InvalidSavePointStatement) => {
-            pool.acquire().await?.close().await?;
-            pool.begin_with(BEGIN).await
-        }
-        begun => begun,
     }
 }
 
@@ -306,9 +401,7 @@ impl Drop for Turn {
         let Some(open) = self.open.take() else {
             return;
         };
-        if open.kept.is_empty() {
-            return; // nobody else is in it: dropped, it rolls back
-        }
+        // Else the connection goes, and what was done with it.
         if let Ok(runtime) = Handle::try_current() {
             self.seat.open = Some(open);
             self.seat.undo = self.touched;
@@ -325,7 +418,7 @@ impl Deref for Turn {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
-        &self.open.as_ref().expect("the turn is not over").tx
+        &self.open.as_ref().expect("the turn is not over").conn
     }
 }
 
@@ -336,6 +429,6 @@ impl Deref for Turn {
 impl DerefMut for Turn {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         self.touched = true;
-        &mut self.open.as_mut().expect("the turn is not over").tx
+        &mut self.open.as_mut().expect("the turn is not over").conn
     }
 }

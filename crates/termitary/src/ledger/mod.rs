@@ -33,9 +33,18 @@ pub(crate) use retain::{forget, retain};
 pub(crate) use settle::{adopt, note};
 pub(crate) use settle::{finish, settle};
 
-/// How many rows one statement with bound values takes: few sizes, so that each
-/// is prepared once per connection.
-const SIZES: [usize; 8] = [128, 64, 32, 16, 8, 4, 2, 1];
+/// How many rows one statement with bound values takes at most: few sizes, so
+/// that each is prepared once per connection, and one statement for a batch, since
+/// each is a round trip to the database's thread.
+const SIZES: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
+
+/// The place in [`SIZES`] of the statement for so many rows (one at least), and
+/// how many of them it takes.
+fn size_for(rows: usize) -> (usize, usize) {
+    let place = SIZES.partition_point(|&size| size < rows);
+    let place = place.min(SIZES.len() - 1);
+    (place, rows.min(SIZES[place]))
+}
 
 /// A delivery's state as stored.
 pub(crate) mod state {

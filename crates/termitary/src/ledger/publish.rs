@@ -9,32 +9,48 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::publish::{Draft, Published};
 
-use super::SIZES;
+use super::{SIZES, size_for};
 #[cfg(feature = "redis")]
 use super::{declare::BRIDGE, state};
 
-/// `INSERT_EVENTS[i]` inserts `SIZES[i]` rows. Bound values cost a fraction of
-/// what the same rows as one JSON text do.
+/// Statement `i` inserts up to `SIZES[i]` events: what is not bound is null, and
+/// skipped. Bound values cost a fraction of what the same rows as one JSON text
+/// do.
 static INSERT_EVENTS: LazyLock<Vec<String>> =
     LazyLock::new(|| SIZES.iter().map(|&rows| insert_events_sql(rows)).collect());
 
+/// The same, and what is owed for them: two statements, one round trip to the
+/// database's thread. For events that cannot be duplicates: their rows follow
+/// each other.
+static PUBLISH: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let owe = insert_deliveries_sql("e.seq > last_insert_rowid() - changes()");
+    let both = |&rows: &usize| format!("{}; {owe}", insert_events_sql(rows));
+    SIZES.iter().map(both).collect()
+});
+
 /// No numbered parameters: finding the name of one walks the list of all.
 fn insert_events_sql(rows: usize) -> String {
-    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        CASE WHEN EXISTS (SELECT 1 FROM termitary_routes r WHERE r.event = ?) THEN 0 ELSE -1 END)";
     format!(
         "INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned)
-         VALUES {} ON CONFLICT (source, dedup) WHERE dedup IS NOT NULL DO NOTHING",
-        vec![ROW; rows].join(", ")
+         SELECT *, CASE WHEN EXISTS (SELECT 1 FROM termitary_routes r WHERE r.event = column2) THEN 0 ELSE -1 END
+         FROM (VALUES {}) WHERE column1 IS NOT NULL
+         ON CONFLICT (source, dedup) WHERE dedup IS NOT NULL DO NOTHING",
+        vec!["(?,?,?,?,?,?,?,?,?,?)"; rows].join(",")
     )
 }
 
 /// One delivery for each subscription that the names of these events reach.
-const INSERT_DELIVERIES: &str = "
-    INSERT INTO termitary_deliveries (event, subscription, state, due_us)
-    SELECT e.seq, r.subscription, 0, e.time_us
-    FROM termitary_events e JOIN termitary_routes r ON r.event = e.name
-    WHERE e.seq BETWEEN $1 AND $2";
+fn insert_deliveries_sql(which: &str) -> String {
+    format!(
+        "INSERT INTO termitary_deliveries (event, subscription, state, due_us)
+         SELECT e.seq, r.subscription, 0, e.time_us
+         FROM termitary_events e JOIN termitary_routes r ON r.event = e.name
+         WHERE {which}"
+    )
+}
+
+static INSERT_DELIVERIES: LazyLock<String> =
+    LazyLock::new(|| insert_deliveries_sql("e.seq BETWEEN $1 AND $2"));
 
 const DELAY: &str = "
     UPDATE termitary_deliveries AS d SET due_us = j.value->>1
@@ -47,8 +63,15 @@ pub(crate) async fn publish(
     source: &str,
     drafts: &[Draft],
 ) -> Result<Vec<Published>, Error> {
-    let seqs = insert_events(conn, drafts).await?;
-    owe(conn, drafts, &seqs).await?;
+    let unique = drafts.iter().all(|draft| draft.dedup.is_none());
+    let seqs = if unique {
+        insert(conn, &PUBLISH, drafts).await?
+    } else {
+        let seqs = insert_events(conn, drafts).await?;
+        owe(conn, &seqs).await?;
+        seqs
+    };
+    delay(conn, drafts, &seqs).await?;
     let recorded = seqs.iter().flatten().count() as u64;
     metrics::counter!("termitary_events_published_total").increment(recorded);
 
@@ -69,21 +92,26 @@ pub(crate) async fn publish(
 }
 
 /// What is owed for the events that were inserted just now.
-async fn owe(
-    conn: &mut SqliteConnection,
-    drafts: &[Draft],
-    seqs: &[Option<i64>],
-) -> Result<(), Error> {
+async fn owe(conn: &mut SqliteConnection, seqs: &[Option<i64>]) -> Result<(), Error> {
     let inserted = seqs.iter().flatten();
     let (Some(first), Some(last)) = (inserted.clone().min(), inserted.max()) else {
         return Ok(());
     };
     // Nobody else writes meanwhile: what lies between them is ours.
-    sqlx::query(INSERT_DELIVERIES)
+    sqlx::query(INSERT_DELIVERIES.as_str())
         .bind(first)
         .bind(last)
         .execute(&mut *conn)
         .await?;
+    Ok(())
+}
+
+/// What is not due at once.
+async fn delay(
+    conn: &mut SqliteConnection,
+    drafts: &[Draft],
+    seqs: &[Option<i64>],
+) -> Result<(), Error> {
     let delayed: Vec<_> = drafts
         .iter()
         .zip(seqs)
@@ -105,14 +133,21 @@ pub(super) async fn insert_events(
     conn: &mut SqliteConnection,
     drafts: &[Draft],
 ) -> Result<Vec<Option<i64>>, Error> {
+    insert(conn, &INSERT_EVENTS, drafts).await
+}
+
+async fn insert(
+    conn: &mut SqliteConnection,
+    statements: &'static [String],
+    drafts: &[Draft],
+) -> Result<Vec<Option<i64>>, Error> {
     let mut seqs = Vec::with_capacity(drafts.len());
     let mut rest = drafts;
-    for (&size, sql) in SIZES.iter().zip(INSERT_EVENTS.iter()) {
-        while rest.len() >= size {
-            let (chunk, after) = rest.split_at(size);
-            seqs.extend(insert_chunk(conn, sql, chunk).await?);
-            rest = after;
-        }
+    while !rest.is_empty() {
+        let (place, rows) = size_for(rest.len());
+        let (chunk, after) = rest.split_at(rows);
+        seqs.extend(insert_chunk(conn, &statements[place], chunk).await?);
+        rest = after;
     }
     Ok(seqs)
 }
@@ -137,15 +172,15 @@ async fn insert_chunk(
             .bind(&envelope.traceparent)
             .bind(envelope.cause)
             .bind(dedup)
-            .bind(envelope.data.get())
-            .bind(&envelope.name);
+            .bind(envelope.data.get());
     }
     let done = query.execute(&mut *conn).await?;
-    let inserted = done.rows_affected() as usize;
-    if inserted == chunk.len() {
+    let rows = chunk.len();
+    let unique = chunk.iter().all(|draft| draft.dedup.is_none());
+    if unique || done.rows_affected() == rows as u64 {
         // AUTOINCREMENT: one statement's rows follow each other.
         let after = done.last_insert_rowid() + 1;
-        return Ok((after - inserted as i64..after).map(Some).collect());
+        return Ok((after - rows as i64..after).map(Some).collect());
     }
     seqs_of(conn, chunk).await
 }

@@ -4,8 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
+use futures_util::TryStreamExt;
 use serde_json::json;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Either, Executor, SqliteConnection};
 
 use crate::broker::{Claim, Origin, Outcome, Settlement};
 use crate::error::Error;
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
 
-use super::{SIZES, state};
+use super::{SIZES, size_for, state};
 
 /// What is pending again and was a suspect (-1) stays one.
 const SETTLE: &str = "
@@ -31,21 +32,29 @@ const SETTLE: &str = "
 static SETTLE_DONE: LazyLock<Vec<(&str, &str)>> = LazyLock::new(|| {
     SIZES
         .iter()
-        .map(|&rows| (settle_done_sql(rows, ""), settle_done_sql(rows, RETURNING)))
+        .map(|&rows| {
+            (
+                settle_done_sql(rows, ATTEMPT, ""),
+                settle_done_sql(rows, "", RETURNING),
+            )
+        })
         .collect()
 });
+/// In one round trip with what it is for; the end of the turn ends it.
+const ATTEMPT: &str = "SAVEPOINT termitary_settle; ";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_settle";
 const RETURNING: &str = " RETURNING event, subscription, fence";
 
-/// Row, route and fence of each, then now. No numbered parameters: finding the
-/// name of one walks the list of all.
-fn settle_done_sql(rows: usize, returning: &str) -> &'static str {
+/// Now, then row, route and fence of each; what is not bound is null, and no
+/// row's. No numbered parameters: finding the name of one walks the list of all.
+fn settle_done_sql(rows: usize, before: &str, returning: &str) -> &'static str {
     let sql = format!(
-        "WITH ended (event, subscription, fence) AS (VALUES {})
-         UPDATE termitary_deliveries AS d SET state = 2, reason = NULL, settled_us = ?,
+        "{before}WITH now (at) AS (VALUES (?)), ended (event, subscription, fence) AS (VALUES {})
+         UPDATE termitary_deliveries AS d SET state = 2, reason = NULL, settled_us = (SELECT at FROM now),
             worker = NULL, lease_us = NULL, entry = NULL
          FROM ended WHERE d.event = ended.event AND d.subscription = ended.subscription
             /* owner */ AND d.fence = ended.fence AND d.state = 1{returning}",
-        vec!["(?, ?, ?)"; rows].join(", ")
+        vec!["(?,?,?)"; rows].join(",")
     );
     planted::owned(sql.leak())
 }
@@ -88,21 +97,16 @@ async fn settle_done(
         .collect();
     let mut held = HashSet::with_capacity(done.len());
     let mut rest = &done[..];
-    for (&size, &(all, each)) in SIZES.iter().zip(SETTLE_DONE.iter()) {
-        while rest.len() >= size {
-            let (chunk, after) = rest.split_at(size);
-            if size < FEW || !all_held(conn, all, chunk, now_us).await? {
-                let mut query = sqlx::query_as(each);
-                for (seq, route, fence) in chunk {
-                    query = query.bind(seq).bind(route).bind(fence);
-                }
-                let rows: Vec<Row> = query.bind(now_us).fetch_all(&mut *conn).await?;
-                held.extend(rows);
-            } else {
-                held.extend(chunk);
-            }
-            rest = after;
+    while !rest.is_empty() {
+        let (place, rows) = size_for(rest.len());
+        let (chunk, after) = rest.split_at(rows);
+        let (all, each) = SETTLE_DONE[place];
+        if rows >= FEW && all_held(conn, all, chunk, now_us).await? {
+            held.extend(chunk);
+        } else {
+            held.extend(each_held(conn, each, chunk, now_us).await?);
         }
+        rest = after;
     }
     Ok(held)
 }
@@ -118,19 +122,38 @@ async fn all_held(
     chunk: &[Row],
     now_us: i64,
 ) -> Result<bool, Error> {
-    let mut attempt = conn.begin().await?;
-    let mut query = sqlx::query(sql);
+    let mut query = sqlx::query(sql).bind(now_us);
     for (seq, route, fence) in chunk {
         query = query.bind(seq).bind(route).bind(fence);
     }
-    let changed = query.bind(now_us).execute(&mut *attempt).await?;
-    let all = changed.rows_affected() == chunk.len() as u64;
-    if all {
-        attempt.commit().await?;
-    } else {
-        attempt.rollback().await?;
+    let mut changed = 0;
+    let mut ends = (&mut *conn).fetch_many(query);
+    while let Some(end) = ends.try_next().await? {
+        // The last statement's: the savepoint has none of its own.
+        if let Either::Left(done) = end {
+            changed = done.rows_affected();
+        }
+    }
+    drop(ends);
+    let all = changed == chunk.len() as u64;
+    if !all {
+        sqlx::raw_sql(UNDO).execute(conn).await?;
     }
     Ok(all)
+}
+
+/// Settles those that hold.
+async fn each_held(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+    chunk: &[Row],
+    now_us: i64,
+) -> Result<Vec<Row>, Error> {
+    let mut query = sqlx::query_as(sql).bind(now_us);
+    for (seq, route, fence) in chunk {
+        query = query.bind(seq).bind(route).bind(fence);
+    }
+    Ok(query.fetch_all(conn).await?)
 }
 
 async fn settle_others(

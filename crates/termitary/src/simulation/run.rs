@@ -90,7 +90,7 @@ impl Run {
     /// others, and stay in their hands for as long as nobody gives the writer back.
     fn dead_hand(&self) {
         let mut book = self.world.book();
-        if book.step <= book.operator_until && self.world.db.writer().num_idle() == 0 {
+        if book.step <= book.operator_until && !self.world.db.at_rest() {
             book.operator_until = book.step + OPERATOR;
         }
     }
