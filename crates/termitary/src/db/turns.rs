@@ -19,7 +19,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
-use super::patience::{BUSY, primary_code};
+use super::patience::primary_code;
 use crate::error::Error;
 use crate::ledger;
 use crate::publish::Draft;
@@ -37,6 +37,9 @@ const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
 /// the machine.
 const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
 const MOST: usize = 512;
+
+/// The primary code of `SQLITE_ERROR`: what was asked does not fit what is open.
+const MISUSED: i32 = 1;
 
 type Reply = oneshot::Sender<Result<(), Error>>;
 
@@ -211,12 +214,13 @@ impl Seat {
         if let Some(mut conn) = self.idle.take() {
             match run(&mut conn, BEGIN).await {
                 Ok(()) => return Ok(Open::new(conn)),
-                Err(error) if is_busy(&error) => {
-                    self.idle = Some(conn);
-                    return Err(error.into());
+                // It ended, or a transaction of old is open on it still.
+                Err(error) if matches!(primary_code(&error), None | Some(MISUSED)) => {
+                    tracing::debug!(error = ?error, "the connection that writes is made anew");
                 }
                 Err(error) => {
-                    tracing::debug!(error = ?error, "the connection that writes is made anew");
+                    self.idle = Some(conn);
+                    return Err(error.into());
                 }
             }
         }
@@ -292,10 +296,6 @@ pub(super) async fn connect(
 
 async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(statement).execute(conn).await.map(drop)
-}
-
-fn is_busy(error: &sqlx::Error) -> bool {
-    primary_code(error) == Some(BUSY)
 }
 
 async fn publish_and_commit(

@@ -184,3 +184,46 @@ async fn an_undone_transaction_leaves_the_one_before_it_whole() {
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
     assert_eq!(desk.notes().await, [1]);
 }
+
+#[tokio::test]
+async fn what_is_begun_inside_a_transaction_is_a_part_of_it() {
+    use sqlx::Connection;
+
+    let desk = desk().await;
+    let mut tx = desk.db.begin().await.unwrap();
+    note(&mut tx, 1, None).await.unwrap();
+    for (id, kept) in [(2, true), (3, false)] {
+        let mut inner = tx.begin().await.unwrap();
+        sqlx::query("INSERT INTO notes (id) VALUES ($1)")
+            .bind(id)
+            .execute(&mut *inner)
+            .await
+            .unwrap();
+        if kept {
+            inner.commit().await.unwrap();
+        }
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(desk.notes().await, [1, 2]);
+}
+
+#[tokio::test]
+async fn work_that_was_left_to_one_who_goes_away_is_committed_all_the_same() {
+    let desk = desk().await;
+    let mut first = desk.db.begin().await.unwrap();
+    let waits = {
+        let db = desk.db.clone();
+        tokio::spawn(async move { db.begin().await })
+    };
+    while desk.db.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    first.publish_json("notes.written", "1").await.unwrap();
+    let commit = first.commit();
+    tokio::pin!(commit);
+    // Its work is left to the one who waits.
+    assert!(futures_util::poll!(commit.as_mut()).is_pending());
+    waits.abort();
+    commit.await.unwrap();
+    assert_eq!(desk.published().await, ["1"]);
+}

@@ -8,6 +8,8 @@ pub(crate) mod doubt;
 mod lease;
 mod letters;
 mod publish;
+#[cfg(test)]
+mod publish_tests;
 mod read;
 #[cfg(feature = "redis")]
 pub(crate) mod relay;
