@@ -80,7 +80,7 @@ async fn a_subscription_that_redis_could_not_forget_is_dropped_at_the_next_try()
                 .inspect()
                 .drop_subscription("goes", "test")
                 .await;
-            again.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            assert!(again.is_ok(), "{what}: {again:?}");
             assert!(!office.is_registered("goes").await, "{what}");
             let groups = office.redis(&["XINFO", "GROUPS", MAIN]).await;
             assert!(
