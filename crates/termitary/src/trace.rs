@@ -30,10 +30,11 @@ pub fn current() -> Context {
 /// A `traceparent` for a new span: of the same trace as `parent` where that is
 /// well formed, else of a new trace.
 pub fn child_of(parent: Option<&str>) -> String {
-    let trace = parent
-        .and_then(trace_id)
-        .map_or_else(|| format!("{:032x}", fastrand::u128(1..)), str::to_owned);
-    format!("00-{trace}-{:016x}-01", fastrand::u64(1..))
+    let span = fastrand::u64(1..);
+    match parent.and_then(trace_id) {
+        Some(trace) => format!("00-{trace}-{span:016x}-01"),
+        None => format!("00-{:032x}-{span:016x}-01", fastrand::u128(1..)),
+    }
 }
 
 /// The trace id of a well-formed `traceparent` header.

@@ -6,6 +6,7 @@ mod expiry;
 pub(crate) mod redis;
 mod sql;
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -308,11 +309,18 @@ pub(crate) enum Origin {
 }
 
 /// A stream entry on Redis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) stream: Arc<str>,
     pub(crate) group: Arc<str>,
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
+}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Few entries of different streams share an id.
+        self.id.hash(state);
+    }
 }
 
 /// A leased delivery, ready to run.

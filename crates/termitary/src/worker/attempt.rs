@@ -319,12 +319,10 @@ fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started:
         Some(Outcome::Parked { .. }) => "parked",
         None => "lost",
     };
-    let labels = [
-        ("subscription", meta.subscription.clone()),
-        ("outcome", name.to_owned()),
-    ];
-    metrics::counter!("termitary_attempts_total", &labels).increment(1);
-    metrics::histogram!("termitary_attempt_seconds", "subscription" => meta.subscription.clone())
+    let subscription = || meta.subscription.clone();
+    metrics::counter!("termitary_attempts_total", "subscription" => subscription(), "outcome" => name)
+        .increment(1);
+    metrics::histogram!("termitary_attempt_seconds", "subscription" => subscription())
         .record(started.elapsed().as_secs_f64());
     let _entered = span.enter();
     match outcome {

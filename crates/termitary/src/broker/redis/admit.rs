@@ -37,9 +37,9 @@ pub(super) async fn admit(
 ) -> Result<Vec<Leased>, Error> {
     let mut sorted = sort(lane, batches);
     // What this worker runs is in hand, however often it is given out.
-    sorted
-        .readable
-        .retain(|(entry, ..)| !redis.live.holds(worker, entry));
+    redis
+        .live
+        .without_held(worker, &mut sorted.readable, |(entry, ..)| entry);
     let known = Known::read(redis, lane, &sorted.readable).await?;
     let mut leased = Vec::with_capacity(sorted.readable.len());
     let mut doubted = Vec::new();
@@ -88,8 +88,8 @@ pub(super) async fn admit(
         fault::point!("lease.admitted");
     }
     // No await from here on: what is marked as held reaches the caller.
-    leased.retain(|delivery| {
-        settle::entry_of(&delivery.claim).is_some_and(|entry| redis.live.take(worker, entry))
+    redis.live.take(worker, &mut leased, |delivery| {
+        settle::entry_of(&delivery.claim)
     });
     Ok(leased)
 }
@@ -101,7 +101,7 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
             let entry = Entry {
                 stream: batch.stream.key.clone(),
                 group: lane.group.clone(),
-                id: raw.id.clone(),
+                id: raw.id.as_str().into(),
             };
             if raw.fields.is_none() {
                 // Deleted under us; the reconciler sends again what is owed.

@@ -151,7 +151,7 @@ async fn a_crash_of_who_was_given_it_again_is_counted() {
     // Its lease is over, by the server's clock.
     let idle = ["IDLE", "600000", "JUSTID"];
     let claim = [
-        &["XCLAIM", MAIN, "doubt", "second", "0", &entry.id],
+        &["XCLAIM", MAIN, "doubt", "second", "0", &*entry.id],
         &idle[..],
     ]
     .concat();

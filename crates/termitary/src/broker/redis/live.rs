@@ -14,12 +14,28 @@ impl Live {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it was not held before.
-    pub(super) fn take(&self, worker: &WorkerId, entry: &Entry) -> bool {
-        self.lock()
-            .entry(worker.clone())
-            .or_default()
-            .insert(entry.clone())
+    /// Holds these from now on; leaves out those that it held already.
+    pub(super) fn take<T>(
+        &self,
+        worker: &WorkerId,
+        items: &mut Vec<T>,
+        entry: impl Fn(&T) -> Option<&Entry>,
+    ) {
+        let mut live = self.lock();
+        let held = live.entry(worker.clone()).or_default();
+        items.retain(|item| entry(item).is_some_and(|entry| held.insert(entry.clone())));
+    }
+
+    /// Leaves out those that it holds.
+    pub(super) fn without_held<T>(
+        &self,
+        worker: &WorkerId,
+        items: &mut Vec<T>,
+        entry: impl Fn(&T) -> &Entry,
+    ) {
+        if let Some(held) = self.lock().get(worker) {
+            items.retain(|item| !held.contains(entry(item)));
+        }
     }
 
     pub(super) fn drop<'a>(&self, entries: impl Iterator<Item = (&'a WorkerId, &'a Entry)>) {

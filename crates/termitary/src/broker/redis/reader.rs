@@ -158,7 +158,7 @@ impl Reader {
                     let entry = Entry {
                         stream: stream.key.clone(),
                         group: lane.group.clone(),
-                        id: raw.id.clone(),
+                        id: raw.id.as_str().into(),
                     };
                     !redis.live.holds(worker, &entry)
                 });

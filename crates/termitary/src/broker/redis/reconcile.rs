@@ -116,7 +116,7 @@ fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<Entry> {
     Some(Entry {
         stream: stream.key.clone(),
         group: lane.group.clone(),
-        id: id.to_owned(),
+        id: id.into(),
     })
 }
 
@@ -131,13 +131,13 @@ async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Standing, Erro
     for (_, entry) in asked {
         pipe.cmd("XRANGE")
             .arg(&*entry.stream)
-            .arg(&entry.id)
-            .arg(&entry.id);
+            .arg(&*entry.id)
+            .arg(&*entry.id);
         pipe.cmd("XPENDING")
             .arg(&*entry.stream)
             .arg(&*entry.group)
-            .arg(&entry.id)
-            .arg(&entry.id)
+            .arg(&*entry.id)
+            .arg(&*entry.id)
             .arg(1);
     }
     let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();

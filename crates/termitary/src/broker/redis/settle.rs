@@ -241,7 +241,7 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
     let mut calls = Vec::with_capacity(kinds.len());
     for ((stream, group, worker, counts), places) in &mut kinds {
         // The script asks for the range from the first to the last.
-        places.sort_by_key(|&i| reply::id(&ends[i].entry.id));
+        places.sort_by_cached_key(|&i| reply::id(&ends[i].entry.id));
         let mut args: Vec<&str> = vec![group, worker];
         args.push(if keys::is_targeted(stream) {
             "delete"

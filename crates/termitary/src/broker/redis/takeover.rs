@@ -157,7 +157,7 @@ async fn bury(
         let entry = Entry {
             stream: stream.key.clone(),
             group: lane.group.clone(),
-            id: raw.id.clone(),
+            id: raw.id.as_str().into(),
         };
         let mut counts = false;
         match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
@@ -320,7 +320,7 @@ async fn give_back(
             let entry = Entry {
                 stream: stream.key.clone(),
                 group: lane.group.clone(),
-                id: raw.id.clone(),
+                id: raw.id.as_str().into(),
             };
             !redis.live.holds(worker, &entry)
         });
