@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::process::{Child, Command};
 
@@ -116,13 +117,18 @@ impl Server {
     }
 }
 
-/// Runs one command on a connection of its own.
+/// Runs one command on a connection of its own. A busy machine is slow to answer:
+/// that must not end a run.
 pub(super) async fn ask(port: u16, words: &[&str]) -> Result<redis::Value> {
-    let patience = Duration::from_secs(3);
+    let patience = Duration::from_secs(10);
     let asked = async {
         let client = redis::Client::open(("127.0.0.1", port))?;
-        let mut connection: MultiplexedConnection =
-            client.get_multiplexed_async_connection().await?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let mut connection: MultiplexedConnection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(*word);
