@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use crate::Error;
 use crate::broker::{Broker, Outcome, Settlement, WorkerId};
 use crate::db::Db;
-use crate::event::{Envelope, payload};
+use crate::event::Envelope;
+use crate::publish::Draft;
 use crate::registry::Registry;
 use crate::schedule::Rule;
 
@@ -16,17 +17,7 @@ pub use crate::broker::redis::hot::{decode, encode, reply};
 
 /// An envelope around `json`, as a publish makes it.
 pub fn envelope(db: &Db, name: &str, json: &str) -> Result<Envelope, Error> {
-    Ok(Envelope {
-        id: db.clock().new_id(),
-        name: name.to_owned(),
-        version: 1,
-        time: db.clock().now(),
-        source: db.source().to_owned(),
-        key: None,
-        traceparent: None,
-        cause: None,
-        data: payload(name, json.to_owned())?,
-    })
+    Ok(Draft::untyped(name, json.to_owned(), db)?.envelope)
 }
 
 /// Attempts that ended well and are not settled yet.
@@ -52,7 +43,7 @@ pub async fn lease(broker: &Broker, registry: &Registry<()>, max: usize) -> Resu
 
 /// Settles them as one batch; answers how many claims held.
 pub async fn settle(broker: &Broker, ended: Ended) -> Result<usize, Error> {
-    let held = broker.transport().settle(ended.0).await?;
+    let held = broker.transport().settle(&ended.0).await?;
     Ok(held.into_iter().filter(|held| *held).count())
 }
 

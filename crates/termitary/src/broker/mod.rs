@@ -207,7 +207,7 @@ pub(crate) trait Transport: Send + Sync {
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error>;
 
     /// Ends attempts; per settlement, whether the claim still held.
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error>;
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error>;
 
     /// One round of housekeeping: takes over what dead workers held, moves
     /// what is due, trims what is finished. Answers how long it may rest.

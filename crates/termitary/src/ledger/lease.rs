@@ -1,6 +1,5 @@
 //! Leasing by row state, renewing, and taking over from the dead.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -27,10 +26,10 @@ const CLAIM: &str = "
     UPDATE termitary_deliveries SET state = 1, worker = $1, lease_us = $2, fence = fence + 1
     WHERE state = 0 AND subscription = $3 AND (due_us, event) <= ($4, $5)";
 
-const EVENTS: &str = concat!(
+const EVENT: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
+    " FROM termitary_events e WHERE e.seq = $1"
 );
 
 /// A due delivery with its event.
@@ -99,30 +98,19 @@ fn leased(
     })
 }
 
-/// Claimed `(seq, attempts, fence)` of one subscription, with their events.
-pub(super) async fn with_events(
+/// A claimed delivery with its event.
+pub(super) async fn with_event(
     conn: &mut SqliteConnection,
-    route: i64,
+    (seq, route, attempts, fence): (i64, i64, i64, i64),
     worker: &WorkerId,
-    claimed: Vec<(i64, i64, i64)>,
-) -> Result<Vec<Leased>, Error> {
-    let seqs: Vec<_> = claimed.iter().map(|(seq, ..)| *seq).collect();
-    let mut events: HashMap<i64, EventRow> = sqlx::query_as::<_, EventRow>(EVENTS)
-        .bind(json!(seqs).to_string())
-        .fetch_all(&mut *conn)
-        .await?
-        .into_iter()
-        .map(|row| (row.seq, row))
-        .collect();
-    claimed
-        .into_iter()
-        .map(|(seq, attempts, fence)| {
-            let event = events.remove(&seq).ok_or_else(|| {
-                Error::internal(format!("delivery of event row {seq} without its event"))
-            })?;
-            leased(route, worker, attempts, fence, event)
-        })
-        .collect()
+) -> Result<Leased, Error> {
+    let event: Option<EventRow> = sqlx::query_as(EVENT)
+        .bind(seq)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let event = event
+        .ok_or_else(|| Error::internal(format!("delivery of event row {seq} without its event")))?;
+    leased(route, worker, attempts, fence, event)
 }
 
 /// Extends the leases of these `(seq, route, fence)`; answers those that held.

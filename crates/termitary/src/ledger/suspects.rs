@@ -9,7 +9,7 @@
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::lease::with_events;
+use super::lease::with_event;
 use crate::broker::{Leased, WorkerId};
 use crate::db::Db;
 use crate::error::Error;
@@ -100,7 +100,7 @@ async fn lease_one(
     .bind(until_us)
     .fetch_optional(&mut *conn)
     .await?;
-    let Some((seq, route, attempts, fence)) = row else {
+    let Some(row) = row else {
         return Ok(None);
     };
     sqlx::query(
@@ -111,8 +111,7 @@ async fn lease_one(
     .bind(until_us)
     .execute(&mut *conn)
     .await?;
-    let leased = with_events(conn, route, worker, vec![(seq, attempts, fence)]).await?;
-    Ok(leased.into_iter().next())
+    with_event(conn, row, worker).await.map(Some)
 }
 
 /// Gives back what is reserved and was not leased.

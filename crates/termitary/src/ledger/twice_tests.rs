@@ -60,7 +60,7 @@ async fn of_two_claims_that_end_together_only_the_newer_counts() {
     };
     // The newer one even twice: it is finished once.
     let all = vec![done(&older), done(&newer), done(&newer)];
-    let held = broker.transport().settle(all).await.unwrap();
+    let held = broker.transport().settle(&all).await.unwrap();
     assert_eq!(held, [false, true, false]);
     let counted: i64 =
         sqlx::query_scalar("SELECT done FROM termitary_subscriptions WHERE name = 'made'")

@@ -142,7 +142,7 @@ async fn settle(world: &World, me: &Process, settlements: Vec<Settlement>) {
         world.book().settling(settlement);
     }
     for _ in 0..SETTLE_TRIES {
-        if let Ok(held) = me.broker.transport().settle(settlements.clone()).await {
+        if let Ok(held) = me.broker.transport().settle(&settlements).await {
             for (settlement, held) in settlements.iter().zip(held) {
                 world.book().settled(settlement, held);
             }

@@ -22,7 +22,7 @@ pub(super) struct Settler {
 /// An attempt that ended, and what it holds until its settlement is real.
 struct Ended {
     settlement: Settlement,
-    _held: Held,
+    held: Held,
 }
 
 /// Its lease is renewed, its place is taken and the worker does not stop
@@ -46,33 +46,40 @@ impl Settler {
 
     /// Settles one delivery, together with others.
     pub(super) fn settle(&self, settlement: Settlement, held: Held) {
-        let ended = Ended {
-            settlement,
-            _held: held,
-        };
+        let ended = Ended { settlement, held };
         // The other end lives as long as the runtime.
         let _ = self.queue.send(ended);
     }
 }
 
 async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Ended>) {
-    let mut batch = Vec::with_capacity(BATCH);
     loop {
         // What is about to end joins this batch instead of waiting for it.
         tokio::task::yield_now().await;
+        let mut batch = Vec::with_capacity(BATCH);
         if items.recv_many(&mut batch, BATCH).await == 0 {
             return;
         }
-        fault::point!("settle.before", no error);
-        let settlements = batch.iter().map(|ended| ended.settlement.clone()).collect();
-        let held = settle_until_taken(&broker, settlements).await;
-        fault::point!("settle.after", no error);
-        for (ended, held) in batch.drain(..).zip(held) {
-            if !held {
-                too_late(&ended.settlement);
-            }
-        }
+        settle(&broker, batch).await;
     }
+}
+
+async fn settle(broker: &Broker, batch: Vec<Ended>) {
+    fault::point!("settle.before", no error);
+    let (settlements, held): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .map(|ended| (ended.settlement, ended.held))
+        .unzip();
+    let answers = settle_until_taken(broker, &settlements).await;
+    fault::point!("settle.after", no error);
+    for settlement in settlements
+        .iter()
+        .zip(answers)
+        .filter_map(|(settlement, held)| (!held).then_some(settlement))
+    {
+        too_late(settlement);
+    }
+    drop(held);
 }
 
 fn too_late(settlement: &Settlement) {
@@ -81,10 +88,10 @@ fn too_late(settlement: &Settlement) {
     tracing::warn!(event.id = %claim.event, route = claim.route, "settled too late: the lease was lost, nothing was changed");
 }
 
-async fn settle_until_taken(broker: &Broker, settlements: Vec<Settlement>) -> Vec<bool> {
+async fn settle_until_taken(broker: &Broker, settlements: &[Settlement]) -> Vec<bool> {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match broker.transport().settle(settlements.clone()).await {
+        match broker.transport().settle(settlements).await {
             Ok(held) => return held,
             Err(error) => {
                 if backoff == FIRST_BACKOFF {

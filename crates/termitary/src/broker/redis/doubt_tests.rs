@@ -92,7 +92,7 @@ impl Stand {
             claim: leased.claim.clone(),
             outcome: Outcome::Done { committed: false },
         };
-        let settled = by.broker.transport().settle(vec![settlement]).await;
+        let settled = by.broker.transport().settle(&[settlement]).await;
         settled.unwrap()[0]
     }
 

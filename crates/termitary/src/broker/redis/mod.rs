@@ -167,7 +167,7 @@ impl Transport for Redis {
         renew::renew(self, claims).await
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
         settle::settle(self, settlements).await
     }
 

@@ -14,17 +14,14 @@ use crate::fault;
 use crate::ledger;
 
 /// Answers, in order, whether each claim still held.
-pub(super) async fn settle(
-    redis: &Redis,
-    settlements: Vec<Settlement>,
-) -> Result<Vec<bool>, Error> {
-    let mut held = in_ledger(redis, &settlements).await?;
+pub(super) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
+    let mut held = in_ledger(redis, settlements).await?;
     fault::point!("settle.in_ledger");
     #[cfg(feature = "failpoints")]
     if settlements.iter().any(is_adopted) {
         fault::point!("settle.adopted");
     }
-    let acked = on_streams(redis, &settlements).await;
+    let acked = on_streams(redis, settlements).await;
     for (i, settlement) in settlements.iter().enumerate() {
         if let (true, Some(acked)) = (on_stream_only(settlement), acked[i]) {
             held[i] = acked;
@@ -259,7 +256,7 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
     let answers = redis.link.shared().scripts(&calls).await?;
     let mut ended = vec![Ok(false); ends.len()];
     for (places, answer) in kinds.values().zip(answers) {
-        match flags(answer) {
+        match acked(answer, places.len()) {
             Ok(flags) => {
                 for (&i, one) in places.iter().zip(flags) {
                     ended[i] = Ok(one == 1);
@@ -273,6 +270,14 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
         }
     }
     Ok(ended)
+}
+
+/// The answers of [`script::ACK`] for so many entries.
+fn acked(answer: RedisResult<Value>, entries: usize) -> Result<Vec<i64>, Error> {
+    match answer {
+        Ok(Value::Int(_)) => Ok(vec![1; entries]),
+        each => flags(each),
+    }
 }
 
 /// A script's answers per item.

@@ -64,12 +64,12 @@ impl Sharing {
         state.waiting.push(Waiting { cmd, reply });
         if state.turns < FLYING {
             state.turns += 1;
-            let turn = Turn {
+            let serving = Serving {
                 inner: Arc::clone(&self.0),
                 over: false,
             };
             drop(state);
-            tokio::spawn(turn.serve());
+            tokio::spawn(serving.run());
         }
         answer
     }
@@ -134,13 +134,13 @@ impl Drop for Alone<'_> {
 }
 
 /// The turn to send what waits, until nothing does.
-struct Turn {
+struct Serving {
     inner: Arc<Inner>,
     over: bool,
 }
 
-impl Turn {
-    async fn serve(mut self) {
+impl Serving {
+    async fn run(mut self) {
         loop {
             // Whoever was just answered publishes again at once: let them, so
             // that they share this pipeline.
@@ -155,7 +155,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Serving {
     fn drop(&mut self) {
         if self.over {
             return; // counted already

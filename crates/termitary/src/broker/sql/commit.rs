@@ -82,11 +82,11 @@ impl GroupCommit {
     fn ask<T>(&self, op: impl FnOnce(Reply<T>) -> Op) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
         if self.0.push(op(reply)) {
-            let turn = Turn {
+            let serving = Serving {
                 inner: Arc::clone(&self.0),
                 over: false,
             };
-            tokio::spawn(turn.serve());
+            tokio::spawn(serving.run());
         }
         answer
     }
@@ -115,13 +115,13 @@ impl Drop for Unseen {
 }
 
 /// The turn to carry out operations, until there are none.
-struct Turn {
+struct Serving {
     inner: Arc<Inner>,
     over: bool,
 }
 
-impl Turn {
-    async fn serve(mut self) {
+impl Serving {
+    async fn run(mut self) {
         loop {
             // Whoever was just answered asks again at once: let them, so that
             // they share this transaction instead of waiting for it.
@@ -135,7 +135,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Serving {
     fn drop(&mut self) {
         if self.over {
             return; // the turn is another's already

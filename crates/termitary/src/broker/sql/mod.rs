@@ -120,7 +120,8 @@ impl Transport for Sql {
             .collect())
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, Error> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
+        let settlements = settlements.to_vec();
         self.commit
             .submit(|reply| Op::Settle { settlements, reply })
             .await
