@@ -21,7 +21,7 @@ use super::server::Server;
 use super::worker::{self, Spec, Way};
 
 /// How many events one `publish_all` takes.
-pub(super) const BATCH: usize = 500;
+pub(super) const BATCH: usize = 2_000;
 /// How often to ask whether everything is finished.
 const LOOK: Duration = Duration::from_millis(2);
 /// Nothing is finished for so long: something is wrong.
