@@ -37,6 +37,9 @@ pub(crate) struct World {
     /// How many letters or running deliveries the last step concerned.
     pub(crate) concerned: usize,
     pub(crate) deliveries: BTreeMap<Key, Delivery>,
+    /// Runs, by their place in their delivery's, that began while it was
+    /// shaken: what was handed out again then stays in the book of runs.
+    pub(crate) blurred: BTreeSet<(Key, usize)>,
     pub(crate) echoes: BTreeSet<u32>,
     /// Finished, of each subscription: as the ledger and as the stream count.
     done: [[u64; 2]; 2],
@@ -132,6 +135,12 @@ impl World {
     }
 
     fn after(mut self, step: &Step) -> Self {
+        let places = |world: &Self| -> BTreeSet<(Key, usize)> {
+            let runs = world.deliveries.iter();
+            runs.flat_map(|(key, d)| (0..d.runs.len()).map(|place| (*key, place)))
+                .collect()
+        };
+        let before = places(&self);
         match step {
             Step::Publish(wanted) => self.publish(wanted),
             Step::PublishAll(all) => {
@@ -157,6 +166,9 @@ impl World {
         }
         if self.workers > 0 {
             self.work();
+        }
+        if self.shaken {
+            self.blurred.extend(&places(&self) - &before);
         }
         self
     }
