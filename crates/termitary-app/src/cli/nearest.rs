@@ -1,5 +1,18 @@
 //! The known names that somebody probably meant.
 
+use crate::config::{Mistake, escape};
+
+/// No `kind` has this name: those that are near it, or else all there are.
+pub(super) fn unknown(kind: &str, name: &str, known: &[&str]) -> Mistake {
+    let near = nearest(name, known.iter().copied());
+    let listed = if near.is_empty() { known } else { &near };
+    Mistake::new(format!(
+        "no {kind} is named `{}`: there is {}",
+        escape(name),
+        listed.join(", ")
+    ))
+}
+
 /// Up to three of `known` that are near `name`, the nearest first.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> = known

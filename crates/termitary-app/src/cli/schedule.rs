@@ -4,12 +4,12 @@ use serde_json::json;
 use termitary::Registry;
 
 use super::args::{ScheduleCommand, ScheduleNameArgs};
-use super::nearest::nearest;
+use super::nearest;
 use super::open::{Missing, System, operator};
 use super::out;
 use super::status::schedule_rows;
 use crate::app::{self, App};
-use crate::config::{Config, Mistake, escape};
+use crate::config::{Config, Mistake};
 
 pub(super) async fn run(config: Config, command: ScheduleCommand) -> anyhow::Result<()> {
     match command {
@@ -78,11 +78,5 @@ fn unknown(registry: &Registry<App>, name: &str) -> Mistake {
         .flat_map(|entry| &entry.schedules)
         .map(|schedule| schedule.name.as_str())
         .collect();
-    let near = nearest(name, names.iter().copied());
-    let listed = if near.is_empty() { names } else { near };
-    Mistake::new(format!(
-        "no schedule is named `{}`: there is {}",
-        escape(name),
-        listed.join(", ")
-    ))
+    nearest::unknown("schedule", name, &names)
 }

@@ -6,7 +6,7 @@ use termitary::inspect::SubscriptionStatus;
 
 use super::args::{SubscriptionCommand, SubscriptionDropArgs};
 use super::ask;
-use super::nearest::nearest;
+use super::nearest;
 use super::open::{Missing, System, operator};
 use super::out;
 use crate::app;
@@ -26,7 +26,10 @@ async fn forget(system: &System, args: &SubscriptionDropArgs) -> anyhow::Result<
     let subscription = known
         .iter()
         .find(|subscription| subscription.name == args.name)
-        .ok_or_else(|| unknown(&args.name, &known))?;
+        .ok_or_else(|| {
+            let names: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
+            nearest::unknown("subscription", &args.name, &names)
+        })?;
     refuse_in_use(subscription)?;
     let SubscriptionStatus {
         pending,
@@ -75,15 +78,4 @@ fn refuse_in_use(subscription: &SubscriptionStatus) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-fn unknown(name: &str, known: &[SubscriptionStatus]) -> Mistake {
-    let names: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
-    let near = nearest(name, names.iter().copied());
-    let listed = if near.is_empty() { names } else { near };
-    Mistake::new(format!(
-        "no subscription is named `{}`: there is {}",
-        escape(name),
-        listed.join(", ")
-    ))
 }

@@ -66,20 +66,17 @@ async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Ended>) {
 
 async fn settle(broker: &Broker, batch: Vec<Ended>) {
     fault::point!("settle.before", no error);
-    let (settlements, held): (Vec<_>, Vec<_>) = batch
-        .into_iter()
-        .map(|ended| (ended.settlement, ended.held))
-        .unzip();
+    let ended = batch.into_iter();
+    // What each holds, until the end of this function.
+    let (settlements, _held): (Vec<_>, Vec<_>) =
+        ended.map(|ended| (ended.settlement, ended.held)).unzip();
     let answers = settle_until_taken(broker, &settlements).await;
     fault::point!("settle.after", no error);
-    for settlement in settlements
-        .iter()
-        .zip(answers)
-        .filter_map(|(settlement, held)| (!held).then_some(settlement))
-    {
-        too_late(settlement);
+    for (settlement, held) in settlements.iter().zip(answers) {
+        if !held {
+            too_late(settlement);
+        }
     }
-    drop(held);
 }
 
 fn too_late(settlement: &Settlement) {
