@@ -2,11 +2,10 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use super::store::COLUMNS;
-use super::todo::{Priority, Status, Todo};
+use super::todo::{Gathered, Priority, Status, Todo};
 use crate::http::{ApiError, Caller, Page, decode, page_size};
 
 /// The query of the list.
@@ -133,7 +132,7 @@ pub(super) async fn list(
         check_cursor(order, sort, cursor)?;
     }
     let part = |query: &mut _, sight| {
-        push_part(query, sight, filter, caller, now_us)?;
+        push_part(query, sight, order, filter, caller, now_us)?;
         if let Some(cursor) = &cursor {
             push_cursor(query, order, cursor);
         }
@@ -141,7 +140,8 @@ pub(super) async fn list(
         Ok(())
     };
     let mut query = statement(caller, order, limit, part)?;
-    let rows = query.build_query_as().fetch_all(conn).await?;
+    let row = query.build().fetch_one(conn).await?;
+    let rows = Gathered::read(row.try_get(0)?).map_err(|error| ApiError::Internal(error.into()))?;
     Ok(Page::cut(rows, limit, |todo: &Todo| Cursor {
         sort: sort.to_owned(),
         at: order.key(todo),
@@ -149,33 +149,48 @@ pub(super) async fn list(
     }))
 }
 
-/// The whole statement from its parts, each of them in order and cut at a page.
+/// The whole statement: finds the page, then gathers its todos into one row.
 ///
-/// With `owner OR assignee` in one part, SQLite reads and sorts all that the
-/// caller may see. Each alone walks its index from the page's beginning, and
-/// both together are at most two pages.
+/// Rows cross from the database's thread one by one, and a page of them costs
+/// several times what finding it does. `group_concat` copies the JSON of a todo as it
+/// is; `json_group_array` would parse it again.
 fn statement(
     caller: Caller,
     order: Order,
     limit: u32,
     part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
 ) -> Result<QueryBuilder<Sqlite>, ApiError> {
-    let mut query = QueryBuilder::new("");
-    if caller.is_admin() {
-        part(&mut query, Sight::All)?;
-        return Ok(query);
-    }
-    query.push("SELECT * FROM (SELECT * FROM (");
-    part(&mut query, Sight::Owned)?;
-    query.push(") UNION ALL SELECT * FROM (");
-    part(&mut query, Sight::Assigned)?;
-    // Their own that they are to do stand in the first part already.
-    query
-        .push(") WHERE owner_id <> ")
-        .push_bind(caller.user)
-        .push(")");
-    push_order(&mut query, order, limit);
+    let mut query = QueryBuilder::new("SELECT '[' || coalesce(group_concat(");
+    query.push(Gathered::JSON).push("), '') || ']' FROM (");
+    push_page(&mut query, caller, order, limit, part)?;
+    // The page is the outer loop, so its order is kept.
+    query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
     Ok(query)
+}
+
+/// What the page holds and in which order, from parts that are each cut at a page.
+///
+/// With `owner OR assignee` in one part, SQLite reads and sorts all that the
+/// caller may see. Each alone walks its index from the page's beginning, and
+/// both together are at most two pages. Whoever is owner and assignee of a todo finds
+/// it in both parts: `UNION` makes one of it.
+fn push_page(
+    query: &mut QueryBuilder<Sqlite>,
+    caller: Caller,
+    order: Order,
+    limit: u32,
+    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    if caller.is_admin() {
+        return part(query, Sight::All);
+    }
+    query.push("SELECT * FROM (");
+    part(query, Sight::Owned)?;
+    query.push(") UNION SELECT * FROM (");
+    part(query, Sight::Assigned)?;
+    query.push(")");
+    push_order(query, order, limit);
+    Ok(())
 }
 
 /// A part of the todos.
@@ -188,17 +203,19 @@ enum Sight {
     Assigned,
 }
 
+/// A part has what it is sorted by, and where the todo is stored.
 fn push_part(
     query: &mut QueryBuilder<Sqlite>,
     sight: Sight,
+    order: Order,
     filter: &Filter,
     caller: Caller,
     now_us: i64,
 ) -> Result<(), ApiError> {
-    query
-        .push("SELECT ")
-        .push(COLUMNS)
-        .push(" FROM todos WHERE ");
+    query.push(format_args!(
+        "SELECT {} AS key, id, rowid AS place FROM todos WHERE ",
+        order.expression()
+    ));
     match sight {
         Sight::All => drop(query.push("1 = 1")),
         Sight::Owned => drop(query.push("owner_id = ").push_bind(caller.user)),
@@ -208,13 +225,15 @@ fn push_part(
 }
 
 /// One row more than the page holds says whether there is another page.
+///
+/// Behind a bare parameter SQLite looks at its value to plan by it, and then makes the
+/// plan again for every value that is bound: a sum is none.
 fn push_order(query: &mut QueryBuilder<Sqlite>, order: Order, limit: u32) {
     let direction = if order.descending { "DESC" } else { "ASC" };
     query.push(format_args!(
-        " ORDER BY {} {direction}, id {direction} LIMIT ",
-        order.expression()
+        " ORDER BY key {direction}, id {direction}, place {direction} LIMIT 1 + "
     ));
-    query.push_bind(i64::from(limit) + 1);
+    query.push_bind(i64::from(limit));
 }
 
 fn push_filters(
@@ -324,7 +343,7 @@ mod tests {
         };
         let order = Order::parse("-createdAt").unwrap();
         let part = |query: &mut _, sight| {
-            push_part(query, sight, filter, caller, 0)?;
+            push_part(query, sight, order, filter, caller, 0)?;
             push_order(query, order, 50);
             Ok(())
         };
@@ -347,11 +366,13 @@ mod tests {
             "todos_of_owner (owner_id=?)",
             "todos_of_assignee (assignee_id=?)",
         ] {
-            let search = format!("SEARCH todos USING INDEX {index}");
+            let search = format!("SEARCH todos USING COVERING INDEX {index}");
             let at = plan.iter().position(|step| *step == search).unwrap();
             // Cut at a page as it comes out of the index: what is sorted after
             // that are pages.
             assert!(plan[at + 1].starts_with("SCAN (subquery"), "{plan:#?}");
         }
+        let todos = "SEARCH todos USING INTEGER PRIMARY KEY (rowid=?)";
+        assert_eq!(plan[plan.len() - 2..], ["SCAN page", todos], "{plan:#?}");
     }
 }

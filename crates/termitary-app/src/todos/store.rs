@@ -12,7 +12,7 @@ use super::todo::{Priority, Todo};
 use crate::app::instant;
 use crate::http::Caller;
 
-pub(super) const COLUMNS: &str = "id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us";
+const COLUMNS: &str = "id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us";
 
 /// Limits a query over `todos` to what the caller may see.
 pub(super) fn push_visible(query: &mut QueryBuilder<Sqlite>, caller: Caller) {

@@ -113,6 +113,35 @@ async fn an_assignee_sees_and_changes_a_todo_but_does_not_delete_it() {
 }
 
 #[tokio::test]
+async fn a_list_shows_todos_exactly_as_they_are_read_alone() {
+    let app = TestApp::start().await;
+    let (ada, ben) = (app.register("Ada").await, app.register("Ben").await);
+    let admin = app.admin().await;
+    let odd = "quote \" backslash \\ line\nbell \u{7} nul \u{0} \u{2028} \u{1F41C} [1,{}], null";
+    let bodies = [
+        json!({ "title": "Bare" }),
+        json!({ "title": "Both mine", "assignee": ada.id }),
+        json!({ "title": "Ben's to do", "assignee": ben.id, "priority": "urgent" }),
+        json!({ "title": "\"[', \u{e9}", "description": odd, "dueDate": "1969-12-31T23:59:59.000001Z" }),
+    ];
+    for body in bodies {
+        app.todo(&ada, body).await;
+    }
+    for (who, count) in [(&ada, 4), (&ben, 1), (&admin, 4)] {
+        let list = app.get(TODOS, who).await.json();
+        let items = list["items"].as_array().unwrap();
+        assert_eq!(items.len(), count);
+        for item in items {
+            assert_eq!(app.get(&path(item), who).await.json(), *item);
+        }
+    }
+    let list = app.get(TODOS, &ada).await.json();
+    let items = list["items"].as_array().unwrap();
+    assert!(items.iter().any(|item| item["description"] == odd));
+    app.settle().await;
+}
+
+#[tokio::test]
 async fn only_a_user_can_be_assigned() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
