@@ -93,7 +93,7 @@ pub mod worker;
 
 pub use broker::Broker;
 pub use clock::Clock;
-pub use db::{Db, Tx};
+pub use db::{Db, Reader, Tx};
 pub use error::Error;
 pub use event::{Envelope, Event};
 pub use handler::{HandlerError, HandlerResult};

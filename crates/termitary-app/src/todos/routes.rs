@@ -29,7 +29,7 @@ async fn list(
     caller: Caller,
     Params(filter): Params<Filter>,
 ) -> Result<Json<Page<Todo>>, ApiError> {
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     listing::list(&mut reader, &filter, caller, app.now().as_microsecond())
         .await
         .map(Json)
@@ -90,7 +90,7 @@ async fn check_assignee(
         (status = 404, body = Problem, content_type = "application/problem+json"),
     ))]
 async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json<Todo>, ApiError> {
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     store::find(&mut reader, id, caller)
         .await?
         .map(Json)

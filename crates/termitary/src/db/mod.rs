@@ -3,6 +3,7 @@
 
 mod file;
 mod patience;
+mod readers;
 mod schema;
 mod turns;
 #[cfg(test)]
@@ -24,8 +25,10 @@ use file::File;
 pub(crate) use patience::writable;
 use patience::{AT_START, primary_code, until_unlocked};
 
+use readers::Readers;
 use turns::Turns;
 
+pub use readers::Reader;
 pub use tx::Tx;
 
 /// How long a statement waits for another process's write before it fails.
@@ -41,6 +44,7 @@ pub struct Db(Arc<Inner>);
 
 struct Inner {
     turns: Arc<Turns>,
+    readers: Arc<Readers>,
     reader: SqlitePool,
     renewer: SqlitePool,
     clock: Clock,
@@ -140,10 +144,12 @@ impl Db {
             .await
             .map_err(|error| cannot_open(path, error))?;
         let file = File::of(path)?;
+        let read = connect.clone().pragma("query_only", "1");
         Ok(Self(Arc::new(Inner {
             turns: Turns::new(writer, connect.clone(), options.source.clone()),
             file,
-            reader: pool(READERS).connect_lazy_with(connect.clone().pragma("query_only", "1")),
+            readers: Readers::new(read.clone(), READERS as usize),
+            reader: pool(READERS).connect_lazy_with(read),
             renewer: pool(1).connect_lazy_with(connect),
             clock: options.clock.clone(),
             source: options.source.clone(),
@@ -168,6 +174,12 @@ impl Db {
         until_unlocked(self.path(), AT_START, || self.begin()).await
     }
 
+    /// A connection that can only read, for what is asked often: the pool costs
+    /// more than a short statement.
+    pub async fn read(&self) -> Result<Reader, Error> {
+        self.0.readers.read().await
+    }
+
     /// A pool of connections that can only read.
     pub fn reader(&self) -> &SqlitePool {
         &self.0.reader
@@ -190,6 +202,7 @@ impl Db {
 
     /// Closes every connection; the last writer tidies the write-ahead log.
     pub async fn close(&self) {
+        self.0.readers.close().await;
         self.0.reader.close().await;
         self.0.renewer.close().await;
         self.0.turns.close().await;

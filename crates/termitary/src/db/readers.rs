@@ -1,0 +1,212 @@
+//! Connections that can only read. They are kept between two uses as they are:
+//! sqlx's pool asks each that comes back whether it lives, in a task of its own, and
+//! that costs as much as most of what is read.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Kind};
+
+/// A connection to a file does not die by itself, but the thread behind it can. It
+/// is asked whether it lives this often.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// How long a read waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The connections, as many as have been needed at once.
+pub(super) struct Readers {
+    options: SqliteConnectOptions,
+    places: Arc<Semaphore>,
+    idle: Mutex<Vec<Kept>>,
+}
+
+struct Kept {
+    conn: SqliteConnection,
+    /// When it last showed that it lives.
+    seen: Instant,
+}
+
+/// A connection that can only read. It dereferences to sqlx's.
+///
+/// Dropped in the middle of a statement, it can be used again: a statement is ended
+/// before the next one begins, and what it still had to say reaches nobody.
+pub struct Reader {
+    kept: Option<Kept>,
+    home: Arc<Readers>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Readers {
+    pub(super) fn new(options: SqliteConnectOptions, most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            places: Arc::new(Semaphore::new(most)),
+            idle: Mutex::new(Vec::with_capacity(most)),
+        })
+    }
+
+    pub(super) async fn read(self: &Arc<Self>) -> Result<Reader, Error> {
+        let place = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => self.wait().await?,
+        };
+        let idle = self.idle().pop();
+        let kept = match idle {
+            Some(kept) if kept.seen.elapsed() < TRUSTED_FOR => kept,
+            Some(kept) => self.asked(kept.conn).await?,
+            None => self.connect().await?,
+        };
+        Ok(Reader {
+            kept: Some(kept),
+            home: Arc::clone(self),
+            _place: place,
+        })
+    }
+
+    async fn wait(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        tokio::time::timeout(PATIENCE, place)
+            .await
+            .map_err(|_| Error::new(Kind::Unavailable, "every connection that reads is busy"))?
+            .map_err(|_| Error::new(Kind::Unavailable, "the database is closed"))
+    }
+
+    /// The connection, or another one where it is broken.
+    async fn asked(&self, mut conn: SqliteConnection) -> Result<Kept, Error> {
+        match conn.ping().await {
+            Ok(()) => Ok(Kept::new(conn)),
+            Err(_) => self.connect().await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Kept, Error> {
+        Ok(Kept::new(self.options.connect().await?))
+    }
+
+    /// After this nobody reads any more; what is read now may finish.
+    pub(super) async fn close(&self) {
+        self.places.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for kept in idle {
+            let _ = kept.conn.close().await; // it has nothing left to say
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
+        // A panic beside a list of connections leaves it whole.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn new(conn: SqliteConnection) -> Self {
+        Self {
+            conn,
+            seen: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(kept) = self.kept.take()
+            && !self.home.places.is_closed()
+        {
+            self.home.idle().push(kept);
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only the drop takes the connection")]
+impl Deref for Reader {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.kept.as_ref().expect("it is not dropped").conn
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only the drop takes the connection")]
+impl DerefMut for Reader {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.kept.as_mut().expect("it is not dropped").conn
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::Db;
+
+    async fn desk() -> (Db, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/read.db", folder.path().display());
+        (Db::open(&url).await.unwrap(), folder)
+    }
+
+    #[tokio::test]
+    async fn a_reader_sees_what_was_committed_and_changes_nothing() {
+        let (db, _folder) = desk().await;
+        drop(db.read().await.unwrap());
+        let mut tx = db.begin().await.unwrap();
+        sqlx::raw_sql("CREATE TABLE notes (id INTEGER); INSERT INTO notes VALUES (1)")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        let mut reader = db.read().await.unwrap();
+        let notes: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM notes")
+            .fetch_one(&mut *reader)
+            .await
+            .unwrap();
+        assert_eq!(notes, 1);
+        let write = sqlx::raw_sql("DELETE FROM notes")
+            .execute(&mut *reader)
+            .await;
+        assert!(write.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_was_dropped_half_way_answers_the_next_question() {
+        let (db, _folder) = desk().await;
+        for n in 0..20_i64 {
+            let mut reader = db.read().await.unwrap();
+            let long = sqlx::query(
+                "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 10000) SELECT i FROM n",
+            )
+            .fetch_all(&mut *reader);
+            // Given up when it was asked, and before it was answered.
+            let given_up = tokio::time::timeout(std::time::Duration::from_micros(200), long).await;
+            drop(given_up);
+            drop(reader);
+            let mut reader = db.read().await.unwrap();
+            let answer: i64 = sqlx::query_scalar("SELECT $1")
+                .bind(n)
+                .fetch_one(&mut *reader)
+                .await
+                .unwrap();
+            assert_eq!(answer, n);
+        }
+    }
+
+    #[tokio::test]
+    async fn more_readers_than_connections_wait_until_one_comes_back() {
+        let (db, _folder) = desk().await;
+        let mut held = Vec::new();
+        for _ in 0..super::super::READERS {
+            held.push(db.read().await.unwrap());
+        }
+        let waits = db.read();
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        held.pop();
+        assert!(waits.await.is_ok());
+        db.close().await;
+        assert!(db.read().await.is_err_and(|error| !error.is_invalid()));
+    }
+}
