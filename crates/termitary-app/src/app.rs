@@ -12,6 +12,7 @@ use termitary::{Broker, Bus, Db, Registry};
 
 pub use crate::accounts::HashCost;
 use crate::accounts::Passwords;
+use crate::auth::Lookups;
 use crate::mail::Mailer;
 use crate::{activity, auth, mail, todos, users};
 
@@ -27,6 +28,7 @@ struct Inner {
     mailer: Mailer,
     settings: Settings,
     passwords: Passwords,
+    lookups: Lookups,
 }
 
 /// What can be set about the application itself.
@@ -121,6 +123,7 @@ impl App {
             mailer,
             settings,
             passwords,
+            lookups: Lookups::default(),
         }))
     }
 
@@ -151,6 +154,10 @@ impl App {
 
     pub(crate) fn passwords(&self) -> &Passwords {
         &self.0.passwords
+    }
+
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.0.lookups
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -6,6 +6,7 @@
 pub mod events;
 mod handlers;
 mod limits;
+mod lookups;
 mod routes;
 mod store;
 mod token;
@@ -21,6 +22,7 @@ use crate::app::App;
 use crate::http::{Api, ApiError, Caller};
 
 pub use crate::accounts::{Role, User};
+pub(crate) use lookups::Lookups;
 
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
@@ -70,7 +72,7 @@ pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
 
 /// The session behind a token; none if it is over. For the `Caller` extractor.
 pub(crate) async fn caller(app: &App, token: &str) -> Result<Option<Caller>, ApiError> {
-    store::session_of_token(app, &token::hash(token)).await
+    store::session_of_token(app, token::hash(token)).await
 }
 
 /// Whether a session still holds, and what its user may do. For live streams.

@@ -112,42 +112,32 @@ pub(super) async fn open_session(
     Ok(token)
 }
 
-type SessionRow = (Uuid, Uuid, String, i64);
-
 /// The live session of a token; notes that it was used.
 pub(super) async fn session_of_token(
     app: &App,
-    hash: &[u8; 32],
+    hash: [u8; 32],
 ) -> Result<Option<Caller>, ApiError> {
-    let (now_us, idle_us) = hands(app);
-    let row: Option<SessionRow> = sqlx::query_as(
-        "SELECT s.id, s.user_id, u.role, s.last_used_us FROM sessions s JOIN users u ON u.id = s.user_id
-         WHERE s.token_hash = $1 AND s.expires_us > $2 AND s.last_used_us > $3",
-    )
-    .bind(hash.to_vec())
-    .bind(now_us)
-    .bind(now_us.saturating_sub(idle_us))
-    .fetch_optional(app.db().reader())
-    .await?;
-    let Some((session, user, role, last_used_us)) = row else {
+    let Some(live) = app.lookups().find(app, hash).await? else {
         return Ok(None);
     };
-    if now_us - last_used_us > TOUCH_US
-        && let Err(error) = touch(app, session, now_us).await
+    let now_us = app.now().as_microsecond();
+    if now_us - live.last_used_us > TOUCH_US
+        && let Err(error) = touch(app, live.session, now_us).await
     {
         // Reading must not fail because writing does.
         tracing::warn!(error = ?error, "cannot note that a session was used");
     }
     Ok(Some(Caller {
-        user,
-        role: role_of(&role),
-        session,
+        user: live.user,
+        role: role_of(&live.role),
+        session: live.session,
     }))
 }
 
 /// The live session of this id.
 pub(super) async fn session_of_id(app: &App, session: Uuid) -> Result<Option<Caller>, ApiError> {
     let (now_us, idle_us) = hands(app);
+    let mut reader = app.db().read().await?;
     let row: Option<(Uuid, String)> = sqlx::query_as(
         "SELECT s.user_id, u.role FROM sessions s JOIN users u ON u.id = s.user_id
          WHERE s.id = $1 AND s.expires_us > $2 AND s.last_used_us > $3",
@@ -155,7 +145,7 @@ pub(super) async fn session_of_id(app: &App, session: Uuid) -> Result<Option<Cal
     .bind(session)
     .bind(now_us)
     .bind(now_us.saturating_sub(idle_us))
-    .fetch_optional(app.db().reader())
+    .fetch_optional(&mut *reader)
     .await?;
     Ok(row.map(|(user, role)| Caller {
         user,
@@ -172,7 +162,8 @@ fn role_of(text: &str) -> Role {
     }
 }
 
-fn hands(app: &App) -> (i64, i64) {
+/// What time it is, and how long a session may idle, in microseconds.
+pub(super) fn hands(app: &App) -> (i64, i64) {
     (
         app.now().as_microsecond(),
         app.settings().session_idle.as_micros() as i64,

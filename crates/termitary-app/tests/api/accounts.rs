@@ -39,6 +39,51 @@ async fn after_logout_the_token_is_worth_nothing() {
     app.settle().await;
 }
 
+/// Who the API says that the bearer of each token is; `None` where it refuses.
+async fn asked_at_once(app: &TestApp, tokens: &[&str]) -> Vec<Option<String>> {
+    let ask = async |token: &&str| {
+        let answer = app
+            .call(Method::GET, "/api/v1/auth/me", Some(token), None)
+            .await;
+        (answer.status == 200).then(|| answer.text_at("/id"))
+    };
+    futures_util::future::join_all(tokens.iter().map(ask)).await
+}
+
+#[tokio::test]
+async fn whoever_asks_beside_others_is_taken_for_nobody_else() {
+    let app = TestApp::start().await;
+    let (ada, ben) = (app.register("Ada").await, app.register("Ben").await);
+    let some = [ada.token.as_str(), "tty_wrong", ben.token.as_str(), ""];
+    let tokens: Vec<_> = some.iter().cycle().take(400).copied().collect();
+    let answers = asked_at_once(&app, &tokens).await;
+    for (token, answer) in tokens.iter().zip(answers) {
+        let expected = [&ada, &ben].into_iter().find(|who| who.token == *token);
+        assert_eq!(answer, expected.map(|who| who.id.clone()), "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_another_process_ended_is_refused_at_once_under_load() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let url = format!("sqlite://{}", app.db().path().display());
+    let other = termitary::Db::open(&url).await.unwrap();
+    let before = vec![ada.token.as_str(); 50];
+    let load = asked_at_once(&app, &before);
+    let end = async {
+        let mut tx = other.begin().await.unwrap();
+        sqlx::query("DELETE FROM sessions")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        asked_at_once(&app, &before).await
+    };
+    let (_, after) = futures_util::future::join(load, end).await;
+    assert_eq!(after, vec![None; 50]);
+}
+
 #[tokio::test]
 async fn a_token_is_stored_as_a_hash_only() {
     let app = TestApp::start().await;
