@@ -115,8 +115,8 @@ pub(super) async fn list(
     }
     query
         .push_bind(before.unwrap_or(i64::MAX))
-        .push(" ORDER BY a.seq DESC LIMIT ");
-    query.push_bind(i64::from(limit) + 1);
+        .push(" ORDER BY a.seq DESC LIMIT 1 + ");
+    query.push_bind(i64::from(limit));
     query.build_query_as().fetch_all(conn).await
 }
 

@@ -1,12 +1,15 @@
 //! The list of todos: filters, orders, and the cursor that continues both.
 
+use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+use termitary::Reader;
 use uuid::Uuid;
 
-use super::todo::{Gathered, Priority, Status, Todo};
-use crate::http::{ApiError, Caller, Page, decode, page_size};
+use super::gathered::Gathered;
+use super::todo::{Priority, Status};
+use crate::http::{ApiError, Caller, Json, Page, decode, page_size};
 
 /// The query of the list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -99,14 +102,14 @@ impl Order {
         }
     }
 
-    fn key(self, todo: &Todo) -> Key {
+    fn key(self, todo: &Gathered<'_>) -> Key {
         let or_last = |value: Option<i64>, last: i64, first: i64| {
             value.unwrap_or(if self.descending { first } else { last })
         };
         match self.field {
             Field::Created => Key::Number(todo.created_at.as_microsecond()),
             Field::Updated => Key::Number(todo.updated_at.as_microsecond()),
-            Field::Title => Key::Text(todo.title.clone()),
+            Field::Title => Key::Text(todo.title()),
             Field::Due => Key::Number(or_last(
                 todo.due_date.map(Timestamp::as_microsecond),
                 i64::MAX,
@@ -119,11 +122,11 @@ impl Order {
 
 /// One page of what the caller may see.
 pub(super) async fn list(
-    conn: &mut SqliteConnection,
+    mut reader: Reader,
     filter: &Filter,
     caller: Caller,
     now_us: i64,
-) -> Result<Page<Todo>, ApiError> {
+) -> Result<Response, ApiError> {
     let limit = page_size(filter.limit)?;
     let sort = filter.sort.as_deref().unwrap_or("-createdAt");
     let order = Order::parse(sort)?;
@@ -140,13 +143,17 @@ pub(super) async fn list(
         Ok(())
     };
     let mut query = statement(caller, order, limit, part)?;
-    let row = query.build().fetch_one(conn).await?;
-    let rows = Gathered::read(row.try_get(0)?).map_err(|error| ApiError::Internal(error.into()))?;
-    Ok(Page::cut(rows, limit, |todo: &Todo| Cursor {
+    let row = query.build().fetch_one(&mut *reader).await?;
+    // Others may read while the answer is written.
+    drop(reader);
+    let rows: Vec<Gathered<'_>> =
+        serde_json::from_str(row.try_get(0)?).map_err(|error| ApiError::Internal(error.into()))?;
+    let page = Page::cut(rows, limit, |todo: &Gathered<'_>| Cursor {
         sort: sort.to_owned(),
         at: order.key(todo),
         id: todo.id,
-    }))
+    });
+    Ok(Json(page).into_response())
 }
 
 /// The whole statement: finds the page, then gathers its todos into one row.
@@ -329,7 +336,7 @@ fn escape_like(text: &str) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use sqlx::Connection as _;
+    use sqlx::{Connection as _, SqliteConnection};
 
     use super::*;
     use crate::accounts::Role;

@@ -5,6 +5,7 @@
 
 mod comments;
 pub mod events;
+mod gathered;
 mod handlers;
 mod listing;
 mod routes;

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use sqlx::SqliteConnection;
 use utoipa_axum::router::OpenApiRouter;
@@ -28,11 +29,9 @@ async fn list(
     State(app): State<App>,
     caller: Caller,
     Params(filter): Params<Filter>,
-) -> Result<Json<Page<Todo>>, ApiError> {
-    let mut reader = app.db().read().await?;
-    listing::list(&mut reader, &filter, caller, app.now().as_microsecond())
-        .await
-        .map(Json)
+) -> Result<Response, ApiError> {
+    let reader = app.db().read().await?;
+    listing::list(reader, &filter, caller, app.now().as_microsecond()).await
 }
 
 /// Make a todo. It is yours; somebody may be assigned to it.

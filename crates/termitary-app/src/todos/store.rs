@@ -208,12 +208,12 @@ pub(super) async fn comments(
     let (after_us, after_id) = after.unwrap_or((i64::MIN, Uuid::nil()));
     sqlx::query_as(
         "SELECT id, todo_id, author_id, text, created_us FROM comments
-         WHERE todo_id = $1 AND (created_us, id) > ($2, $3) ORDER BY created_us, id LIMIT $4",
+         WHERE todo_id = $1 AND (created_us, id) > ($2, $3) ORDER BY created_us, id LIMIT 1 + $4",
     )
     .bind(todo)
     .bind(after_us)
     .bind(after_id)
-    .bind(i64::from(limit) + 1)
+    .bind(i64::from(limit))
     .fetch_all(conn)
     .await
 }

@@ -85,7 +85,7 @@ impl Priority {
         }
     }
 
-    fn of_rank(rank: i64) -> Option<Self> {
+    pub(super) fn of_rank(rank: i64) -> Option<Self> {
         PRIORITIES.get(usize::try_from(rank).ok()?).copied()
     }
 }
@@ -131,49 +131,6 @@ impl sqlx::FromRow<'_, SqliteRow> for Todo {
             created_at: instant(row.try_get("created_us")?),
             updated_at: instant(row.try_get("updated_us")?),
         })
-    }
-}
-
-/// A row of `todos` as the JSON array that a statement made of it.
-#[derive(Deserialize)]
-pub(super) struct Gathered {
-    id: Uuid,
-    title: String,
-    description: Option<String>,
-    status: Status,
-    owner_id: Uuid,
-    assignee_id: Option<Uuid>,
-    priority: Option<i64>,
-    due_us: Option<i64>,
-    created_us: i64,
-    updated_us: i64,
-}
-
-impl Gathered {
-    /// What makes one, in the order of the fields.
-    pub(super) const JSON: &str = "json_array(hex(todos.id), todos.title, todos.description, todos.status, hex(todos.owner_id), iif(todos.assignee_id IS NULL, NULL, hex(todos.assignee_id)), todos.priority, todos.due_us, todos.created_us, todos.updated_us)";
-
-    /// The todos of a JSON array of these.
-    pub(super) fn read(json: &str) -> serde_json::Result<Vec<Todo>> {
-        let gathered: Vec<Self> = serde_json::from_str(json)?;
-        Ok(gathered.into_iter().map(Todo::from).collect())
-    }
-}
-
-impl From<Gathered> for Todo {
-    fn from(row: Gathered) -> Self {
-        Self {
-            id: row.id,
-            title: row.title,
-            description: row.description,
-            status: row.status,
-            owner: row.owner_id,
-            assignee: row.assignee_id,
-            priority: row.priority.and_then(Priority::of_rank),
-            due_date: row.due_us.map(instant),
-            created_at: instant(row.created_us),
-            updated_at: instant(row.updated_us),
-        }
     }
 }
 

@@ -18,8 +18,8 @@ pub(super) async fn list(
         query.push(" WHERE id > ").push_bind(after);
     }
     query
-        .push(" ORDER BY id LIMIT ")
-        .push_bind(i64::from(limit) + 1);
+        .push(" ORDER BY id LIMIT 1 + ")
+        .push_bind(i64::from(limit));
     query.build_query_as().fetch_all(conn).await
 }
 
