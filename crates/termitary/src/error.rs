@@ -143,6 +143,16 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        let kind = match &error {
+            rusqlite::Error::SqliteFailure(..) => Kind::Unavailable,
+            _ => Kind::Internal,
+        };
+        Self::new(kind, "the database refused").caused_by(error)
+    }
+}
+
 #[cfg(feature = "redis")]
 impl From<redis::RedisError> for Error {
     fn from(error: redis::RedisError) -> Self {

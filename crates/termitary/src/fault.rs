@@ -6,11 +6,16 @@
 //! that the place is reached (default: the first).
 
 /// A place where a test may strike. In a function whose errors are ours,
-/// `error` returns one; `, no error` marks a place that cannot fail.
+/// `error` returns one; `, no error` marks a place that cannot fail, `, blocking`
+/// one on a thread of its own.
 macro_rules! point {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
         $crate::fault::reach($name).await?;
+    };
+    ($name:literal, blocking) => {
+        #[cfg(feature = "failpoints")]
+        $crate::fault::reach_blocking($name)?;
     };
     ($name:literal, no error) => {
         #[cfg(feature = "failpoints")]
@@ -133,6 +138,17 @@ mod on {
         }
     }
 
+    /// [`reach`] for a thread that may stand still.
+    pub(crate) fn reach_blocking(name: &str) -> Result<(), Error> {
+        use futures_util::FutureExt;
+        match reach(name).now_or_never() {
+            Some(struck) => struck,
+            None => loop {
+                std::thread::park();
+            },
+        }
+    }
+
     /// SIGSTOP, which no process sends itself without unsafe code or a helper.
     fn stop() -> Result<(), Error> {
         let mut stop = std::process::Command::new("sh");
@@ -241,6 +257,6 @@ mod on {
     }
 }
 #[cfg(feature = "failpoints")]
-pub(crate) use on::reach;
-#[cfg(feature = "failpoints")]
 pub use on::{POINTS, Point};
+#[cfg(feature = "failpoints")]
+pub(crate) use on::{reach, reach_blocking};

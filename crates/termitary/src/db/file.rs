@@ -1,17 +1,26 @@
 //! A file that is open can be removed or replaced: what is then written to it
 //! ends with the process, and SQLite does not notice.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 #[cfg(unix)]
 use crate::error::Kind;
 
-/// Which file a path named when it was opened.
-#[cfg(unix)]
+/// Which file a path named when it was opened. Where files have no number, an
+/// open one cannot be removed.
 pub(super) struct File {
+    path: PathBuf,
+    #[cfg(unix)]
     device: u64,
+    #[cfg(unix)]
     inode: u64,
+}
+
+impl File {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 #[cfg(unix)]
@@ -20,18 +29,20 @@ impl File {
         use std::os::unix::fs::MetadataExt;
         let found = std::fs::metadata(path).map_err(|error| gone(path).caused_by(error))?;
         Ok(Self {
+            path: path.to_owned(),
             device: found.dev(),
             inode: found.ino(),
         })
     }
 
-    /// Whether the path names it still. One system call, about a microsecond.
-    pub(super) fn is_still(&self, path: &Path) -> Result<(), Error> {
-        let now = Self::of(path)?;
+    /// An error where the path names it no longer. One system call, about a
+    /// microsecond.
+    pub(super) fn is_still_there(&self) -> Result<(), Error> {
+        let now = Self::of(&self.path)?;
         if (now.device, now.inode) == (self.device, self.inode) {
             Ok(())
         } else {
-            Err(gone(path))
+            Err(gone(&self.path))
         }
     }
 }
@@ -47,17 +58,15 @@ fn gone(path: &Path) -> Error {
     )
 }
 
-/// Where files have no number, an open one cannot be removed.
-#[cfg(not(unix))]
-pub(super) struct File;
-
 #[cfg(not(unix))]
 impl File {
-    pub(super) fn of(_: &Path) -> Result<Self, Error> {
-        Ok(Self)
+    pub(super) fn of(path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
-    pub(super) fn is_still(&self, _: &Path) -> Result<(), Error> {
+    pub(super) fn is_still_there(&self) -> Result<(), Error> {
         Ok(())
     }
 }

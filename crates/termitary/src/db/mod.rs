@@ -9,6 +9,7 @@ mod turns;
 #[cfg(test)]
 mod turns_tests;
 mod tx;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ use patience::{AT_START, primary_code, until_unlocked};
 
 use readers::Readers;
 use turns::Turns;
+use writer::{Question, Writer};
+
+pub(crate) use writer::Asked;
 
 pub use readers::Reader;
 pub use tx::Tx;
@@ -34,6 +38,9 @@ pub use tx::Tx;
 /// How long a statement waits for another process's write before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
+/// Pages of 4 KiB: one that many commits change is copied back once.
+const CHECKPOINT_PAGES: &str = "4000";
+const JOURNAL_BYTES: &str = "67108864";
 
 /// A handle to the database; cheap to clone.
 ///
@@ -44,13 +51,13 @@ pub struct Db(Arc<Inner>);
 
 struct Inner {
     turns: Arc<Turns>,
+    writer: Writer,
     readers: Arc<Readers>,
     reader: SqlitePool,
     renewer: SqlitePool,
     clock: Clock,
     source: String,
-    path: PathBuf,
-    file: File,
+    file: Arc<File>,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
 }
@@ -130,9 +137,8 @@ impl Db {
             .synchronous(synchronous)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
-            // Pages of 4 KiB: a page that many commits change is copied back once.
-            .pragma("wal_autocheckpoint", "4000")
-            .pragma("journal_size_limit", "67108864");
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .pragma("journal_size_limit", JOURNAL_BYTES);
         let pool = |size| {
             SqlitePoolOptions::new()
                 .max_connections(size)
@@ -143,17 +149,18 @@ impl Db {
         let writer = turns::connect(&connect)
             .await
             .map_err(|error| cannot_open(path, error))?;
-        let file = File::of(path)?;
+        let file = Arc::new(File::of(path)?);
+        let turns = Turns::new(writer, connect.clone(), options.source.clone());
         let read = connect.clone().pragma("query_only", "1");
         Ok(Self(Arc::new(Inner {
-            turns: Turns::new(writer, connect.clone(), options.source.clone()),
+            writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), options.durable),
+            turns,
             file,
             readers: Readers::new(read.clone(), READERS as usize),
             reader: pool(READERS).connect_lazy_with(read),
             renewer: pool(1).connect_lazy_with(connect),
             clock: options.clock.clone(),
             source: options.source.clone(),
-            path: path.to_owned(),
             published: Notify::new(),
         })))
     }
@@ -162,7 +169,7 @@ impl Db {
     ///
     /// Cancelling this future is safe: the transaction is rolled back.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        self.still_there()?;
+        self.0.file.is_still_there()?;
         let turn = self.0.turns.begin().await?;
         Ok(Tx::new(turn, self.clone()))
     }
@@ -197,7 +204,7 @@ impl Db {
 
     /// The database file.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        self.0.file.path()
     }
 
     /// Closes every connection; the last writer tidies the write-ahead log.
@@ -205,12 +212,37 @@ impl Db {
         self.0.readers.close().await;
         self.0.reader.close().await;
         self.0.renewer.close().await;
+        self.0.writer.close().await;
         self.0.turns.close().await;
     }
 
-    /// An error: what is written now would be lost with the file.
-    fn still_there(&self) -> Result<(), Error> {
-        self.0.file.is_still(&self.0.path)
+    /// Runs `work` on the thread that writes, in a transaction that it shares
+    /// with what others ask now, and answers what it made once that is real.
+    /// It happens even if nobody waits for the answer.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.write_then(work, |made| made).await
+    }
+
+    /// [`Db::write`] for what answers by itself.
+    pub(crate) fn ask(&self, asked: Box<dyn Asked>) {
+        self.0.writer.ask(asked);
+    }
+
+    /// [`Db::write`], with something done to what was made once it is real and
+    /// before anybody has it.
+    pub(crate) async fn write_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Error> + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, Error> {
+        let (question, answer) = Question::new(work, then);
+        self.ask(Box::new(question));
+        answer
+            .await
+            .map_err(|_| Error::internal("the thread that writes is gone"))?
     }
 
     /// Nobody writes.

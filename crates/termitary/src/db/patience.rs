@@ -16,7 +16,7 @@ pub(crate) const AT_START: Duration = Duration::from_mins(1);
 /// own patience.
 const REST: Duration = Duration::from_millis(100);
 /// The primary code of `SQLITE_BUSY`; the extended ones have more bits.
-const BUSY: i32 = 5;
+pub(super) const BUSY: i32 = 5;
 /// `SQLITE_READONLY`.
 const READ_ONLY: i32 = 8;
 

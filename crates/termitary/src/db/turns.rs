@@ -19,7 +19,8 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
-use super::patience::primary_code;
+use super::BUSY_TIMEOUT;
+use super::patience::{BUSY, primary_code};
 use crate::error::Error;
 use crate::ledger;
 use crate::publish::Draft;
@@ -27,6 +28,11 @@ use crate::publish::Draft;
 /// A transaction that reads first and writes later would fail with
 /// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_turn";
+/// [`begin`] has it: once begun, nobody is in the way.
+const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
+/// For so long another process's lock is asked for without a rest.
+const AT_ONCE: Duration = Duration::from_millis(5);
+const REST: Duration = Duration::from_millis(1);
 const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
 const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
@@ -106,6 +112,18 @@ impl Turns {
         tokio::spawn(Arc::clone(self).take(seat))
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?
+    }
+
+    /// The seat for one who writes on another connection: nothing is open on
+    /// this one meanwhile.
+    pub(super) async fn alone(&self) -> Result<impl Drop + use<>, Error> {
+        let mut seat = Arc::clone(&self.seat).lock_owned().await;
+        seat.settle_down().await;
+        seat.commit(&self.source).await;
+        if seat.closed {
+            return Err(sqlx::Error::PoolClosed.into());
+        }
+        Ok(seat)
     }
 
     /// Nobody writes.
@@ -212,7 +230,7 @@ impl Seat {
             return Err(sqlx::Error::PoolClosed.into());
         }
         if let Some(mut conn) = self.idle.take() {
-            match run(&mut conn, BEGIN).await {
+            match begin(&mut conn).await {
                 Ok(()) => return Ok(Open::new(conn)),
                 // It ended, or a transaction of old is open on it still.
                 Err(error) if matches!(primary_code(&error), None | Some(MISUSED)) => {
@@ -225,7 +243,7 @@ impl Seat {
             }
         }
         let mut conn = connect(options).await?;
-        run(&mut conn, BEGIN).await?;
+        begin(&mut conn).await?;
         Ok(Open::new(conn))
     }
 
@@ -291,7 +309,27 @@ pub(super) async fn connect(
     let mut conn = options.connect().await?;
     std::mem::forget(conn.begin().await?);
     run(&mut conn, ROLLBACK).await?;
+    run(&mut conn, NO_PATIENCE).await?;
     Ok(conn)
+}
+
+/// Begins a database transaction; waits for other processes. SQLite's own
+/// patience sleeps for milliseconds where a fraction of one would do, and whoever
+/// asks more often gets all the turns.
+async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let began = Instant::now();
+    loop {
+        let error = match run(conn, BEGIN).await {
+            Err(error) if primary_code(&error) == Some(BUSY) => error,
+            answer => return answer,
+        };
+        match began.elapsed() {
+            waited if waited > BUSY_TIMEOUT => return Err(error),
+            // Asking is a way to another thread and back: that is the rest.
+            waited if waited < AT_ONCE => {}
+            _ => tokio::time::sleep(REST).await,
+        }
+    }
 }
 
 async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {

@@ -3,7 +3,6 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
@@ -11,20 +10,7 @@ use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
 use crate::db::Db;
 use crate::error::Error;
 
-use super::{EventRow, event_columns, event_json, gathered, state};
-
-const HEAD: &str = concat!(
-    "SELECT json_group_array(json_array(e.due_us, e.attempts, e.fence, ",
-    event_json!(),
-    ")) FROM (SELECT d.due_us, d.attempts, d.fence, termitary_events.*
-              FROM termitary_deliveries d JOIN termitary_events ON seq = d.event
-              WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2
-              ORDER BY d.due_us, d.event LIMIT $3) e"
-);
-
-const CLAIM: &str = "
-    UPDATE termitary_deliveries SET state = 1, worker = $1, lease_us = $2, fence = fence + 1
-    WHERE state = 0 AND subscription = $3 AND (due_us, event) <= ($4, $5)";
+use super::{EventRow, event_columns, state};
 
 const EVENT: &str = concat!(
     "SELECT ",
@@ -32,50 +18,8 @@ const EVENT: &str = concat!(
     " FROM termitary_events e WHERE e.seq = $1"
 );
 
-/// A due delivery with its event.
-#[derive(Deserialize)]
-struct Head {
-    due_us: i64,
-    attempts: i64,
-    fence: i64,
-    event: EventRow,
-}
-
-/// Leases up to `max` due deliveries of one subscription until `until_us`.
-/// The caller's transaction keeps every other writer out, so that what is read
-/// is what is claimed.
-pub(crate) async fn lease(
-    conn: &mut SqliteConnection,
-    route: i64,
-    worker: &WorkerId,
-    max: usize,
-    now_us: i64,
-    until_us: i64,
-) -> Result<Vec<Leased>, Error> {
-    let head: String = sqlx::query_scalar(HEAD)
-        .bind(route)
-        .bind(now_us)
-        .bind(max as i64)
-        .fetch_one(&mut *conn)
-        .await?;
-    let head: Vec<Head> = gathered(&head)?;
-    let Some((due_us, seq)) = head.iter().map(|due| (due.due_us, due.event.seq)).max() else {
-        return Ok(Vec::new());
-    };
-    sqlx::query(CLAIM)
-        .bind(&**worker)
-        .bind(until_us)
-        .bind(route)
-        .bind(due_us)
-        .bind(seq)
-        .execute(&mut *conn)
-        .await?;
-    head.into_iter()
-        .map(|due| leased(route, worker, due.attempts, due.fence + 1, due.event))
-        .collect()
-}
-
-fn leased(
+/// What was claimed under `fence`, as a worker gets it.
+pub(super) fn leased(
     route: i64,
     worker: &WorkerId,
     attempts: i64,

@@ -2,6 +2,7 @@
 //! it. Every statement works on a set; every change of a leased delivery
 //! compares the fence, so that a worker that lost its lease changes nothing.
 
+pub(crate) mod batch;
 mod declare;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;
@@ -24,7 +25,7 @@ pub(crate) use declare::has_route;
 pub(crate) use declare::{BRIDGE, declare, release, routes};
 #[cfg(feature = "redis")]
 pub(crate) use lease::crash_held;
-pub(crate) use lease::{Lease, Whose, crash, lease, renew, stale};
+pub(crate) use lease::{Lease, Whose, crash, renew, stale};
 pub(crate) use letters::{Resolve, letter, letters, resolve};
 #[cfg(feature = "redis")]
 pub(crate) use publish::park_foreign;

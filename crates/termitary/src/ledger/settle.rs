@@ -17,7 +17,7 @@ use crate::planted;
 use super::{SIZES, size_for, state};
 
 /// What is pending again and was a suspect (-1) stays one.
-const SETTLE: &str = "
+pub(super) const SETTLE: &str = "
     UPDATE termitary_deliveries AS d SET
         state = CASE WHEN j.value->>3 = 0 AND d.crashes >= 2 THEN -1 ELSE j.value->>3 END,
         due_us = COALESCE(j.value->>4, d.due_us), attempts = d.attempts + (j.value->>5),
@@ -175,7 +175,7 @@ async fn settle_others(
 }
 
 /// What ended otherwise than well.
-fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value> {
+pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value> {
     use state::{DEAD, PARKED, PENDING};
     let (seq, route, fence) = settlement.claim.row()?;
     Some(match &settlement.outcome {

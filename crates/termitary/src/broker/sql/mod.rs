@@ -1,18 +1,20 @@
 //! Deliveries leased straight from the ledger, by row state.
 //!
-//! Concurrent calls share transactions (`commit`), and a waiting lane is rung
-//! when its subscription has something due (`wake`): a worker never does one
-//! statement per event, and an idle one does none.
+//! Concurrent calls share transactions on the thread that writes (`publishes`), leases that
+//! nobody looked at go back at once (`unseen`), and a waiting lane is rung when
+//! its subscription has something due (`wake`).
 
-mod commit;
+mod publishes;
+mod unseen;
 #[cfg(test)]
-mod commit_tests;
+mod unseen_tests;
 mod wake;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rusqlite::Connection;
 
 use super::expiry::Expiry;
 use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
@@ -20,16 +22,17 @@ use crate::clock::micros;
 use crate::db::Db;
 use crate::error::Error;
 use crate::event::Envelope;
-use crate::ledger::{self, Whose};
+use crate::ledger::{self, Whose, batch};
 use crate::publish::{Draft, Published};
 
-use commit::{GroupCommit, Op};
+use publishes::Publishes;
+use unseen::Unseen;
 use wake::Wake;
 
 pub(crate) struct Sql {
     db: Db,
     lease: Duration,
-    commit: GroupCommit,
+    publishes: Publishes,
     wake: Wake,
     expiry: Expiry,
 }
@@ -37,7 +40,7 @@ pub(crate) struct Sql {
 impl Sql {
     pub(crate) fn new(db: Db, lease: Duration) -> Self {
         Self {
-            commit: GroupCommit::new(db.clone()),
+            publishes: Publishes::default(),
             wake: Wake::new(db.clone()),
             expiry: Expiry::new(lease),
             db,
@@ -53,16 +56,12 @@ impl Sql {
     ) -> Result<Vec<Leased>, Error> {
         let now_us = self.db.clock().now_us();
         let until_us = now_us.saturating_add(micros(self.lease));
-        self.commit
-            .lease(|reply| Op::Lease {
-                route: route.id,
-                worker: worker.clone(),
-                max,
-                now_us,
-                until_us,
-                reply,
-            })
-            .await
+        let (route, worker) = (route.id, worker.clone());
+        let lease =
+            move |conn: &Connection| batch::lease(conn, route, &worker, max, now_us, until_us);
+        let db = self.db.clone();
+        let leased = self.db.write_then(lease, |leased| Unseen::new(db, leased));
+        Ok(leased.await?.look())
     }
 }
 
@@ -77,9 +76,7 @@ impl Transport for Sql {
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
-        self.commit
-            .submit(|reply| Op::Publish { drafts, reply })
-            .await
+        self.publishes.publish(&self.db, drafts).await
     }
 
     async fn lease(
@@ -122,8 +119,9 @@ impl Transport for Sql {
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
         let settlements = settlements.to_vec();
-        self.commit
-            .submit(|reply| Op::Settle { settlements, reply })
+        let now_us = self.db.clock().now_us();
+        self.db
+            .write(move |conn| batch::settle(conn, &settlements, now_us))
             .await
     }
 

@@ -2,22 +2,36 @@
 //!
 //! Three things make work due: a publish of this process (a nudge), a commit
 //! of any other process on the file (`PRAGMA data_version` moves), and time.
-//! One watcher looks for all lanes, and only while somebody waits.
+//! One watcher looks for all lanes, and only while somebody waits: often while
+//! other processes commit, more rarely the longer nothing happens.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::SqliteConnection;
 use tokio::sync::Notify;
 
 use crate::db::Db;
 use crate::error::Error;
+use crate::ledger;
 
-/// How long another process's commit may go unnoticed.
-const POLL: Duration = Duration::from_millis(10);
+/// How long another process's commit may go unnoticed, where the last one was
+/// seen just now and where it was long ago.
+const OFTEN: Duration = Duration::from_millis(1);
+const RARELY: Duration = Duration::from_millis(10);
+/// The part of the time since then that may pass until the next look.
+const PART: u32 = 50;
 /// How long to rest after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// When each of these subscriptions that has something pending has something due.
+const HEADS: &str = "
+    SELECT json_group_array(json_array(route, due_us)) FROM (
+        SELECT j.value AS route,
+            (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value) AS due_us
+        FROM json_each($1) j)
+    WHERE due_us IS NOT NULL";
 
 pub(super) struct Wake(Arc<Inner>);
 
@@ -116,6 +130,7 @@ impl Inner {
     async fn watch_on_one_connection(&self) -> Result<(), Error> {
         let mut conn = self.db.reader().acquire().await?;
         let mut seen = None;
+        let mut seen_at = Instant::now();
         let mut next_due = i64::MIN;
         loop {
             let published = self.db.published().notified();
@@ -127,12 +142,14 @@ impl Inner {
                 .await?;
             let now = self.db.clock().now_us();
             if fresh || seen != Some(version) || now >= next_due {
-                seen = Some(version);
+                if seen.replace(version) != Some(version) {
+                    seen_at = Instant::now();
+                }
                 next_due = self.ring_due(&mut conn, &routes, now).await?;
             }
             tokio::select! {
                 () = published => {}
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep((seen_at.elapsed() / PART).clamp(OFTEN, RARELY)) => {}
             }
         }
     }
@@ -156,24 +173,18 @@ impl Inner {
         routes: &[i64],
         now: i64,
     ) -> Result<i64, Error> {
-        let heads: Vec<(i64, Option<i64>)> = sqlx::query_as(
-            "SELECT j.value, (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value)
-             FROM json_each($1) j",
-        )
-        .bind(serde_json::json!(routes).to_string())
-        .fetch_all(conn)
-        .await?;
+        let heads: String = sqlx::query_scalar(HEADS)
+            .bind(serde_json::json!(routes).to_string())
+            .fetch_one(conn)
+            .await?;
+        let heads: Vec<(i64, i64)> = ledger::gathered(&heads)?;
         let mut next_due = i64::MAX;
         let desk = self.lock();
         for (route, due) in heads {
-            match due {
-                Some(due) if due <= now => {
-                    if let Some(waiter) = desk.waiting.get(&route) {
-                        waiter.bell.notify_one();
-                    }
-                }
-                Some(due) => next_due = next_due.min(due),
-                None => {}
+            if due > now {
+                next_due = next_due.min(due);
+            } else if let Some(waiter) = desk.waiting.get(&route) {
+                waiter.bell.notify_one();
             }
         }
         Ok(next_due)

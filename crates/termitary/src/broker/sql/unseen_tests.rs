@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::commit::{GroupCommit, Op};
+use super::Sql;
+use crate::broker::Route;
 use crate::db::Db;
 
 async fn state(db: &Db) -> i64 {
@@ -35,16 +36,15 @@ async fn leases_that_were_answered_and_never_looked_at_go_back_at_once() {
     tx.publish_json("notes.written", "1").await.unwrap();
     tx.commit().await.unwrap();
 
-    let commit = GroupCommit::new(db.clone());
-    let now_us = db.clock().now_us();
-    let mut lease = Box::pin(commit.lease(|reply| Op::Lease {
-        route: 1,
-        worker: "w".into(),
-        max: 10,
-        now_us,
-        until_us: now_us + 60_000_000,
-        reply,
-    }));
+    let sql = Sql::new(db.clone(), Duration::from_mins(1));
+    let route = Route {
+        id: 1,
+        name: "notes.read".into(),
+        events: vec!["notes.written".into()],
+        known: true,
+    };
+    let worker = "w".into();
+    let mut lease = Box::pin(sql.try_lease(&route, &worker, 10));
     assert!(futures_util::poll!(&mut lease).is_pending());
     until(&db, 1).await;
     // The answer is on its way or there already.

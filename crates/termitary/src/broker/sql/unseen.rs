@@ -1,0 +1,61 @@
+//! Leases on their way to whoever asked for them.
+
+use rusqlite::Connection;
+
+use crate::broker::{Leased, Outcome, Settlement};
+use crate::db::{Asked, Db};
+use crate::error::Error;
+use crate::ledger::batch;
+
+/// Leases that were given and not looked at yet. Whoever asked may go away at
+/// any moment: dropped unseen, they go back at once instead of running out.
+pub(super) struct Unseen {
+    db: Db,
+    leased: Vec<Leased>,
+}
+
+impl Unseen {
+    pub(super) fn new(db: Db, leased: Vec<Leased>) -> Self {
+        Self { db, leased }
+    }
+
+    pub(super) fn look(mut self) -> Vec<Leased> {
+        std::mem::take(&mut self.leased)
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        if self.leased.is_empty() {
+            return;
+        }
+        let now_us = self.db.clock().now_us();
+        let release = |leased: Leased| Settlement {
+            claim: leased.claim,
+            outcome: Outcome::Snooze { due_us: now_us },
+        };
+        let settlements = self.leased.drain(..).map(release).collect();
+        self.db.ask(Box::new(Back {
+            settlements,
+            now_us,
+        }));
+    }
+}
+
+/// What goes back.
+struct Back {
+    settlements: Vec<Settlement>,
+    now_us: i64,
+}
+
+impl Asked for Back {
+    fn run(&mut self, conn: &Connection) -> Result<(), Error> {
+        batch::settle(conn, &self.settlements, self.now_us).map(drop)
+    }
+
+    fn answer(self: Box<Self>, ended: &Result<(), Error>) {
+        if let Err(error) = ended {
+            tracing::warn!(error = ?error, "unwanted leases were not handed back: they run out instead");
+        }
+    }
+}

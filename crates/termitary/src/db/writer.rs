@@ -1,0 +1,270 @@
+//! The thread that carries out what brokers ask of the ledger. What is asked
+//! while one transaction runs shares the next: one wait for the disk for all.
+//!
+//! It writes on a connection of its own, without a hop to another thread for
+//! each statement, which would cost more than most statements do (decision
+//! 0006). Within the process the seat of `turns` keeps it apart from the
+//! transactions of users; other processes are waited for in short steps.
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::file::File;
+use super::turns::Turns;
+use super::{CHECKPOINT_PAGES, JOURNAL_BYTES};
+use crate::error::Error;
+use crate::fault;
+
+/// Nothing joins a transaction that is older.
+const SHARED_FOR: Duration = Duration::from_millis(2);
+const MOST: usize = 512;
+/// Statements are prepared once; there are fewer different ones than this.
+const STATEMENTS: usize = 64;
+
+/// What is asked, until it is answered.
+pub(crate) trait Asked: Send {
+    /// Within a transaction that others share: an error undoes all of it.
+    fn run(&mut self, conn: &Connection) -> Result<(), Error>;
+    /// What it did is real, or was undone.
+    fn answer(self: Box<Self>, ended: &Result<(), Error>);
+}
+
+enum Item {
+    Work(Box<dyn Asked>),
+    /// The last one: no more work is taken.
+    Close(oneshot::Sender<()>),
+}
+
+/// The door to the thread, which starts when it is first needed and ends with
+/// this.
+pub(super) struct Writer {
+    turns: Arc<Turns>,
+    file: Arc<File>,
+    durable: bool,
+    inbox: OnceLock<Sender<Item>>,
+}
+
+impl Writer {
+    pub(super) fn new(turns: Arc<Turns>, file: Arc<File>, durable: bool) -> Self {
+        Self {
+            turns,
+            file,
+            durable,
+            inbox: OnceLock::new(),
+        }
+    }
+
+    /// Has it run in a transaction with whatever else is asked now, and
+    /// answered once that is over.
+    pub(super) fn ask(&self, asked: Box<dyn Asked>) {
+        if let Err(mpsc::SendError(Item::Work(asked))) = self.inbox().send(Item::Work(asked)) {
+            asked.answer(&Err(sqlx::Error::PoolClosed.into()));
+        }
+    }
+
+    /// Carries out what was asked before, and nothing after.
+    pub(super) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if let Some(inbox) = self.inbox.get()
+            && inbox.send(Item::Close(done)).is_ok()
+        {
+            let _ = closed.await; // an error: it ended before
+        }
+    }
+
+    fn start(&self, inbox: Receiver<Item>) -> std::io::Result<()> {
+        let thread = Thread {
+            turns: Arc::clone(&self.turns),
+            file: Arc::clone(&self.file),
+            durable: self.durable,
+            inbox,
+            waits: tokio::runtime::Builder::new_current_thread().build()?,
+            conn: None,
+            closing: None,
+        };
+        std::thread::Builder::new()
+            .name("termitary-writer".to_owned())
+            .spawn(|| thread.serve())
+            .map(drop)
+    }
+
+    fn inbox(&self) -> &Sender<Item> {
+        self.inbox.get_or_init(|| {
+            let (sender, inbox) = mpsc::channel();
+            if let Err(error) = self.start(inbox) {
+                tracing::error!(%error, "cannot start the thread that writes");
+            }
+            sender
+        })
+    }
+}
+
+/// One caller's work, what it made, and who waits for it.
+pub(super) struct Question<W, T, N, U> {
+    work: Option<W>,
+    made: Option<T>,
+    then: N,
+    reply: oneshot::Sender<Result<U, Error>>,
+}
+
+impl<W, T, N, U> Question<W, T, N, U> {
+    /// `work` is to run; `then` of what it made is the answer.
+    pub(super) fn new(work: W, then: N) -> (Self, oneshot::Receiver<Result<U, Error>>) {
+        let (reply, answer) = oneshot::channel();
+        let question = Self {
+            work: Some(work),
+            made: None,
+            then,
+            reply,
+        };
+        (question, answer)
+    }
+}
+
+impl<W, T, N, U> Asked for Question<W, T, N, U>
+where
+    W: FnOnce(&Connection) -> Result<T, Error> + Send,
+    T: Send,
+    N: FnOnce(T) -> U + Send,
+    U: Send,
+{
+    fn run(&mut self, conn: &Connection) -> Result<(), Error> {
+        if let Some(work) = self.work.take() {
+            self.made = Some(work(conn)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, ended: &Result<(), Error>) {
+        let made = match ended {
+            Ok(()) => self
+                .made
+                .map(self.then)
+                .ok_or_else(|| Error::internal("the writer ended what it never began")),
+            Err(error) => Err(error.repeat()),
+        };
+        // Whoever does not wait any more needs no answer.
+        let _ = self.reply.send(made);
+    }
+}
+
+/// What the thread works with.
+struct Thread {
+    turns: Arc<Turns>,
+    file: Arc<File>,
+    durable: bool,
+    inbox: Receiver<Item>,
+    /// Where it waits for the seat.
+    waits: Runtime,
+    conn: Option<Connection>,
+    /// Whoever wants to be told that it ended.
+    closing: Option<oneshot::Sender<()>>,
+}
+
+impl Thread {
+    /// One shared transaction after the other, until nobody can ask any more.
+    fn serve(mut self) {
+        while self.closing.is_none()
+            && let Ok(item) = self.inbox.recv()
+        {
+            let Some(first) = self.work(item) else {
+                break;
+            };
+            let mut asked = vec![first];
+            let ended = self.share(&mut asked);
+            if ended.is_err() {
+                self.conn = None; // and what was left open on it
+            }
+            for one in asked {
+                one.answer(&ended);
+            }
+        }
+        self.conn = None;
+        if let Some(closed) = self.closing {
+            let _ = closed.send(());
+        }
+    }
+
+    fn work(&mut self, item: Item) -> Option<Box<dyn Asked>> {
+        match item {
+            Item::Work(work) => Some(work),
+            Item::Close(closed) => {
+                self.closing = Some(closed);
+                None
+            }
+        }
+    }
+
+    /// What waits now, unless it is the end.
+    fn next(&mut self) -> Option<Box<dyn Asked>> {
+        if self.closing.is_some() {
+            return None;
+        }
+        let item = self.inbox.try_recv().ok()?;
+        self.work(item)
+    }
+
+    /// One transaction for what is asked and for what joins it meanwhile.
+    fn share(&mut self, asked: &mut Vec<Box<dyn Asked>>) -> Result<(), Error> {
+        let _seat = self.waits.block_on(self.turns.alone())?;
+        let conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => open(self.file.path(), self.durable)?,
+        };
+        self.file.is_still_there()?;
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let began = Instant::now();
+        let mut at = 0;
+        while let Some(one) = asked.get_mut(at) {
+            one.run(&conn)?;
+            at += 1;
+            if at == asked.len() && at < MOST && began.elapsed() < SHARED_FOR {
+                asked.extend(self.next());
+            }
+        }
+        fault::point!("batch.before_commit", blocking);
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        self.conn = Some(conn);
+        fault::point!("batch.after_commit", blocking);
+        Ok(())
+    }
+}
+
+/// How long a statement waits for another process's write: in short steps, as
+/// what the other does takes a fraction of a millisecond. About `BUSY_TIMEOUT`
+/// in all.
+fn wait_for_others(waited: i32) -> bool {
+    const SHORT: i32 = 200;
+    const STEPS: i32 = SHORT + 4_950;
+    std::thread::sleep(Duration::from_micros(if waited < SHORT {
+        50
+    } else {
+        1_000
+    }));
+    waited < STEPS
+}
+
+/// A connection like the others on this file, but for foreign keys: what is
+/// inserted here refers to rows that were written or joined just before.
+fn open(path: &Path, durable: bool) -> Result<Connection, Error> {
+    // Not made where it is gone: another in its place would be empty. One thread
+    // alone uses it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_handler(Some(wait_for_others))?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    let synchronous = if durable { "FULL" } else { "NORMAL" };
+    conn.execute_batch(&format!(
+        "PRAGMA synchronous = {synchronous};
+         PRAGMA foreign_keys = OFF;
+         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+         PRAGMA journal_size_limit = {JOURNAL_BYTES};"
+    ))?;
+    Ok(conn)
+}
