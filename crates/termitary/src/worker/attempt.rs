@@ -1,5 +1,5 @@
 //! One attempt, from leased to settled:
-//! wait for a slot → decode → extract → run → classify → settle → report.
+//! wait for a place → decode → extract → run → classify → settle → report.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
 
 use super::Core;
+use super::measures::Measures;
+use super::queue::Waiting;
 use super::renewal::Tracked;
 use super::settler::Held;
 use crate::broker::{Leased, Outcome, Settlement};
@@ -36,20 +38,38 @@ enum Ended {
 
 /// Runs one leased delivery to its settlement.
 pub(super) async fn run<S: Send + Sync + 'static>(
-    core: Arc<Core<S>>,
-    subscription: Arc<Subscription<S>>,
-    leased: Leased,
-    slots: Arc<Semaphore>,
-    claim: OwnedSemaphorePermit,
+    core: &Core<S>,
+    subscription: &Subscription<S>,
+    measures: &Measures,
+    waiting: Waiting,
 ) {
-    let tracked = core
-        .renewal
-        .track(&leased.claim, subscription.policy.timeout);
-    let outcome = match slot(&core, &slots).await {
-        Some(_slot) => attempt(&core, &subscription, &leased, &tracked).await,
-        None => Some(release(&core)),
+    let Some(_place) = place(core).await else {
+        give_back(core, waiting);
+        return;
     };
-    settle(&core, leased, outcome, tracked, Some(claim), None);
+    let outcome = attempt(
+        core,
+        subscription,
+        measures,
+        &waiting.leased,
+        &waiting.tracked,
+    )
+    .await;
+    end(core, waiting, outcome);
+}
+
+/// Not begun, and due again at once.
+pub(super) fn give_back<S>(core: &Core<S>, waiting: Waiting) {
+    end(core, waiting, Some(release(core)));
+}
+
+fn end<S>(core: &Core<S>, waiting: Waiting, outcome: Option<Outcome>) {
+    let Waiting {
+        leased,
+        tracked,
+        claim,
+    } = waiting;
+    settle(core, leased, outcome, tracked, Some(claim), None);
 }
 
 /// Runs a leased suspect; whoever calls has seen to it that nothing else runs.
@@ -57,12 +77,13 @@ pub(super) async fn run<S: Send + Sync + 'static>(
 pub(super) async fn run_alone<S: Send + Sync + 'static>(
     core: Arc<Core<S>>,
     subscription: Arc<Subscription<S>>,
+    measures: Arc<Measures>,
     leased: Leased,
 ) {
     let tracked = core
         .renewal
         .track(&leased.claim, subscription.policy.timeout);
-    let outcome = attempt(&core, &subscription, &leased, &tracked).await;
+    let outcome = attempt(&core, &subscription, &measures, &leased, &tracked).await;
     let (waiter, settled) = oneshot::channel();
     settle(&core, leased, outcome, tracked, None, Some(waiter));
     let _ = settled.await; // nothing is ever sent: it is dropped
@@ -72,6 +93,7 @@ pub(super) async fn run_alone<S: Send + Sync + 'static>(
 async fn attempt<S: Send + Sync + 'static>(
     core: &Core<S>,
     subscription: &Subscription<S>,
+    measures: &Measures,
     leased: &Leased,
     tracked: &Tracked,
 ) -> Option<Outcome> {
@@ -97,24 +119,16 @@ async fn attempt<S: Send + Sync + 'static>(
     fault::point!("handler.after", no error);
     let outcome = classify(core, subscription, leased, &scope, ended);
     drop(running);
-    report(&span, &meta, outcome.as_ref(), started);
+    report(measures, &span, outcome.as_ref(), started);
     outcome
 }
 
-/// A place to run in: first of the subscription, then of the process.
-async fn slot<S>(
-    core: &Core<S>,
-    slots: &Arc<Semaphore>,
-) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-    let both = async {
-        let own = Arc::clone(slots).acquire_owned().await.ok()?;
-        let global = Arc::clone(&core.permits).acquire_owned().await.ok()?;
-        Some((own, global))
-    };
+/// One of the process's places to run in. `None`: what waits goes back.
+async fn place<S>(core: &Core<S>) -> Option<OwnedSemaphorePermit> {
     tokio::select! {
         biased;
         () = core.stop.cancelled() => None,
-        both = both => both,
+        place = Arc::clone(&core.permits).acquire_owned() => place.ok(),
         () = core.until_alone(true) => None,
     }
 }
@@ -310,20 +324,8 @@ fn settle<S>(
     core.settler.settle(settlement, held);
 }
 
-fn report(span: &tracing::Span, meta: &Meta, outcome: Option<&Outcome>, started: Instant) {
-    let name = match outcome {
-        Some(Outcome::Done { .. }) => "done",
-        Some(Outcome::Retry { .. }) => "retry",
-        Some(Outcome::Snooze { .. }) => "snooze",
-        Some(Outcome::Dead { .. }) => "dead",
-        Some(Outcome::Parked { .. }) => "parked",
-        None => "lost",
-    };
-    let subscription = || meta.subscription.clone();
-    metrics::counter!("termitary_attempts_total", "subscription" => subscription(), "outcome" => name)
-        .increment(1);
-    metrics::histogram!("termitary_attempt_seconds", "subscription" => subscription())
-        .record(started.elapsed().as_secs_f64());
+fn report(measures: &Measures, span: &tracing::Span, outcome: Option<&Outcome>, started: Instant) {
+    let name = measures.attempt(outcome, started.elapsed());
     let _entered = span.enter();
     match outcome {
         Some(Outcome::Done { .. } | Outcome::Snooze { .. }) => {

@@ -1,6 +1,6 @@
 //! The worker: leases deliveries, runs handlers, settles.
 //!
-//! One lane per subscription leases and starts attempts (`lane`, `attempt`);
+//! One lane per subscription leases (`lane`) and runs attempts (`queue`, `attempt`);
 //! one settler batches what ended (`settler`); what may have killed its process
 //! runs alone (`suspects`); leases are renewed on a thread
 //! of their own (`renewal`), so that a handler that blocks the runtime keeps
@@ -8,6 +8,8 @@
 
 mod attempt;
 mod lane;
+mod measures;
+mod queue;
 mod renewal;
 pub(crate) mod roll;
 mod settler;

@@ -1,13 +1,14 @@
 //! Leases are renewed on a thread of their own: a handler that blocks every
 //! thread of the runtime keeps its lease, but only until its timeout.
 
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Claim};
+use crate::broker::{Broker, Claim, Leased};
 use crate::error::Error;
 use crate::fault;
 
@@ -25,23 +26,63 @@ struct Book {
     leases: Mutex<Leases>,
 }
 
+/// In places that are used again: finding one by its number costs nothing.
 #[derive(Default)]
 struct Leases {
-    next: u64,
-    held: HashMap<u64, Held>,
+    places: Vec<Option<Held>>,
+    free: Vec<usize>,
+}
+
+impl Leases {
+    /// Answers the place.
+    fn enter(&mut self, held: Held) -> usize {
+        if let Some(place) = self.free.pop() {
+            self.places[place] = Some(held);
+            return place;
+        }
+        self.places.push(Some(held));
+        self.places.len() - 1
+    }
+
+    fn leave(&mut self, place: usize) {
+        self.places[place] = None;
+        self.free.push(place);
+    }
 }
 
 struct Held {
     claim: Claim,
     until: Instant,
-    lost: CancellationToken,
+    lost: Arc<Lost>,
+}
+
+/// Whether another worker has the delivery.
+#[derive(Default)]
+struct Lost {
+    lost: AtomicBool,
+    bell: Notify,
+}
+
+impl Lost {
+    fn set(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.bell.notify_waiters();
+    }
+
+    async fn wait(&self) {
+        // Listen before looking: what is set in between still rings.
+        let rung = self.bell.notified();
+        if !self.lost.load(Ordering::Acquire) {
+            rung.await;
+        }
+    }
 }
 
 /// A lease that is renewed until this is dropped.
 pub(super) struct Tracked {
     book: Arc<Book>,
-    ticket: u64,
-    lost: CancellationToken,
+    place: usize,
+    lost: Arc<Lost>,
 }
 
 impl Renewal {
@@ -60,25 +101,33 @@ impl Renewal {
         Ok(Self { book, stop })
     }
 
-    /// Renews `claim` until the answer is dropped, but no longer than its
+    /// Renews a claim until the answer is dropped, but no longer than its
     /// handler's timeout allows.
     pub(super) fn track(&self, claim: &Claim, timeout: Duration) -> Tracked {
-        let lost = CancellationToken::new();
         let until = Instant::now() + timeout + STUCK_AFTER;
-        let mut leases = self.book.lock();
-        leases.next += 1;
-        let ticket = leases.next;
-        leases.held.insert(
-            ticket,
-            Held {
-                claim: claim.clone(),
-                until,
-                lost: lost.clone(),
-            },
-        );
+        self.enter(&mut self.book.lock(), claim, until)
+    }
+
+    /// The same for each of many.
+    pub(super) fn track_all(&self, leased: &[Leased], timeout: Duration) -> Vec<Tracked> {
+        let until = Instant::now() + timeout + STUCK_AFTER;
+        let mut book = self.book.lock();
+        let claims = leased.iter().map(|leased| &leased.claim);
+        claims
+            .map(|claim| self.enter(&mut book, claim, until))
+            .collect()
+    }
+
+    fn enter(&self, book: &mut Leases, claim: &Claim, until: Instant) -> Tracked {
+        let lost = Arc::<Lost>::default();
+        let place = book.enter(Held {
+            claim: claim.clone(),
+            until,
+            lost: Arc::clone(&lost),
+        });
         Tracked {
             book: Arc::clone(&self.book),
-            ticket,
+            place,
             lost,
         }
     }
@@ -97,27 +146,28 @@ impl Drop for Renewal {
 impl Tracked {
     /// Resolves when another worker has the delivery.
     pub(super) async fn lost(&self) {
-        self.lost.cancelled().await;
+        self.lost.wait().await;
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.book.lock().held.remove(&self.ticket);
+        self.book.lock().leave(self.place);
     }
 }
 
 impl Book {
     fn lock(&self) -> MutexGuard<'_, Leases> {
-        // Inserts and removals leave the map whole even on a panic.
+        // Entering and leaving leave the places whole even on a panic.
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be renewed now.
-    fn due(&self, now: Instant) -> (Vec<Claim>, Vec<CancellationToken>) {
+    fn due(&self, now: Instant) -> (Vec<Claim>, Vec<Arc<Lost>>) {
         let leases = self.lock();
-        let held = leases.held.values().filter(|held| held.until > now);
-        held.map(|held| (held.claim.clone(), held.lost.clone()))
+        let held = leases.places.iter().flatten();
+        held.filter(|held| held.until > now)
+            .map(|held| (held.claim.clone(), Arc::clone(&held.lost)))
             .unzip()
     }
 }
@@ -131,7 +181,7 @@ async fn renew_all(broker: Broker, book: Arc<Book>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
-        let (claims, tokens) = book.due(Instant::now());
+        let (claims, losses) = book.due(Instant::now());
         if claims.is_empty() {
             continue;
         }
@@ -141,9 +191,9 @@ async fn renew_all(broker: Broker, book: Arc<Book>, stop: CancellationToken) {
         match renewed {
             Ok(held) => {
                 failing = false;
-                for (token, held) in tokens.iter().zip(held) {
+                for (lost, held) in losses.iter().zip(held) {
                     if !held {
-                        token.cancel();
+                        lost.set();
                     }
                 }
             }

@@ -133,9 +133,13 @@ async fn run_one<S: Send + Sync + 'static>(core: &Arc<Core<S>>, lanes: &[Lane<S>
     metrics::counter!("termitary_suspects_total").increment(1);
     let subscription = Arc::clone(&lane.subscription);
     let limit = subscription.policy.timeout + STUCK_AFTER;
-    let attempt = core
-        .tasks
-        .spawn(attempt::run_alone(Arc::clone(core), subscription, leased));
+    let measures = Arc::clone(&lane.measures);
+    let attempt = core.tasks.spawn(attempt::run_alone(
+        Arc::clone(core),
+        subscription,
+        measures,
+        leased,
+    ));
     // A handler that blocks its thread for ever must not stop the worker, too.
     let _ = timeout(limit, attempt).await;
 }
