@@ -144,6 +144,6 @@ async fn ids(world: &World) -> Vec<String> {
 
 fn id(entry: Value) -> Option<String> {
     let (_, fields): (String, Vec<(String, String)>) = redis::from_redis_value(entry).ok()?;
-    let id = fields.into_iter().find(|(name, _)| name == "i");
-    id.map(|(_, id)| id)
+    let (_, head) = fields.into_iter().find(|(name, _)| name == "e")?;
+    head.split(' ').next().map(str::to_owned)
 }

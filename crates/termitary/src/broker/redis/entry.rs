@@ -1,10 +1,14 @@
 //! What a stream entry looks like, in both directions: short fields, readable
 //! in redis-cli.
 //!
-//! `i` id, `t` time in µs, `d` data; where they say something: `v` version,
-//! `s` source, `k` key, `p` traceparent, `c` cause, `l` the ledger's row, `f`
-//! the fence. A foreign producer may write `d` alone, or one field `ce` with a
-//! structured CloudEvents object.
+//! `e` id, time in µs, version and source with spaces between them, `d` data;
+//! where they say something: `k` key, `p` traceparent, `c` cause, `l` the
+//! ledger's row, `f` the fence. Every field costs the server and both ends, so
+//! what each event has is one. A foreign producer may write `d` alone, with `i`
+//! id, `t` time, `v` version and `s` source where it has them, or one field `ce`
+//! with a structured CloudEvents object.
+
+use std::fmt::Write;
 
 use redis::Cmd;
 use serde::Deserialize;
@@ -24,8 +28,10 @@ const FOREIGN: &str = "/termitary/foreign";
 const KEEP: usize = 32 * 1024;
 
 /// The most words of an `XADD`, and the most bytes of those that are no text.
-const WORDS: usize = 21;
+const WORDS: usize = 17;
 const NUMBERS: usize = 200;
+/// The same of a head: the id, two numbers and three spaces.
+const HEAD_NUMBERS: usize = 36 + 20 + 10 + 3;
 
 /// An event as an entry carries it.
 #[derive(Debug)]
@@ -54,14 +60,7 @@ pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Optio
     if planted::is("maxlen-trim") {
         cmd.arg("MAXLEN").arg(1);
     }
-    cmd.arg("*");
-    cmd.arg("i")
-        .arg(&*event.id.hyphenated().encode_lower(&mut id));
-    cmd.arg("t").arg(event.time.as_microsecond());
-    if event.version != 1 {
-        cmd.arg("v").arg(event.version);
-    }
-    cmd.arg("s").arg(&event.source);
+    cmd.arg("*").arg("e").arg(head(event));
     if let Some(key) = &event.key {
         cmd.arg("k").arg(key);
     }
@@ -79,6 +78,54 @@ pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Optio
     }
     cmd.arg("d").arg(event.data.get());
     cmd
+}
+
+/// What every event has. The source comes last: it may hold anything.
+fn head(event: &Envelope) -> String {
+    let mut id = Uuid::encode_buffer();
+    let id = event.id.hyphenated().encode_lower(&mut id);
+    let (time, version) = (event.time.as_microsecond(), event.version);
+    let mut head = String::with_capacity(event.source.len() + HEAD_NUMBERS);
+    // A string takes everything.
+    let _ = write!(head, "{id} {time} {version} {}", event.source);
+    head
+}
+
+/// What [`head`] wrote, each part by itself.
+#[derive(Default)]
+struct Head<'a> {
+    id: Option<&'a [u8]>,
+    time: Option<&'a [u8]>,
+    version: Option<&'a [u8]>,
+    source: Option<&'a [u8]>,
+}
+
+impl<'a> Head<'a> {
+    /// Of an entry of ours, or as a foreign producer says it.
+    fn of(raw: &'a Raw) -> Self {
+        let Some(head) = raw.field(b"e") else {
+            let [id, time, version, source] =
+                [&b"i"[..], b"t", b"v", b"s"].map(|name| raw.field(name));
+            return Self {
+                id,
+                time,
+                version,
+                source,
+            };
+        };
+        let mut parts = head.splitn(4, |&byte| byte == b' ');
+        Self {
+            id: parts.next(),
+            time: parts.next(),
+            version: parts.next(),
+            source: parts.next(),
+        }
+    }
+}
+
+/// Whether this entry carries that event of the ledger.
+pub(super) fn carries(raw: &Raw, seq: i64, id: Uuid) -> bool {
+    raw.field(b"l").and_then(int) == Some(seq) && Head::of(raw).id.and_then(uuid) == Some(id)
 }
 
 /// Reads an entry of `stream`.
@@ -99,18 +146,19 @@ fn fields(stream: &Stream, raw: &Raw) -> Result<Carried, String> {
     let data = raw
         .field(b"d")
         .ok_or("the entry has no field d and no field ce")?;
-    let id = match raw.field(b"i") {
-        Some(id) => uuid(id).ok_or("field i is not a UUID")?,
+    let head = Head::of(raw);
+    let id = match head.id {
+        Some(id) => uuid(id).ok_or("its id is not a UUID")?,
         None => entry_uuid(stream, raw),
     };
-    let time_us = match raw.field(b"t") {
-        Some(time) => int(time).ok_or("field t is not a number")?,
+    let time_us = match head.time {
+        Some(time) => int(time).ok_or("its time is not a number")?,
         None => raw.time_us(),
     };
-    let version = match raw.field(b"v") {
+    let version = match head.version {
         Some(version) => int(version)
             .and_then(|v| u32::try_from(v).ok())
-            .ok_or("field v is not a version")?,
+            .ok_or("its version is not one")?,
         None => 1,
     };
     let cause = match raw.field(b"c") {
@@ -133,7 +181,7 @@ fn fields(stream: &Stream, raw: &Raw) -> Result<Carried, String> {
         name: stream.event.to_string(),
         version,
         time: from_micros(time_us),
-        source: optional(raw.field(b"s"))?.unwrap_or_else(|| FOREIGN.to_owned()),
+        source: optional(head.source)?.unwrap_or_else(|| FOREIGN.to_owned()),
         key: optional(raw.field(b"k"))?,
         traceparent: optional(raw.field(b"p"))?,
         cause,
@@ -359,6 +407,8 @@ mod tests {
             &[("x", "y")][..],
             &[("d", "{")],
             &[("d", "{}"), ("i", "no")],
+            &[("d", "{}"), ("e", "no 1 1 /x")],
+            &[("d", "{}"), ("e", "")],
             &[("d", "{}"), ("l", "x")],
             &[("ce", "{}")],
             &[(

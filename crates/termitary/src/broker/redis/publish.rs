@@ -9,9 +9,9 @@ use crate::fault;
 use crate::ledger;
 use crate::publish::{Draft, Published};
 
-/// How many pipelines of one call are under way: one is made while another is
-/// answered.
-const FLYING: usize = 2;
+/// How many pipelines of one call are under way: one is made while others are
+/// carried out and answered.
+const FLYING: usize = 4;
 
 /// Answers in order. An error means that the outcome of every draft of the
 /// call is unknown; those that did arrive are published.
@@ -53,7 +53,8 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
     fault::point!("bus.before_xadd");
     match drafts {
         [draft] => {
-            let sent = redis.sharing.send(command(redis, draft)).await;
+            let stream = redis.link.keys().main(&draft.envelope.name);
+            let sent = redis.sharing.send(command(&stream, draft)).await;
             sent.map_err(unknown)?;
         }
         many => {
@@ -76,8 +77,12 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
 
 async fn send(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
     let mut pipe = redis::Pipeline::with_capacity(drafts.len());
-    for draft in drafts {
-        pipe.add_command(command(redis, draft));
+    // Mostly they are of one name.
+    for same in drafts.chunk_by(|one, next| one.envelope.name == next.envelope.name) {
+        let stream = redis.link.keys().main(&same[0].envelope.name);
+        for draft in same {
+            pipe.add_command(command(&stream, draft));
+        }
     }
     let answers = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;
     for answer in answers {
@@ -86,13 +91,8 @@ async fn send(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
     Ok(())
 }
 
-fn command(redis: &Redis, draft: &Draft) -> redis::Cmd {
-    entry::add(
-        &redis.link.keys().main(&draft.envelope.name),
-        &draft.envelope,
-        None,
-        None,
-    )
+fn command(stream: &str, draft: &Draft) -> redis::Cmd {
+    entry::add(stream, &draft.envelope, None, None)
 }
 
 fn unknown(error: Error) -> Error {

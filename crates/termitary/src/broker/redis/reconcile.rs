@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{RedisResult, Value};
 
 use super::keys::Lane;
-use super::{Redis, reply};
+use super::{Redis, entry, reply};
 use crate::broker::Entry;
 use crate::clock::{micros, minutes};
 use crate::error::Error;
@@ -163,10 +163,8 @@ fn stands(
     groups: &Groups,
 ) -> RedisResult<bool> {
     let ours = reply::unless_absent(found)?.is_some_and(|found| {
-        let (seq, id) = (row.seq.to_string(), row.id.to_string());
-        reply::entries(found).iter().any(|raw| {
-            raw.field(b"l") == Some(seq.as_bytes()) && raw.field(b"i") == Some(id.as_bytes())
-        })
+        let found = reply::entries(found);
+        found.iter().any(|raw| entry::carries(raw, row.seq, row.id))
     });
     let pending =
         reply::unless_absent(pending)?.is_some_and(|pending| !reply::list(pending).is_empty());
