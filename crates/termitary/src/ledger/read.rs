@@ -11,7 +11,7 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
     let rows: Vec<EventRow> = sqlx::query_as(concat!(
         "SELECT ",
         event_columns!(),
-        " FROM termitary_events e WHERE e.seq > $1 ORDER BY e.seq LIMIT $2"
+        " FROM termitary_events e WHERE e.seq > $1 ORDER BY e.seq LIMIT $2 + 0"
     ))
     .bind(after)
     .bind(i64::from(limit))

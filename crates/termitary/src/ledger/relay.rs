@@ -92,7 +92,7 @@ async fn candidates(
             "SELECT json_group_array(json_array(event, subscription, fence, size)) FROM (
                 SELECT d.event, d.subscription, d.fence, octet_length(e.data) AS size
                 FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-                WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3)",
+                WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3 + 0)",
         )
         .bind(route)
         .bind(now_us)
@@ -238,7 +238,7 @@ pub(crate) async fn claim_unrouted(
 ) -> Result<Vec<Envelope>, Error> {
     let mut seqs: Vec<i64> = sqlx::query_scalar(
         "UPDATE termitary_events SET fanned = 1 WHERE seq IN
-            (SELECT seq FROM termitary_events WHERE fanned = -1 AND time_us >= $1 ORDER BY time_us LIMIT $2)
+            (SELECT seq FROM termitary_events WHERE fanned = -1 AND time_us >= $1 ORDER BY time_us LIMIT $2 + 0)
          RETURNING seq",
     )
     .bind(since_us)
@@ -416,7 +416,7 @@ pub(crate) async fn overdue(
     Ok(sqlx::query_as(
         "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
          FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-         WHERE d.state = 1 AND d.lease_us < $1 AND d.crashes < 2 ORDER BY d.lease_us LIMIT $2",
+         WHERE d.state = 1 AND d.lease_us < $1 AND d.crashes < 2 ORDER BY d.lease_us LIMIT $2 + 0",
     )
     .bind(now_us)
     .bind(page as i64)

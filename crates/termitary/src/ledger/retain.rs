@@ -22,7 +22,7 @@ pub(crate) async fn retain(db: &Db) -> Result<bool, Error> {
     let old: Vec<i64> = sqlx::query_scalar(
         "SELECT e.seq FROM termitary_events e WHERE e.time_us < $1
            AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d WHERE d.event = e.seq AND d.state <> 2)
-         ORDER BY e.time_us LIMIT $2",
+         ORDER BY e.time_us LIMIT $2 + 0",
     )
     .bind(now - micros(RETENTION))
     .bind(PAGE)

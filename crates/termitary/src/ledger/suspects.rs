@@ -48,7 +48,7 @@ pub(crate) async fn reserve(
              SELECT event, subscription FROM termitary_deliveries
              WHERE crashes >= 2 AND state <= 1 AND state = -1 AND due_us <= $2
                AND subscription IN (SELECT value FROM json_each($4))
-             ORDER BY due_us LIMIT $5)
+             ORDER BY due_us LIMIT $5 + 0)
            AND NOT EXISTS (
              SELECT 1 FROM termitary_deliveries o
              WHERE o.crashes >= 2 AND o.state <= 1 AND o.worker <> $1
