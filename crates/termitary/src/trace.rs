@@ -30,11 +30,26 @@ pub fn current() -> Context {
 /// A `traceparent` for a new span: of the same trace as `parent` where that is
 /// well formed, else of a new trace.
 pub fn child_of(parent: Option<&str>) -> String {
-    let span = fastrand::u64(1..);
+    let mut child = String::with_capacity(55);
+    child.push_str("00-");
     match parent.and_then(trace_id) {
-        Some(trace) => format!("00-{trace}-{span:016x}-01"),
-        None => format!("00-{:032x}-{span:016x}-01", fastrand::u128(1..)),
+        Some(trace) => child.push_str(trace),
+        None => push_hex(&mut child, fastrand::u128(1..), 32),
     }
+    child.push('-');
+    push_hex(&mut child, fastrand::u64(1..).into(), 16);
+    child.push_str("-01");
+    child
+}
+
+/// The last so many digits. Once for each attempt: no format.
+fn push_hex(text: &mut String, number: u128, digits: u32) {
+    let digit = |place: u32| (number >> (4 * place)) as usize & 0xf;
+    text.extend(
+        (0..digits)
+            .rev()
+            .map(|place| char::from(b"0123456789abcdef"[digit(place)])),
+    );
 }
 
 /// The trace id of a well-formed `traceparent` header.
@@ -61,6 +76,14 @@ mod tests {
         let child = child_of(Some(parent));
         assert_eq!(trace_id(&child), trace_id(parent));
         assert_ne!(child, parent);
+    }
+
+    #[test]
+    fn numbers_are_written_with_all_their_digits() {
+        let mut text = String::new();
+        push_hex(&mut text, 0xbeef, 8);
+        push_hex(&mut text, u128::MAX - 1, 32);
+        assert_eq!(text, format!("{:08x}{:032x}", 0xbeef, u128::MAX - 1));
     }
 
     #[test]
