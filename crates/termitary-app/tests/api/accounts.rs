@@ -61,6 +61,7 @@ async fn whoever_asks_beside_others_is_taken_for_nobody_else() {
         let expected = [&ada, &ben].into_iter().find(|who| who.token == *token);
         assert_eq!(answer, expected.map(|who| who.id.clone()), "{token}");
     }
+    app.settle().await;
 }
 
 #[tokio::test]
@@ -82,6 +83,7 @@ async fn a_session_that_another_process_ended_is_refused_at_once_under_load() {
     };
     let (_, after) = futures_util::future::join(load, end).await;
     assert_eq!(after, vec![None; 50]);
+    app.settle().await;
 }
 
 #[tokio::test]
