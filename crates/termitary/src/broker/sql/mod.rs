@@ -5,6 +5,8 @@
 //! its subscription has something due (`wake`).
 
 mod publishes;
+#[cfg(test)]
+mod publishes_tests;
 mod unseen;
 #[cfg(test)]
 mod unseen_tests;

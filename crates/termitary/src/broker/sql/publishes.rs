@@ -40,6 +40,7 @@ impl Publishes {
                 publishes: self.clone(),
                 taken: Waiting::default(),
                 published: Vec::new(),
+                answered: false,
             }));
         }
         let answer = answer.await;
@@ -66,6 +67,7 @@ struct Batch {
     publishes: Publishes,
     taken: Waiting,
     published: Vec<Published>,
+    answered: bool,
 }
 
 impl Asked for Batch {
@@ -80,8 +82,8 @@ impl Asked for Batch {
             // It never came to it: what waits is answered all the same.
             self.taken = mem::take(&mut *self.publishes.lock());
         }
-        let mut published = self.published.into_iter();
-        for (drafts, reply) in self.taken.replies {
+        let mut published = mem::take(&mut self.published).into_iter();
+        for (drafts, reply) in self.taken.replies.drain(..) {
             let answer = match ended {
                 Ok(()) => Ok(published.by_ref().take(drafts).collect()),
                 Err(error) => Err(error.repeat()),
@@ -89,8 +91,18 @@ impl Asked for Batch {
             // Whoever does not wait any more needs no answer.
             let _ = reply.send(answer);
         }
+        self.answered = true;
         if ended.is_ok() {
             self.db.published().notify_waiters();
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if !self.answered {
+            // The thread ended first: nobody else is asked for those who wait.
+            drop(mem::take(&mut *self.publishes.lock()));
         }
     }
 }
