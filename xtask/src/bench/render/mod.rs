@@ -60,6 +60,7 @@ pub(crate) fn text(run: &Run, drawn: &[&str]) -> String {
             &plot("flat.svg", "Cost per event as the backlog grows"),
         ),
         flat::text(run),
+        PROFILE.to_owned(),
         conditions(run),
         extra(run),
     ];
@@ -67,6 +68,9 @@ pub(crate) fn text(run: &Run, drawn: &[&str]) -> String {
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join("\n\n") + "\n"
 }
+
+/// Where the time goes, as somebody found it with a profiler.
+const PROFILE: &str = include_str!("../../../../bench/profile.md");
 
 fn introduction(run: &Run) -> String {
     format!(
