@@ -6,6 +6,8 @@ pub(crate) mod batch;
 mod declare;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;
+#[cfg(feature = "redis")]
+mod handed;
 mod lease;
 mod letters;
 mod publish;
@@ -24,17 +26,19 @@ mod twice_tests;
 pub(crate) use declare::has_route;
 pub(crate) use declare::{BRIDGE, declare, release, routes};
 #[cfg(feature = "redis")]
+pub(crate) use handed::settle;
+#[cfg(feature = "redis")]
 pub(crate) use lease::crash_held;
 pub(crate) use lease::{Lease, Whose, crash, renew, stale};
 pub(crate) use letters::{Resolve, letter, letters, resolve};
 #[cfg(feature = "redis")]
 pub(crate) use publish::park_foreign;
 pub(crate) use publish::publish;
-pub(crate) use read::{last_seq, read, tally};
+pub(crate) use read::{heads, last_seq, read, tally};
 pub(crate) use retain::{forget, retain};
+pub(crate) use settle::finish;
 #[cfg(feature = "redis")]
 pub(crate) use settle::{adopt, note};
-pub(crate) use settle::{finish, settle};
 
 /// How many rows one statement with bound values takes at most: few sizes, so
 /// that each is prepared once per connection, and one statement for a batch, since
@@ -86,11 +90,13 @@ pub(crate) use event_columns;
 /// The same as one JSON array. Rows cross from the database's thread one by
 /// one, and that costs more than most statements: what a hot path reads is
 /// gathered into a single one (`json_group_array`).
+#[cfg(feature = "redis")]
 macro_rules! event_json {
     () => {
         "json_array(e.seq, hex(e.id), e.name, e.version, e.source, e.time_us, e.key, e.traceparent, iif(e.cause IS NULL, NULL, hex(e.cause)), e.data)"
     };
 }
+#[cfg(feature = "redis")]
 pub(crate) use event_json;
 
 /// What a statement gathered.

@@ -1,10 +1,12 @@
-//! Reading the ledger for operators: history and counts.
+//! Reading the ledger: history and counts for operators, what is due for brokers.
+
+use sqlx::SqliteConnection;
 
 use crate::db::Db;
 use crate::error::Error;
 use crate::event::Envelope;
 
-use super::{EventRow, event_columns};
+use super::{EventRow, event_columns, gathered};
 
 /// Events after `seq` in commit order, and the `seq` to go on from.
 pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelope>, i64), Error> {
@@ -67,4 +69,23 @@ pub(crate) async fn tally(db: &Db) -> Result<Vec<Tally>, Error> {
     .bind(db.clock().now_us())
     .fetch_all(db.reader())
     .await?)
+}
+
+/// Of these subscriptions, those that have something pending, and when the first of
+/// it is due.
+pub(crate) async fn heads(
+    conn: &mut SqliteConnection,
+    routes: &[i64],
+) -> Result<Vec<(i64, i64)>, Error> {
+    let heads: String = sqlx::query_scalar(
+        "SELECT json_group_array(json_array(route, due_us)) FROM (
+            SELECT j.value AS route,
+                (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value) AS due_us
+            FROM json_each($1) j)
+         WHERE due_us IS NOT NULL",
+    )
+    .bind(serde_json::json!(routes).to_string())
+    .fetch_one(conn)
+    .await?;
+    gathered(&heads)
 }

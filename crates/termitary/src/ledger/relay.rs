@@ -32,20 +32,6 @@ pub(crate) struct Claimed {
     pub(crate) fresh_rows: Vec<Row>,
 }
 
-/// When each of these subscriptions next has something due.
-pub(crate) async fn heads(
-    conn: &mut SqliteConnection,
-    routes: &[i64],
-) -> Result<Vec<(i64, Option<i64>)>, Error> {
-    Ok(sqlx::query_as(
-        "SELECT j.value, (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value)
-         FROM json_each($1) j",
-    )
-    .bind(json!(routes).to_string())
-    .fetch_all(conn)
-    .await?)
-}
-
 /// Claims a page of what is due for `routes`, at most about `bytes` of payload.
 pub(crate) async fn claim(
     conn: &mut SqliteConnection,

@@ -49,12 +49,14 @@ pub(super) async fn greet(
     let until_ms = match known {
         Some(_) => {
             let ends: Vec<RedisResult<Value>> = ends(&[lane]).query_async(conn).await?;
-            last(ends)?
+            Some(last(ends)?)
         }
-        None => 0,
+        None => None, // nothing was ever read
     };
     let mut tx = redis.db.begin().await?;
-    doubt::raise(&mut tx, lane.route, until_ms).await?;
+    if let Some(until_ms) = until_ms {
+        doubt::raise(&mut tx, lane.route, until_ms).await?;
+    }
     doubt::meet(&mut tx, lane.route, &server).await?;
     tx.commit().await?;
     if known.is_some() {

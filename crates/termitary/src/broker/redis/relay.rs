@@ -17,6 +17,7 @@ use crate::clock::micros;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
+use crate::ledger;
 use crate::ledger::relay::{self as rows, Claimed, Row};
 
 /// The most commands of one pipeline.
@@ -63,10 +64,10 @@ pub(super) async fn run(
             .filter(|route| !refused.waits(*route))
             .collect();
         let now_us = redis.now_us();
-        let heads = rows::heads(&mut *redis.db.reader().acquire().await?, &routes).await?;
+        let heads = ledger::heads(&mut *redis.db.reader().acquire().await?, &routes).await?;
         let due: Vec<_> = heads
             .iter()
-            .filter(|(_, head)| head.is_some_and(|due| due <= now_us))
+            .filter(|(_, due)| *due <= now_us)
             .map(|(route, _)| *route)
             .collect();
         if due.is_empty() {
@@ -80,8 +81,8 @@ pub(super) async fn run(
     Ok(Duration::ZERO)
 }
 
-fn rest(redis: &Redis, heads: &[(i64, Option<i64>)], now_us: i64) -> Duration {
-    let next = heads.iter().filter_map(|(_, head)| *head).min();
+fn rest(redis: &Redis, heads: &[(i64, i64)], now_us: i64) -> Duration {
+    let next = heads.iter().map(|(_, due)| *due).min();
     match next {
         Some(next) if !redis.db.clock().is_manual() => {
             POLL.min(Duration::from_micros((next - now_us).max(1_000) as u64))

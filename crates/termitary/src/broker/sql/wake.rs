@@ -25,14 +25,6 @@ const PART: u32 = 50;
 /// How long to rest after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// When each of these subscriptions that has something pending has something due.
-const HEADS: &str = "
-    SELECT json_group_array(json_array(route, due_us)) FROM (
-        SELECT j.value AS route,
-            (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value) AS due_us
-        FROM json_each($1) j)
-    WHERE due_us IS NOT NULL";
-
 pub(super) struct Wake(Arc<Inner>);
 
 struct Inner {
@@ -173,11 +165,7 @@ impl Inner {
         routes: &[i64],
         now: i64,
     ) -> Result<i64, Error> {
-        let heads: String = sqlx::query_scalar(HEADS)
-            .bind(serde_json::json!(routes).to_string())
-            .fetch_one(conn)
-            .await?;
-        let heads: Vec<(i64, i64)> = ledger::gathered(&heads)?;
+        let heads = ledger::heads(conn, routes).await?;
         let mut next_due = i64::MAX;
         let desk = self.lock();
         for (route, due) in heads {
