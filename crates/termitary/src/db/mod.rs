@@ -44,8 +44,9 @@ const JOURNAL_BYTES: &str = "67108864";
 
 /// A handle to the database; cheap to clone.
 ///
-/// SQLite takes one writer at a time, so writes share one connection and take
-/// turns in order, instead of meeting as `SQLITE_BUSY`.
+/// SQLite takes one writer at a time, so users' transactions share one connection,
+/// brokers' writes another, and all take turns in order, instead of meeting as
+/// `SQLITE_BUSY`.
 #[derive(Clone)]
 pub struct Db(Arc<Inner>);
 

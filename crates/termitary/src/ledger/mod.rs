@@ -41,8 +41,9 @@ pub(crate) use settle::finish;
 pub(crate) use settle::{adopt, note};
 
 /// How many rows one statement with bound values takes at most: few sizes, so
-/// that each is prepared once per connection, and one statement for a batch, since
-/// each is a round trip to the database's thread.
+/// that each is prepared once per connection, and one statement for many rows, since
+/// the start of each costs as much as a row or two, and with sqlx a trip to another
+/// thread.
 const SIZES: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
 /// The place in [`SIZES`] of the statement for so many rows (one at least), and
