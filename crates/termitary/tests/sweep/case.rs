@@ -22,6 +22,10 @@ pub(crate) enum Fault {
     Death,
     /// As SIGSTOP and SIGCONT do: it goes on with what it believes to have.
     Sleep,
+    /// The same, a little later if it had the database just then: nobody could
+    /// take over what it has leased.
+    #[cfg(feature = "planted-bugs")]
+    SleepAlone,
 }
 
 pub(crate) struct Case {
@@ -61,7 +65,7 @@ impl Case {
         let stage = Stage::set(self.mode).await;
         match self.fault {
             Fault::Death => self.die(&stage).await,
-            Fault::Sleep => self.sleep(&stage).await,
+            _ => self.sleep(&stage).await,
         }
     }
 
@@ -90,6 +94,10 @@ impl Case {
                 return Vec::new();
             }
             return vec![format!("never slept there: {ended}, {}", stage.tail(1))];
+        }
+        #[cfg(feature = "planted-bugs")]
+        if self.fault == Fault::SleepAlone {
+            first.lets_go_of(stage).await;
         }
         let mut second = start(stage, 2, &self.env);
         let _ = timeout(SLEEP, second.child.wait()).await;
@@ -154,9 +162,22 @@ impl Life {
     }
 
     async fn wake(&self) {
+        self.signal("kill -CONT $0").await;
+    }
+
+    /// Wakes it for a moment, until it sleeps without the database.
+    #[cfg(feature = "planted-bugs")]
+    async fn lets_go_of(&mut self, stage: &Stage) {
+        while stage.is_held().await {
+            self.signal("kill -CONT $0; kill -STOP $0").await;
+            assert!(self.falls_asleep().await);
+        }
+    }
+
+    async fn signal(&self, kill: &str) {
         let pid = self.child.id().unwrap().to_string();
-        let mut wake = Command::new("sh");
-        wake.args(["-c", "kill -CONT $0", &pid]);
-        assert!(wake.status().await.unwrap().success());
+        let mut sh = Command::new("sh");
+        sh.args(["-c", kill, &pid]);
+        assert!(sh.status().await.unwrap().success());
     }
 }

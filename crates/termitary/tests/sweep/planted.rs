@@ -28,7 +28,7 @@ async fn settling_before_the_commit_turns_the_sweep_red() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settling_without_asking_for_the_owner_turns_the_sweep_red() {
-    let sleeps = |nth| Case::new("handler.before", "sqlite", Fault::Sleep).nth(nth);
+    let sleeps = |nth| Case::new("handler.before", "sqlite", Fault::SleepAlone).nth(nth);
     is_found("no-owner-check", "I3", (1..=12).map(sleeps)).await;
 }
 

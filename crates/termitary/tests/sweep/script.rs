@@ -78,7 +78,9 @@ async fn gift_wrap(event: Ordered, meta: Meta, State(db): State<Db>) -> HandlerR
     }
 }
 
+/// For a moment it has nothing but its lease.
 async fn pay(event: Ordered, meta: Meta, ledger: Ledger) -> HandlerResult {
+    tokio::time::sleep(Duration::from_millis(30)).await;
     let mut tx = ledger.begin().await?;
     note_effect(&mut tx, &meta, event.n).await?;
     tx.publish(Paid { n: event.n }).await?;

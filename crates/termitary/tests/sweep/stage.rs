@@ -68,6 +68,18 @@ impl Stage {
         tx.commit().await.unwrap();
     }
 
+    /// Whether somebody has the database to write.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) async fn is_held(&self) -> bool {
+        use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
+        let file = SqliteConnectOptions::new().filename(self.place(0).database);
+        let impatient = file.busy_timeout(std::time::Duration::ZERO);
+        let mut conn = impatient.connect().await.unwrap();
+        let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut conn).await;
+        conn.close().await.unwrap();
+        begun.is_err()
+    }
+
     /// Publishes an order, and makes what `sql` says of its deliveries.
     async fn order(&self, n: u32, sql: &'static str) {
         let mut tx = self.broker.db().begin().await.unwrap();
