@@ -9,7 +9,7 @@ async fn is_found(mistake: &'static str, rule: &str, cases: impl IntoIterator<It
     for case in cases {
         let case = case
             .env("TERMITARY_PLANTED_BUG", mistake)
-            .env("SWEEP_PATIENCE", "15");
+            .env("SWEEP_PATIENCE", "15000");
         said = tokio::spawn(case.play()).await.unwrap();
         found = said.iter().any(|wrong| wrong.starts_with(rule));
         if found {
@@ -28,7 +28,11 @@ async fn settling_before_the_commit_turns_the_sweep_red() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settling_without_asking_for_the_owner_turns_the_sweep_red() {
-    let sleeps = |nth| Case::new("handler.before", "sqlite", Fault::SleepAlone).nth(nth);
+    let sleeps = |nth| {
+        let case = Case::new("handler.before", "sqlite", Fault::SleepAlone);
+        // In that moment it has nothing but its lease.
+        case.nth(nth).env("SWEEP_LINGER", "30")
+    };
     is_found("no-owner-check", "I3", (1..=12).map(sleeps)).await;
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// Short, so that the dead are noticed soon.
 const LEASE: Duration = Duration::from_millis(600);
 /// How long everything may take before the process says what is left, unless
-/// `SWEEP_PATIENCE` says otherwise.
+/// `SWEEP_PATIENCE` says otherwise, in milliseconds.
 const PATIENCE: Duration = secs(60);
 /// Orders of the script; [`crate::stage`] has some more.
 const ORDERS: std::ops::RangeInclusive<u32> = 1..=6;
@@ -78,9 +78,10 @@ async fn gift_wrap(event: Ordered, meta: Meta, State(db): State<Db>) -> HandlerR
     }
 }
 
-/// For a moment it has nothing but its lease.
 async fn pay(event: Ordered, meta: Meta, ledger: Ledger) -> HandlerResult {
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    if let Some(moment) = millis("SWEEP_LINGER") {
+        tokio::time::sleep(moment).await;
+    }
     let mut tx = ledger.begin().await?;
     note_effect(&mut tx, &meta, event.n).await?;
     tx.publish(Paid { n: event.n }).await?;
@@ -97,6 +98,11 @@ async fn open(_: Opened, meta: Meta, ledger: Ledger) -> HandlerResult {
     let mut tx = ledger.begin().await?;
     note_effect(&mut tx, &meta, 0).await?;
     tx.commit().await
+}
+
+fn millis(name: &str) -> Option<Duration> {
+    let millis = std::env::var(name).ok()?;
+    Some(Duration::from_millis(millis.parse().unwrap()))
 }
 
 /// Answers how often this delivery has begun.
@@ -233,9 +239,7 @@ pub(crate) async fn send(broker: &Broker, n: u32) {
 
 /// Until nothing waits or runs, now and a moment later; dead letters run again.
 async fn finish(broker: &Broker) {
-    let seconds = std::env::var("SWEEP_PATIENCE");
-    let patience = seconds.map_or(PATIENCE, |seconds| secs(seconds.parse().unwrap()));
-    let patience = Instant::now() + patience;
+    let patience = Instant::now() + millis("SWEEP_PATIENCE").unwrap_or(PATIENCE);
     let mut quiet = 0;
     while quiet < 2 {
         tokio::time::sleep(Duration::from_millis(50)).await;
