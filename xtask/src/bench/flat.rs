@@ -13,7 +13,7 @@ use super::program::call;
 use super::samples::{Run, Sample};
 
 /// How many events one measurement takes.
-const EVENTS: usize = 20_000;
+const EVENTS: usize = 100_000;
 
 const PENDING: &[usize] = &[1_000, 10_000, 100_000, 1_000_000];
 const SUBSCRIPTIONS: &[usize] = &[1, 10, 50, 200];

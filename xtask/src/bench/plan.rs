@@ -74,7 +74,7 @@ pub(crate) const REDIS: &[System] = &[
         name: OURS,
         program: TERMITARY,
         prefix: "",
-        settings: "`termitary bench`: `bus.publish`, `publish_all` of 2,000, a concurrency of 100; all safety on, the \
+        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, four at once, a concurrency of 100; all safety on, the \
                    ledger on SQLite with synchronous=FULL",
         rows: &[
             row("publish-one", 10_000),
@@ -144,7 +144,7 @@ pub(crate) const SQLITE: &[System] = &[
         name: OURS,
         program: TERMITARY,
         prefix: "",
-        settings: "`termitary bench`: `bus.publish`, `publish_all` of 2,000, a concurrency of 100; all safety on",
+        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, four at once, a concurrency of 100; all safety on",
         rows: &[
             row("publish-one", 3_000),
             row("publish-64", 20_000),

@@ -151,7 +151,12 @@ impl Db {
             .await
             .map_err(|error| cannot_open(path, error))?;
         let file = Arc::new(File::of(path)?);
-        let turns = Turns::new(writer, connect.clone(), options.source.clone());
+        let turns = Turns::new(
+            writer,
+            connect.clone(),
+            Arc::clone(&file),
+            options.source.clone(),
+        );
         let read = connect.clone().pragma("query_only", "1");
         Ok(Self(Arc::new(Inner {
             writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), options.durable),
@@ -170,7 +175,6 @@ impl Db {
     ///
     /// Cancelling this future is safe: the transaction is rolled back.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        self.0.file.is_still_there()?;
         let turn = self.0.turns.begin().await?;
         Ok(Tx::new(turn, self.clone()))
     }

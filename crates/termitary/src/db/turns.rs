@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::BUSY_TIMEOUT;
+use super::file::File;
 use super::patience::{BUSY, primary_code};
 use crate::error::Error;
 use crate::ledger;
@@ -52,6 +53,7 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 /// The one connection that writes.
 pub(super) struct Turns {
     options: SqliteConnectOptions,
+    file: Arc<File>,
     source: String,
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
@@ -83,6 +85,7 @@ impl Turns {
     pub(super) fn new(
         conn: SqliteConnection,
         options: SqliteConnectOptions,
+        file: Arc<File>,
         source: String,
     ) -> Arc<Self> {
         let seat = Seat {
@@ -91,6 +94,7 @@ impl Turns {
         };
         Arc::new(Self {
             options,
+            file,
             source,
             seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
@@ -154,7 +158,10 @@ impl Turns {
         }
         let open = match seat.open.take() {
             Some(open) => open,
-            None => seat.begin(&self.options).await?,
+            None => {
+                self.file.is_still_there()?;
+                seat.begin(&self.options).await?
+            }
         };
         Ok(self.turn(seat, open))
     }

@@ -104,6 +104,55 @@ async fn who_lost_an_entry_cannot_settle_it() {
     .await;
 }
 
+/// What this group has pending: the entries of each consumer.
+async fn pending(world: &World) -> Vec<(String, Vec<String>)> {
+    let all = ["XPENDING", MAIN, "slow", "-", "+", "100"];
+    let entries: Vec<(String, String, i64, i64)> =
+        redis::from_redis_value(world.redis(&all).await).unwrap();
+    let mut held: Vec<(String, Vec<String>)> = Vec::new();
+    for (id, consumer, ..) in entries {
+        match held.iter_mut().find(|(who, _)| *who == consumer) {
+            Some((_, ids)) => ids.push(id),
+            None => held.push((consumer, vec![id])),
+        }
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_ends_together_only_what_is_still_held_counts() {
+    let world = World::new(&["slow"]).await;
+    let _worker = world.worker().await;
+    let three = (0..3).map(|n| Made { n });
+    world.broker.bus().publish_all(three).await.unwrap();
+    eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
+    // One was ended by somebody else, who holds nothing by now.
+    let first = pending(&world).await[0].1[0].clone();
+    world.redis(&["XACK", MAIN, "slow", &first]).await;
+    world.seen.open_gate();
+    eventually("the others end", async || pending(&world).await.is_empty()).await;
+    eventually("they are counted", async || world.of("slow").await.done > 0).await;
+    assert_eq!(world.of("slow").await.done, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_what_another_worker_holds_ones_own_ends() {
+    let world = World::new(&["slow"]).await;
+    let _worker = world.worker().await;
+    let three = (0..3).map(|n| Made { n });
+    world.broker.bus().publish_all(three).await.unwrap();
+    eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
+    let middle = pending(&world).await[0].1[1].clone();
+    let steal = ["XCLAIM", MAIN, "slow", "thief", "0", &middle];
+    world.redis(&steal).await;
+    world.seen.open_gate();
+    eventually("the others end", async || {
+        pending(&world).await == [("thief".to_owned(), vec![middle.clone()])]
+    })
+    .await;
+    assert_eq!(world.of("slow").await.done, 2);
+}
+
 async fn robbed(_: Made, ledger: Ledger, State(db): State<Db>) -> HandlerResult {
     // Meanwhile somebody else takes the delivery over.
     let mut thief = db.begin().await?;

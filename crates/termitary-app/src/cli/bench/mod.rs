@@ -32,7 +32,7 @@ pub(super) use crew::ROLE;
 use report::{DatabaseFacts, Drain, FORMAT, Publish, Report, Settings};
 use scratch::Scratch;
 use server::Server;
-use stage::{BATCH, Stage};
+use stage::{BATCH, CALLS, Stage};
 pub(super) use worker::run as run_worker;
 
 use super::open::file_of;
@@ -190,6 +190,7 @@ async fn conditions(stage: &Stage) -> Report {
             payload_bytes: event::BYTES,
             producers: args.producers,
             batch: BATCH,
+            calls: CALLS,
             concurrency: stage.concurrency,
             workers: args.workers,
             rate: args.rate,

@@ -64,7 +64,10 @@ fn speeds(report: &Report) -> anyhow::Result<()> {
             &publish.concurrent,
         ),
         (
-            format!("publish_all, {} a call", settings.batch),
+            format!(
+                "publish_all, {} at once, {} a call",
+                settings.calls, settings.batch
+            ),
             &publish.all,
         ),
     ] {

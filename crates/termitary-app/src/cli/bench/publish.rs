@@ -61,7 +61,7 @@ async fn produce(
     }
 }
 
-/// `publish_all`, one batch after the other.
+/// `publish_all`, some calls at once.
 pub(super) async fn all(stage: &Stage, events: u64) -> anyhow::Result<Speed> {
     let space = stage.space().await?;
     let broker = space.open().await?;

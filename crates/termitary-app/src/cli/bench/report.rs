@@ -60,6 +60,7 @@ pub(super) struct Settings {
     pub(super) payload_bytes: usize,
     pub(super) producers: u64,
     pub(super) batch: usize,
+    pub(super) calls: usize,
     pub(super) concurrency: usize,
     pub(super) workers: u64,
     pub(super) rate: u64,

@@ -2,12 +2,14 @@
 //! on Redis, for each of them.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
 use termitary::Broker;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::args::BenchArgs;
@@ -21,7 +23,9 @@ use super::server::Server;
 use super::worker::{self, Spec, Way};
 
 /// How many events one `publish_all` takes.
-pub(super) const BATCH: usize = 2_000;
+pub(super) const BATCH: usize = 500;
+/// How many such calls are under way at once.
+pub(super) const CALLS: usize = 4;
 /// How often to ask whether everything is finished.
 const LOOK: Duration = Duration::from_millis(2);
 /// Nothing is finished for so long: something is wrong.
@@ -83,20 +87,31 @@ impl Stage {
         self.batches(broker, events, event::created).await
     }
 
-    /// One `publish_all` after the other.
+    /// [`CALLS`] tasks, each of which awaits one `publish_all` after the other.
     pub(super) async fn batches<E: termitary::Event>(
         &self,
         broker: &Broker,
         events: u64,
-        make: impl Fn(u64) -> E,
+        make: impl Fn(u64) -> E + Copy + Send + 'static,
     ) -> anyhow::Result<()> {
-        let bus = broker.bus();
-        let mut from = 0;
-        while from < events {
-            let to = events.min(from + BATCH as u64);
-            bus.publish_all((from..to).map(&make)).await?;
-            self.progress.done(to);
-            from = to;
+        let next = Arc::new(AtomicU64::new(0));
+        let mut calls: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        for _ in 0..CALLS {
+            let (bus, next, progress) = (broker.bus(), Arc::clone(&next), self.progress.clone());
+            calls.spawn(async move {
+                loop {
+                    let from = next.fetch_add(BATCH as u64, Ordering::Relaxed);
+                    if from >= events {
+                        return Ok(());
+                    }
+                    let to = events.min(from + BATCH as u64);
+                    bus.publish_all((from..to).map(make)).await?;
+                    progress.done(to);
+                }
+            });
+        }
+        while let Some(ended) = calls.join_next().await {
+            ended??;
         }
         Ok(())
     }

@@ -274,10 +274,21 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
 
 /// The answers of [`script::ACK`] for so many entries.
 fn acked(answer: RedisResult<Value>, entries: usize) -> Result<Vec<i64>, Error> {
-    match answer {
-        Ok(Value::Int(_)) => Ok(vec![1; entries]),
-        each => flags(each),
+    let held = match answer {
+        Ok(Value::Int(held)) => usize::try_from(held).unwrap_or(0),
+        each => return flags(each),
+    };
+    if held > 0 && held < entries {
+        // It counted what was held, and cannot say of each.
+        let late = entries - held;
+        metrics::counter!("termitary_settlements_lost_total").increment(late as u64);
+        tracing::warn!(
+            entries,
+            late,
+            "some settled too late: somebody else had ended them"
+        );
     }
+    Ok(vec![i64::from(held > 0); entries])
 }
 
 /// A script's answers per item.
