@@ -61,11 +61,17 @@ async function publishBulk() {
   const queue = openQueue();
   await queue.waitUntilReady();
   const start = performance.now();
-  for (let from = 0; from < args.events; from += 500) {
-    const size = Math.min(500, args.events - from);
-    const job = (_, i) => ({ name: NAME, data: todo(from + i), opts: options });
-    await queue.addBulk(Array.from({ length: size }, job));
-  }
+  let next = 0;
+  const caller = async () => {
+    while (next < args.events) {
+      const from = next;
+      next += 500;
+      const size = Math.min(500, args.events - from);
+      const job = (_, i) => ({ name: NAME, data: todo(from + i), opts: options });
+      await queue.addBulk(Array.from({ length: size }, job));
+    }
+  };
+  await Promise.all(Array.from({ length: 4 }, caller));
   return rate(args.events, start);
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn publish(args: &Args, callers: usize) -> Result<Value> {
 
 pub(crate) async fn publish_bulk(args: &Args) -> Result<Value> {
     let (storage, _) = open(args).await?;
-    let time = load::batches(1, 500, args.events, move |events| {
+    let time = load::batches(4, 500, args.events, move |events| {
         let mut storage = storage.clone();
         async move { Ok(storage.push_bulk(events).await?) }
     })

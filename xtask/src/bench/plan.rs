@@ -89,7 +89,7 @@ pub(crate) const REDIS: &[System] = &[
         name: "BullMQ",
         program: "bullmq",
         prefix: "",
-        settings: "concurrency 100, removeOnComplete (faster than its default), addBulk of 500",
+        settings: "concurrency 100, removeOnComplete (faster than its default), addBulk of 500, four at once",
         rows: &[
             row("publish-one", 5_000),
             row("publish-64", 20_000),
@@ -114,7 +114,7 @@ pub(crate) const REDIS: &[System] = &[
         name: "apalis-redis",
         program: "bench-apalis",
         prefix: "",
-        settings: "batches of 100, polled every 5 ms, parallelize(tokio::spawn), push_bulk of 500; \
+        settings: "batches of 100, polled every 5 ms, parallelize(tokio::spawn), push_bulk of 500, four at once; \
                    7,500 jobs, as it fails from about 8,000 waiting ones on",
         rows: &[
             row("publish-one", 5_000),
