@@ -192,6 +192,12 @@ pub(crate) trait Transport: Send + Sync {
     /// Records events outside a transaction; answers in order.
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error>;
 
+    /// How many leases of one subscription are worth having under way at once:
+    /// where one is taken apart here, the next may be fetched meanwhile.
+    fn leases_at_once(&self) -> usize {
+        1
+    }
+
     /// Leases up to `max` due deliveries of one subscription for `worker`;
     /// waits up to `wait` for the first. Dropping the future loses nothing:
     /// what was leased unseen returns when its lease ends.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Core;
@@ -22,6 +24,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 pub(super) struct Room {
     claims: Arc<Semaphore>,
     size: usize,
+    /// The most of one lease: where several are under way, each has its share.
+    share: usize,
     /// So many free places are worth a lease: less would be a round trip each.
     refill: u32,
 }
@@ -46,18 +50,21 @@ impl<S> Clone for Lane<S> {
 }
 
 impl<S> Lane<S> {
-    pub(super) fn new(subscription: Subscription<S>, route: Route) -> Self {
+    /// `leases_at_once` as the broker has it.
+    pub(super) fn new(subscription: Subscription<S>, route: Route, leases_at_once: usize) -> Self {
         let concurrency = subscription.policy.concurrency;
-        let room = Arc::new(Room {
-            claims: Arc::new(Semaphore::new(concurrency * 2)),
-            size: concurrency * 2,
+        let size = concurrency * 2;
+        let room = Room {
+            claims: Arc::new(Semaphore::new(size)),
+            size,
+            share: size / leases_at_once,
             refill: (concurrency / 2).max(1) as u32,
-        });
+        };
         Self {
             measures: Arc::new(Measures::of(&subscription.name)),
             subscription: Arc::new(subscription),
             route,
-            room,
+            room: Arc::new(room),
         }
     }
 }
@@ -72,18 +79,29 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
         room,
     } = lane;
     let queue = Queue::new(Arc::clone(&core), subscription, measures);
+    let transport = core.broker.transport();
+    let lease = async |claims: OwnedSemaphorePermit| {
+        let max = claims.num_permits();
+        let leased = transport.lease(&route, &core.id, max, WAIT).await;
+        (leased, claims)
+    };
+    let mut leases = FuturesUnordered::new();
     let mut backoff = None;
-    while let Some(claims) = room.claim(&core, &queue).await {
-        let lease = core
-            .broker
-            .transport()
-            .lease(&route, &core.id, claims.num_permits(), WAIT);
-        let leased = tokio::select! {
+    loop {
+        let (leased, claims) = tokio::select! {
             biased;
             // First: what is leased is queued, and gives itself back.
-            leased = lease => leased,
+            Some(ended) = leases.next() => ended,
             () = core.stop.cancelled() => break,
-            () = core.until_alone(true) => continue,
+            () = core.until_alone(true), if !leases.is_empty() => {
+                leases.clear();
+                continue;
+            }
+            claims = room.claim(&core, &queue), if leases.len() < transport.leases_at_once() => {
+                let Some(claims) = claims else { break };
+                leases.push(lease(claims));
+                continue;
+            }
         };
         match leased {
             Ok(leased) => {
@@ -100,6 +118,8 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
                 if backoff.is_none() {
                     tracing::warn!(subscription = %route.name, error = ?error, "cannot lease; trying again");
                 }
+                leases.clear();
+                drop(claims);
                 let wait: Duration = backoff.unwrap_or(FIRST_BACKOFF);
                 backoff = Some((wait * 2).min(LAST_BACKOFF));
                 let jitter = wait.mul_f64(0.5 + 0.5 * core.broker.db().clock().random());
@@ -115,7 +135,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
 }
 
 impl Room {
-    /// All the room there is now, once it is worth a lease: what is leased ahead
+    /// The room there is now, once it is worth a lease: what is leased ahead
     /// keeps the places busy meanwhile. `None`: stopping.
     async fn claim<S: Send + Sync + 'static>(
         &self,
@@ -134,7 +154,8 @@ impl Room {
                 () = core.until_alone(false) => {}
             }
         };
-        let more = self.claims.available_permits().min(self.size) as u32;
+        let more = self.share.saturating_sub(self.refill as usize);
+        let more = self.claims.available_permits().min(more) as u32;
         if let Ok(more) = Arc::clone(&self.claims).try_acquire_many_owned(more) {
             claims.merge(more);
         }

@@ -162,11 +162,12 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
         );
         let housekeeping = TaskTracker::new();
         start_housekeeping(&core, &registry, &routes, &housekeeping);
+        let at_once = core.broker.transport().leases_at_once();
         let lanes: Vec<_> = registry
             .subscriptions
             .iter()
             .zip(&routes)
-            .map(|(subscription, route)| Lane::new(subscription.clone(), route.clone()))
+            .map(|(subscription, route)| Lane::new(subscription.clone(), route.clone(), at_once))
             .collect();
         for lane in &lanes {
             core.tasks.spawn(lane::run(Arc::clone(&core), lane.clone()));

@@ -48,9 +48,8 @@ mod trim;
 mod unread;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,7 +68,6 @@ use crate::publish::{Draft, Published};
 use link::Wire;
 use live::Live;
 use outage::Outage;
-use reader::Reader;
 use sharing::Sharing;
 
 pub use config::{Bridge, RedisConfig};
@@ -81,8 +79,8 @@ pub(crate) struct Redis {
     config: RedisConfig,
     /// What this process runs or is about to run.
     live: Live,
-    /// One per subscription and worker, between two reads.
-    readers: Mutex<HashMap<(i64, WorkerId), Reader>>,
+    /// Where entries are read.
+    desks: reader::Desks,
     /// Single publishes, sent together.
     sharing: Sharing,
     /// Renewals come from a runtime of their own.
@@ -108,7 +106,7 @@ impl Redis {
             sharing: Sharing::new(link.clone()),
             renewals: link.wire(),
             live: Live::default(),
-            readers: Mutex::default(),
+            desks: reader::Desks::default(),
             keeper: tokio::sync::Mutex::default(),
             suspects: Expiry::new(config.lease_time()),
             unread: unread::Looked::default(),
@@ -151,6 +149,10 @@ impl Transport for Redis {
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
         publish::publish(self, drafts).await
+    }
+
+    fn leases_at_once(&self) -> usize {
+        2
     }
 
     async fn lease(

@@ -2,13 +2,17 @@
 //!
 //! A read that fails, times out or is dropped may have been answered: its
 //! entries then stand in our own pending list. So the connection is dropped
-//! with it, and a new one first reads that list from its beginning.
+//! with it, and a new one first reads that list from its beginning. So it does
+//! after what was read and not admitted.
 
-use std::sync::PoisonError;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use super::keys::{Lane, Stream};
@@ -22,8 +26,38 @@ use crate::fault;
 const BLOCK: Duration = Duration::from_secs(1);
 const OVERRUN: Duration = Duration::from_secs(3);
 
-/// A connection between two reads.
-pub(super) struct Reader {
+/// By subscription and worker.
+pub(super) type Desks = Mutex<HashMap<(i64, WorkerId), Arc<Desk>>>;
+
+/// Where one worker reads one subscription. What one lease has read is admitted
+/// while the next one reads.
+#[derive(Default)]
+pub(super) struct Desk {
+    /// Between two reads.
+    reader: tokio::sync::Mutex<Option<Reader>>,
+    /// Shared by those that admit; alone, by whoever looks for what is in
+    /// nobody's hand: what is being admitted would look so.
+    admission: RwLock<()>,
+    /// Something that was read has not been admitted.
+    missed: AtomicBool,
+}
+
+/// Something was read; until it is admitted.
+struct Unadmitted<'a> {
+    desk: &'a Desk,
+    over: bool,
+}
+
+impl Drop for Unadmitted<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.desk.missed.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// A connection.
+struct Reader {
     conn: MultiplexedConnection,
     /// Where the reading of our own pending lists stands; one per stream.
     behind: Vec<Option<String>>,
@@ -52,20 +86,39 @@ pub(super) async fn lease(
     wait: Duration,
 ) -> Result<Vec<Leased>, Error> {
     let deadline = Instant::now() + wait;
+    let desk = redis.desk(lane, worker);
     let mut repaired = false;
     loop {
-        let mut reader = match redis.take_reader(lane, worker) {
-            Some(reader) => reader,
-            None => Reader::connect(redis, lane).await?,
+        let mut place = desk.reader.lock().await;
+        let missed = desk.missed.swap(false, Ordering::AcqRel);
+        let mut reader = match place.take() {
+            Some(reader) if !missed => reader,
+            _ => Reader::connect(redis, lane).await?,
         };
+        if reader.is_behind() {
+            drop(desk.admission.write().await);
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         match reader.read(redis, lane, worker, max.max(1), left).await {
             Ok(batches) => {
+                // Whoever wants it alone has the place: nothing to wait for.
+                let _admission = desk.admission.read().await;
+                let more = reader.hot;
+                *place = Some(reader);
+                drop(place);
+                let mut unadmitted = Unadmitted {
+                    desk: &desk,
+                    over: false,
+                };
+                if more {
+                    // The next read goes first: the server then works meanwhile.
+                    tokio::task::yield_now().await;
+                }
                 if !batches.is_empty() {
                     fault::point!("lease.read");
                 }
                 let leased = admit::admit(redis, lane, worker, batches).await?;
-                redis.put_reader(lane, worker, reader);
+                unadmitted.over = true;
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
                 }
@@ -80,20 +133,13 @@ pub(super) async fn lease(
 }
 
 impl Redis {
-    fn take_reader(&self, lane: &Lane, worker: &WorkerId) -> Option<Reader> {
-        self.readers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(lane.route, worker.clone()))
-    }
-
-    fn put_reader(&self, lane: &Lane, worker: &WorkerId, reader: Reader) {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.insert((lane.route, worker.clone()), reader);
+    fn desk(&self, lane: &Lane, worker: &WorkerId) -> Arc<Desk> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry((lane.route, worker.clone())).or_default())
     }
 
     pub(super) fn drop_readers(&self, worker: &WorkerId) {
-        self.readers
+        self.desks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|(_, whose), _| whose != worker);
@@ -112,6 +158,11 @@ impl Reader {
             again_hot: false,
             turn: 0,
         })
+    }
+
+    /// What was given to this worker may be in nobody's hand.
+    fn is_behind(&self) -> bool {
+        self.behind.iter().any(Option::is_some)
     }
 
     async fn read(
