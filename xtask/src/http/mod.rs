@@ -96,7 +96,12 @@ fn parse(args: &[&str]) -> Result<Options> {
             "--seconds" => {
                 options.seconds = value()?.parse().context("--seconds needs a number")?;
             }
-            "--program" => options.program = Some(PathBuf::from(value()?).canonicalize()?),
+            "--program" => {
+                let file = Path::new(value()?);
+                let found = file.canonicalize();
+                options.program =
+                    Some(found.with_context(|| format!("--program {}", file.display()))?);
+            }
             "--no-docs" => options.docs = false,
             other => bail!("bench --http does not know `{other}`\n\n{HELP}"),
         }
