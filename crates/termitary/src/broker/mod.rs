@@ -212,7 +212,9 @@ pub(crate) trait Transport: Send + Sync {
     /// Extends leases; per claim, whether it is still this worker's.
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error>;
 
-    /// Ends attempts; per settlement, whether the claim still held.
+    /// Ends attempts; per settlement, whether the claim still held. Where that is
+    /// not known of each, the broker says how many were lost, and answers that
+    /// they held.
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error>;
 
     /// One round of housekeeping: takes over what dead workers held, moves

@@ -156,12 +156,11 @@ impl Turns {
         if seat.open.as_ref().is_some_and(|open| !open.takes_more()) {
             seat.commit(&self.source).await;
         }
-        let open = match seat.open.take() {
-            Some(open) => open,
-            None => {
-                self.file.is_still_there()?;
-                seat.begin(&self.options).await?
-            }
+        let open = if let Some(open) = seat.open.take() {
+            open
+        } else {
+            self.file.is_still_there()?;
+            seat.begin(&self.options).await?
         };
         Ok(self.turn(seat, open))
     }

@@ -85,21 +85,21 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
         let leased = transport.lease(&route, &core.id, max, WAIT).await;
         (leased, claims)
     };
-    let mut leases = FuturesUnordered::new();
+    let mut under_way = FuturesUnordered::new();
     let mut backoff = None;
     loop {
         let (leased, claims) = tokio::select! {
             biased;
             // First: what is leased is queued, and gives itself back.
-            Some(ended) = leases.next() => ended,
+            Some(ended) = under_way.next() => ended,
             () = core.stop.cancelled() => break,
-            () = core.until_alone(true), if !leases.is_empty() => {
-                leases.clear();
+            () = core.until_alone(true), if !under_way.is_empty() => {
+                under_way.clear();
                 continue;
             }
-            claims = room.claim(&core, &queue), if leases.len() < transport.leases_at_once() => {
+            claims = room.claim(&core, &queue), if under_way.len() < transport.leases_at_once() => {
                 let Some(claims) = claims else { break };
-                leases.push(lease(claims));
+                under_way.push(lease(claims));
                 continue;
             }
         };
@@ -118,7 +118,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
                 if backoff.is_none() {
                     tracing::warn!(subscription = %route.name, error = ?error, "cannot lease; trying again");
                 }
-                leases.clear();
+                under_way.clear();
                 drop(claims);
                 let wait: Duration = backoff.unwrap_or(FIRST_BACKOFF);
                 backoff = Some((wait * 2).min(LAST_BACKOFF));

@@ -47,6 +47,11 @@ impl Live {
         }
     }
 
+    /// Everything that it holds now.
+    pub(super) fn held(&self, worker: &WorkerId) -> HashSet<Entry> {
+        self.lock().get(worker).cloned().unwrap_or_default()
+    }
+
     pub(super) fn holds(&self, worker: &WorkerId, entry: &Entry) -> bool {
         self.lock()
             .get(worker)

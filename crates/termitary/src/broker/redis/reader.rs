@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -111,8 +112,7 @@ pub(super) async fn lease(
                     over: false,
                 };
                 if more {
-                    // The next read goes first: the server then works meanwhile.
-                    tokio::task::yield_now().await;
+                    let_others_go_first().await;
                 }
                 if !batches.is_empty() {
                     fault::point!("lease.read");
@@ -130,6 +130,21 @@ pub(super) async fn lease(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The next read of the same task: the server then works meanwhile. Unlike
+/// tokio's `yield_now`, which leaves the task with its thread: a handler that
+/// blocks that one would keep what was read from everybody.
+async fn let_others_go_first() {
+    let mut gone = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut gone, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Redis {
@@ -196,6 +211,8 @@ impl Reader {
     ) -> RedisResult<Vec<Batch>> {
         for (i, stream) in lane.streams.iter().enumerate() {
             while let Some(after) = self.behind[i].clone() {
+                // What is held now and no longer then was ended meanwhile.
+                let held = redis.live.held(worker);
                 let mut cmd = read_group(lane, worker, max);
                 cmd.arg("STREAMS").arg(&*stream.key).arg(after);
                 let mut entries = self
@@ -211,7 +228,7 @@ impl Reader {
                         group: lane.group.clone(),
                         id: raw.id.as_str().into(),
                     };
-                    !redis.live.holds(worker, &entry)
+                    !held.contains(&entry) && !redis.live.holds(worker, &entry)
                 });
                 if !entries.is_empty() {
                     return Ok(vec![Batch {

@@ -255,8 +255,8 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
     }
     let answers = redis.link.shared().scripts(&calls).await?;
     let mut ended = vec![Ok(false); ends.len()];
-    for (places, answer) in kinds.values().zip(answers) {
-        match acked(answer, places.len()) {
+    for (((.., counts), places), answer) in kinds.iter().zip(answers) {
+        match acked(answer, places.len(), *counts) {
             Ok(flags) => {
                 for (&i, one) in places.iter().zip(flags) {
                     ended[i] = Ok(one == 1);
@@ -272,14 +272,14 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
     Ok(ended)
 }
 
-/// The answers of [`script::ACK`] for so many entries.
-fn acked(answer: RedisResult<Value>, entries: usize) -> Result<Vec<i64>, Error> {
+/// The answers of [`script::ACK`] for so many entries. Where it counted what was
+/// held and cannot say of each, all of them were.
+fn acked(answer: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec<i64>, Error> {
     let held = match answer {
         Ok(Value::Int(held)) => usize::try_from(held).unwrap_or(0),
         each => return flags(each),
     };
-    if held > 0 && held < entries {
-        // It counted what was held, and cannot say of each.
+    if counts && held > 0 && held < entries {
         let late = entries - held;
         metrics::counter!("termitary_settlements_lost_total").increment(late as u64);
         tracing::warn!(
