@@ -119,13 +119,18 @@ async fn pending(world: &World) -> Vec<(String, Vec<String>)> {
     held
 }
 
+/// Three deliveries wait at the gate.
+async fn three_run(world: &World) {
+    let three = (0..3).map(|n| Made { n });
+    world.broker.bus().publish_all(three).await.unwrap();
+    eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_what_ends_together_only_what_is_still_held_counts() {
     let world = World::new(&["slow"]).await;
     let _worker = world.worker().await;
-    let three = (0..3).map(|n| Made { n });
-    world.broker.bus().publish_all(three).await.unwrap();
-    eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
+    three_run(&world).await;
     // One was ended by somebody else, who holds nothing by now.
     let first = pending(&world).await[0].1[0].clone();
     world.redis(&["XACK", MAIN, "slow", &first]).await;
@@ -139,9 +144,7 @@ async fn of_what_ends_together_only_what_is_still_held_counts() {
 async fn beside_what_another_worker_holds_ones_own_ends() {
     let world = World::new(&["slow"]).await;
     let _worker = world.worker().await;
-    let three = (0..3).map(|n| Made { n });
-    world.broker.bus().publish_all(three).await.unwrap();
-    eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
+    three_run(&world).await;
     let middle = pending(&world).await[0].1[1].clone();
     let steal = ["XCLAIM", MAIN, "slow", "thief", "0", &middle];
     world.redis(&steal).await;
