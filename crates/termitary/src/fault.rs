@@ -150,9 +150,11 @@ mod on {
     }
 
     /// SIGSTOP, which no process sends itself without unsafe code or a helper.
+    /// It reaches one thread first, and the others when that one gets to run:
+    /// the second in which this one waits passes while everything stands still.
     fn stop() -> Result<(), Error> {
         let mut stop = std::process::Command::new("sh");
-        let stopped = stop.args(["-c", "kill -STOP $PPID"]).status();
+        let stopped = stop.args(["-c", "kill -STOP $PPID; sleep 1"]).status();
         stopped.map_err(|error| Error::internal("cannot stop").caused_by(error))?;
         Ok(())
     }
