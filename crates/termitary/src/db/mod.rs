@@ -1,6 +1,8 @@
 //! The database: one writer, several readers, and the transaction in which
 //! rows and events become real together.
 
+mod checkpoints;
+mod disk;
 mod file;
 mod patience;
 mod readers;
@@ -22,6 +24,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::error::{Error, Kind};
 
+use disk::Disk;
 use file::File;
 pub(crate) use patience::writable;
 use patience::{AT_START, primary_code, until_unlocked};
@@ -38,8 +41,9 @@ pub use tx::Tx;
 /// How long a statement waits for another process's write before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
-/// Pages of 4 KiB: one that many commits change is copied back once.
-const CHECKPOINT_PAGES: &str = "4000";
+/// Pages of 4 KiB after which a commit copies the log back itself: more than
+/// `checkpoints` lets it have.
+const CHECKPOINT_PAGES: &str = "16000";
 const JOURNAL_BYTES: &str = "67108864";
 
 /// A handle to the database; cheap to clone.
@@ -147,19 +151,23 @@ impl Db {
                 .test_before_acquire(false)
                 .acquire_timeout(Duration::from_secs(30))
         };
-        let writer = turns::connect(&connect)
+        // Whoever has a turn waits for the disk afterwards, see `disk`.
+        let write = connect.clone().synchronous(SqliteSynchronous::Normal);
+        let writer = turns::connect(&write)
             .await
             .map_err(|error| cannot_open(path, error))?;
         let file = Arc::new(File::of(path)?);
+        let disk = Arc::new(Disk::new(path, options.durable));
         let turns = Turns::new(
             writer,
-            connect.clone(),
+            write,
             Arc::clone(&file),
+            Arc::clone(&disk),
             options.source.clone(),
         );
         let read = connect.clone().pragma("query_only", "1");
         Ok(Self(Arc::new(Inner {
-            writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), options.durable),
+            writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), disk),
             turns,
             file,
             readers: Readers::new(read.clone(), READERS as usize),

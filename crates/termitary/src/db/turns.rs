@@ -4,8 +4,8 @@
 //! What a commit costs is the wait for the disk. Where others wait for their
 //! turn already, a transaction that ends leaves its work in the open database
 //! transaction, behind a savepoint, and hands the connection on; the last one
-//! commits for all, and only then is any of them answered. An undone turn goes
-//! back to its savepoint. Where the shared commit fails, or a turn loses the
+//! commits for all, and once the disk has it any of them is answered: the next
+//! has its turn meanwhile. An undone turn goes back to its savepoint. Where the shared commit fails, or a turn loses the
 //! database transaction (a full disk rolls all of it back), everybody in it is
 //! told so.
 
@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::BUSY_TIMEOUT;
+use super::disk::Disk;
 use super::file::File;
 use super::patience::{BUSY, primary_code};
 use crate::error::Error;
@@ -54,6 +55,7 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 pub(super) struct Turns {
     options: SqliteConnectOptions,
     file: Arc<File>,
+    disk: Arc<Disk>,
     source: String,
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
@@ -86,6 +88,7 @@ impl Turns {
         conn: SqliteConnection,
         options: SqliteConnectOptions,
         file: Arc<File>,
+        disk: Arc<Disk>,
         source: String,
     ) -> Arc<Self> {
         let seat = Seat {
@@ -95,6 +98,7 @@ impl Turns {
         Arc::new(Self {
             options,
             file,
+            disk,
             source,
             seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
@@ -123,7 +127,7 @@ impl Turns {
     pub(super) async fn alone(&self) -> Result<impl Drop + use<>, Error> {
         let mut seat = Arc::clone(&self.seat).lock_owned().await;
         seat.settle_down().await;
-        seat.commit(&self.source).await;
+        seat.commit(self).await;
         if seat.closed {
             return Err(sqlx::Error::PoolClosed.into());
         }
@@ -144,8 +148,10 @@ impl Turns {
     /// After this nobody begins any more.
     pub(super) async fn close(&self) {
         let mut seat = self.sit().await;
-        seat.commit(&self.source).await;
+        seat.commit(self).await;
         seat.closed = true;
+        // The log may go with the last connection.
+        self.disk.rest().await;
         if let Some(conn) = seat.idle.take() {
             let _ = conn.close().await; // it has nothing left to say
         }
@@ -154,7 +160,7 @@ impl Turns {
     async fn take(self: Arc<Self>, mut seat: OwnedMutexGuard<Seat>) -> Result<Turn, Error> {
         seat.settle_down().await;
         if seat.open.as_ref().is_some_and(|open| !open.takes_more()) {
-            seat.commit(&self.source).await;
+            seat.commit(&self).await;
         }
         let open = if let Some(open) = seat.open.take() {
             open
@@ -191,7 +197,7 @@ impl Turns {
     /// Leaves the commit to the next one who waits already, or sees to it.
     async fn leave(&self, seat: &mut Seat) {
         if !seat.open.as_ref().is_some_and(|open| self.passes_on(open)) {
-            seat.commit(&self.source).await;
+            seat.commit(self).await;
         }
     }
 
@@ -260,8 +266,8 @@ impl Seat {
         }
     }
 
-    /// Makes real what was kept, and answers for it.
-    async fn commit(&mut self, source: &str) {
+    /// Makes real what was kept, and answers for it once the disk has it.
+    async fn commit(&mut self, turns: &Turns) {
         let Some(open) = self.open.take() else {
             return;
         };
@@ -275,12 +281,16 @@ impl Seat {
             self.give_up(conn).await; // nobody's work is in it
             return;
         }
-        let ended = publish_and_commit(&mut conn, source, &drafts).await;
-        match &ended {
-            Ok(()) => self.idle = Some(conn),
-            Err(_) => self.give_up(conn).await,
+        match publish_and_commit(&mut conn, &turns.source, &drafts).await {
+            Ok(()) => {
+                self.idle = Some(conn);
+                turns.disk.after(|synced| answer(kept, synced));
+            }
+            Err(error) => {
+                self.give_up(conn).await;
+                answer(kept, &Err(error));
+            }
         }
-        answer(kept, &ended);
     }
 
     /// Moves the savepoint, or goes back to it. Where there is none any more,
@@ -426,7 +436,7 @@ impl Turn {
     async fn keep(mut self) {
         // Asked once: what is left to the next one has to be behind the savepoint.
         if !self.passes_on() {
-            self.seat.commit(&self.turns.source).await;
+            self.seat.commit(&self.turns).await;
         } else if self.touched {
             self.seat.mark(KEEP).await;
         }

@@ -1,5 +1,6 @@
 //! The thread that carries out what brokers ask of the ledger. What is asked
-//! while one transaction runs shares the next: one wait for the disk for all.
+//! while one transaction runs shares the next, which begins while the disk
+//! takes the last.
 //!
 //! It writes on a connection of its own, without a hop to another thread for
 //! each statement, which would cost more than most statements do (decision
@@ -15,6 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::disk::Disk;
 use super::file::File;
 use super::turns::Turns;
 use super::{CHECKPOINT_PAGES, JOURNAL_BYTES};
@@ -46,16 +48,16 @@ enum Item {
 pub(super) struct Writer {
     turns: Arc<Turns>,
     file: Arc<File>,
-    durable: bool,
+    disk: Arc<Disk>,
     inbox: OnceLock<Sender<Item>>,
 }
 
 impl Writer {
-    pub(super) fn new(turns: Arc<Turns>, file: Arc<File>, durable: bool) -> Self {
+    pub(super) fn new(turns: Arc<Turns>, file: Arc<File>, disk: Arc<Disk>) -> Self {
         Self {
             turns,
             file,
-            durable,
+            disk,
             inbox: OnceLock::new(),
         }
     }
@@ -82,7 +84,7 @@ impl Writer {
         let thread = Thread {
             turns: Arc::clone(&self.turns),
             file: Arc::clone(&self.file),
-            durable: self.durable,
+            disk: Arc::clone(&self.disk),
             inbox,
             waits: tokio::runtime::Builder::new_current_thread().build()?,
             conn: None,
@@ -158,7 +160,7 @@ where
 struct Thread {
     turns: Arc<Turns>,
     file: Arc<File>,
-    durable: bool,
+    disk: Arc<Disk>,
     inbox: Receiver<Item>,
     /// Where it waits for the seat.
     waits: Runtime,
@@ -177,12 +179,12 @@ impl Thread {
                 break;
             };
             let mut asked = vec![first];
-            let ended = self.share(&mut asked);
-            if ended.is_err() {
-                self.conn = None; // and what was left open on it
-            }
-            for one in asked {
-                one.answer(&ended);
+            match self.share(&mut asked) {
+                Ok(()) => self.disk.after(|synced| answer(asked, synced)),
+                Err(error) => {
+                    self.conn = None; // and what was left open on it
+                    answer(asked, &Err(error));
+                }
             }
         }
         self.conn = None;
@@ -215,7 +217,7 @@ impl Thread {
         let _seat = self.waits.block_on(self.turns.alone())?;
         let conn = match self.conn.take() {
             Some(conn) => conn,
-            None => open(self.file.path(), self.durable)?,
+            None => open(self.file.path())?,
         };
         self.file.is_still_there()?;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -236,6 +238,12 @@ impl Thread {
     }
 }
 
+fn answer(asked: Vec<Box<dyn Asked>>, ended: &Result<(), Error>) {
+    for one in asked {
+        one.answer(ended);
+    }
+}
+
 /// How long a statement waits for another process's write: in short steps, as
 /// what the other does takes a fraction of a millisecond. About `BUSY_TIMEOUT`
 /// in all.
@@ -252,16 +260,15 @@ fn wait_for_others(waited: i32) -> bool {
 
 /// A connection like the others on this file, but for foreign keys: what is
 /// inserted here refers to rows that were written or joined just before.
-fn open(path: &Path, durable: bool) -> Result<Connection, Error> {
+fn open(path: &Path) -> Result<Connection, Error> {
     // Not made where it is gone: another in its place would be empty. One thread
     // alone uses it.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_handler(Some(wait_for_others))?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
-    let synchronous = if durable { "FULL" } else { "NORMAL" };
     conn.execute_batch(&format!(
-        "PRAGMA synchronous = {synchronous};
+        "PRAGMA synchronous = NORMAL;
          PRAGMA foreign_keys = OFF;
          PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
          PRAGMA journal_size_limit = {JOURNAL_BYTES};"

@@ -1,0 +1,216 @@
+//! Copies the write-ahead log back to the database, beside the work.
+//!
+//! SQLite does it in the commit that finds the log long, and its next writer
+//! begins the log anew only where nobody reads in it or has written since.
+//! With several busy processes somebody always has: the log grows, and every
+//! single commit copies a little and waits twice for the disk. Here a thread of
+//! its own copies now and then, and has the log begun anew where it is long.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// Looks at the log after so many commits.
+const COMMITS: u32 = 128;
+/// Pages of 4 KiB after which the log is begun anew.
+const LONG: i64 = 4000;
+/// How long everybody waits, at most, for those who still read in it.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// The door to the thread, which starts when it is first needed and ends with
+/// this.
+pub(super) struct Checkpoints {
+    database: PathBuf,
+    commits: AtomicU32,
+    bell: OnceLock<SyncSender<Bell>>,
+}
+
+enum Bell {
+    Look,
+    /// Nothing is touched any more.
+    Close(tokio::sync::oneshot::Sender<()>),
+}
+
+impl Checkpoints {
+    pub(super) fn new(database: &Path) -> Self {
+        Self {
+            database: database.to_owned(),
+            commits: AtomicU32::new(0),
+            bell: OnceLock::new(),
+        }
+    }
+
+    /// Called after each commit of this process.
+    pub(super) fn committed(&self) {
+        if (self.commits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(COMMITS) {
+            // Full: it looks anyway.
+            let _ = self.bell.get_or_init(|| self.start()).try_send(Bell::Look);
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        let (done, closed) = tokio::sync::oneshot::channel();
+        if let Some(bell) = self.bell.get().cloned() {
+            // Another thread waits where the bell rings already.
+            let _ = tokio::task::spawn_blocking(move || bell.send(Bell::Close(done))).await;
+            let _ = closed.await; // an error: it ended before
+        }
+    }
+
+    fn start(&self) -> SyncSender<Bell> {
+        let (bell, rings) = mpsc::sync_channel(1);
+        let log = Log {
+            database: self.database.clone(),
+            long: LONG,
+        };
+        let started = std::thread::Builder::new()
+            .name("termitary-log".to_owned())
+            .spawn(move || serve(log, &rings));
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot start the thread that copies the write-ahead log");
+        }
+        bell
+    }
+}
+
+fn serve(mut log: Log, rings: &Receiver<Bell>) {
+    while let Ok(bell) = rings.recv() {
+        if let Bell::Close(done) = bell {
+            let _ = done.send(());
+            return;
+        }
+        if let Err(error) = log.look() {
+            // Commits copy it themselves where it becomes very long.
+            tracing::debug!(%error, "the write-ahead log was not copied");
+        }
+    }
+}
+
+struct Log {
+    database: PathBuf,
+    /// It is begun anew when it is so long.
+    long: i64,
+}
+
+impl Log {
+    fn look(&mut self) -> rusqlite::Result<()> {
+        // Not made where it is gone.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&self.database, flags)?;
+        conn.busy_timeout(PATIENCE)?;
+        let (_, pages) = checkpoint(&conn, "PASSIVE")?;
+        if pages < self.long {
+            self.long = LONG;
+            return Ok(());
+        }
+        // What is left to copy is short now: writers wait for that alone.
+        let (busy, pages) = checkpoint(&conn, "RESTART")?;
+        // Whoever reads for long is not waited for at every look.
+        self.long = if busy { pages + LONG } else { LONG };
+        Ok(())
+    }
+}
+
+/// Whether somebody was in the way, and the pages of the log.
+fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<(bool, i64)> {
+    let sql = format!("PRAGMA wal_checkpoint({how})");
+    conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// A database whose log nobody else copies, and `pages` in it.
+    fn database(folder: &Path, pages: i64) -> (Log, Connection) {
+        let path = folder.join("log.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
+             CREATE TABLE notes (text)",
+        )
+        .unwrap();
+        fill(&conn, pages);
+        let log = Log {
+            database: path,
+            long: LONG,
+        };
+        (log, conn)
+    }
+
+    fn fill(conn: &Connection, pages: i64) {
+        conn.execute("INSERT INTO notes VALUES (zeroblob(?1 * 4096))", [pages])
+            .unwrap();
+    }
+
+    fn pages(conn: &Connection) -> i64 {
+        checkpoint(conn, "PASSIVE").unwrap().1
+    }
+
+    #[test]
+    fn a_log_that_is_never_left_alone_begins_anew_where_it_is_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, conn) = database(folder.path(), 1);
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let reader = Connection::open(folder.path().join("log.db")).unwrap();
+                    while !ended.load(Ordering::Relaxed) {
+                        let read = "SELECT COUNT(*) FROM notes";
+                        reader.query_row(read, [], |_| Ok(())).unwrap();
+                    }
+                });
+            }
+            for _ in 0..8 {
+                fill(&conn, LONG / 2);
+                log.look().unwrap();
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+        assert!(pages(&conn) < 2 * LONG);
+    }
+
+    #[test]
+    fn whoever_reads_for_long_is_waited_for_once_in_so_many_pages() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, conn) = database(folder.path(), LONG);
+        let reader = Connection::open(&log.database).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
+            .unwrap();
+        fill(&conn, 1);
+        log.look().unwrap();
+        assert!(log.long > 2 * LONG);
+        reader.execute_batch("COMMIT").unwrap();
+        fill(&conn, 2 * LONG);
+        log.look().unwrap();
+        assert_eq!(log.long, LONG);
+    }
+
+    #[tokio::test]
+    async fn it_looks_after_so_many_commits_and_never_once_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, conn) = database(folder.path(), LONG);
+        let checkpoints = Checkpoints::new(&log.database);
+        for _ in 0..COMMITS {
+            checkpoints.committed();
+        }
+        checkpoints.close().await;
+        fill(&conn, LONG);
+        for _ in 0..COMMITS {
+            checkpoints.committed();
+        }
+        checkpoints.close().await;
+        fill(&conn, 1);
+        let pages = pages(&conn);
+        assert!((LONG..LONG + 100).contains(&pages), "{pages}");
+    }
+}

@@ -1,0 +1,262 @@
+//! Waits for the disk, once for everybody who committed meanwhile.
+//!
+//! A commit that waited itself would keep the database from all other writers
+//! for as long: with `synchronous=FULL` SQLite lets go only afterwards. So what
+//! writes here commits with `NORMAL`, and is answered once the write-ahead log
+//! is on the disk (decision 0007). The log is written in order: whoever's
+//! commit is there, so is all that it could have seen.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::BUSY_TIMEOUT;
+use super::checkpoints::Checkpoints;
+use crate::error::{Error, Kind};
+
+/// How long others may keep the log from being copied. Unit tests know that
+/// they will.
+const PATIENCE: Duration = if cfg!(test) {
+    Duration::from_millis(50)
+} else {
+    BUSY_TIMEOUT
+};
+
+/// What happens once the disk has it, or did not take it.
+type Then = Box<dyn FnOnce(&Result<(), Error>) + Send>;
+
+/// The door to the thread that waits, which starts when it is first needed.
+pub(super) struct Disk {
+    database: PathBuf,
+    /// Whether anybody waits at all.
+    durable: bool,
+    checkpoints: Checkpoints,
+    inbox: OnceLock<Sender<Then>>,
+}
+
+impl Disk {
+    pub(super) fn new(database: &Path, durable: bool) -> Self {
+        Self {
+            database: database.to_owned(),
+            durable,
+            checkpoints: Checkpoints::new(database),
+            inbox: OnceLock::new(),
+        }
+    }
+
+    /// Something is committed. Calls `then` once that, and everything before
+    /// it, survives a power cut.
+    pub(super) fn after(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
+        self.checkpoints.committed();
+        if !self.durable {
+            return then(&Ok(()));
+        }
+        if let Err(mpsc::SendError(then)) = self.inbox().send(Box::new(then)) {
+            then(&Err(Error::internal(
+                "the thread that waits for the disk is gone",
+            )));
+        }
+    }
+
+    /// Returns when everybody was answered who has asked before, and nothing is
+    /// done any more that nobody asked for.
+    pub(super) async fn rest(&self) {
+        self.checkpoints.close().await;
+        if self.inbox.get().is_some() {
+            let (done, rests) = tokio::sync::oneshot::channel();
+            self.after(|_| {
+                let _ = done.send(());
+            });
+            let _ = rests.await; // an error: the thread is gone
+        }
+    }
+
+    fn inbox(&self) -> &Sender<Then> {
+        self.inbox.get_or_init(|| {
+            let (sender, inbox) = mpsc::channel();
+            let log = Log::of(&self.database);
+            let started = std::thread::Builder::new()
+                .name("termitary-disk".to_owned())
+                .spawn(move || serve(log, &inbox));
+            if let Err(error) = started {
+                tracing::error!(%error, "cannot start the thread that waits for the disk");
+            }
+            sender
+        })
+    }
+}
+
+fn serve(mut log: Log, inbox: &Receiver<Then>) {
+    while let Ok(first) = inbox.recv() {
+        // Taken before the disk is asked: these are committed.
+        let waiting: Vec<_> = std::iter::once(first).chain(inbox.try_iter()).collect();
+        let synced = log.sync();
+        for then in waiting {
+            then(&synced);
+        }
+    }
+}
+
+/// The write-ahead log.
+struct Log {
+    database: PathBuf,
+    path: PathBuf,
+    file: Option<File>,
+    /// The disk failed once. What the kernel could not write it counts as
+    /// written from then on.
+    doubted: bool,
+}
+
+impl Log {
+    fn of(database: &Path) -> Self {
+        // SQLite follows links to the database, and has the log beside the file itself.
+        let real = database.canonicalize();
+        let mut path = real
+            .unwrap_or_else(|_| database.to_owned())
+            .into_os_string();
+        path.push("-wal");
+        Self::new(database, path.into())
+    }
+
+    fn new(database: &Path, path: PathBuf) -> Self {
+        Self {
+            database: database.to_owned(),
+            path,
+            file: None,
+            doubted: false,
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        if !self.doubted {
+            let Err(error) = self.flush() else {
+                return Ok(());
+            };
+            tracing::error!(%error, log = %self.path.display(), "the disk did not take the write-ahead log");
+            self.doubted = true;
+        }
+        self.copy_back()?;
+        self.doubted = false;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        // SQLite locks the database and its shared memory, never the log: that
+        // another handle on it is closed some day takes no lock away.
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::options().write(true).open(&self.path)?,
+        };
+        file.sync_data()?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Has all of the log written to the database file, and that to the disk:
+    /// then the log is not needed for what is in it.
+    fn copy_back(&self) -> Result<(), Error> {
+        let conn = Connection::open(&self.database)?;
+        conn.busy_timeout(PATIENCE)?;
+        let ended = conn.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        });
+        match ended? {
+            (0, log, copied) if log == copied => Ok(()),
+            (busy, log, copied) => Err(refused(busy, log, copied)),
+        }
+    }
+}
+
+fn refused(busy: i64, log: i64, copied: i64) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "the disk did not take the write-ahead log, and only {copied} of its {log} pages could be copied to the database (busy: {busy}): what was committed may not survive a power cut"
+        ),
+    )
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// A database with a row that is in its log only, and what keeps it open.
+    fn database(folder: &Path) -> (PathBuf, Connection) {
+        let path = folder.join("disk.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE notes (id); PRAGMA wal_checkpoint(TRUNCATE);
+             INSERT INTO notes VALUES (1)",
+        )
+        .unwrap();
+        (path, conn)
+    }
+
+    /// What a database file holds without its log.
+    fn notes_without_log(path: &Path) -> i64 {
+        let copy = path.with_extension("copy");
+        std::fs::copy(path, &copy).unwrap();
+        let conn = Connection::open(&copy).unwrap();
+        conn.query_row("SELECT COUNT(*) FROM notes", [], |row| row.get(0))
+            .unwrap()
+    }
+
+    #[test]
+    fn the_log_is_found_beside_the_file_that_a_link_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, _open) = database(folder.path());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let link = elsewhere.path().join("link.db");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        Log::of(&link).flush().unwrap();
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_is_copied_to_the_database_before_anybody_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, _open) = database(folder.path());
+        assert_eq!(notes_without_log(&path), 0);
+        let mut log = Log::new(&path, "/dev/null".into()); // nothing that can be synced
+        assert!(log.flush().is_err());
+        log.sync().unwrap();
+        assert_eq!(notes_without_log(&path), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_copied_either_is_an_error_until_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, open) = database(folder.path());
+        let reader = Connection::open(&path).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
+            .unwrap();
+        open.execute_batch("INSERT INTO notes VALUES (2)").unwrap();
+        let mut log = Log::new(&path, "/dev/null".into());
+        assert!(log.sync().unwrap_err().is_unavailable());
+        // A disk that takes the log again does not have what it lost.
+        log.path = path.with_extension("db-wal");
+        assert!(log.sync().is_err());
+        reader.execute_batch("COMMIT").unwrap();
+        log.sync().unwrap();
+        assert_eq!(notes_without_log(&path), 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_asked_before_is_answered_before_it_rests() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, _open) = database(folder.path());
+        let disk = Disk::new(&path, true);
+        let (say, said) = mpsc::channel();
+        for _ in 0..3 {
+            let say = say.clone();
+            disk.after(move |synced| say.send(synced.is_ok()).unwrap());
+        }
+        disk.rest().await;
+        assert_eq!(said.try_iter().collect::<Vec<_>>(), [true; 3]);
+    }
+}
