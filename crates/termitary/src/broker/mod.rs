@@ -71,6 +71,7 @@ impl Broker {
         let lease = config.lease_time();
         let link = redis::Link::new(&config)?;
         let transport = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
+        db.carried_by(Arc::downgrade(&transport) as _);
         let broadcasts = Broadcasts::redis(link);
         Ok(Self {
             db,

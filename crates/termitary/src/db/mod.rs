@@ -1,6 +1,8 @@
 //! The database: one writer, several readers, and the transaction in which
 //! rows and events become real together.
 
+#[cfg(feature = "redis")]
+mod carrier;
 mod checkpoints;
 mod disk;
 mod file;
@@ -33,6 +35,8 @@ use readers::Readers;
 use turns::Turns;
 use writer::{Question, Writer};
 
+#[cfg(feature = "redis")]
+pub(crate) use carrier::{Cargo, Carrier, Trust};
 pub(crate) use writer::Asked;
 
 pub use readers::Reader;
@@ -44,6 +48,8 @@ const READERS: u32 = 4;
 /// Pages of 4 KiB after which a commit copies the log back itself: more than
 /// `checkpoints` lets it have.
 const CHECKPOINT_PAGES: &str = "16000";
+/// A connection that writes remembers so many.
+const STATEMENTS: usize = 256;
 const JOURNAL_BYTES: &str = "67108864";
 
 /// A handle to the database; cheap to clone.
@@ -152,7 +158,13 @@ impl Db {
                 .acquire_timeout(Duration::from_secs(30))
         };
         // Whoever has a turn waits for the disk afterwards, see `disk`.
-        let write = connect.clone().synchronous(SqliteSynchronous::Normal);
+        let write = connect
+            .clone()
+            .synchronous(SqliteSynchronous::Normal)
+            // Publishing has one statement for each number of rows.
+            .statement_cache_capacity(STATEMENTS)
+            // What a turn could have to undo is kept there, page by page.
+            .pragma("temp_store", "MEMORY");
         let writer = turns::connect(&write)
             .await
             .map_err(|error| cannot_open(path, error))?;
@@ -222,6 +234,10 @@ impl Db {
 
     /// Closes every connection; the last writer tidies the write-ahead log.
     pub async fn close(&self) {
+        #[cfg(feature = "redis")]
+        if let Some(carrier) = self.0.turns.carrier() {
+            carrier.rest().await;
+        }
         self.0.readers.close().await;
         self.0.reader.close().await;
         self.0.renewer.close().await;
@@ -268,6 +284,12 @@ impl Db {
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.0.turns.waiting()
+    }
+
+    /// Who takes on what is committed here from now on.
+    #[cfg(feature = "redis")]
+    pub(crate) fn carried_by(&self, carrier: std::sync::Weak<dyn Carrier>) {
+        self.0.turns.set_carrier(carrier);
     }
 
     /// A connection that only lease renewal uses: never behind a handler.

@@ -20,6 +20,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::BUSY_TIMEOUT;
+#[cfg(feature = "redis")]
+use super::carrier::{self, Cargo, Carrier};
 use super::disk::Disk;
 use super::file::File;
 use super::patience::{BUSY, primary_code};
@@ -38,6 +40,7 @@ const REST: Duration = Duration::from_millis(1);
 const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
 const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
+const RELEASE: &str = "RELEASE SAVEPOINT termitary_turn";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
 
 /// No turn joins a database transaction that is older, so that nobody's commit
@@ -56,6 +59,8 @@ pub(super) struct Turns {
     options: SqliteConnectOptions,
     file: Arc<File>,
     disk: Arc<Disk>,
+    #[cfg(feature = "redis")]
+    carrier: carrier::Slot,
     source: String,
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
@@ -76,6 +81,9 @@ struct Seat {
 /// A database transaction and whose work is in it.
 struct Open {
     conn: SqliteConnection,
+    /// Where it was begun: another thread may commit it.
+    #[cfg(feature = "redis")]
+    runtime: Handle,
     since: Instant,
     /// To be published with the commit.
     drafts: Vec<Draft>,
@@ -99,10 +107,22 @@ impl Turns {
             options,
             file,
             disk,
+            #[cfg(feature = "redis")]
+            carrier: carrier::Slot::default(),
             source,
             seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
         })
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn carrier(&self) -> Option<Arc<dyn Carrier>> {
+        self.carrier.get()
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn set_carrier(&self, carrier: std::sync::Weak<dyn Carrier>) {
+        self.carrier.set(carrier);
     }
 
     /// Waits for the connection; they are served in order. Dropping this future
@@ -268,27 +288,26 @@ impl Seat {
 
     /// Makes real what was kept, and answers for it once the disk has it.
     async fn commit(&mut self, turns: &Turns) {
-        let Some(open) = self.open.take() else {
+        let Some(mut open) = self.open.take() else {
             return;
         };
-        let Open {
-            mut conn,
-            drafts,
-            kept,
-            ..
-        } = open;
-        if kept.is_empty() {
-            self.give_up(conn).await; // nobody's work is in it
+        if open.kept.is_empty() {
+            self.give_up(open.conn).await; // nobody's work is in it
             return;
         }
-        match publish_and_commit(&mut conn, &turns.source, &drafts).await {
-            Ok(()) => {
-                self.idle = Some(conn);
-                turns.disk.after(|synced| answer(kept, synced));
+        match open.publish_and_commit(turns).await {
+            Ok(then) => {
+                self.idle = Some(open.conn);
+                turns.disk.after(|synced| {
+                    answer(open.kept, synced);
+                    if synced.is_ok() {
+                        then.go_on();
+                    }
+                });
             }
             Err(error) => {
-                self.give_up(conn).await;
-                answer(kept, &Err(error));
+                self.give_up(open.conn).await;
+                answer(open.kept, &Err(error));
             }
         }
     }
@@ -352,15 +371,30 @@ async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(),
     sqlx::raw_sql(statement).execute(conn).await.map(drop)
 }
 
-async fn publish_and_commit(
-    conn: &mut SqliteConnection,
-    source: &str,
-    drafts: &[Draft],
-) -> Result<(), Error> {
-    if !drafts.is_empty() {
-        ledger::publish(conn, source, drafts).await?;
+/// What comes after a commit.
+#[cfg(not(feature = "redis"))]
+#[derive(Default)]
+struct Then;
+
+#[cfg(not(feature = "redis"))]
+impl Then {
+    fn go_on(self) {}
+}
+
+/// What comes after a commit: events are taken on, on the runtime that
+/// committed them.
+#[cfg(feature = "redis")]
+#[derive(Default)]
+struct Then(Option<(Arc<dyn Carrier>, Cargo, Handle)>);
+
+#[cfg(feature = "redis")]
+impl Then {
+    fn go_on(self) {
+        if let Some((carrier, cargo, runtime)) = self.0 {
+            carrier.load(cargo);
+            runtime.spawn(carrier.carry());
+        }
     }
-    Ok(run(conn, COMMIT).await?)
 }
 
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
@@ -374,10 +408,45 @@ impl Open {
     fn new(conn: SqliteConnection) -> Self {
         Self {
             conn,
+            #[cfg(feature = "redis")]
+            runtime: Handle::current(),
             since: Instant::now(),
             drafts: Vec::new(),
             kept: Vec::new(),
         }
+    }
+
+    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Then, Error> {
+        let mut then = Then::default();
+        if !self.drafts.is_empty() {
+            // Nothing is undone by itself any more: SQLite need not remember it.
+            run(&mut self.conn, RELEASE).await?;
+            then = self.publish(turns).await?;
+        }
+        run(&mut self.conn, COMMIT).await?;
+        Ok(then)
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn publish(&mut self, turns: &Turns) -> Result<Then, Error> {
+        ledger::publish(&mut self.conn, &turns.source, &self.drafts).await?;
+        Ok(Then)
+    }
+
+    #[cfg(feature = "redis")]
+    async fn publish(&mut self, turns: &Turns) -> Result<Then, Error> {
+        let (conn, source) = (&mut self.conn, &turns.source);
+        let carrier = turns.carrier();
+        let trusted = carrier.and_then(|it| it.trust().map(|trust| (it, trust)));
+        let Some((carrier, trust)) = trusted else {
+            ledger::publish(conn, source, &self.drafts).await?;
+            return Ok(Then::default());
+        };
+        let drafts = std::mem::take(&mut self.drafts);
+        let cargo = ledger::publish_leased(conn, source, drafts, &trust).await?;
+        Ok(Then(
+            cargo.map(|cargo| (carrier, cargo, self.runtime.clone())),
+        ))
     }
 
     fn takes_more(&self) -> bool {

@@ -270,6 +270,7 @@ fn open(path: &Path) -> Result<Connection, Error> {
     conn.execute_batch(&format!(
         "PRAGMA synchronous = NORMAL;
          PRAGMA foreign_keys = OFF;
+         PRAGMA temp_store = MEMORY;
          PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
          PRAGMA journal_size_limit = {JOURNAL_BYTES};"
     ))?;

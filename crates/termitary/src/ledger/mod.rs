@@ -11,6 +11,8 @@ mod handed;
 mod lease;
 mod letters;
 mod publish;
+#[cfg(feature = "redis")]
+mod publish_leased;
 #[cfg(test)]
 mod publish_tests;
 mod read;
@@ -34,6 +36,8 @@ pub(crate) use letters::{Resolve, letter, letters, resolve};
 #[cfg(feature = "redis")]
 pub(crate) use publish::park_foreign;
 pub(crate) use publish::publish;
+#[cfg(feature = "redis")]
+pub(crate) use publish_leased::publish_leased;
 pub(crate) use read::{heads, last_seq, read, tally};
 pub(crate) use retain::{forget, retain};
 pub(crate) use settle::finish;

@@ -1,42 +1,60 @@
 //! Recording events and what is owed for them.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use serde_json::json;
-use sqlx::SqliteConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteQueryResult};
+use sqlx::{Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use crate::error::Error;
+#[cfg(feature = "redis")]
+use crate::event::Envelope;
 use crate::publish::{Draft, Published};
 
-use super::{SIZES, size_for};
+use super::gathered;
 #[cfg(feature = "redis")]
 use super::{declare::BRIDGE, state};
 
-/// Statement `i` inserts up to `SIZES[i]` events: what is not bound is null, and
-/// skipped. Bound values cost a fraction of what the same rows as one JSON text
-/// do.
-static INSERT_EVENTS: LazyLock<Vec<String>> =
-    LazyLock::new(|| SIZES.iter().map(|&rows| insert_events_sql(rows)).collect());
+/// Rows of the largest statement. There is one for each number up to this: what
+/// is padded or joined costs a quarter more, and one statement for each row twice
+/// as much.
+pub(super) const ROWS: usize = 64;
+
+/// The place of an event's row in all its columns, the last of which is `fanned`.
+const COLUMNS: &str = "(?,?,?,?,?,?,?,?,?,?,?)";
+
+/// `fanned` of an event that is on its stream, or on its way there.
+pub(super) const FANNED: i64 = 1;
+const WAITS: i64 = 0;
+/// `fanned` of an event that no subscription gets.
+const UNROUTED: i64 = -1;
+
+static INSERT_EVENTS: LazyLock<Vec<String>> = LazyLock::new(|| sized(""));
 
 /// The same, and what is owed for them: two statements, one round trip to the
 /// database's thread. For events that cannot be duplicates: their rows follow
 /// each other.
 static PUBLISH: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let owe = insert_deliveries_sql("e.seq > last_insert_rowid() - changes()");
-    let both = |&rows: &usize| format!("{}; {owe}", insert_events_sql(rows));
-    SIZES.iter().map(both).collect()
+    sized(&insert_deliveries_sql(
+        "e.seq > last_insert_rowid() - changes()",
+    ))
 });
 
-/// No numbered parameters: finding the name of one walks the list of all.
-fn insert_events_sql(rows: usize) -> String {
-    format!(
-        "INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned)
-         SELECT *, CASE WHEN EXISTS (SELECT 1 FROM termitary_routes r WHERE r.event = column2) THEN 0 ELSE -1 END
-         FROM (VALUES {}) WHERE column1 IS NOT NULL
-         ON CONFLICT (source, dedup) WHERE dedup IS NOT NULL DO NOTHING",
-        vec!["(?,?,?,?,?,?,?,?,?,?)"; rows].join(",")
-    )
+/// One statement for each number of events, and another after it.
+pub(super) fn sized(then: &str) -> Vec<String> {
+    let insert = |rows| {
+        format!(
+            "INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned)
+             VALUES {} ON CONFLICT (source, dedup) WHERE dedup IS NOT NULL DO NOTHING; {then}",
+            // No numbered parameters: finding the name of one walks the list of all.
+            vec![COLUMNS; rows].join(",")
+        )
+    };
+    (1..=ROWS).map(insert).collect()
 }
 
 /// One delivery for each subscription that the names of these events reach.
@@ -64,10 +82,11 @@ pub(crate) async fn publish(
     drafts: &[Draft],
 ) -> Result<Vec<Published>, Error> {
     let unique = drafts.iter().all(|draft| draft.dedup.is_none());
+    let routed = routed(conn, drafts).await?;
     let seqs = if unique {
-        insert(conn, &PUBLISH, drafts).await?
+        insert(conn, &PUBLISH, drafts, &routed).await?
     } else {
-        let seqs = insert_events(conn, drafts).await?;
+        let seqs = insert(conn, &INSERT_EVENTS, drafts, &routed).await?;
         owe(conn, &seqs).await?;
         seqs
     };
@@ -127,40 +146,67 @@ async fn delay(
     Ok(())
 }
 
-/// Inserts event rows; answers the `seq` of each, in order, and `None` for a
-/// duplicate.
-pub(super) async fn insert_events(
-    conn: &mut SqliteConnection,
-    drafts: &[Draft],
-) -> Result<Vec<Option<i64>>, Error> {
-    insert(conn, &INSERT_EVENTS, drafts).await
+/// Of the names of these events, those that somebody subscribes to.
+async fn routed(conn: &mut SqliteConnection, drafts: &[Draft]) -> Result<HashSet<String>, Error> {
+    let names: HashSet<_> = drafts.iter().map(|draft| &draft.envelope.name).collect();
+    let names: String = sqlx::query_scalar(
+        "SELECT json_group_array(DISTINCT event) FROM termitary_routes
+         WHERE event IN (SELECT value FROM json_each($1))",
+    )
+    .bind(json!(names).to_string())
+    .fetch_one(conn)
+    .await?;
+    gathered(&names)
 }
 
+/// Inserts event rows; answers the `seq` of each, in order, and `None` for a
+/// duplicate.
 async fn insert(
     conn: &mut SqliteConnection,
     statements: &'static [String],
     drafts: &[Draft],
+    routed: &HashSet<String>,
 ) -> Result<Vec<Option<i64>>, Error> {
     let mut seqs = Vec::with_capacity(drafts.len());
-    let mut rest = drafts;
-    while !rest.is_empty() {
-        let (place, rows) = size_for(rest.len());
-        let (chunk, after) = rest.split_at(rows);
-        seqs.extend(insert_chunk(conn, &statements[place], chunk).await?);
-        rest = after;
+    for chunk in drafts.chunks(ROWS) {
+        let fanned = |name: &String| {
+            if routed.contains(name) {
+                WAITS
+            } else {
+                UNROUTED
+            }
+        };
+        let query = insert_query(statements, chunk, fanned);
+        let done = query.execute(&mut *conn).await?;
+        let rows = chunk.len();
+        let unique = chunk.iter().all(|draft| draft.dedup.is_none());
+        if unique || done.rows_affected() == rows as u64 {
+            seqs.extend(seqs_before(&done, rows).map(Some));
+        } else {
+            seqs.extend(seqs_of(conn, chunk).await?);
+        }
     }
     Ok(seqs)
 }
 
-async fn insert_chunk(
-    conn: &mut SqliteConnection,
-    sql: &'static str,
-    chunk: &[Draft],
-) -> Result<Vec<Option<i64>>, Error> {
-    let mut query = sqlx::query(sql);
+/// AUTOINCREMENT: one statement's rows follow each other.
+pub(super) fn seqs_before(done: &SqliteQueryResult, rows: usize) -> Range<i64> {
+    let after = done.last_insert_rowid() + 1;
+    after - rows as i64..after
+}
+
+type Insert<'a> = Query<'a, Sqlite, SqliteArguments>;
+
+/// Inserts up to [`ROWS`] of them, each with what `fanned` says of its name.
+pub(super) fn insert_query<'a>(
+    statements: &'static [String],
+    drafts: &'a [Draft],
+    fanned: impl Fn(&String) -> i64,
+) -> Insert<'a> {
+    let mut query = sqlx::query(statements[drafts.len() - 1].as_str());
     for Draft {
         envelope, dedup, ..
-    } in chunk
+    } in drafts
     {
         query = query
             .bind(envelope.id)
@@ -172,17 +218,10 @@ async fn insert_chunk(
             .bind(&envelope.traceparent)
             .bind(envelope.cause)
             .bind(dedup)
-            .bind(envelope.data.get());
+            .bind(envelope.data.get())
+            .bind(fanned(&envelope.name));
     }
-    let done = query.execute(&mut *conn).await?;
-    let rows = chunk.len();
-    let unique = chunk.iter().all(|draft| draft.dedup.is_none());
-    if unique || done.rows_affected() == rows as u64 {
-        // AUTOINCREMENT: one statement's rows follow each other.
-        let after = done.last_insert_rowid() + 1;
-        return Ok((after - rows as i64..after).map(Some).collect());
-    }
-    seqs_of(conn, chunk).await
+    query
 }
 
 /// The rows of those that are no duplicates.
@@ -208,6 +247,21 @@ async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> R
     )
 }
 
+/// Records an event that stands on its stream already, for all its subscriptions.
+#[cfg(feature = "redis")]
+pub(super) async fn insert_fanned(
+    conn: &mut SqliteConnection,
+    envelope: &Envelope,
+) -> Result<i64, Error> {
+    let draft = Draft {
+        envelope: envelope.clone(),
+        due_us: 0,
+        dedup: None,
+    };
+    let query = insert_query(&INSERT_EVENTS, std::slice::from_ref(&draft), |_| FANNED);
+    Ok(query.execute(conn).await?.last_insert_rowid())
+}
+
 #[cfg(feature = "redis")]
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
 pub(crate) async fn park_foreign(
@@ -216,7 +270,9 @@ pub(crate) async fn park_foreign(
     reason: &str,
     error: &str,
 ) -> Result<(), Error> {
-    let seqs = insert_events(conn, std::slice::from_ref(draft)).await?;
+    let drafts = std::slice::from_ref(draft);
+    let routed = routed(conn, drafts).await?;
+    let seqs = insert(conn, &INSERT_EVENTS, drafts, &routed).await?;
     for seq in seqs.into_iter().flatten() {
         sqlx::query(
             "INSERT INTO termitary_deliveries (event, subscription, state, due_us, reason, error, settled_us)

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use rusqlite::{Connection, params};
 use serde_json::json;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
@@ -278,6 +279,49 @@ pub(crate) async fn undo(
     Ok(())
 }
 
+/// Makes events pending again that were carried and certainly did not arrive.
+pub(crate) fn give_back(conn: &Connection, seqs: &[i64]) -> Result<(), Error> {
+    let mut deliveries = conn.prepare_cached(
+        "UPDATE termitary_deliveries SET state = 0, fence = 0, worker = NULL, lease_us = NULL
+         WHERE event = ?1 AND fence = 1 AND state = 1",
+    )?;
+    let mut events =
+        conn.prepare_cached("UPDATE termitary_events SET fanned = 0 WHERE seq = ?1")?;
+    for seq in seqs {
+        deliveries.execute([seq])?;
+        events.execute([seq])?;
+    }
+    Ok(())
+}
+
+/// The events of deliveries whose lease ends between the two.
+pub(crate) async fn leased_until(
+    conn: &mut SqliteConnection,
+    first_us: i64,
+    last_us: i64,
+) -> Result<HashSet<i64>, Error> {
+    let seqs: String = sqlx::query_scalar(
+        "SELECT json_group_array(event) FROM termitary_deliveries
+         WHERE state = 1 AND lease_us BETWEEN $1 AND $2",
+    )
+    .bind(first_us)
+    .bind(last_us)
+    .fetch_one(conn)
+    .await?;
+    gathered(&seqs)
+}
+
+/// Notes which stream entry carries each event, to all its subscriptions.
+pub(crate) fn note_carried(conn: &Connection, entries: &[(i64, String)]) -> Result<(), Error> {
+    let mut note = conn.prepare_cached(
+        "UPDATE termitary_deliveries SET entry = ?2 WHERE event = ?1 AND fence = 1 AND state = 1",
+    )?;
+    for (seq, entry) in entries {
+        note.execute(params![seq, entry])?;
+    }
+    Ok(())
+}
+
 /// Trusts Redis with these deliveries until `until_us`.
 pub(crate) async fn trust(conn: &mut SqliteConnection, rows: &[(Row, i64)]) -> Result<(), Error> {
     let rows: Vec<_> = rows
@@ -330,7 +374,6 @@ pub(crate) struct Standing {
     pub(crate) seq: i64,
     /// Which event that is here: an entry of another ledger may name the same `seq`.
     pub(crate) id: Uuid,
-    pub(crate) route: i64,
     /// Missing: the subscription is younger than the event.
     pub(crate) state: Option<i64>,
     pub(crate) attempts: Option<i64>,
@@ -341,25 +384,25 @@ pub(crate) struct Standing {
     pub(crate) doubt_ms: Option<i64>,
 }
 
-/// What the ledger says of these `(seq, route)`; nothing of events it has not.
+/// What the ledger says of the deliveries of these events to `route`, by `seq`;
+/// nothing of events it has not.
 pub(crate) async fn standing(
     conn: &mut SqliteConnection,
-    keys: &[(i64, i64)],
-) -> Result<HashMap<(i64, i64), Standing>, Error> {
+    route: i64,
+    seqs: &[i64],
+) -> Result<HashMap<i64, Standing>, Error> {
     let rows: String = sqlx::query_scalar(
-        "SELECT json_group_array(json_array(e.seq, hex(e.id), j.value->>1, d.state, d.attempts, d.fence, d.entry, s.doubt_ms))
-         FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value->>0
-         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = j.value->>1
-         LEFT JOIN termitary_subscriptions s ON s.id = j.value->>1",
+        "SELECT json_group_array(json_array(e.seq, hex(e.id), d.state, d.attempts, d.fence, d.entry,
+            (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2)))
+         FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value
+         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
     )
-    .bind(json!(keys).to_string())
+    .bind(json!(seqs).to_string())
+    .bind(route)
     .fetch_one(conn)
     .await?;
     let rows: Vec<Standing> = gathered(&rows)?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ((row.seq, row.route), row))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.seq, row)).collect())
 }
 
 /// Of these events, those whose delivery to `route` the ledger has already,
@@ -411,10 +454,12 @@ pub(crate) async fn overdue(
 }
 
 /// Trusts Redis with nothing that no live worker renewed: it may have lost
-/// everything.
+/// everything. What is on its way there, without an entry, is looked after when
+/// its lease ends.
 pub(crate) async fn distrust(conn: &mut SqliteConnection, now_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "UPDATE termitary_deliveries SET lease_us = 0 WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
+        "UPDATE termitary_deliveries SET lease_us = 0
+         WHERE state = 1 AND crashes < 2 AND entry IS NOT NULL AND (worker = 'relay' OR lease_us < $1)",
     )
     .bind(now_us)
     .execute(conn)

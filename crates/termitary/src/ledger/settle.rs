@@ -157,22 +157,7 @@ async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result
     if let Some(seq) = known {
         return Ok(seq);
     }
-    let draft = crate::publish::Draft {
-        envelope: envelope.clone(),
-        due_us: 0,
-        dedup: None,
-    };
-    let seqs = super::publish::insert_events(conn, &[draft]).await?;
-    let seq =
-        seqs.into_iter().flatten().next().ok_or_else(|| {
-            Error::internal(format!("event {} could not be adopted", envelope.id))
-        })?;
-    // It stands on its stream for everyone already: only this delivery is owed.
-    sqlx::query("UPDATE termitary_events SET fanned = 1 WHERE seq = $1")
-        .bind(seq)
-        .execute(conn)
-        .await?;
-    Ok(seq)
+    super::publish::insert_fanned(conn, envelope).await
 }
 
 /// How a stream-only delivery stands when the ledger first hears of it.

@@ -11,7 +11,7 @@ use crate::inspect::WorkerStatus;
 
 const EVERY: Duration = secs(5);
 /// A worker not heard of for this long is not shown as live.
-const LIVE: Duration = secs(20);
+pub(crate) const LIVE: Duration = secs(20);
 const FORGET: Duration = minutes(10);
 
 /// Signs in, and again every few seconds until housekeeping ends.

@@ -44,7 +44,7 @@ pub(super) async fn admit(
     let mut leased = Vec::with_capacity(sorted.readable.len());
     let mut doubted = Vec::new();
     for (entry, carried, seen) in sorted.readable {
-        match known.fate(lane, &entry, &carried, seen) {
+        match known.fate(&entry, &carried, seen) {
             Fate::Runs(attempts) => leased.push(lease(lane, worker, entry, carried, attempts)),
             Fate::Over => sorted.over.push(Over::quietly(entry)),
             Fate::Noted => sorted.over.push(Over {
@@ -152,7 +152,7 @@ fn lease(lane: &Lane, worker: &WorkerId, entry: Entry, carried: Carried, attempt
 /// What the ledger knows of the entries of one read.
 #[derive(Default)]
 struct Known {
-    standing: HashMap<(i64, i64), Standing>,
+    standing: HashMap<i64, Standing>,
     adopted: HashMap<Uuid, Option<String>>,
 }
 
@@ -164,9 +164,9 @@ impl Known {
         lane: &Lane,
         entries: &[(Entry, Carried, bool)],
     ) -> Result<Self, Error> {
-        let keys: Vec<_> = entries
+        let seqs: Vec<_> = entries
             .iter()
-            .filter_map(|(_, carried, _)| Some((carried.ledger?.0, lane.route)))
+            .filter_map(|(_, carried, _)| Some(carried.ledger?.0))
             .collect();
         let seen: Vec<_> = entries
             .iter()
@@ -174,15 +174,15 @@ impl Known {
             .map(|(_, carried, _)| carried.envelope.id)
             .collect();
         let mut known = Self::default();
-        if keys.is_empty() && seen.is_empty() {
+        if seqs.is_empty() && seen.is_empty() {
             return Ok(known);
         }
         let mut conn = redis.db.reader().acquire().await?;
-        if !keys.is_empty() {
-            known.standing = ledger::relay::standing(&mut conn, &keys).await?;
-            let orphans = keys
+        if !seqs.is_empty() {
+            known.standing = ledger::relay::standing(&mut conn, lane.route, &seqs).await?;
+            let orphans = seqs
                 .iter()
-                .filter(|key| !known.standing.contains_key(key))
+                .filter(|seq| !known.standing.contains_key(seq))
                 .count();
             if orphans > 0 {
                 metrics::counter!("termitary_orphan_entries_total").increment(orphans as u64);
@@ -195,7 +195,7 @@ impl Known {
         Ok(known)
     }
 
-    fn fate(&self, lane: &Lane, entry: &Entry, carried: &Carried, seen: bool) -> Fate {
+    fn fate(&self, entry: &Entry, carried: &Carried, seen: bool) -> Fate {
         let Some((seq, fence)) = carried.ledger else {
             let adopted = self.adopted.get(&carried.envelope.id).filter(|_| seen);
             return match adopted {
@@ -204,7 +204,7 @@ impl Known {
                 Some(_) => Fate::Over,
             };
         };
-        let row = self.standing.get(&(seq, lane.route));
+        let row = self.standing.get(&seq);
         let Some(row) =
             row.filter(|row| row.id == carried.envelope.id && row.state == Some(state::LEASED))
         else {

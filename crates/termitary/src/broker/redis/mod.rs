@@ -6,8 +6,8 @@
 //! per subscription; whatever one subscription needs a second time goes to a
 //! stream of its own (`keys`, `entry`). A worker reads batches (`reader`),
 //! asks the ledger whether they may run (`admit`), renews and settles them
-//! (`renew`, `settle`). Housekeeping moves committed events to their streams
-//! (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
+//! (`renew`, `settle`). Whoever commits events carries them to their streams
+//! (`carry`); housekeeping moves what is left (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
 //! (`reconcile`) and trims what everyone has finished (`trim`); publishers clear
 //! streams that nobody reads (`unread`). What Redis gives out a second time
 //! after it lost data runs under a higher fence (`doubt`). What is published at
@@ -15,6 +15,7 @@
 
 mod admit;
 mod bridge;
+mod carry;
 mod config;
 mod counts;
 mod declare;
@@ -83,6 +84,8 @@ pub(crate) struct Redis {
     desks: reader::Desks,
     /// Single publishes, sent together.
     sharing: Sharing,
+    /// Committed events on their way to their streams.
+    carrying: carry::Carrying,
     /// Renewals come from a runtime of their own.
     renewals: Wire,
     keeper: tokio::sync::Mutex<upkeep::Keeper>,
@@ -96,6 +99,8 @@ pub(crate) struct Redis {
     unacked: Outage,
     /// Events for plain channels that Redis did not take.
     unsent: Outage,
+    /// Entries that the ledger does not know.
+    unnoted: Outage,
     /// Redis no longer knew a group that it should know: it lost data.
     lost: AtomicBool,
 }
@@ -104,6 +109,7 @@ impl Redis {
     pub(crate) fn new(db: Db, link: Link, config: RedisConfig) -> Self {
         Self {
             sharing: Sharing::new(link.clone()),
+            carrying: carry::Carrying::default(),
             renewals: link.wire(),
             live: Live::default(),
             desks: reader::Desks::default(),
@@ -113,6 +119,7 @@ impl Redis {
             strangers: trim::Strangers::default(),
             unacked: Outage::of("acknowledging what is finished"),
             unsent: Outage::of("sending events out on plain channels"),
+            unnoted: Outage::of("noting which entries carry what"),
             lost: AtomicBool::new(false),
             db,
             link,

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use redis::{RedisResult, Value};
+use rusqlite::Connection;
 
 use super::{Redis, doubt, keys, reply, script};
 use crate::broker::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger;
+use crate::ledger::{self, batch};
 
 /// Answers, in order, whether each claim still held.
 pub(super) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
@@ -89,47 +90,67 @@ async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
     Ok(noted)
 }
 
-/// Settles what is the ledger's to settle in one transaction. A stream-only
-/// delivery is adopted first; where the ledger has it already, the claim is lost.
+/// Settles what is the ledger's to settle in one transaction.
 async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
     let committed = Outcome::Done { committed: true };
     let mut held: Vec<_> = settlements.iter().map(|s| s.outcome == committed).collect();
-    if !settlements.iter().any(by_ledger) {
+    let places: Vec<_> = (0..settlements.len())
+        .filter(|&i| by_ledger(&settlements[i]))
+        .collect();
+    if places.is_empty() {
         return Ok(held);
     }
+    let rows: Vec<_> = places.iter().map(|&i| settlements[i].clone()).collect();
+    let again = rows.iter().any(is_due_again);
+    let adopts = |s: &Settlement| matches!(s.claim.origin, Origin::Stream { .. });
     let now_us = redis.now_us();
+    let answers = if rows.iter().any(adopts) {
+        adopted(redis, rows, now_us).await?
+    } else {
+        let settle = move |conn: &Connection| batch::settle(conn, &rows, now_us);
+        redis.db.write(settle).await?
+    };
+    if again {
+        redis.db.published().notify_waiters();
+    }
+    for (i, answer) in places.into_iter().zip(answers) {
+        held[i] = answer;
+    }
+    Ok(held)
+}
+
+/// The ledger owes it again: the relay has something to do.
+fn is_due_again(settlement: &Settlement) -> bool {
+    matches!(
+        settlement.outcome,
+        Outcome::Retry { .. } | Outcome::Snooze { .. }
+    )
+}
+
+/// Settles what is partly known to the stream only. That is adopted first; where
+/// the ledger has it already, the claim is lost.
+async fn adopted(
+    redis: &Redis,
+    settlements: Vec<Settlement>,
+    now_us: i64,
+) -> Result<Vec<bool>, Error> {
+    let mut held = vec![false; settlements.len()];
     let mut tx = redis.db.begin().await?;
     let (mut places, mut rows) = (Vec::new(), Vec::new());
-    for (i, settlement) in settlements.iter().enumerate().filter(|(_, s)| by_ledger(s)) {
-        let claim = match &settlement.claim.origin {
-            Origin::Ledger { .. } => Some(settlement.claim.clone()),
+    for (i, Settlement { claim, outcome }) in settlements.into_iter().enumerate() {
+        let claim = match &claim.origin {
+            Origin::Ledger { .. } => Some(claim),
             Origin::Stream { envelope, .. } => {
-                ledger::adopt(
-                    &mut tx,
-                    &settlement.claim,
-                    envelope,
-                    redis.trusted_until_us(),
-                )
-                .await?
+                ledger::adopt(&mut tx, &claim, envelope, redis.trusted_until_us()).await?
             }
         };
         if let Some(claim) = claim {
             places.push(i);
-            rows.push(Settlement {
-                claim,
-                outcome: settlement.outcome.clone(),
-            });
+            rows.push(Settlement { claim, outcome });
         }
     }
     let answers = ledger::settle(&mut tx, &rows, now_us).await?;
-    if rows
-        .iter()
-        .any(|s| matches!(s.outcome, Outcome::Retry { .. } | Outcome::Snooze { .. }))
-    {
-        tx.commit_and_wake().await?;
-    } else {
-        tx.commit().await?;
-    }
+    tx.commit().await?;
     for (i, answer) in places.into_iter().zip(answers) {
         held[i] = answer;
     }

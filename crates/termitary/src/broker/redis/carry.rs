@@ -1,0 +1,284 @@
+//! Carries events to their streams from the process that committed them.
+//!
+//! They are leased to the relay in the transaction that publishes them: nobody
+//! has to find and claim them. What does not reach its stream is given back at
+//! once where that is certain; where it is not, or the process dies on the way,
+//! the reconciler sends it again when the lease is over, half of a worker's:
+//! whoever did get it has renewed it by then.
+//!
+//! Which entry carries a delivery is noted a moment later, and only of what is
+//! not finished by then: nearly nothing, where workers keep up. When the lease
+//! ends, the reconciler asks for that entry.
+
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use redis::{RedisResult, Value};
+
+use super::link::Held;
+use super::outage::Outage;
+use super::{Redis, entry, relay, reply};
+use crate::clock::{forward, micros};
+use crate::db::{Cargo, Carrier, Trust};
+use crate::error::Error;
+use crate::event::Envelope;
+use crate::fault;
+use crate::ledger::relay as rows;
+use crate::worker::roll::LIVE;
+
+/// The most events on their way; beyond that they are left to the relay.
+const MOST: usize = 10_000;
+/// How long what is on its stream may take before that is noted.
+const NOTED_AFTER: Duration = Duration::from_millis(200);
+
+pub(super) struct Carrying {
+    state: Mutex<State>,
+    /// One at a time, so that events keep their order.
+    turn: tokio::sync::Mutex<()>,
+    /// Somebody will note what was sent.
+    noting: AtomicBool,
+    outage: Outage,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: Vec<Cargo>,
+    events: usize,
+    /// On their streams; which entries carry them is not noted.
+    sent: Vec<Sent>,
+    rests_until: Option<Instant>,
+}
+
+/// An event on its stream.
+struct Sent {
+    seq: i64,
+    until_us: i64,
+    stream: Arc<str>,
+    id: String,
+}
+
+impl Default for Carrying {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            noting: AtomicBool::new(false),
+            outage: Outage::of("carrying events to their streams"),
+        }
+    }
+}
+
+impl Carrying {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Carrier for Redis {
+    fn trust(&self) -> Option<Trust> {
+        let state = self.carrying.state();
+        let rests = state.rests_until.is_some_and(|until| forward() < until);
+        if rests || state.events >= MOST || !self.link.shared().stands() {
+            return None;
+        }
+        let now_us = self.now_us();
+        Some(Trust {
+            live_since_us: now_us.saturating_sub(micros(LIVE)),
+            until_us: now_us.saturating_add(micros(self.config.lease_time() / 2)),
+        })
+    }
+
+    fn load(&self, cargo: Cargo) {
+        let mut state = self.carrying.state();
+        state.events += cargo.events.len();
+        state.loaded.push(cargo);
+    }
+
+    fn carry(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            let turn = self.carrying.turn.lock().await;
+            let loaded = mem::take(&mut self.carrying.state().loaded);
+            for cargo in loaded {
+                let events = cargo.events.len();
+                let carried = carry(&self, cargo).await;
+                self.carrying.state().events -= events;
+                match carried {
+                    Ok(()) => self.carrying.outage.over(),
+                    Err(error) => {
+                        let wait = self.carrying.outage.failed(&error);
+                        self.carrying.state().rests_until = Some(forward() + wait);
+                    }
+                }
+            }
+            drop(turn);
+            note_soon(self);
+        }
+        .boxed()
+    }
+
+    fn rest(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            Arc::clone(&self).carry().await;
+            note(&self).await;
+        }
+        .boxed()
+    }
+}
+
+async fn carry(redis: &Redis, cargo: Cargo) -> Result<(), Error> {
+    let mut held = match redis.link.shared().get().await {
+        Ok(held) => held,
+        Err(error) => {
+            // Nothing was sent.
+            give_back(redis, seqs(&cargo.events)).await?;
+            return Err(error);
+        }
+    };
+    fault::point!("carry.before_xadd");
+    let mut refused = None;
+    let mut events = &cargo.events[..];
+    while !events.is_empty() {
+        let (chunk, rest) = events.split_at(events.len().min(relay::CHUNK));
+        match send(redis, &mut held, chunk).await {
+            Ok(answers) => {
+                refused = sent(redis, chunk, cargo.until_us, answers)
+                    .await?
+                    .or(refused)
+            }
+            Err(error) => {
+                // Of the chunk it is not known.
+                give_back(redis, seqs(rest)).await?;
+                return Err(error);
+            }
+        }
+        events = rest;
+    }
+    metrics::counter!("termitary_relayed_total").increment(cargo.deliveries);
+    if redis.config.bridge_mode().sends_out() {
+        relay::send_out(redis, cargo.events.iter().map(|(_, event)| event)).await;
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+fn seqs(events: &[(i64, Envelope)]) -> Vec<i64> {
+    events.iter().map(|(seq, _)| *seq).collect()
+}
+
+async fn send(
+    redis: &Redis,
+    held: &mut Held,
+    events: &[(i64, Envelope)],
+) -> Result<Vec<RedisResult<Value>>, Error> {
+    let mut pipe = redis::Pipeline::with_capacity(events.len());
+    for same in events.chunk_by(|(_, one), (_, next)| one.name == next.name) {
+        let stream = redis.link.keys().main(&same[0].1.name);
+        for (seq, event) in same {
+            pipe.add_command(entry::add(&stream, event, Some(*seq), None));
+        }
+    }
+    redis.link.shared().many_on(held, &mut pipe).await
+}
+
+/// What Redis said to each; answers why it refused some, which are given back.
+async fn sent(
+    redis: &Redis,
+    events: &[(i64, Envelope)],
+    until_us: i64,
+    answers: Vec<RedisResult<Value>>,
+) -> Result<Option<Error>, Error> {
+    fault::point!("carry.sent");
+    let (mut back, mut why) = (Vec::new(), None);
+    let mut sent = Vec::with_capacity(events.len());
+    let mut stream: (&str, Arc<str>) = ("", "".into());
+    for ((seq, event), answer) in events.iter().zip(answers) {
+        if stream.0 != event.name {
+            stream = (&event.name, redis.link.keys().main(&event.name).into());
+        }
+        match answer.map(reply::text) {
+            Ok(id) => sent.extend(id.map(|id| Sent {
+                seq: *seq,
+                until_us,
+                stream: Arc::clone(&stream.1),
+                id,
+            })),
+            Err(error) => {
+                back.push(*seq);
+                why = Some(error.into());
+            }
+        }
+    }
+    redis.carrying.state().sent.extend(sent);
+    if !back.is_empty() {
+        give_back(redis, back).await?;
+    }
+    Ok(why)
+}
+
+/// To the relay, which sees when it can be sent.
+async fn give_back(redis: &Redis, seqs: Vec<i64>) -> Result<(), Error> {
+    redis
+        .db
+        .write(move |conn| rows::give_back(conn, &seqs))
+        .await?;
+    redis.db.published().notify_waiters();
+    Ok(())
+}
+
+fn note_soon(redis: Arc<Redis>) {
+    if redis.carrying.noting.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    tokio::spawn(async move {
+        let wait = NOTED_AFTER.min(redis.config.lease_time() / 10);
+        loop {
+            tokio::time::sleep(wait).await;
+            note(&redis).await;
+            redis.carrying.noting.store(false, Ordering::Release);
+            let idle = redis.carrying.state().sent.is_empty();
+            if idle || redis.carrying.noting.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    });
+}
+
+/// Notes which entries carry what is not finished.
+async fn note(redis: &Redis) {
+    let sent = mem::take(&mut redis.carrying.state().sent);
+    match note_in_ledger(redis, sent).await {
+        Ok(()) => redis.unnoted.over(),
+        // The reconciler sends them again.
+        Err(error) => drop(redis.unnoted.failed(&error)),
+    }
+}
+
+async fn note_in_ledger(redis: &Redis, sent: Vec<Sent>) -> Result<(), Error> {
+    let untils = sent.iter().map(|sent| sent.until_us);
+    let (Some(first), Some(last)) = (untils.clone().min(), untils.max()) else {
+        return Ok(());
+    };
+    let unfinished = {
+        let mut conn = redis.db.read().await?;
+        rows::leased_until(&mut conn, first, last).await?
+    };
+    let mut entries: Vec<_> = sent
+        .iter()
+        .filter(|sent| unfinished.contains(&sent.seq))
+        .map(|sent| (sent.seq, format!("{}|{}", sent.stream, sent.id)))
+        .collect();
+    while !entries.is_empty() {
+        let rest = entries.split_off(entries.len().min(relay::CHUNK));
+        redis
+            .db
+            .write(move |conn| rows::note_carried(conn, &entries))
+            .await?;
+        entries = rest;
+    }
+    fault::point!("carry.noted");
+    Ok(())
+}
