@@ -1,43 +1,47 @@
 //! Who takes events on, right after their commit, to where they are handled.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
 
+use crate::error::Error;
 use crate::event::Envelope;
 
 /// Committed events, each by its `seq` and leased to the relay, on their way to
 /// every subscription that they reach.
 pub(crate) struct Cargo {
     pub(crate) events: Vec<(i64, Envelope)>,
-    /// How many deliveries of theirs there are.
-    pub(crate) deliveries: u64,
-    /// Until when they are leased.
+    /// As in the [`Trust`] that they were leased with.
+    pub(crate) reached: Arc<HashMap<String, u64>>,
     pub(crate) until_us: i64,
 }
 
-/// On what terms a carrier is trusted with events.
+/// What a carrier is trusted with.
 pub(crate) struct Trust {
-    /// If a worker was heard of since.
-    pub(crate) live_since_us: i64,
+    /// The names of the events, and how many subscriptions each has.
+    pub(crate) reached: Arc<HashMap<String, u64>>,
     /// Until when: then the ledger looks after what it has not heard of.
     pub(crate) until_us: i64,
 }
 
 /// Takes committed events on. What it does not bring to its place is left to
 /// the ledger.
+#[async_trait]
 pub(crate) trait Carrier: Send + Sync {
-    /// `None`: it takes nothing now.
-    fn trust(&self) -> Option<Trust>;
+    /// What it is trusted with, as far as `conn` knows; `None`: it takes nothing
+    /// now.
+    async fn trust(&self, conn: &mut SqliteConnection) -> Result<Option<Trust>, Error>;
 
     /// Takes what is committed; [`Carrier::carry`] then has to be run.
     fn load(&self, cargo: Cargo);
 
     /// Brings what is loaded to its place.
-    fn carry(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    async fn carry(self: Arc<Self>);
 
     /// Returns when nothing is on its way any more.
-    fn rest(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    async fn rest(self: Arc<Self>);
 }
 
 /// The carrier of a database's events, while it lives.

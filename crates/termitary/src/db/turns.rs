@@ -37,10 +37,8 @@ const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
 /// For so long another process's lock is asked for without a rest.
 const AT_ONCE: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_millis(1);
-const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
 const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
-const RELEASE: &str = "RELEASE SAVEPOINT termitary_turn";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
 
 /// No turn joins a database transaction that is older, so that nobody's commit
@@ -416,37 +414,27 @@ impl Open {
         }
     }
 
-    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Then, Error> {
-        let mut then = Then::default();
-        if !self.drafts.is_empty() {
-            // Nothing is undone by itself any more: SQLite need not remember it.
-            run(&mut self.conn, RELEASE).await?;
-            then = self.publish(turns).await?;
-        }
-        run(&mut self.conn, COMMIT).await?;
-        Ok(then)
-    }
-
     #[cfg(not(feature = "redis"))]
-    async fn publish(&mut self, turns: &Turns) -> Result<Then, Error> {
-        ledger::publish(&mut self.conn, &turns.source, &self.drafts).await?;
+    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Then, Error> {
+        ledger::publish_and_commit(&mut self.conn, &turns.source, &self.drafts).await?;
         Ok(Then)
     }
 
     #[cfg(feature = "redis")]
-    async fn publish(&mut self, turns: &Turns) -> Result<Then, Error> {
+    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Then, Error> {
         let (conn, source) = (&mut self.conn, &turns.source);
-        let carrier = turns.carrier();
-        let trusted = carrier.and_then(|it| it.trust().map(|trust| (it, trust)));
-        let Some((carrier, trust)) = trusted else {
-            ledger::publish(conn, source, &self.drafts).await?;
-            return Ok(Then::default());
-        };
-        let drafts = std::mem::take(&mut self.drafts);
-        let cargo = ledger::publish_leased(conn, source, drafts, &trust).await?;
-        Ok(Then(
-            cargo.map(|cargo| (carrier, cargo, self.runtime.clone())),
-        ))
+        let carrier = turns.carrier().filter(|_| !self.drafts.is_empty());
+        if let Some(carrier) = carrier
+            && let Some(trust) = carrier.trust(conn).await?
+        {
+            let drafts = std::mem::take(&mut self.drafts);
+            let cargo = ledger::lease_and_commit(conn, source, drafts, &trust).await?;
+            return Ok(Then(
+                cargo.map(|cargo| (carrier, cargo, self.runtime.clone())),
+            ));
+        }
+        ledger::publish_and_commit(conn, source, &self.drafts).await?;
+        Ok(Then::default())
     }
 
     fn takes_more(&self) -> bool {

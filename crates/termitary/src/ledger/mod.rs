@@ -8,11 +8,11 @@ mod declare;
 pub(crate) mod doubt;
 #[cfg(feature = "redis")]
 mod handed;
+mod insert;
 mod lease;
 mod letters;
 mod publish;
-#[cfg(feature = "redis")]
-mod publish_leased;
+mod publish_last;
 #[cfg(test)]
 mod publish_tests;
 mod read;
@@ -36,8 +36,9 @@ pub(crate) use letters::{Resolve, letter, letters, resolve};
 #[cfg(feature = "redis")]
 pub(crate) use publish::park_foreign;
 pub(crate) use publish::publish;
+pub(crate) use publish_last::publish_and_commit;
 #[cfg(feature = "redis")]
-pub(crate) use publish_leased::publish_leased;
+pub(crate) use publish_last::{lease_and_commit, reached};
 pub(crate) use read::{heads, last_seq, read, tally};
 pub(crate) use retain::{forget, retain};
 pub(crate) use settle::finish;

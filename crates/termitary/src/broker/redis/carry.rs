@@ -10,14 +10,15 @@
 //! not finished by then: nearly nothing, where workers keep up. When the lease
 //! ends, the reconciler asks for that entry.
 
+use std::collections::HashMap;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use redis::{RedisResult, Value};
+use sqlx::SqliteConnection;
 
 use super::link::Held;
 use super::outage::Outage;
@@ -27,11 +28,14 @@ use crate::db::{Cargo, Carrier, Trust};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
-use crate::ledger::relay as rows;
+use crate::ledger::{self, relay as rows};
 use crate::worker::roll::LIVE;
 
 /// The most events on their way; beyond that they are left to the relay.
 const MOST: usize = 10_000;
+/// How long it is taken for known who subscribes to what: a name that is missing
+/// is left to the relay, one too many has no delivery.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long what is on its stream may take before that is noted.
 const NOTED_AFTER: Duration = Duration::from_millis(200);
 
@@ -51,6 +55,8 @@ struct State {
     /// On their streams; which entries carry them is not noted.
     sent: Vec<Sent>,
     rests_until: Option<Instant>,
+    /// The names that workers subscribe to, and since when that is known.
+    reached: Option<(Arc<HashMap<String, u64>>, Instant)>,
 }
 
 /// An event on its stream.
@@ -79,18 +85,26 @@ impl Carrying {
     }
 }
 
+#[async_trait]
 impl Carrier for Redis {
-    fn trust(&self) -> Option<Trust> {
-        let state = self.carrying.state();
-        let rests = state.rests_until.is_some_and(|until| forward() < until);
-        if rests || state.events >= MOST || !self.link.shared().stands() {
-            return None;
+    async fn trust(&self, conn: &mut SqliteConnection) -> Result<Option<Trust>, Error> {
+        if !self.link.shared().stands() || self.carrying.state().rests() {
+            return Ok(None);
         }
         let now_us = self.now_us();
-        Some(Trust {
-            live_since_us: now_us.saturating_sub(micros(LIVE)),
+        let known = self.carrying.state().reached();
+        let reached = if let Some(reached) = known {
+            reached
+        } else {
+            let since_us = now_us.saturating_sub(micros(LIVE));
+            let reached = Arc::new(ledger::reached(conn, since_us).await?);
+            self.carrying.state().reached = Some((Arc::clone(&reached), forward()));
+            reached
+        };
+        Ok(Some(Trust {
+            reached,
             until_us: now_us.saturating_add(micros(self.config.lease_time() / 2)),
-        })
+        }))
     }
 
     fn load(&self, cargo: Cargo) {
@@ -99,34 +113,43 @@ impl Carrier for Redis {
         state.loaded.push(cargo);
     }
 
-    fn carry(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        async move {
-            let turn = self.carrying.turn.lock().await;
-            let loaded = mem::take(&mut self.carrying.state().loaded);
-            for cargo in loaded {
-                let events = cargo.events.len();
-                let carried = carry(&self, cargo).await;
-                self.carrying.state().events -= events;
-                match carried {
-                    Ok(()) => self.carrying.outage.over(),
-                    Err(error) => {
-                        let wait = self.carrying.outage.failed(&error);
-                        self.carrying.state().rests_until = Some(forward() + wait);
-                    }
+    async fn carry(self: Arc<Self>) {
+        let turn = self.carrying.turn.lock().await;
+        let loaded = mem::take(&mut self.carrying.state().loaded);
+        for cargo in loaded {
+            let events = cargo.events.len();
+            let carried = carry(&self, cargo).await;
+            self.carrying.state().events -= events;
+            match carried {
+                Ok(()) => self.carrying.outage.over(),
+                Err(error) => {
+                    let wait = self.carrying.outage.failed(&error);
+                    self.carrying.state().rests_until = Some(forward() + wait);
                 }
             }
-            drop(turn);
-            note_soon(self);
         }
-        .boxed()
+        drop(turn);
+        note_soon(self);
     }
 
-    fn rest(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        async move {
-            Arc::clone(&self).carry().await;
-            note(&self).await;
-        }
-        .boxed()
+    async fn rest(self: Arc<Self>) {
+        Arc::clone(&self).carry().await;
+        note(&self).await;
+    }
+}
+
+impl State {
+    /// It takes nothing now.
+    fn rests(&self) -> bool {
+        self.events >= MOST || self.rests_until.is_some_and(|until| forward() < until)
+    }
+
+    /// What is known still. That nobody is there is not: whoever comes is not kept
+    /// waiting.
+    fn reached(&self) -> Option<Arc<HashMap<String, u64>>> {
+        let (reached, at) = self.reached.as_ref()?;
+        let known = !reached.is_empty() && forward() < *at + KNOWN_FOR;
+        known.then(|| Arc::clone(reached))
     }
 }
 
@@ -145,11 +168,7 @@ async fn carry(redis: &Redis, cargo: Cargo) -> Result<(), Error> {
     while !events.is_empty() {
         let (chunk, rest) = events.split_at(events.len().min(relay::CHUNK));
         match send(redis, &mut held, chunk).await {
-            Ok(answers) => {
-                refused = sent(redis, chunk, cargo.until_us, answers)
-                    .await?
-                    .or(refused)
-            }
+            Ok(answers) => refused = sent(redis, &cargo, chunk, answers).await?.or(refused),
             Err(error) => {
                 // Of the chunk it is not known.
                 give_back(redis, seqs(rest)).await?;
@@ -158,7 +177,6 @@ async fn carry(redis: &Redis, cargo: Cargo) -> Result<(), Error> {
         }
         events = rest;
     }
-    metrics::counter!("termitary_relayed_total").increment(cargo.deliveries);
     if redis.config.bridge_mode().sends_out() {
         relay::send_out(redis, cargo.events.iter().map(|(_, event)| event)).await;
     }
@@ -187,25 +205,29 @@ async fn send(
 /// What Redis said to each; answers why it refused some, which are given back.
 async fn sent(
     redis: &Redis,
+    cargo: &Cargo,
     events: &[(i64, Envelope)],
-    until_us: i64,
     answers: Vec<RedisResult<Value>>,
 ) -> Result<Option<Error>, Error> {
     fault::point!("carry.sent");
     let (mut back, mut why) = (Vec::new(), None);
     let mut sent = Vec::with_capacity(events.len());
+    let mut relayed = 0;
     let mut stream: (&str, Arc<str>) = ("", "".into());
     for ((seq, event), answer) in events.iter().zip(answers) {
         if stream.0 != event.name {
             stream = (&event.name, redis.link.keys().main(&event.name).into());
         }
         match answer.map(reply::text) {
-            Ok(id) => sent.extend(id.map(|id| Sent {
-                seq: *seq,
-                until_us,
-                stream: Arc::clone(&stream.1),
-                id,
-            })),
+            Ok(id) => {
+                relayed += cargo.reached.get(&event.name).copied().unwrap_or(0);
+                sent.extend(id.map(|id| Sent {
+                    seq: *seq,
+                    until_us: cargo.until_us,
+                    stream: Arc::clone(&stream.1),
+                    id,
+                }));
+            }
             Err(error) => {
                 back.push(*seq);
                 why = Some(error.into());
@@ -213,6 +235,7 @@ async fn sent(
         }
     }
     redis.carrying.state().sent.extend(sent);
+    metrics::counter!("termitary_relayed_total").increment(relayed);
     if !back.is_empty() {
         give_back(redis, back).await?;
     }

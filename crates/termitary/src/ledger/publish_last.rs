@@ -1,0 +1,113 @@
+//! Recording events as the last thing of a transaction: with its commit in the
+//! same round trip to the database's thread.
+
+#[cfg(feature = "redis")]
+use std::{collections::HashMap, sync::Arc};
+
+use sqlx::SqliteConnection;
+
+#[cfg(feature = "redis")]
+use super::insert::{FANNED, seqs_before};
+use super::insert::{Inserts, ROWS, WAITS, owed_now};
+use super::publish::publish;
+#[cfg(feature = "redis")]
+use crate::db::{Cargo, Trust};
+use crate::error::Error;
+use crate::publish::Draft;
+
+const COMMIT: &str = "COMMIT";
+static LAST: Inserts = Inserts::new(WAITS, concat!(owed_now!("0, NULL, NULL, 0"), "; COMMIT"));
+
+/// [`publish`] of drafts that cannot be duplicates; then commits.
+pub(crate) async fn publish_and_commit(
+    conn: &mut SqliteConnection,
+    source: &str,
+    drafts: &[Draft],
+) -> Result<(), Error> {
+    if drafts.len() > ROWS || !drafts.iter().all(is_due_now) {
+        publish(conn, source, drafts).await?;
+        return commit(conn).await;
+    }
+    if drafts.is_empty() {
+        return commit(conn).await;
+    }
+    LAST.query(drafts).execute(conn).await?;
+    count(drafts.len());
+    Ok(())
+}
+
+fn is_due_now(draft: &Draft) -> bool {
+    draft.due_us == draft.envelope.time.as_microsecond()
+}
+
+async fn commit(conn: &mut SqliteConnection) -> Result<(), Error> {
+    sqlx::raw_sql(COMMIT).execute(conn).await?;
+    Ok(())
+}
+
+fn count(events: usize) {
+    metrics::counter!("termitary_events_published_total").increment(events as u64);
+}
+
+/// Under the first fence; what is bound last is until when.
+#[cfg(feature = "redis")]
+static LEASED: Inserts = Inserts::new(FANNED, owed_now!("1, 'relay', ?, 1"));
+#[cfg(feature = "redis")]
+static LEASED_LAST: Inserts =
+    Inserts::new(FANNED, concat!(owed_now!("1, 'relay', ?, 1"), "; COMMIT"));
+
+/// The same, but leases to the relay what can run now and is trusted to whoever
+/// commits it; answers that: it is theirs to take on.
+#[cfg(feature = "redis")]
+pub(crate) async fn lease_and_commit(
+    conn: &mut SqliteConnection,
+    source: &str,
+    drafts: Vec<Draft>,
+    trust: &Trust,
+) -> Result<Option<Cargo>, Error> {
+    let is_trusted =
+        |draft: &Draft| is_due_now(draft) && trust.reached.contains_key(&draft.envelope.name);
+    let (trusted, left): (Vec<_>, Vec<_>) = drafts.into_iter().partition(is_trusted);
+    if trusted.is_empty() {
+        publish_and_commit(conn, source, &left).await?;
+        return Ok(None);
+    }
+    if !left.is_empty() {
+        publish(conn, source, &left).await?;
+    }
+    let mut seqs = Vec::with_capacity(trusted.len());
+    let mut chunks = trusted.chunks(ROWS).peekable();
+    while let Some(chunk) = chunks.next() {
+        let last = chunks.peek().is_none();
+        let inserts = if last { &LEASED_LAST } else { &LEASED };
+        let query = inserts.query(chunk).bind(trust.until_us);
+        seqs.extend(seqs_before(&query.execute(&mut *conn).await?, chunk.len()));
+    }
+    count(trusted.len());
+    let envelopes = trusted.into_iter().map(|draft| draft.envelope);
+    Ok(Some(Cargo {
+        events: seqs.into_iter().zip(envelopes).collect(),
+        reached: Arc::clone(&trust.reached),
+        until_us: trust.until_us,
+    }))
+}
+
+/// The names of events that somebody subscribes to, and how many do; none where
+/// no worker was heard of since.
+#[cfg(feature = "redis")]
+pub(crate) async fn reached(
+    conn: &mut SqliteConnection,
+    since_us: i64,
+) -> Result<HashMap<String, u64>, Error> {
+    let names: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT event, COUNT(*) FROM termitary_routes
+         WHERE EXISTS (SELECT 1 FROM termitary_workers WHERE seen_us >= $1) GROUP BY event",
+    )
+    .bind(since_us)
+    .fetch_all(conn)
+    .await?;
+    Ok(names
+        .into_iter()
+        .map(|(name, n)| (name, n as u64))
+        .collect())
+}
