@@ -187,19 +187,54 @@ fn seqs(events: &[(i64, Envelope)]) -> Vec<i64> {
     events.iter().map(|(seq, _)| *seq).collect()
 }
 
+/// Each name's events together: whoever waits for their stream is woken once, and
+/// finds all of them. Answers per event.
 async fn send(
     redis: &Redis,
     held: &mut Held,
     events: &[(i64, Envelope)],
 ) -> Result<Vec<RedisResult<Value>>, Error> {
-    let mut pipe = redis::Pipeline::with_capacity(events.len());
-    for same in events.chunk_by(|(_, one), (_, next)| one.name == next.name) {
+    let of_one_name = || events.chunk_by(|(_, one), (_, next)| one.name == next.name);
+    let mut pipe = redis::Pipeline::with_capacity(events.len() + 2);
+    for same in of_one_name() {
         let stream = redis.link.keys().main(&same[0].1.name);
+        pipe.cmd("MULTI");
         for (seq, event) in same {
             pipe.add_command(entry::add(&stream, event, Some(*seq), None));
         }
+        pipe.cmd("EXEC");
     }
-    redis.link.shared().many_on(held, &mut pipe).await
+    let mut answers = redis
+        .link
+        .shared()
+        .many_on(held, &mut pipe)
+        .await?
+        .into_iter();
+    let mut of_each = Vec::with_capacity(events.len());
+    for same in of_one_name() {
+        let together: Vec<_> = answers.by_ref().take(same.len() + 2).collect();
+        of_each.extend(of_transaction(together));
+    }
+    Ok(of_each)
+}
+
+/// What Redis said to each command between `MULTI` and `EXEC`.
+fn of_transaction(mut answers: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value>> {
+    let carried_out = answers.pop();
+    let begun = !answers.is_empty() && answers.remove(0).is_ok();
+    match carried_out {
+        Some(Ok(Value::Array(each))) if begun => each
+            .into_iter()
+            .map(|answer| match answer {
+                Value::ServerError(error) => Err(error.into()),
+                answer => Ok(answer),
+            })
+            .collect(),
+        // One was refused, and so all of them.
+        Some(Err(error)) if begun => vec![Err(error); answers.len()],
+        // No transactions here: each went by itself.
+        _ => answers,
+    }
 }
 
 /// What Redis said to each; answers why it refused some, which are given back.
@@ -304,4 +339,42 @@ async fn note_in_ledger(redis: &Redis, sent: Vec<Sent>) -> Result<(), Error> {
     }
     fault::point!("carry.noted");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{ErrorKind, RedisError};
+
+    use super::*;
+
+    fn error(text: &'static str) -> RedisError {
+        RedisError::from((ErrorKind::Client, text))
+    }
+
+    fn texts(answers: Vec<RedisResult<Value>>) -> Vec<String> {
+        let text = |answer: RedisResult<Value>| match answer {
+            Ok(value) => reply::text(value).unwrap_or_default(),
+            Err(error) => error.to_string(),
+        };
+        answers.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_transaction_answers_for_each_command() {
+        let simple = |text: &str| Ok(Value::SimpleString(text.to_owned()));
+        let entry = |id: &str| Value::BulkString(id.into());
+        let queued = || vec![simple("OK"), simple("QUEUED"), simple("QUEUED")];
+        let with = |mut answers: Vec<_>, last| {
+            answers.push(last);
+            texts(of_transaction(answers))
+        };
+        let both = Value::Array(vec![entry("1-1"), entry("1-2")]);
+        assert_eq!(with(queued(), Ok(both)), ["1-1", "1-2"]);
+        let refused = with(queued(), Err(error("EXECABORT")));
+        assert_eq!(refused.len(), 2);
+        assert!(refused.iter().all(|text| text.contains("EXECABORT")));
+        // Whoever may not begin one has had each command carried out.
+        let direct = vec![Err(error("NOPERM")), Ok(entry("1-1")), Ok(entry("1-2"))];
+        assert_eq!(with(direct, Err(error("no MULTI"))), ["1-1", "1-2"]);
+    }
 }
