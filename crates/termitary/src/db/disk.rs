@@ -78,7 +78,7 @@ impl Disk {
     fn inbox(&self) -> &Sender<Then> {
         self.inbox.get_or_init(|| {
             let (sender, inbox) = mpsc::channel();
-            let log = Log::of(&self.database);
+            let log = Log::of(&self.database, File::sync_data);
             let started = std::thread::Builder::new()
                 .name("termitary-disk".to_owned())
                 .spawn(move || serve(log, &inbox));
@@ -106,27 +106,26 @@ struct Log {
     database: PathBuf,
     path: PathBuf,
     file: Option<File>,
+    /// Waits until the disk has what was written to it.
+    flush: fn(&File) -> std::io::Result<()>,
     /// The disk failed once. What the kernel could not write it counts as
     /// written from then on.
     doubted: bool,
 }
 
 impl Log {
-    fn of(database: &Path) -> Self {
+    fn of(database: &Path, flush: fn(&File) -> std::io::Result<()>) -> Self {
         // SQLite follows links to the database, and has the log beside the file itself.
         let real = database.canonicalize();
         let mut path = real
             .unwrap_or_else(|_| database.to_owned())
             .into_os_string();
         path.push("-wal");
-        Self::new(database, path.into())
-    }
-
-    fn new(database: &Path, path: PathBuf) -> Self {
         Self {
             database: database.to_owned(),
-            path,
+            path: path.into(),
             file: None,
+            flush,
             doubted: false,
         }
     }
@@ -151,7 +150,7 @@ impl Log {
             Some(file) => file,
             None => File::options().write(true).open(&self.path)?,
         };
-        file.sync_data()?;
+        (self.flush)(&file)?;
         self.file = Some(file);
         Ok(())
     }
@@ -183,6 +182,8 @@ fn refused(busy: i64, log: i64, copied: i64) -> Error {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     /// A database with a row that is in its log only, and what keeps it open.
@@ -206,6 +207,10 @@ mod tests {
             .unwrap()
     }
 
+    fn broken(_: &File) -> std::io::Result<()> {
+        Err(std::io::Error::other("broken"))
+    }
+
     #[test]
     fn the_log_is_found_beside_the_file_that_a_link_names() {
         let folder = tempfile::tempdir().unwrap();
@@ -213,7 +218,34 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let link = elsewhere.path().join("link.db");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        Log::of(&link).flush().unwrap();
+        Log::of(&link, File::sync_data).flush().unwrap();
+    }
+
+    #[test]
+    fn nobody_is_answered_before_the_disk_has_it_and_then_everybody_is() {
+        static SYNCED: Mutex<u32> = Mutex::new(0);
+        let folder = tempfile::tempdir().unwrap();
+        let (path, _open) = database(folder.path());
+        let log = Log::of(&path, |_| {
+            *SYNCED.lock().unwrap() += 1;
+            Ok(())
+        });
+        let (ask, inbox) = mpsc::channel::<Then>();
+        let (say, said) = mpsc::channel();
+        for _ in 0..3 {
+            let say = say.clone();
+            let then = move |synced: &Result<(), Error>| {
+                say.send((synced.is_ok(), *SYNCED.lock().unwrap())).unwrap();
+            };
+            ask.send(Box::new(then)).unwrap();
+        }
+        drop(ask);
+        let busy = SYNCED.lock().unwrap();
+        let disk = std::thread::spawn(move || serve(log, &inbox));
+        assert!(said.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(busy);
+        disk.join().unwrap();
+        assert_eq!(said.try_iter().collect::<Vec<_>>(), [(true, 1); 3]);
     }
 
     #[test]
@@ -221,9 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
         assert_eq!(notes_without_log(&path), 0);
-        let mut log = Log::new(&path, "/dev/null".into()); // nothing that can be synced
-        assert!(log.flush().is_err());
-        log.sync().unwrap();
+        Log::of(&path, broken).sync().unwrap();
         assert_eq!(notes_without_log(&path), 1);
     }
 
@@ -236,10 +266,10 @@ mod tests {
             .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
             .unwrap();
         open.execute_batch("INSERT INTO notes VALUES (2)").unwrap();
-        let mut log = Log::new(&path, "/dev/null".into());
+        let mut log = Log::of(&path, broken);
         assert!(log.sync().unwrap_err().is_unavailable());
         // A disk that takes the log again does not have what it lost.
-        log.path = path.with_extension("db-wal");
+        log.flush = File::sync_data;
         assert!(log.sync().is_err());
         reader.execute_batch("COMMIT").unwrap();
         log.sync().unwrap();

@@ -294,12 +294,14 @@ impl Seat {
             return;
         }
         match open.publish_and_commit(turns).await {
-            Ok(then) => {
+            Ok(onward) => {
                 self.idle = Some(open.conn);
                 turns.disk.after(|synced| {
                     answer(open.kept, synced);
-                    if synced.is_ok() {
-                        then.go_on();
+                    if synced.is_ok()
+                        && let Some(onward) = onward
+                    {
+                        onward.go();
                     }
                 });
             }
@@ -366,32 +368,33 @@ async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
 }
 
 async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(statement).execute(conn).await.map(drop)
+    sqlx::query(statement).execute(conn).await.map(drop)
 }
 
-/// What comes after a commit.
+/// Without a broker elsewhere, nothing is taken on.
 #[cfg(not(feature = "redis"))]
-#[derive(Default)]
-struct Then;
+enum Onward {}
 
 #[cfg(not(feature = "redis"))]
-impl Then {
-    fn go_on(self) {}
+impl Onward {
+    fn go(self) {
+        match self {}
+    }
 }
 
-/// What comes after a commit: events are taken on, on the runtime that
-/// committed them.
+/// What is taken on after its commit, on the runtime that committed it.
 #[cfg(feature = "redis")]
-#[derive(Default)]
-struct Then(Option<(Arc<dyn Carrier>, Cargo, Handle)>);
+struct Onward {
+    carrier: Arc<dyn Carrier>,
+    cargo: Cargo,
+    runtime: Handle,
+}
 
 #[cfg(feature = "redis")]
-impl Then {
-    fn go_on(self) {
-        if let Some((carrier, cargo, runtime)) = self.0 {
-            carrier.load(cargo);
-            runtime.spawn(carrier.carry());
-        }
+impl Onward {
+    fn go(self) {
+        self.carrier.load(self.cargo);
+        self.runtime.spawn(self.carrier.carry());
     }
 }
 
@@ -415,13 +418,13 @@ impl Open {
     }
 
     #[cfg(not(feature = "redis"))]
-    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Then, Error> {
+    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Option<Onward>, Error> {
         ledger::publish_and_commit(&mut self.conn, &turns.source, &self.drafts).await?;
-        Ok(Then)
+        Ok(None)
     }
 
     #[cfg(feature = "redis")]
-    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Then, Error> {
+    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Option<Onward>, Error> {
         let (conn, source) = (&mut self.conn, &turns.source);
         let carrier = turns.carrier().filter(|_| !self.drafts.is_empty());
         if let Some(carrier) = carrier
@@ -429,12 +432,15 @@ impl Open {
         {
             let drafts = std::mem::take(&mut self.drafts);
             let cargo = ledger::lease_and_commit(conn, source, drafts, &trust).await?;
-            return Ok(Then(
-                cargo.map(|cargo| (carrier, cargo, self.runtime.clone())),
-            ));
+            let runtime = self.runtime.clone();
+            return Ok(cargo.map(|cargo| Onward {
+                carrier,
+                cargo,
+                runtime,
+            }));
         }
         ledger::publish_and_commit(conn, source, &self.drafts).await?;
-        Ok(Then::default())
+        Ok(None)
     }
 
     fn takes_more(&self) -> bool {

@@ -311,13 +311,21 @@ pub(crate) async fn leased_until(
     gathered(&seqs)
 }
 
-/// Notes which stream entry carries each event, to all its subscriptions.
-pub(crate) fn note_carried(conn: &Connection, entries: &[(i64, String)]) -> Result<(), Error> {
+/// Notes which stream entry carries each event, to all its subscriptions, and
+/// trusts Redis with them until `until_us`, where that is given.
+pub(crate) fn note_carried(
+    conn: &Connection,
+    entries: &[(i64, String)],
+    until_us: Option<i64>,
+) -> Result<(), Error> {
+    // Where a worker renewed its lease, that one counts.
     let mut note = conn.prepare_cached(
-        "UPDATE termitary_deliveries SET entry = ?2 WHERE event = ?1 AND fence = 1 AND state = 1",
+        "UPDATE termitary_deliveries SET entry = ?2,
+            lease_us = iif(worker = 'relay', coalesce(?3, lease_us), lease_us)
+         WHERE event = ?1 AND fence = 1 AND state = 1",
     )?;
     for (seq, entry) in entries {
-        note.execute(params![seq, entry])?;
+        note.execute(params![seq, entry, until_us])?;
     }
     Ok(())
 }

@@ -177,7 +177,7 @@ impl Known {
         if seqs.is_empty() && seen.is_empty() {
             return Ok(known);
         }
-        let mut conn = redis.db.reader().acquire().await?;
+        let mut conn = redis.db.read().await?;
         if !seqs.is_empty() {
             known.standing = ledger::relay::standing(&mut conn, lane.route, &seqs).await?;
             let orphans = seqs

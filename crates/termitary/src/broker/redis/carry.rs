@@ -7,12 +7,11 @@
 //! whoever did get it has renewed it by then.
 //!
 //! Which entry carries a delivery is noted a moment later, and only of what is
-//! not finished by then: nearly nothing, where workers keep up. When the lease
-//! ends, the reconciler asks for that entry.
+//! not finished by then: nearly nothing, where workers keep up.
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +44,8 @@ pub(super) struct Carrying {
     turn: tokio::sync::Mutex<()>,
     /// Somebody will note what was sent.
     noting: AtomicBool,
+    /// How often Redis may have lost everything.
+    losses: AtomicU64,
     outage: Outage,
 }
 
@@ -62,6 +63,8 @@ struct State {
 /// An event on its stream.
 struct Sent {
     seq: i64,
+    /// After so many losses.
+    losses: u64,
     until_us: i64,
     stream: Arc<str>,
     id: String,
@@ -73,12 +76,18 @@ impl Default for Carrying {
             state: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             noting: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             outage: Outage::of("carrying events to their streams"),
         }
     }
 }
 
 impl Carrying {
+    /// What was sent before is not trusted to Redis by being noted.
+    pub(super) fn distrust(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -247,6 +256,7 @@ async fn sent(
     fault::point!("carry.sent");
     let (mut back, mut why) = (Vec::new(), None);
     let mut sent = Vec::with_capacity(events.len());
+    let losses = redis.carrying.losses.load(Ordering::Acquire);
     let mut relayed = 0;
     let mut stream: (&str, Arc<str>) = ("", "".into());
     for ((seq, event), answer) in events.iter().zip(answers) {
@@ -258,6 +268,7 @@ async fn sent(
                 relayed += cargo.reached.get(&event.name).copied().unwrap_or(0);
                 sent.extend(id.map(|id| Sent {
                     seq: *seq,
+                    losses,
                     until_us: cargo.until_us,
                     stream: Arc::clone(&stream.1),
                     id,
@@ -324,6 +335,9 @@ async fn note_in_ledger(redis: &Redis, sent: Vec<Sent>) -> Result<(), Error> {
         let mut conn = redis.db.read().await?;
         rows::leased_until(&mut conn, first, last).await?
     };
+    let losses = redis.carrying.losses.load(Ordering::Acquire);
+    let until_us = sent.iter().all(|sent| sent.losses == losses);
+    let until_us = until_us.then(|| redis.trusted_until_us());
     let mut entries: Vec<_> = sent
         .iter()
         .filter(|sent| unfinished.contains(&sent.seq))
@@ -333,7 +347,7 @@ async fn note_in_ledger(redis: &Redis, sent: Vec<Sent>) -> Result<(), Error> {
         let rest = entries.split_off(entries.len().min(relay::CHUNK));
         redis
             .db
-            .write(move |conn| rows::note_carried(conn, &entries))
+            .write(move |conn| rows::note_carried(conn, &entries, until_us))
             .await?;
         entries = rest;
     }

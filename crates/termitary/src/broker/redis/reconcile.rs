@@ -93,6 +93,7 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
 
 /// Nothing that Redis was trusted with is taken for granted any more.
 pub(super) async fn distrust(redis: &Redis) -> Result<(), Error> {
+    redis.carrying.distrust();
     let mut tx = redis.db.begin().await?;
     let rows = rows::distrust(&mut tx, redis.now_us()).await?;
     tx.commit().await?;
