@@ -79,7 +79,7 @@ impl Run {
         let mut page = format!(
             "# The API under load\n\nWritten by `cargo xtask bench --http`; do not edit. {conditions}\n\n\
              wrk with one thread and {CONNECTIONS} connections on the same machine, {seconds} s a figure; medians of {rounds} (min–max), the systems one after the other in every round.\n\
-             Every request carries a session token that is looked up in the database. `POST /api/v1/todos` is validated and stored with `synchronous=FULL`: ours commits the todo, its durable event with a delivery for each subscription, and who did it, in one transaction; Elysia commits the todo and tells a Redis PUBLISH, which nobody acknowledges. `GET /api/v1/todos` answers the newest 50, first of {seed}, then of all that the POSTs made. All use a Redis without an append-only file.\n\n"
+             Every request carries a session token that is looked up in the database. `POST /api/v1/todos` is validated and confirmed when the disk has it (`synchronous=FULL`, or the same by other means): ours commits the todo, its durable event with a delivery for each subscription, and who did it, in one transaction; Elysia commits the todo and tells a Redis PUBLISH, which nobody acknowledges. `GET /api/v1/todos` answers the newest 50, first of {seed}, then of all that the POSTs made. All use a Redis without an append-only file.\n\n"
         );
         page.push_str("| | system | requests/s | of Elysia | p50 ms | p99 ms | CPU s/100k | errors |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
         for row in Row::ALL {

@@ -103,9 +103,9 @@ impl Options {
         self
     }
 
-    /// Whether a commit waits for the disk (`synchronous=FULL`, the default).
-    /// Without it (`NORMAL`) a power cut can lose the last commits; a crash of
-    /// the process cannot.
+    /// Whether a commit waits for the disk before it is confirmed (the default).
+    /// Without it a power cut can lose the last commits; a crash of the process
+    /// cannot.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self

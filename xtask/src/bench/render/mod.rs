@@ -108,7 +108,7 @@ fn conditions(run: &Run) -> String {
     let facts = table(&["", ""], &facts).replacen("| ---: |", "| --- |", 1);
     format!(
         "## Conditions\n\n{facts}\n\
-         Redis listens on loopback without persistence. SQLite is in WAL mode with synchronous=FULL, on the disk of the \
+         Redis listens on loopback without persistence. SQLite is in WAL mode with synchronous=FULL (ours: the same wait for the disk before anybody is answered, after the lock is let go, decision 0007), on the disk of the \
          checkout. Publisher, worker and server share the machine. A drain is timed inside the worker process, from \
          before its first fetch until every event is handled *and* acknowledged. Latency is open-loop at 500/s: from the \
          time at which the publish was planned to the start of the handler, in two processes. Memory and CPU are the \
