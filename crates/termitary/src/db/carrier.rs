@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
+use tokio::runtime::Handle;
 
 use crate::error::Error;
 use crate::event::Envelope;
@@ -31,8 +32,12 @@ pub(crate) struct Trust {
 #[async_trait]
 pub(crate) trait Carrier: Send + Sync {
     /// What it is trusted with, as far as `conn` knows; `None`: it takes nothing
-    /// now.
-    async fn trust(&self, conn: &mut SqliteConnection) -> Result<Option<Trust>, Error>;
+    /// now. What it has to do first it does on `runtime`.
+    async fn trust(
+        &self,
+        conn: &mut SqliteConnection,
+        runtime: &Handle,
+    ) -> Result<Option<Trust>, Error>;
 
     /// Takes what is committed; [`Carrier::carry`] then has to be run.
     fn load(&self, cargo: Cargo);
@@ -51,6 +56,12 @@ pub(super) struct Slot(RwLock<Option<Weak<dyn Carrier>>>);
 impl Slot {
     pub(super) fn set(&self, carrier: Weak<dyn Carrier>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(carrier);
+    }
+
+    /// Nothing is trusted to it any more.
+    pub(super) fn take(&self) -> Option<Arc<dyn Carrier>> {
+        let mut carrier = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        carrier.take()?.upgrade()
     }
 
     pub(super) fn get(&self) -> Option<Arc<dyn Carrier>> {

@@ -10,9 +10,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use super::BUSY_TIMEOUT;
 use super::checkpoints::Checkpoints;
@@ -56,9 +56,8 @@ impl Disk {
             return then(&Ok(()));
         }
         if let Err(mpsc::SendError(then)) = self.inbox().send(Box::new(then)) {
-            then(&Err(Error::internal(
-                "the thread that waits for the disk is gone",
-            )));
+            // There is no thread: whoever asks waits by itself.
+            then(&Log::of(&self.database, File::sync_data).sync());
         }
     }
 
@@ -66,11 +65,12 @@ impl Disk {
     /// done any more that nobody asked for.
     pub(super) async fn rest(&self) {
         self.checkpoints.close().await;
-        if self.inbox.get().is_some() {
+        if let Some(inbox) = self.inbox.get() {
             let (done, rests) = tokio::sync::oneshot::channel();
-            self.after(|_| {
+            let then: Then = Box::new(|_| {
                 let _ = done.send(());
             });
+            let _ = inbox.send(then);
             let _ = rests.await; // an error: the thread is gone
         }
     }
@@ -147,34 +147,59 @@ impl Log {
         // SQLite locks the database and its shared memory, never the log: that
         // another handle on it is closed some day takes no lock away.
         let file = match self.file.take() {
-            Some(file) => file,
-            None => File::options().write(true).open(&self.path)?,
+            Some(file) if is_there(&file)? => file,
+            _ => File::options().write(true).open(&self.path)?,
         };
-        (self.flush)(&file)?;
-        self.file = Some(file);
-        Ok(())
+        // Kept where it fails: only who had it open hears of the next error.
+        (self.flush)(self.file.insert(file))
     }
 
-    /// Has all of the log written to the database file, and that to the disk:
-    /// then the log is not needed for what is in it.
-    fn copy_back(&self) -> Result<(), Error> {
-        let conn = Connection::open(&self.database)?;
+    /// Has all of the log written to the database file, and that to the disk; then
+    /// cuts the log off, so that nobody reads what is left of it.
+    fn copy_back(&mut self) -> Result<(), Error> {
+        let conn = Connection::open_with_flags(
+            &self.database,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         conn.busy_timeout(PATIENCE)?;
-        let ended = conn.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        });
-        match ended? {
-            (0, log, copied) if log == copied => Ok(()),
-            (busy, log, copied) => Err(refused(busy, log, copied)),
+        let began = Instant::now();
+        loop {
+            let ended = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+            match ended {
+                (0, 0, 0) => break,
+                // Somebody else copies just now; SQLite does not wait for that.
+                (_, -1, _) if began.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                (busy, log, copied) => return Err(refused(busy, log, copied)),
+            }
         }
+        let cut = File::open(&self.path).and_then(|log| log.sync_all());
+        cut.map_err(|error| refused(0, 0, 0).caused_by(error))
     }
+}
+
+/// Whether a log has its name still: SQLite removes it with the last connection,
+/// and begins another.
+#[cfg(unix)]
+fn is_there(log: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(log.metadata()?.nlink() > 0)
+}
+
+/// What is open cannot be removed.
+#[cfg(not(unix))]
+fn is_there(_: &File) -> std::io::Result<bool> {
+    Ok(true)
 }
 
 fn refused(busy: i64, log: i64, copied: i64) -> Error {
     Error::new(
         Kind::Unavailable,
         format!(
-            "the disk did not take the write-ahead log, and only {copied} of its {log} pages could be copied to the database (busy: {busy}): what was committed may not survive a power cut"
+            "the disk did not take the write-ahead log, and the log could not be copied to the database either (busy {busy}, {copied} of {log} pages): what was committed may not survive a power cut"
         ),
     )
 }
@@ -222,6 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_sqlite_began_anew_under_its_name_is_the_one_that_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, open) = database(folder.path());
+        let mut log = Log::of(&path, File::sync_data);
+        log.flush().unwrap();
+        drop(open); // the last connection takes the log with it
+        assert!(!is_there(log.file.as_ref().unwrap()).unwrap());
+        let open = Connection::open(&path).unwrap();
+        open.execute("INSERT INTO notes VALUES (2)", []).unwrap();
+        log.flush().unwrap();
+        assert!(is_there(log.file.as_ref().unwrap()).unwrap());
+    }
+
+    #[test]
     fn nobody_is_answered_before_the_disk_has_it_and_then_everybody_is() {
         static SYNCED: Mutex<u32> = Mutex::new(0);
         let folder = tempfile::tempdir().unwrap();
@@ -255,6 +294,9 @@ mod tests {
         assert_eq!(notes_without_log(&path), 0);
         Log::of(&path, broken).sync().unwrap();
         assert_eq!(notes_without_log(&path), 1);
+        // What the disk may have of it hides nothing of the database.
+        let log = path.with_extension("db-wal");
+        assert_eq!(std::fs::metadata(log).unwrap().len(), 0);
     }
 
     #[test]

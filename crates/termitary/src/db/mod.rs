@@ -163,7 +163,8 @@ impl Db {
             .synchronous(SqliteSynchronous::Normal)
             // Publishing has one statement for each number of rows.
             .statement_cache_capacity(STATEMENTS)
-            // What a turn could have to undo is kept there, page by page.
+            // What a turn could have to undo is kept there, page by page: a file
+            // for it costs as much as all else that a batch does.
             .pragma("temp_store", "MEMORY");
         let writer = turns::connect(&write)
             .await
@@ -191,7 +192,8 @@ impl Db {
         })))
     }
 
-    /// Begins a write transaction.
+    /// Begins a write transaction. The pages that it changes are kept in memory as
+    /// they were, until it ends: change gigabytes in several.
     ///
     /// Cancelling this future is safe: the transaction is rolled back.
     pub async fn begin(&self) -> Result<Tx, Error> {
@@ -235,7 +237,7 @@ impl Db {
     /// Closes every connection; the last writer tidies the write-ahead log.
     pub async fn close(&self) {
         #[cfg(feature = "redis")]
-        if let Some(carrier) = self.0.turns.carrier() {
+        if let Some(carrier) = self.0.turns.take_carrier() {
             carrier.rest().await;
         }
         self.0.readers.close().await;
@@ -284,6 +286,13 @@ impl Db {
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.0.turns.waiting()
+    }
+
+    /// Returns when what can be read by now is on the disk: before something
+    /// outside is ended on the strength of it.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn on_disk(&self) -> Result<(), Error> {
+        self.0.turns.on_disk().await
     }
 
     /// Who takes on what is committed here from now on.

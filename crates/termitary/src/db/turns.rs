@@ -113,9 +113,10 @@ impl Turns {
         })
     }
 
+    /// Whoever was the carrier: nothing more is taken on.
     #[cfg(feature = "redis")]
-    pub(super) fn carrier(&self) -> Option<Arc<dyn Carrier>> {
-        self.carrier.get()
+    pub(super) fn take_carrier(&self) -> Option<Arc<dyn Carrier>> {
+        self.carrier.take()
     }
 
     #[cfg(feature = "redis")]
@@ -138,6 +139,16 @@ impl Turns {
         tokio::spawn(Arc::clone(self).take(seat))
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?
+    }
+
+    /// Returns when what is committed by now is on the disk.
+    #[cfg(feature = "redis")]
+    pub(super) async fn on_disk(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.disk.after(|synced| answer_one(reply, synced));
+        answer
+            .await
+            .map_err(|_| Error::internal("the thread that waits for the disk is gone"))?
     }
 
     /// The seat for one who writes on another connection: nothing is open on
@@ -297,12 +308,13 @@ impl Seat {
             Ok(onward) => {
                 self.idle = Some(open.conn);
                 turns.disk.after(|synced| {
-                    answer(open.kept, synced);
+                    // Whoever is answered may close the database at once.
                     if synced.is_ok()
                         && let Some(onward) = onward
                     {
                         onward.go();
                     }
+                    answer(open.kept, synced);
                 });
             }
             Err(error) => {
@@ -400,9 +412,13 @@ impl Onward {
 
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
     for reply in kept {
-        // Whoever does not wait any more needs no answer.
-        let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
+        answer_one(reply, ended);
     }
+}
+
+fn answer_one(reply: Reply, ended: &Result<(), Error>) {
+    // Whoever does not wait any more needs no answer.
+    let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
 }
 
 impl Open {
@@ -426,9 +442,9 @@ impl Open {
     #[cfg(feature = "redis")]
     async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Option<Onward>, Error> {
         let (conn, source) = (&mut self.conn, &turns.source);
-        let carrier = turns.carrier().filter(|_| !self.drafts.is_empty());
+        let carrier = turns.carrier.get().filter(|_| !self.drafts.is_empty());
         if let Some(carrier) = carrier
-            && let Some(trust) = carrier.trust(conn).await?
+            && let Some(trust) = carrier.trust(conn, &self.runtime).await?
         {
             let drafts = std::mem::take(&mut self.drafts);
             let cargo = ledger::lease_and_commit(conn, source, drafts, &trust).await?;

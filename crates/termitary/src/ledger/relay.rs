@@ -279,17 +279,21 @@ pub(crate) async fn undo(
     Ok(())
 }
 
-/// Makes events pending again that were carried and certainly did not arrive.
-pub(crate) fn give_back(conn: &Connection, seqs: &[i64]) -> Result<(), Error> {
+/// Makes events pending again that were leased until `until_us` to be carried, and
+/// certainly did not arrive.
+pub(crate) fn give_back(conn: &Connection, seqs: &[i64], until_us: i64) -> Result<(), Error> {
+    // Only that lease: a later one may have the same fence.
     let mut deliveries = conn.prepare_cached(
         "UPDATE termitary_deliveries SET state = 0, fence = 0, worker = NULL, lease_us = NULL
-         WHERE event = ?1 AND fence = 1 AND state = 1",
+         WHERE event = ?1 AND fence = 1 AND state = 1
+           AND worker = 'relay' AND entry IS NULL AND lease_us = ?2",
     )?;
     let mut events =
         conn.prepare_cached("UPDATE termitary_events SET fanned = 0 WHERE seq = ?1")?;
     for seq in seqs {
-        deliveries.execute([seq])?;
-        events.execute([seq])?;
+        if deliveries.execute([*seq, until_us])? > 0 {
+            events.execute([seq])?;
+        }
     }
     Ok(())
 }
@@ -322,7 +326,7 @@ pub(crate) fn note_carried(
     let mut note = conn.prepare_cached(
         "UPDATE termitary_deliveries SET entry = ?2,
             lease_us = iif(worker = 'relay', coalesce(?3, lease_us), lease_us)
-         WHERE event = ?1 AND fence = 1 AND state = 1",
+         WHERE event = ?1 AND fence = 1 AND state = 1 AND entry IS NULL",
     )?;
     for (seq, entry) in entries {
         note.execute(params![seq, entry, until_us])?;
@@ -462,14 +466,19 @@ pub(crate) async fn overdue(
 }
 
 /// Trusts Redis with nothing that no live worker renewed: it may have lost
-/// everything. What is on its way there, without an entry, is looked after when
-/// its lease ends.
-pub(crate) async fn distrust(conn: &mut SqliteConnection, now_us: i64) -> Result<u64, Error> {
+/// everything. What is on its way there, without an entry, is looked after at
+/// `soon_us`.
+pub(crate) async fn distrust(
+    conn: &mut SqliteConnection,
+    now_us: i64,
+    soon_us: i64,
+) -> Result<u64, Error> {
     let done = sqlx::query(
-        "UPDATE termitary_deliveries SET lease_us = 0
-         WHERE state = 1 AND crashes < 2 AND entry IS NOT NULL AND (worker = 'relay' OR lease_us < $1)",
+        "UPDATE termitary_deliveries SET lease_us = iif(entry IS NULL, min(lease_us, $2), 0)
+         WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
     )
     .bind(now_us)
+    .bind(soon_us)
     .execute(conn)
     .await?;
     Ok(done.rows_affected())

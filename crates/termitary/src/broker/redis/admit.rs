@@ -82,6 +82,8 @@ pub(super) async fn admit(
     }
     if !sorted.over.is_empty() {
         metrics::counter!("termitary_stale_entries_total").increment(sorted.over.len() as u64);
+        // What the ledger said may not be on the disk yet.
+        redis.db.on_disk().await?;
         settle::end(redis, worker, &sorted.over).await?;
     }
     if !leased.is_empty() {

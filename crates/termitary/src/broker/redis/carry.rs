@@ -6,20 +6,19 @@
 //! the reconciler sends it again when the lease is over, half of a worker's:
 //! whoever did get it has renewed it by then.
 //!
-//! Which entry carries a delivery is noted a moment later, and only of what is
-//! not finished by then: nearly nothing, where workers keep up.
+//! Which entry carries a delivery is noted a moment later (`noting`).
 
-use std::collections::HashMap;
-use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::{RedisResult, Value};
 use sqlx::SqliteConnection;
+use tokio::runtime::Handle;
 
 use super::link::Held;
+use super::noting::{self, Sent};
 use super::outage::Outage;
 use super::{Redis, entry, relay, reply};
 use crate::clock::{forward, micros};
@@ -35,39 +34,24 @@ const MOST: usize = 10_000;
 /// How long it is taken for known who subscribes to what: a name that is missing
 /// is left to the relay, one too many has no delivery.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// How long what is on its stream may take before that is noted.
-const NOTED_AFTER: Duration = Duration::from_millis(200);
+/// How long nothing is taken after a connection was missed.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 pub(super) struct Carrying {
     state: Mutex<State>,
     /// One at a time, so that events keep their order.
     turn: tokio::sync::Mutex<()>,
-    /// Somebody will note what was sent.
-    noting: AtomicBool,
-    /// How often Redis may have lost everything.
-    losses: AtomicU64,
     outage: Outage,
 }
 
 #[derive(Default)]
 struct State {
-    loaded: Vec<Cargo>,
+    loaded: VecDeque<Cargo>,
+    /// Loaded, or being sent.
     events: usize,
-    /// On their streams; which entries carry them is not noted.
-    sent: Vec<Sent>,
     rests_until: Option<Instant>,
     /// The names that workers subscribe to, and since when that is known.
     reached: Option<(Arc<HashMap<String, u64>>, Instant)>,
-}
-
-/// An event on its stream.
-struct Sent {
-    seq: i64,
-    /// After so many losses.
-    losses: u64,
-    until_us: i64,
-    stream: Arc<str>,
-    id: String,
 }
 
 impl Default for Carrying {
@@ -75,29 +59,75 @@ impl Default for Carrying {
         Self {
             state: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
-            noting: AtomicBool::new(false),
-            losses: AtomicU64::new(0),
             outage: Outage::of("carrying events to their streams"),
         }
     }
 }
 
 impl Carrying {
-    /// What was sent before is not trusted to Redis by being noted.
-    pub(super) fn distrust(&self) {
-        self.losses.fetch_add(1, Ordering::AcqRel);
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Load<'_>> {
+        let cargo = self.state().loaded.pop_front()?;
+        Some(Load {
+            carrying: self,
+            cargo,
+        })
+    }
+
+    fn rest(&self, wait: Duration) {
+        self.state().rests_until = Some(forward() + wait);
+    }
+}
+
+impl State {
+    /// It takes nothing now.
+    fn rests(&self) -> bool {
+        self.events >= MOST || self.rests_until.is_some_and(|until| forward() < until)
+    }
+
+    /// What is known still. That nobody is there is not: whoever comes is not kept
+    /// waiting.
+    fn reached(&self) -> Option<Arc<HashMap<String, u64>>> {
+        let (reached, at) = self.reached.as_ref()?;
+        let known = !reached.is_empty() && forward() < *at + KNOWN_FOR;
+        known.then(|| Arc::clone(reached))
+    }
+}
+
+/// What is being sent. Dropped half-way, with its runtime, it is not on its way
+/// any more.
+struct Load<'a> {
+    carrying: &'a Carrying,
+    cargo: Cargo,
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.carrying.state().events -= self.cargo.events.len();
     }
 }
 
 #[async_trait]
 impl Carrier for Redis {
-    async fn trust(&self, conn: &mut SqliteConnection) -> Result<Option<Trust>, Error> {
-        if !self.link.shared().stands() || self.carrying.state().rests() {
+    async fn trust(
+        &self,
+        conn: &mut SqliteConnection,
+        runtime: &Handle,
+    ) -> Result<Option<Trust>, Error> {
+        if self.carrying.state().rests() {
+            return Ok(None);
+        }
+        if !self.link.shared().stands() {
+            // A process that never talked to Redis may be gone in a moment.
+            if self.link.shared().stood() {
+                self.carrying.rest(RECONNECT);
+                let link = self.link.clone();
+                runtime.spawn(async move { link.shared().get().await.map(drop) });
+            }
             return Ok(None);
         }
         let now_us = self.now_us();
@@ -119,55 +149,36 @@ impl Carrier for Redis {
     fn load(&self, cargo: Cargo) {
         let mut state = self.carrying.state();
         state.events += cargo.events.len();
-        state.loaded.push(cargo);
+        state.loaded.push_back(cargo);
     }
 
     async fn carry(self: Arc<Self>) {
         let turn = self.carrying.turn.lock().await;
-        let loaded = mem::take(&mut self.carrying.state().loaded);
-        for cargo in loaded {
-            let events = cargo.events.len();
-            let carried = carry(&self, cargo).await;
-            self.carrying.state().events -= events;
-            match carried {
+        while let Some(load) = self.carrying.next() {
+            match carry(&self, &load.cargo).await {
                 Ok(()) => self.carrying.outage.over(),
                 Err(error) => {
                     let wait = self.carrying.outage.failed(&error);
-                    self.carrying.state().rests_until = Some(forward() + wait);
+                    self.carrying.rest(wait);
                 }
             }
         }
         drop(turn);
-        note_soon(self);
+        noting::soon(self);
     }
 
     async fn rest(self: Arc<Self>) {
         Arc::clone(&self).carry().await;
-        note(&self).await;
+        noting::now(&self).await;
     }
 }
 
-impl State {
-    /// It takes nothing now.
-    fn rests(&self) -> bool {
-        self.events >= MOST || self.rests_until.is_some_and(|until| forward() < until)
-    }
-
-    /// What is known still. That nobody is there is not: whoever comes is not kept
-    /// waiting.
-    fn reached(&self) -> Option<Arc<HashMap<String, u64>>> {
-        let (reached, at) = self.reached.as_ref()?;
-        let known = !reached.is_empty() && forward() < *at + KNOWN_FOR;
-        known.then(|| Arc::clone(reached))
-    }
-}
-
-async fn carry(redis: &Redis, cargo: Cargo) -> Result<(), Error> {
+async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
     let mut held = match redis.link.shared().get().await {
         Ok(held) => held,
         Err(error) => {
             // Nothing was sent.
-            give_back(redis, seqs(&cargo.events)).await?;
+            give_back(redis, cargo, &cargo.events).await?;
             return Err(error);
         }
     };
@@ -176,24 +187,32 @@ async fn carry(redis: &Redis, cargo: Cargo) -> Result<(), Error> {
     let mut events = &cargo.events[..];
     while !events.is_empty() {
         let (chunk, rest) = events.split_at(events.len().min(relay::CHUNK));
-        match send(redis, &mut held, chunk).await {
-            Ok(answers) => refused = sent(redis, &cargo, chunk, answers).await?.or(refused),
+        if is_late(redis, cargo) {
+            return give_back(redis, cargo, events).await;
+        }
+        let losses = redis.noting.losses();
+        let sending = async {
+            let answers = send(redis, &mut held, chunk).await?;
+            fault::point!("carry.sent");
+            sent(redis, cargo, chunk, answers, losses).await
+        };
+        match sending.await {
+            Ok(why) => refused = why.or(refused),
             Err(error) => {
                 // Of the chunk it is not known.
-                give_back(redis, seqs(rest)).await?;
+                give_back(redis, cargo, rest).await?;
                 return Err(error);
             }
         }
         events = rest;
     }
-    if redis.config.bridge_mode().sends_out() {
-        relay::send_out(redis, cargo.events.iter().map(|(_, event)| event)).await;
-    }
     refused.map_or(Ok(()), Err)
 }
 
-fn seqs(events: &[(i64, Envelope)]) -> Vec<i64> {
-    events.iter().map(|(seq, _)| *seq).collect()
+/// Somebody may look after it when it arrives: then it could run there, and here.
+fn is_late(redis: &Redis, cargo: &Cargo) -> bool {
+    let margin = micros(redis.config.lease_time() / 8);
+    redis.now_us() > cargo.until_us.saturating_sub(margin)
 }
 
 /// Each name's events together: whoever waits for their stream is woken once, and
@@ -252,19 +271,20 @@ async fn sent(
     cargo: &Cargo,
     events: &[(i64, Envelope)],
     answers: Vec<RedisResult<Value>>,
+    losses: u64,
 ) -> Result<Option<Error>, Error> {
-    fault::point!("carry.sent");
+    let (mut sent, mut taken) = (Vec::new(), Vec::new());
     let (mut back, mut why) = (Vec::new(), None);
-    let mut sent = Vec::with_capacity(events.len());
-    let losses = redis.carrying.losses.load(Ordering::Acquire);
     let mut relayed = 0;
     let mut stream: (&str, Arc<str>) = ("", "".into());
-    for ((seq, event), answer) in events.iter().zip(answers) {
+    for (one, answer) in events.iter().zip(answers) {
+        let (seq, event) = one;
         if stream.0 != event.name {
             stream = (&event.name, redis.link.keys().main(&event.name).into());
         }
         match answer.map(reply::text) {
             Ok(id) => {
+                taken.push(event);
                 relayed += cargo.reached.get(&event.name).copied().unwrap_or(0);
                 sent.extend(id.map(|id| Sent {
                     seq: *seq,
@@ -275,83 +295,32 @@ async fn sent(
                 }));
             }
             Err(error) => {
-                back.push(*seq);
+                back.push(one.clone());
                 why = Some(error.into());
             }
         }
     }
-    redis.carrying.state().sent.extend(sent);
+    redis.noting.add(sent);
     metrics::counter!("termitary_relayed_total").increment(relayed);
-    if !back.is_empty() {
-        give_back(redis, back).await?;
+    if redis.config.bridge_mode().sends_out() {
+        relay::send_out(redis, taken.into_iter()).await;
     }
+    give_back(redis, cargo, &back).await?;
     Ok(why)
 }
 
 /// To the relay, which sees when it can be sent.
-async fn give_back(redis: &Redis, seqs: Vec<i64>) -> Result<(), Error> {
+async fn give_back(redis: &Redis, cargo: &Cargo, events: &[(i64, Envelope)]) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let seqs: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
+    let until_us = cargo.until_us;
     redis
         .db
-        .write(move |conn| rows::give_back(conn, &seqs))
+        .write(move |conn| rows::give_back(conn, &seqs, until_us))
         .await?;
     redis.db.published().notify_waiters();
-    Ok(())
-}
-
-fn note_soon(redis: Arc<Redis>) {
-    if redis.carrying.noting.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    tokio::spawn(async move {
-        let wait = NOTED_AFTER.min(redis.config.lease_time() / 10);
-        loop {
-            tokio::time::sleep(wait).await;
-            note(&redis).await;
-            redis.carrying.noting.store(false, Ordering::Release);
-            let idle = redis.carrying.state().sent.is_empty();
-            if idle || redis.carrying.noting.swap(true, Ordering::AcqRel) {
-                return;
-            }
-        }
-    });
-}
-
-/// Notes which entries carry what is not finished.
-async fn note(redis: &Redis) {
-    let sent = mem::take(&mut redis.carrying.state().sent);
-    match note_in_ledger(redis, sent).await {
-        Ok(()) => redis.unnoted.over(),
-        // The reconciler sends them again.
-        Err(error) => drop(redis.unnoted.failed(&error)),
-    }
-}
-
-async fn note_in_ledger(redis: &Redis, sent: Vec<Sent>) -> Result<(), Error> {
-    let untils = sent.iter().map(|sent| sent.until_us);
-    let (Some(first), Some(last)) = (untils.clone().min(), untils.max()) else {
-        return Ok(());
-    };
-    let unfinished = {
-        let mut conn = redis.db.read().await?;
-        rows::leased_until(&mut conn, first, last).await?
-    };
-    let losses = redis.carrying.losses.load(Ordering::Acquire);
-    let until_us = sent.iter().all(|sent| sent.losses == losses);
-    let until_us = until_us.then(|| redis.trusted_until_us());
-    let mut entries: Vec<_> = sent
-        .iter()
-        .filter(|sent| unfinished.contains(&sent.seq))
-        .map(|sent| (sent.seq, format!("{}|{}", sent.stream, sent.id)))
-        .collect();
-    while !entries.is_empty() {
-        let rest = entries.split_off(entries.len().min(relay::CHUNK));
-        redis
-            .db
-            .write(move |conn| rows::note_carried(conn, &entries, until_us))
-            .await?;
-        entries = rest;
-    }
-    fault::point!("carry.noted");
     Ok(())
 }
 

@@ -186,6 +186,11 @@ impl Wire {
         self.held().is_some()
     }
 
+    /// Whether one ever did.
+    pub(super) fn stood(&self) -> bool {
+        self.made.load(Ordering::Acquire) > 0
+    }
+
     fn held(&self) -> Option<Held> {
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
         slot.as_ref()

@@ -32,6 +32,7 @@ mod keys;
 mod link;
 mod listen;
 mod live;
+mod noting;
 mod outage;
 mod publish;
 mod read;
@@ -86,6 +87,8 @@ pub(crate) struct Redis {
     sharing: Sharing,
     /// Committed events on their way to their streams.
     carrying: carry::Carrying,
+    /// Carried events whose entries the ledger does not know.
+    noting: noting::Noting,
     /// Renewals come from a runtime of their own.
     renewals: Wire,
     keeper: tokio::sync::Mutex<upkeep::Keeper>,
@@ -99,8 +102,6 @@ pub(crate) struct Redis {
     unacked: Outage,
     /// Events for plain channels that Redis did not take.
     unsent: Outage,
-    /// Entries that the ledger does not know.
-    unnoted: Outage,
     /// Redis no longer knew a group that it should know: it lost data.
     lost: AtomicBool,
 }
@@ -110,6 +111,7 @@ impl Redis {
         Self {
             sharing: Sharing::new(link.clone()),
             carrying: carry::Carrying::default(),
+            noting: noting::Noting::default(),
             renewals: link.wire(),
             live: Live::default(),
             desks: reader::Desks::default(),
@@ -119,7 +121,6 @@ impl Redis {
             strangers: trim::Strangers::default(),
             unacked: Outage::of("acknowledging what is finished"),
             unsent: Outage::of("sending events out on plain channels"),
-            unnoted: Outage::of("noting which entries carry what"),
             lost: AtomicBool::new(false),
             db,
             link,
