@@ -226,11 +226,15 @@ async fn send(
     let mut pipe = redis::Pipeline::with_capacity(events.len() + 2);
     for same in of_one_name() {
         let stream = redis.link.keys().main(&same[0].1.name);
-        pipe.cmd("MULTI");
+        if same.len() > 1 {
+            pipe.cmd("MULTI");
+        }
         for (seq, event) in same {
             pipe.add_command(entry::add(&stream, event, Some(*seq), None));
         }
-        pipe.cmd("EXEC");
+        if same.len() > 1 {
+            pipe.cmd("EXEC");
+        }
     }
     let mut answers = redis
         .link
@@ -240,8 +244,12 @@ async fn send(
         .into_iter();
     let mut of_each = Vec::with_capacity(events.len());
     for same in of_one_name() {
-        let together: Vec<_> = answers.by_ref().take(same.len() + 2).collect();
-        of_each.extend(of_transaction(together));
+        if same.len() > 1 {
+            let together: Vec<_> = answers.by_ref().take(same.len() + 2).collect();
+            of_each.extend(of_transaction(together));
+        } else {
+            of_each.extend(answers.next());
+        }
     }
     Ok(of_each)
 }
