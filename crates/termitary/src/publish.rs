@@ -31,6 +31,10 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    pub(crate) fn is_due_now(&self) -> bool {
+        self.due_us == self.envelope.time.as_microsecond()
+    }
+
     pub(crate) fn typed<E: Event>(outgoing: Outgoing<E>, db: &Db) -> Result<Self, Error> {
         // Our own serializer wrote it: it need not be read to see that it is JSON.
         let json = serde_json::value::to_raw_value(&outgoing.event).map_err(|error| {

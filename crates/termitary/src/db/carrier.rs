@@ -14,9 +14,8 @@ use crate::event::Envelope;
 /// every subscription that they reach.
 pub(crate) struct Cargo {
     pub(crate) events: Vec<(i64, Envelope)>,
-    /// As in the [`Trust`] that they were leased with.
-    pub(crate) reached: Arc<HashMap<String, u64>>,
-    pub(crate) until_us: i64,
+    /// What they were leased with.
+    pub(crate) trust: Trust,
 }
 
 /// What a carrier is trusted with.

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
+
+use super::file::existing;
 
 /// Looks at the log after so many commits.
 const COMMITS: u32 = 128;
@@ -98,27 +100,26 @@ struct Log {
 
 impl Log {
     fn look(&mut self) -> rusqlite::Result<()> {
-        // Not made where it is gone.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(&self.database, flags)?;
+        let conn = existing(&self.database)?;
         conn.busy_timeout(PATIENCE)?;
-        let (_, pages) = checkpoint(&conn, "PASSIVE")?;
+        let (_, pages, _) = checkpoint(&conn, "PASSIVE")?;
         if pages < self.long {
             self.long = LONG;
             return Ok(());
         }
         // What is left to copy is short now: writers wait for that alone.
-        let (busy, pages) = checkpoint(&conn, "RESTART")?;
+        let (busy, pages, _) = checkpoint(&conn, "RESTART")?;
         // Whoever reads for long is not waited for at every look.
         self.long = if busy { pages + LONG / 4 } else { LONG };
         Ok(())
     }
 }
 
-/// Whether somebody was in the way, and the pages of the log.
-fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<(bool, i64)> {
+/// Whether somebody was in the way, the pages of the log, and how many of them
+/// are copied.
+pub(super) fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<(bool, i64, i64)> {
     let sql = format!("PRAGMA wal_checkpoint({how})");
-    conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+    conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
 
 use super::BUSY_TIMEOUT;
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{Checkpoints, checkpoint};
+use super::file::existing;
 use crate::error::{Error, Kind};
 
 /// How long others may keep the log from being copied. Unit tests know that
@@ -52,6 +53,10 @@ impl Disk {
     /// it, survives a power cut.
     pub(super) fn after(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
         self.checkpoints.committed();
+        self.ask(then);
+    }
+
+    fn ask(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
         if !self.durable {
             return then(&Ok(()));
         }
@@ -65,14 +70,21 @@ impl Disk {
     /// done any more that nobody asked for.
     pub(super) async fn rest(&self) {
         self.checkpoints.close().await;
-        if let Some(inbox) = self.inbox.get() {
-            let (done, rests) = tokio::sync::oneshot::channel();
-            let then: Then = Box::new(|_| {
-                let _ = done.send(());
-            });
-            let _ = inbox.send(then);
-            let _ = rests.await; // an error: the thread is gone
+        if self.inbox.get().is_some() {
+            let _ = self.has_all().await; // whoever waited was told
         }
+    }
+
+    /// Returns when what is committed by now survives a power cut.
+    pub(super) async fn has_all(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(|synced| {
+            // Whoever does not wait any more needs no answer.
+            let _ = reply.send(synced.as_ref().copied().map_err(Error::repeat));
+        });
+        answer
+            .await
+            .map_err(|_| Error::internal("the thread that waits for the disk is gone"))?
     }
 
     fn inbox(&self) -> &Sender<Then> {
@@ -157,18 +169,12 @@ impl Log {
     /// Has all of the log written to the database file, and that to the disk; then
     /// cuts the log off, so that nobody reads what is left of it.
     fn copy_back(&mut self) -> Result<(), Error> {
-        let conn = Connection::open_with_flags(
-            &self.database,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
+        let conn = existing(&self.database)?;
         conn.busy_timeout(PATIENCE)?;
         let began = Instant::now();
         loop {
-            let ended = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
-            match ended {
-                (0, 0, 0) => break,
+            match checkpoint(&conn, "TRUNCATE")? {
+                (false, 0, 0) => break,
                 // Somebody else copies just now; SQLite does not wait for that.
                 (_, -1, _) if began.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(1));
@@ -177,7 +183,7 @@ impl Log {
             }
         }
         let cut = File::open(&self.path).and_then(|log| log.sync_all());
-        cut.map_err(|error| refused(0, 0, 0).caused_by(error))
+        cut.map_err(|error| refused(false, 0, 0).caused_by(error))
     }
 }
 
@@ -195,11 +201,11 @@ fn is_there(_: &File) -> std::io::Result<bool> {
     Ok(true)
 }
 
-fn refused(busy: i64, log: i64, copied: i64) -> Error {
+fn refused(busy: bool, log: i64, copied: i64) -> Error {
     Error::new(
         Kind::Unavailable,
         format!(
-            "the disk did not take the write-ahead log, and the log could not be copied to the database either (busy {busy}, {copied} of {log} pages): what was committed may not survive a power cut"
+            "the disk did not take the write-ahead log, and the log could not be copied to the database either (others in the way: {busy}, {copied} of {log} pages): what was committed may not survive a power cut"
         ),
     )
 }
@@ -208,6 +214,8 @@ fn refused(busy: i64, log: i64, copied: i64) -> Error {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::Mutex;
+
+    use rusqlite::Connection;
 
     use super::*;
 

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::{Connection, OpenFlags};
+
 use crate::error::Error;
 #[cfg(unix)]
 use crate::error::Kind;
@@ -21,6 +23,13 @@ impl File {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// A connection for one thread to a database that is there: not made where it is
+/// gone, another in its place would be empty.
+pub(super) fn existing(database: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(database, flags)
 }
 
 #[cfg(unix)]

@@ -4,10 +4,10 @@
 //! What a commit costs is the wait for the disk. Where others wait for their
 //! turn already, a transaction that ends leaves its work in the open database
 //! transaction, behind a savepoint, and hands the connection on; the last one
-//! commits for all, and once the disk has it any of them is answered: the next
-//! has its turn meanwhile. An undone turn goes back to its savepoint. Where the shared commit fails, or a turn loses the
-//! database transaction (a full disk rolls all of it back), everybody in it is
-//! told so.
+//! commits for all, and only when the disk has it is any of them answered: the
+//! next have their turns meanwhile. An undone turn goes back to its savepoint.
+//! Where the shared commit fails, or a turn loses the database transaction (a
+//! full disk rolls all of it back), everybody in it is told so.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -144,11 +144,7 @@ impl Turns {
     /// Returns when what is committed by now is on the disk.
     #[cfg(feature = "redis")]
     pub(super) async fn on_disk(&self) -> Result<(), Error> {
-        let (reply, answer) = oneshot::channel();
-        self.disk.after(|synced| answer_one(reply, synced));
-        answer
-            .await
-            .map_err(|_| Error::internal("the thread that waits for the disk is gone"))?
+        self.disk.has_all().await
     }
 
     /// The seat for one who writes on another connection: nothing is open on
@@ -412,13 +408,9 @@ impl Onward {
 
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
     for reply in kept {
-        answer_one(reply, ended);
+        // Whoever does not wait any more needs no answer.
+        let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
     }
-}
-
-fn answer_one(reply: Reply, ended: &Result<(), Error>) {
-    // Whoever does not wait any more needs no answer.
-    let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
 }
 
 impl Open {
@@ -447,7 +439,7 @@ impl Open {
             && let Some(trust) = carrier.trust(conn, &self.runtime).await?
         {
             let drafts = std::mem::take(&mut self.drafts);
-            let cargo = ledger::lease_and_commit(conn, source, drafts, &trust).await?;
+            let cargo = ledger::lease_and_commit(conn, source, drafts, trust).await?;
             let runtime = self.runtime.clone();
             return Ok(cargo.map(|cargo| Onward {
                 carrier,

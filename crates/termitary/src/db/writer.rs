@@ -12,12 +12,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
-use super::file::File;
+use super::file::{File, existing};
 use super::turns::Turns;
 use super::{CHECKPOINT_PAGES, JOURNAL_BYTES};
 use crate::error::Error;
@@ -261,10 +261,7 @@ fn wait_for_others(waited: i32) -> bool {
 /// A connection like the others on this file, but for foreign keys: what is
 /// inserted here refers to rows that were written or joined just before.
 fn open(path: &Path) -> Result<Connection, Error> {
-    // Not made where it is gone: another in its place would be empty. One thread
-    // alone uses it.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags)?;
+    let conn = existing(path)?;
     conn.busy_handler(Some(wait_for_others))?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.execute_batch(&format!(

@@ -22,8 +22,15 @@ pub(super) const WAITS: &str =
 pub(super) const FANNED: &str = "1";
 
 /// What is owed for events: one delivery for each subscription that their names
-/// reach.
+/// reach, `pending`, or `leased` to the relay under the first fence until the time
+/// that is bound.
 macro_rules! owed {
+    (pending, $which:literal) => {
+        $crate::ledger::insert::owed!("0, NULL, NULL, 0", $which)
+    };
+    (leased, $which:literal) => {
+        $crate::ledger::insert::owed!("1, 'relay', ?, 1", $which)
+    };
     ($state:literal, $which:literal) => {
         concat!(
             "INSERT INTO termitary_deliveries (event, subscription, due_us, state, worker, lease_us, fence)
@@ -37,7 +44,7 @@ macro_rules! owed {
 /// The same for the events of the statement just before: their rows follow each
 /// other.
 macro_rules! owed_now {
-    ($state:literal) => {
+    ($state:ident) => {
         $crate::ledger::insert::owed!($state, "e.seq > last_insert_rowid() - changes()")
     };
 }

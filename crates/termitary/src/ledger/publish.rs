@@ -15,8 +15,8 @@ use crate::event::Envelope;
 
 static EVENTS: Inserts = Inserts::new(WAITS, "");
 /// For events that cannot be duplicates.
-static PUBLISH: Inserts = Inserts::new(WAITS, owed_now!("0, NULL, NULL, 0"));
-const OWE: &str = owed!("0, NULL, NULL, 0", "e.seq BETWEEN $1 AND $2");
+static PUBLISH: Inserts = Inserts::new(WAITS, owed_now!(pending));
+const OWE: &str = owed!(pending, "e.seq BETWEEN $1 AND $2");
 
 const DELAY: &str = "
     UPDATE termitary_deliveries AS d SET due_us = j.value->>1
@@ -38,8 +38,7 @@ pub(crate) async fn publish(
         seqs
     };
     delay(conn, drafts, &seqs).await?;
-    let recorded = seqs.iter().flatten().count() as u64;
-    metrics::counter!("termitary_events_published_total").increment(recorded);
+    count(seqs.iter().flatten().count());
 
     let mut answers = Vec::with_capacity(drafts.len());
     for (draft, seq) in drafts.iter().zip(seqs) {
@@ -55,6 +54,10 @@ pub(crate) async fn publish(
         });
     }
     Ok(answers)
+}
+
+pub(super) fn count(published: usize) {
+    metrics::counter!("termitary_events_published_total").increment(published as u64);
 }
 
 /// What is owed for the events that were inserted just now.
@@ -81,7 +84,7 @@ async fn delay(
     let delayed: Vec<_> = drafts
         .iter()
         .zip(seqs)
-        .filter(|(draft, _)| draft.due_us != draft.envelope.time.as_microsecond())
+        .filter(|(draft, _)| !draft.is_due_now())
         .filter_map(|(draft, seq)| Some(json!([(*seq)?, draft.due_us])))
         .collect();
     if !delayed.is_empty() {

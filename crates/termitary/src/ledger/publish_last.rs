@@ -2,21 +2,21 @@
 //! same round trip to the database's thread.
 
 #[cfg(feature = "redis")]
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use sqlx::SqliteConnection;
 
 #[cfg(feature = "redis")]
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
-use super::publish::publish;
+use super::publish::{count, publish};
 #[cfg(feature = "redis")]
 use crate::db::{Cargo, Trust};
 use crate::error::Error;
 use crate::publish::Draft;
 
 const COMMIT: &str = "COMMIT";
-static LAST: Inserts = Inserts::new(WAITS, concat!(owed_now!("0, NULL, NULL, 0"), "; COMMIT"));
+static LAST: Inserts = Inserts::new(WAITS, concat!(owed_now!(pending), "; COMMIT"));
 
 /// [`publish`] of drafts that cannot be duplicates; then commits.
 pub(crate) async fn publish_and_commit(
@@ -24,7 +24,7 @@ pub(crate) async fn publish_and_commit(
     source: &str,
     drafts: &[Draft],
 ) -> Result<(), Error> {
-    if drafts.len() > ROWS || !drafts.iter().all(is_due_now) {
+    if drafts.len() > ROWS || !drafts.iter().all(Draft::is_due_now) {
         publish(conn, source, drafts).await?;
         return commit(conn).await;
     }
@@ -36,25 +36,16 @@ pub(crate) async fn publish_and_commit(
     Ok(())
 }
 
-fn is_due_now(draft: &Draft) -> bool {
-    draft.due_us == draft.envelope.time.as_microsecond()
-}
-
 async fn commit(conn: &mut SqliteConnection) -> Result<(), Error> {
     sqlx::raw_sql(COMMIT).execute(conn).await?;
     Ok(())
 }
 
-fn count(events: usize) {
-    metrics::counter!("termitary_events_published_total").increment(events as u64);
-}
-
-/// Under the first fence; what is bound last is until when.
+/// What is bound last is until when.
 #[cfg(feature = "redis")]
-static LEASED: Inserts = Inserts::new(FANNED, owed_now!("1, 'relay', ?, 1"));
+static LEASED: Inserts = Inserts::new(FANNED, owed_now!(leased));
 #[cfg(feature = "redis")]
-static LEASED_LAST: Inserts =
-    Inserts::new(FANNED, concat!(owed_now!("1, 'relay', ?, 1"), "; COMMIT"));
+static LEASED_LAST: Inserts = Inserts::new(FANNED, concat!(owed_now!(leased), "; COMMIT"));
 
 /// The same, but leases to the relay what can run now and is trusted to whoever
 /// commits it; answers that: it is theirs to take on.
@@ -63,10 +54,10 @@ pub(crate) async fn lease_and_commit(
     conn: &mut SqliteConnection,
     source: &str,
     drafts: Vec<Draft>,
-    trust: &Trust,
+    trust: Trust,
 ) -> Result<Option<Cargo>, Error> {
     let is_trusted =
-        |draft: &Draft| is_due_now(draft) && trust.reached.contains_key(&draft.envelope.name);
+        |draft: &Draft| draft.is_due_now() && trust.reached.contains_key(&draft.envelope.name);
     let (trusted, left): (Vec<_>, Vec<_>) = drafts.into_iter().partition(is_trusted);
     if trusted.is_empty() {
         publish_and_commit(conn, source, &left).await?;
@@ -87,8 +78,7 @@ pub(crate) async fn lease_and_commit(
     let envelopes = trusted.into_iter().map(|draft| draft.envelope);
     Ok(Some(Cargo {
         events: seqs.into_iter().zip(envelopes).collect(),
-        reached: Arc::clone(&trust.reached),
-        until_us: trust.until_us,
+        trust,
     }))
 }
 

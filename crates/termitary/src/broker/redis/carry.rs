@@ -130,19 +130,18 @@ impl Carrier for Redis {
             }
             return Ok(None);
         }
-        let now_us = self.now_us();
         let known = self.carrying.state().reached();
         let reached = if let Some(reached) = known {
             reached
         } else {
-            let since_us = now_us.saturating_sub(micros(LIVE));
+            let since_us = self.now_us().saturating_sub(micros(LIVE));
             let reached = Arc::new(ledger::reached(conn, since_us).await?);
             self.carrying.state().reached = Some((Arc::clone(&reached), forward()));
             reached
         };
         Ok(Some(Trust {
             reached,
-            until_us: now_us.saturating_add(micros(self.config.lease_time() / 2)),
+            until_us: self.doubted_until_us(),
         }))
     }
 
@@ -212,7 +211,7 @@ async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
 /// Somebody may look after it when it arrives: then it could run there, and here.
 fn is_late(redis: &Redis, cargo: &Cargo) -> bool {
     let margin = micros(redis.config.lease_time() / 8);
-    redis.now_us() > cargo.until_us.saturating_sub(margin)
+    redis.now_us() > cargo.trust.until_us.saturating_sub(margin)
 }
 
 /// Each name's events together: whoever waits for their stream is woken once, and
@@ -293,11 +292,11 @@ async fn sent(
         match answer.map(reply::text) {
             Ok(id) => {
                 taken.push(event);
-                relayed += cargo.reached.get(&event.name).copied().unwrap_or(0);
+                relayed += cargo.trust.reached.get(&event.name).copied().unwrap_or(0);
                 sent.extend(id.map(|id| Sent {
                     seq: *seq,
                     losses,
-                    until_us: cargo.until_us,
+                    until_us: cargo.trust.until_us,
                     stream: Arc::clone(&stream.1),
                     id,
                 }));
@@ -323,7 +322,7 @@ async fn give_back(redis: &Redis, cargo: &Cargo, events: &[(i64, Envelope)]) -> 
         return Ok(());
     }
     let seqs: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
-    let until_us = cargo.until_us;
+    let until_us = cargo.trust.until_us;
     redis
         .db
         .write(move |conn| rows::give_back(conn, &seqs, until_us))

@@ -7,10 +7,11 @@
 //! stream of its own (`keys`, `entry`). A worker reads batches (`reader`),
 //! asks the ledger whether they may run (`admit`), renews and settles them
 //! (`renew`, `settle`). Whoever commits events carries them to their streams
-//! (`carry`); housekeeping moves what is left (`relay`), takes over from the dead (`takeover`), repairs what Redis lost
-//! (`reconcile`) and trims what everyone has finished (`trim`); publishers clear
-//! streams that nobody reads (`unread`). What Redis gives out a second time
-//! after it lost data runs under a higher fence (`doubt`). What is published at
+//! (`carry`, `noting`); housekeeping moves what is left (`relay`), takes over
+//! from the dead (`takeover`), repairs what Redis lost (`reconcile`) and trims
+//! what everyone has finished (`trim`); publishers clear streams that nobody
+//! reads (`unread`). What Redis gives out a second time after it lost data runs
+//! under a higher fence (`doubt`). What is published at
 //! the same time is sent together (`sharing`).
 
 mod admit;
@@ -136,6 +137,13 @@ impl Redis {
     fn loses(&self) {
         metrics::counter!("termitary_redis_losses_total").increment(1);
         self.lost.store(true, Ordering::Release);
+    }
+
+    /// Until when the ledger waits for what may not have arrived: whoever did get
+    /// it has renewed it by then.
+    fn doubted_until_us(&self) -> i64 {
+        self.now_us()
+            .saturating_add(micros(self.config.lease_time() / 2))
     }
 
     /// Until when the ledger trusts Redis with what it hands over now.

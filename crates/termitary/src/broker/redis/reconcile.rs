@@ -94,11 +94,8 @@ pub(super) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
 /// Nothing that Redis was trusted with is taken for granted any more.
 pub(super) async fn distrust(redis: &Redis) -> Result<(), Error> {
     redis.noting.distrust();
-    let soon_us = redis
-        .now_us()
-        .saturating_add(micros(redis.config.lease_time() / 2));
     let mut tx = redis.db.begin().await?;
-    let rows = rows::distrust(&mut tx, redis.now_us(), soon_us).await?;
+    let rows = rows::distrust(&mut tx, redis.now_us(), redis.doubted_until_us()).await?;
     tx.commit().await?;
     tracing::warn!(
         deliveries = rows,

@@ -238,11 +238,8 @@ async fn undo<'a>(redis: &Redis, sendings: impl Iterator<Item = &'a Sending>) ->
     tx.commit().await
 }
 
-/// Half a lease: whoever did get one of these has renewed it by then.
 async fn doubt(redis: &Redis, sendings: &[Sending]) -> Result<(), Error> {
-    let until_us = redis
-        .now_us()
-        .saturating_add(micros(redis.config.lease_time() / 2));
+    let until_us = redis.doubted_until_us();
     let all: Vec<_> = sendings
         .iter()
         .flat_map(|sending| &sending.rows)
