@@ -394,6 +394,8 @@ pub(crate) struct Standing {
     pub(crate) entry: Option<String>,
     /// Up to which entry its subscription may have been given entries before.
     pub(crate) doubt_ms: Option<i64>,
+    /// 1 where no entry is known and the ledger owes it again before `soon_us`.
+    pub(crate) soon_owed: Option<i64>,
 }
 
 /// What the ledger says of the deliveries of these events to `route`, by `seq`;
@@ -402,15 +404,18 @@ pub(crate) async fn standing(
     conn: &mut SqliteConnection,
     route: i64,
     seqs: &[i64],
+    soon_us: i64,
 ) -> Result<HashMap<i64, Standing>, Error> {
     let rows: String = sqlx::query_scalar(
         "SELECT json_group_array(json_array(e.seq, hex(e.id), d.state, d.attempts, d.fence, d.entry,
-            (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2)))
+            (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2),
+            d.entry IS NULL AND d.lease_us < $3))
          FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value
          LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
     )
     .bind(json!(seqs).to_string())
     .bind(route)
+    .bind(soon_us)
     .fetch_one(conn)
     .await?;
     let rows: Vec<Standing> = gathered(&rows)?;

@@ -1,5 +1,8 @@
 //! Workers that die, and leases that are lost.
 
+use std::time::Duration;
+
+use termitary::broker::RedisConfig;
 use termitary::prelude::*;
 use termitary::testing::{TestDb, TestRedis, TestWorker};
 
@@ -102,6 +105,38 @@ async fn who_lost_an_entry_cannot_settle_it() {
         world.of("slow").await.done == 1
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_begins_in_the_last_moment_of_its_carriers_lease_is_not_sent_again() {
+    let lease = |config: RedisConfig| config.lease(Duration::from_secs(30));
+    let world = World::on(TestRedis::start(), &["slow"], lease).await;
+    let _worker = world.worker_with(lease(world.config())).await;
+    let held = 0..8; // and read ahead
+    world.commit(held).await;
+    eventually("it holds what it can", async || {
+        world.seen.total("slow.started").0 == 4
+    })
+    .await;
+    world.commit(8..9).await;
+    pause(500).await; // its entry is noted by now
+    let mut tx = world.db.db().begin().await.unwrap();
+    sqlx::query(
+        "UPDATE termitary_deliveries SET worker = 'relay', entry = NULL,
+            lease_us = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + 500000
+         WHERE event = (SELECT max(seq) FROM termitary_events)",
+    )
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    world.seen.let_through(8);
+    eventually("it runs", async || world.seen.runs("slow.started", 8) == 1).await;
+    pause(1500).await; // its carrier's lease is over, its own not renewed yet
+    assert_eq!(world.seen.runs("slow.started", 8), 1);
+    world.seen.open_gate();
+    eventually("all are done", async || world.of("slow").await.done == 9).await;
+    assert_eq!(world.seen.total("slow"), (9, 9));
 }
 
 /// What this group has pending: the entries of each consumer.

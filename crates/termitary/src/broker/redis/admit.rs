@@ -181,7 +181,8 @@ impl Known {
         }
         let mut conn = redis.db.read().await?;
         if !seqs.is_empty() {
-            known.standing = ledger::relay::standing(&mut conn, lane.route, &seqs).await?;
+            let soon_us = redis.renewed_until_us();
+            known.standing = ledger::relay::standing(&mut conn, lane.route, &seqs, soon_us).await?;
             let orphans = seqs
                 .iter()
                 .filter(|seq| !known.standing.contains_key(seq))
@@ -213,14 +214,15 @@ impl Known {
             return Fate::Over;
         };
         let (now, attempts) = (row.fence.unwrap_or(0), row.attempts.unwrap_or(0) as u32);
-        if doubt::ms(&entry.id) > row.doubt_ms.unwrap_or(0) {
-            return if now == fence {
-                Fate::Runs(attempts)
-            } else {
-                Fate::Over
-            };
+        let given_before = doubt::ms(&entry.id) <= row.doubt_ms.unwrap_or(0);
+        if !given_before && now != fence {
+            return Fate::Over;
         }
-        // It may have been given out again before, under a later fence.
+        if !given_before && row.soon_owed != Some(1) {
+            return Fate::Runs(attempts);
+        }
+        // It may have been given out again before, under a later fence, or would be
+        // sent again before this run renews it.
         if now == fence || row.entry.as_deref() == Some(&*doubt::noted(entry)) {
             Fate::Doubted(seq, now, attempts)
         } else {

@@ -146,6 +146,13 @@ impl Redis {
             .saturating_add(micros(self.config.lease_time() / 2))
     }
 
+    /// By when what begins to run now has been renewed: a third of a lease, and some
+    /// time for it.
+    fn renewed_until_us(&self) -> i64 {
+        self.now_us()
+            .saturating_add(micros(self.config.lease_time() * 3 / 8))
+    }
+
     /// Until when the ledger trusts Redis with what it hands over now.
     fn trusted_until_us(&self) -> i64 {
         self.now_us()
