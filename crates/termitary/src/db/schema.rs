@@ -10,6 +10,7 @@ const STEPS: &[&str] = &[
     include_str!("0002_suspects.sql"),
     include_str!("0003_unrouted.sql"),
     include_str!("0004_doubts.sql"),
+    include_str!("0005_kept.sql"),
 ];
 
 /// Brings the file to this code's version; refuses one from the future.

@@ -40,7 +40,7 @@ pub(crate) use publish_last::publish_and_commit;
 #[cfg(feature = "redis")]
 pub(crate) use publish_last::{lease_and_commit, reached};
 pub(crate) use read::{heads, last_seq, read, tally};
-pub(crate) use retain::{forget, retain};
+pub(crate) use retain::{Walk, forget};
 pub(crate) use settle::finish;
 #[cfg(feature = "redis")]
 pub(crate) use settle::{adopt, note};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{days, micros};
-use crate::db::Db;
+use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
 
@@ -14,48 +14,66 @@ pub(crate) const RETENTION: Duration = days(7);
 const TICK_RETENTION: Duration = days(90);
 const PAGE: i64 = 500;
 
-/// Deletes one page of events whose every delivery is done and that are older
-/// than [`RETENTION`]; answers whether there may be more.
-pub(crate) async fn retain(db: &Db) -> Result<bool, Error> {
-    let now = db.clock().now_us();
-    let mut tx = db.begin().await?;
-    let old: Vec<i64> = sqlx::query_scalar(
-        "SELECT e.seq FROM termitary_events e WHERE e.time_us < $1
-           AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d WHERE d.event = e.seq AND d.state <> 2)
-         ORDER BY e.time_us LIMIT $2 + 0",
-    )
-    .bind(now - micros(RETENTION))
-    .bind(PAGE)
-    .fetch_all(&mut *tx)
-    .await?;
-    let page = serde_json::json!(old).to_string();
-    sqlx::query(
+/// A walk through the events in the order in which they were recorded, which is
+/// nearly that of their times.
+#[derive(Default)]
+pub(crate) struct Walk {
+    /// The `seq` of the last one looked at.
+    at: i64,
+}
+
+impl Walk {
+    /// Looks at one page of events, and deletes those that are older than
+    /// [`RETENTION`] and whose every delivery is done; answers whether there may be
+    /// more. Where a page has nothing old, nothing behind it is: the next walk
+    /// begins with the oldest again.
+    pub(crate) async fn step(&mut self, db: &Db) -> Result<bool, Error> {
+        let now = db.clock().now_us();
+        let mut tx = db.begin().await?;
+        let old: Vec<(i64, bool)> = sqlx::query_as(
+            "SELECT e.seq, NOT EXISTS (SELECT 1 FROM termitary_deliveries d
+                                       WHERE d.event = e.seq AND d.state <> 2)
+             FROM (SELECT seq, time_us FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT $2 + 0) e
+             WHERE e.time_us < $3",
+        )
+        .bind(self.at)
+        .bind(PAGE)
+        .bind(now - micros(RETENTION))
+        .fetch_all(&mut *tx)
+        .await?;
+        let finished = old.iter().filter(|(_, finished)| *finished);
+        let finished: Vec<_> = finished.map(|(seq, _)| *seq).collect();
+        delete(&mut tx, &finished).await?;
+        sqlx::query("DELETE FROM termitary_ticks WHERE tick_us < $1")
+            .bind(now - micros(TICK_RETENTION))
+            .execute(&mut *tx)
+            .await?;
+        if !finished.is_empty() {
+            fault::point!("retain.before_commit");
+        }
+        tx.commit().await?;
+        if !finished.is_empty() {
+            fault::point!("retain.after_commit");
+        }
+        self.at = old.iter().map(|(seq, _)| *seq).max().unwrap_or(0);
+        Ok(!old.is_empty())
+    }
+}
+
+async fn delete(tx: &mut Tx, events: &[i64]) -> Result<(), Error> {
+    let page = serde_json::json!(events).to_string();
+    for sql in [
         "DELETE FROM termitary_deliveries WHERE event IN (SELECT value FROM json_each($1))",
-    )
-    .bind(&page)
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query("DELETE FROM termitary_events WHERE seq IN (SELECT value FROM json_each($1))")
-        .bind(&page)
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query("DELETE FROM termitary_ticks WHERE tick_us < $1")
-        .bind(now - micros(TICK_RETENTION))
-        .execute(&mut *tx)
-        .await?;
-    if !old.is_empty() {
-        fault::point!("retain.before_commit");
+        "DELETE FROM termitary_events WHERE seq IN (SELECT value FROM json_each($1))",
+    ] {
+        sqlx::query(sql).bind(&page).execute(&mut **tx).await?;
     }
-    tx.commit().await?;
-    if !old.is_empty() {
-        fault::point!("retain.after_commit");
-    }
-    Ok(old.len() as i64 == PAGE)
+    Ok(())
 }
 
 /// Forgets a subscription and all its deliveries; answers how many of them
 /// were unfinished.
-pub(crate) async fn forget(tx: &mut crate::db::Tx, name: &str) -> Result<u64, Error> {
+pub(crate) async fn forget(tx: &mut Tx, name: &str) -> Result<u64, Error> {
     let id: Option<i64> =
         sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
             .bind(name)
@@ -77,4 +95,63 @@ pub(crate) async fn forget(tx: &mut crate::db::Tx, name: &str) -> Result<u64, Er
         .execute(&mut **tx)
         .await?;
     Ok(unfinished as u64)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// Records so many events of an age, with a delivery each.
+    async fn record(db: &Db, events: i64, age: Duration, state: i64) {
+        let time_us = db.clock().now_us() - micros(age);
+        let mut tx = db.begin().await.unwrap();
+        let sql = format!(
+            "INSERT INTO termitary_subscriptions (id, name, event, version, since_us, seen_us)
+             VALUES (1, 'a', 'a', 1, 0, 0) ON CONFLICT DO NOTHING;
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events})
+             INSERT INTO termitary_events (id, name, version, source, time_us, data)
+             SELECT randomblob(16), 'a', 1, 'test', {time_us}, '{{}}' FROM n;
+             INSERT INTO termitary_deliveries (event, subscription, state, due_us)
+             SELECT seq, 1, {state}, 0 FROM termitary_events
+             WHERE seq NOT IN (SELECT event FROM termitary_deliveries);"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn kept(db: &Db) -> i64 {
+        sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
+            .fetch_one(db.reader())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_walk_goes_past_what_is_unfinished_and_ends_at_what_is_not_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kept.db");
+        let db = Db::open(&format!("sqlite://{}", file.display()))
+            .await
+            .unwrap();
+        let old = RETENTION + Duration::from_secs(1);
+        record(&db, 2 * PAGE, old, 0).await;
+        record(&db, PAGE, old, 2).await;
+        record(&db, 2 * PAGE, RETENTION / 2, 2).await;
+        let mut walk = Walk::default();
+        let mut steps = 0;
+        while walk.step(&db).await.unwrap() {
+            steps += 1;
+        }
+        assert_eq!((steps, kept(&db).await), (3, 4 * PAGE));
+        // What was finished meanwhile goes with the next walk.
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query("UPDATE termitary_deliveries SET state = 2 WHERE event <= 10")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        assert!(walk.step(&db).await.unwrap());
+        assert_eq!(kept(&db).await, 4 * PAGE - 10);
+    }
 }

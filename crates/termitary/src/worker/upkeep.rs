@@ -54,8 +54,9 @@ pub(super) async fn run(
 
 /// Deletes finished history in small steps.
 pub(super) async fn retain(db: Db, stop: CancellationToken) {
+    let mut walk = ledger::Walk::default();
     loop {
-        let more = ledger::retain(&db).await.unwrap_or_else(|error| {
+        let more = walk.step(&db).await.unwrap_or_else(|error| {
             tracing::warn!(error = ?error, "cannot delete finished events; trying again later");
             false
         });
