@@ -116,7 +116,10 @@ mod tests {
              SELECT seq, 1, {state}, 0 FROM termitary_events
              WHERE seq NOT IN (SELECT event FROM termitary_deliveries);"
         );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut *tx)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
 

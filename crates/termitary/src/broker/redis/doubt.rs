@@ -42,7 +42,7 @@ pub(super) async fn greet(
     let Some(server) = identify(answers)? else {
         return Ok(()); // not allowed to ask
     };
-    let known = doubt::server(&mut *redis.db.reader().acquire().await?, lane.route).await?;
+    let known = doubt::server(&mut *redis.db.read().await?, lane.route).await?;
     if known.as_deref() == Some(&*server) {
         return Ok(());
     }

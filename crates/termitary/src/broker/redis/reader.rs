@@ -201,7 +201,8 @@ impl Reader {
         self.block(lane, worker, max, wait.min(BLOCK)).await
     }
 
-    /// What was given to this worker and never reached it.
+    /// What was given to this worker and never reached it. Every stream is asked at
+    /// once; those behind the first that has something are asked again.
     async fn catch_up(
         &mut self,
         redis: &Redis,
@@ -209,19 +210,22 @@ impl Reader {
         worker: &WorkerId,
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
-        for (i, stream) in lane.streams.iter().enumerate() {
-            while let Some(after) = self.behind[i].clone() {
-                // What is held now and no longer then was ended meanwhile.
-                let held = redis.live.held(worker);
-                let mut cmd = read_group(lane, worker, max);
-                cmd.arg("STREAMS").arg(&*stream.key).arg(after);
-                let mut entries = self
-                    .ask(&cmd)
-                    .await?
-                    .pop()
-                    .map(|(_, entries)| entries)
-                    .unwrap_or_default();
-                self.behind[i] = entries.last().map(|last| last.id.clone());
+        while self.is_behind() {
+            // What is held now and no longer then was ended meanwhile.
+            let held = redis.live.held(worker);
+            let mut pipe = redis::pipe();
+            for (stream, after) in lane.streams.iter().zip(&self.behind) {
+                if let Some(after) = after {
+                    pipe.add_command(read_own(lane, stream, worker, max, after));
+                }
+            }
+            let answers: Vec<RedisResult<Value>> =
+                pipe.ignore_errors().query_async(&mut self.conn).await?;
+            let streams = lane.streams.iter().zip(&mut self.behind);
+            let asked = streams.filter(|(_, after)| after.is_some());
+            for ((stream, after), answer) in asked.zip(answers) {
+                let mut entries = entries_of(answer?);
+                *after = entries.last().map(|last| last.id.clone());
                 entries.retain(|raw| {
                     let entry = Entry {
                         stream: stream.key.clone(),
@@ -262,10 +266,7 @@ impl Reader {
         let mut batches = Vec::new();
         let (mut hot, mut again_hot) = (false, false);
         for ((stream, share), answer) in shares.into_iter().zip(answers) {
-            let entries: Vec<_> = reply::streams(answer?)
-                .into_iter()
-                .flat_map(|(_, entries)| entries)
-                .collect();
+            let entries = entries_of(answer?);
             let full = entries.len() >= share;
             hot |= full;
             again_hot |= full && super::keys::is_targeted(&stream.key);
@@ -355,6 +356,25 @@ impl Reader {
             answer => Ok(reply::streams(answer)),
         }
     }
+}
+
+/// Asks for what this worker was given of a stream and has not ended, from `after`.
+pub(super) fn read_own(
+    lane: &Lane,
+    stream: &Stream,
+    worker: &WorkerId,
+    count: usize,
+    after: &str,
+) -> redis::Cmd {
+    let mut cmd = read_group(lane, worker, count);
+    cmd.arg("STREAMS").arg(&*stream.key).arg(after);
+    cmd
+}
+
+/// What was answered of one stream.
+pub(super) fn entries_of(answer: Value) -> Vec<Raw> {
+    let streams = reply::streams(answer).into_iter();
+    streams.flat_map(|(_, entries)| entries).collect()
 }
 
 fn read_group(lane: &Lane, worker: &WorkerId, count: usize) -> redis::Cmd {

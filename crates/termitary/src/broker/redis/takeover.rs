@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Value;
+use redis::{RedisResult, Value};
 
 use super::entry::Carried;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
 use super::settle::Over;
-use super::{Redis, admit, declare, doubt, entry, script, settle};
+use super::{Redis, admit, declare, doubt, entry, reader, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
@@ -261,22 +261,26 @@ pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
         .map(|route| redis.link.keys().lane(route))
         .collect();
     let us = undertaker(worker);
-    for lane in &lanes {
-        for stream in &lane.streams {
-            give_back(redis, lane, stream, worker).await?;
-        }
+    let all: Vec<_> = lanes
+        .iter()
+        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
+        .collect();
+    let mut pipe = redis::pipe();
+    for (lane, stream) in &all {
+        pipe.add_command(reader::read_own(lane, stream, worker, PAGE, "0"));
+    }
+    let answers = redis.link.shared().many(&mut pipe).await?;
+    for ((lane, stream), answer) in all.iter().zip(answers) {
+        give_back(redis, lane, stream, worker, answer).await?;
     }
     let mut calls = Vec::new();
-    for lane in &lanes {
-        for stream in &lane.streams {
-            for name in [worker, &us] {
-                let args: Vec<&str> = vec![&lane.group, name];
-                calls.push(script::Call {
-                    script: &script::LEAVE,
-                    keys: vec![&stream.key],
-                    args,
-                });
-            }
+    for (lane, stream) in all {
+        for name in [worker, &us] {
+            calls.push(script::Call {
+                script: &script::LEAVE,
+                keys: vec![&stream.key],
+                args: vec![&lane.group, name],
+            });
         }
     }
     redis.link.shared().scripts(&calls).await?;
@@ -284,38 +288,23 @@ pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
     Ok(())
 }
 
+/// What was handed to this worker of one stream, page after page from the first.
 async fn give_back(
     redis: &Redis,
     lane: &Lane,
     stream: &Stream,
     worker: &WorkerId,
+    mut answer: RedisResult<Value>,
 ) -> Result<(), Error> {
-    let mut after = "0".to_owned();
     loop {
-        let mut cmd = redis::cmd("XREADGROUP");
-        cmd.arg("GROUP")
-            .arg(&*lane.group)
-            .arg(&**worker)
-            .arg("COUNT")
-            .arg(PAGE);
-        cmd.arg("STREAMS").arg(&*stream.key).arg(&after);
-        let Ok(answer) = redis
-            .link
-            .shared()
-            .many(redis::pipe().add_command(cmd))
-            .await?
-            .remove(0)
-        else {
+        let Ok(page) = answer else {
             return Ok(()); // the group is gone: nothing to give back
         };
-        let mut entries: Vec<_> = reply::streams(answer)
-            .into_iter()
-            .flat_map(|(_, entries)| entries)
-            .collect();
+        let mut entries = reader::entries_of(page);
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        after.clone_from(&last.id);
+        let next = reader::read_own(lane, stream, worker, PAGE, &last.id);
         entries.retain(|raw| {
             let entry = Entry {
                 stream: stream.key.clone(),
@@ -325,6 +314,13 @@ async fn give_back(
             !redis.live.holds(worker, &entry)
         });
         bury(redis, lane, stream, worker, entries, End::Unseen).await?;
+        let mut pipe = redis::pipe();
+        answer = redis
+            .link
+            .shared()
+            .many(pipe.add_command(next))
+            .await?
+            .remove(0);
     }
 }
 
