@@ -6,6 +6,7 @@ mod carrier;
 mod checkpoints;
 mod disk;
 mod file;
+mod open;
 mod patience;
 mod readers;
 mod schema;
@@ -166,7 +167,7 @@ impl Db {
             // What a turn could have to undo is kept there, page by page: a file
             // for it costs as much as all else that a batch does.
             .pragma("temp_store", "MEMORY");
-        let writer = turns::connect(&write)
+        let writer = open::connect(&write)
             .await
             .map_err(|error| cannot_open(path, error))?;
         let file = Arc::new(File::of(path)?);

@@ -12,54 +12,33 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
-use super::BUSY_TIMEOUT;
 #[cfg(feature = "redis")]
-use super::carrier::{self, Cargo, Carrier};
+use super::carrier::{self, Carrier};
 use super::disk::Disk;
 use super::file::File;
-use super::patience::{BUSY, primary_code};
+use super::open::{self, Open, Publisher, Reply};
+use super::patience::primary_code;
 use crate::error::Error;
-use crate::ledger;
 use crate::publish::Draft;
 
-/// A transaction that reads first and writes later would fail with
-/// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
-const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_turn";
-/// [`begin`] has it: once begun, nobody is in the way.
-const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
-/// For so long another process's lock is asked for without a rest.
-const AT_ONCE: Duration = Duration::from_millis(5);
-const REST: Duration = Duration::from_millis(1);
-const ROLLBACK: &str = "ROLLBACK";
 const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
 
-/// No turn joins a database transaction that is older, so that nobody's commit
-/// waits long for others. Unit tests share whatever can be shared, however slow
-/// the machine.
-const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
-const MOST: usize = 512;
-
 /// The primary code of `SQLITE_ERROR`: what was asked does not fit what is open.
 const MISUSED: i32 = 1;
-
-type Reply = oneshot::Sender<Result<(), Error>>;
 
 /// The one connection that writes.
 pub(super) struct Turns {
     options: SqliteConnectOptions,
     file: Arc<File>,
     disk: Arc<Disk>,
-    #[cfg(feature = "redis")]
-    carrier: carrier::Slot,
-    source: String,
+    publisher: Publisher,
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
     queued: AtomicUsize,
@@ -74,18 +53,6 @@ struct Seat {
     /// A turn was dropped half-way: back to its savepoint before anything else.
     undo: bool,
     closed: bool,
-}
-
-/// A database transaction and whose work is in it.
-struct Open {
-    conn: SqliteConnection,
-    /// Where it was begun: another thread may commit it.
-    #[cfg(feature = "redis")]
-    runtime: Handle,
-    since: Instant,
-    /// To be published with the commit.
-    drafts: Vec<Draft>,
-    kept: Vec<Reply>,
 }
 
 impl Turns {
@@ -105,9 +72,11 @@ impl Turns {
             options,
             file,
             disk,
-            #[cfg(feature = "redis")]
-            carrier: carrier::Slot::default(),
-            source,
+            publisher: Publisher {
+                source,
+                #[cfg(feature = "redis")]
+                carrier: carrier::Slot::default(),
+            },
             seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
         })
@@ -116,12 +85,12 @@ impl Turns {
     /// Whoever was the carrier: nothing more is taken on.
     #[cfg(feature = "redis")]
     pub(super) fn take_carrier(&self) -> Option<Arc<dyn Carrier>> {
-        self.carrier.take()
+        self.publisher.carrier.take()
     }
 
     #[cfg(feature = "redis")]
     pub(super) fn set_carrier(&self, carrier: std::sync::Weak<dyn Carrier>) {
-        self.carrier.set(carrier);
+        self.publisher.carrier.set(carrier);
     }
 
     /// Waits for the connection; they are served in order. Dropping this future
@@ -267,7 +236,7 @@ impl Seat {
             return Err(sqlx::Error::PoolClosed.into());
         }
         if let Some(mut conn) = self.idle.take() {
-            match begin(&mut conn).await {
+            match open::begin(&mut conn).await {
                 Ok(()) => return Ok(Open::new(conn)),
                 // It ended, or a transaction of old is open on it still.
                 Err(error) if matches!(primary_code(&error), None | Some(MISUSED)) => {
@@ -279,8 +248,8 @@ impl Seat {
                 }
             }
         }
-        let mut conn = connect(options).await?;
-        begin(&mut conn).await?;
+        let mut conn = open::connect(options).await?;
+        open::begin(&mut conn).await?;
         Ok(Open::new(conn))
     }
 
@@ -300,7 +269,7 @@ impl Seat {
             self.give_up(open.conn).await; // nobody's work is in it
             return;
         }
-        match open.publish_and_commit(turns).await {
+        match open.commit(&turns.publisher).await {
             Ok(onward) => {
                 self.idle = Some(open.conn);
                 turns.disk.after(|synced| {
@@ -336,73 +305,9 @@ impl Seat {
 
     /// Undoes whatever is left of a database transaction.
     async fn give_up(&mut self, mut conn: SqliteConnection) {
-        if run(&mut conn, ROLLBACK).await.is_ok() {
+        if open::roll_back(&mut conn).await.is_ok() {
             self.idle = Some(conn);
         }
-    }
-}
-
-/// A connection to write on. Its transactions begin and end with statements of
-/// ours: sqlx's guards take the connection along, and giving it back to a pool
-/// costs a task and a round trip to the database's thread. To sqlx one is always
-/// open, so that what it begins inside is a savepoint.
-pub(super) async fn connect(
-    options: &SqliteConnectOptions,
-) -> Result<SqliteConnection, sqlx::Error> {
-    let mut conn = options.connect().await?;
-    std::mem::forget(conn.begin().await?);
-    run(&mut conn, ROLLBACK).await?;
-    run(&mut conn, NO_PATIENCE).await?;
-    Ok(conn)
-}
-
-/// Begins a database transaction; waits for other processes. SQLite's own
-/// patience sleeps for milliseconds where a fraction of one would do, and whoever
-/// asks more often gets all the turns.
-async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let began = Instant::now();
-    loop {
-        let error = match run(conn, BEGIN).await {
-            Err(error) if primary_code(&error) == Some(BUSY) => error,
-            answer => return answer,
-        };
-        match began.elapsed() {
-            waited if waited > BUSY_TIMEOUT => return Err(error),
-            // Asking is a way to another thread and back: that is the rest.
-            waited if waited < AT_ONCE => {}
-            _ => tokio::time::sleep(REST).await,
-        }
-    }
-}
-
-async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
-    sqlx::query(statement).execute(conn).await.map(drop)
-}
-
-/// Without a broker elsewhere, nothing is taken on.
-#[cfg(not(feature = "redis"))]
-enum Onward {}
-
-#[cfg(not(feature = "redis"))]
-impl Onward {
-    fn go(self) {
-        match self {}
-    }
-}
-
-/// What is taken on after its commit, on the runtime that committed it.
-#[cfg(feature = "redis")]
-struct Onward {
-    carrier: Arc<dyn Carrier>,
-    cargo: Cargo,
-    runtime: Handle,
-}
-
-#[cfg(feature = "redis")]
-impl Onward {
-    fn go(self) {
-        self.carrier.load(self.cargo);
-        self.runtime.spawn(self.carrier.carry());
     }
 }
 
@@ -410,49 +315,6 @@ fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
     for reply in kept {
         // Whoever does not wait any more needs no answer.
         let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
-    }
-}
-
-impl Open {
-    fn new(conn: SqliteConnection) -> Self {
-        Self {
-            conn,
-            #[cfg(feature = "redis")]
-            runtime: Handle::current(),
-            since: Instant::now(),
-            drafts: Vec::new(),
-            kept: Vec::new(),
-        }
-    }
-
-    #[cfg(not(feature = "redis"))]
-    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Option<Onward>, Error> {
-        ledger::publish_and_commit(&mut self.conn, &turns.source, &self.drafts).await?;
-        Ok(None)
-    }
-
-    #[cfg(feature = "redis")]
-    async fn publish_and_commit(&mut self, turns: &Turns) -> Result<Option<Onward>, Error> {
-        let (conn, source) = (&mut self.conn, &turns.source);
-        let carrier = turns.carrier.get().filter(|_| !self.drafts.is_empty());
-        if let Some(carrier) = carrier
-            && let Some(trust) = carrier.trust(conn, &self.runtime).await?
-        {
-            let drafts = std::mem::take(&mut self.drafts);
-            let cargo = ledger::lease_and_commit(conn, source, drafts, trust).await?;
-            let runtime = self.runtime.clone();
-            return Ok(cargo.map(|cargo| Onward {
-                carrier,
-                cargo,
-                runtime,
-            }));
-        }
-        ledger::publish_and_commit(conn, source, &self.drafts).await?;
-        Ok(None)
-    }
-
-    fn takes_more(&self) -> bool {
-        self.since.elapsed() < SHARED_FOR && self.kept.len() < MOST
     }
 }
 

@@ -1,0 +1,172 @@
+//! A database transaction that turns share: begun, published into, committed.
+
+#[cfg(feature = "redis")]
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+#[cfg(feature = "redis")]
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::BUSY_TIMEOUT;
+#[cfg(feature = "redis")]
+use super::carrier::{self, Cargo, Carrier};
+use super::patience::{BUSY, primary_code};
+use crate::error::Error;
+use crate::ledger;
+use crate::publish::Draft;
+
+/// A transaction that reads first and writes later would fail with
+/// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
+const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_turn";
+/// [`begin`] has it: once begun, nobody is in the way.
+const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
+/// For so long another process's lock is asked for without a rest.
+const AT_ONCE: Duration = Duration::from_millis(5);
+const REST: Duration = Duration::from_millis(1);
+const ROLLBACK: &str = "ROLLBACK";
+
+/// No turn joins a database transaction that is older, so that nobody's commit
+/// waits long for others. Unit tests share whatever can be shared, however slow
+/// the machine.
+const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
+const MOST: usize = 512;
+
+pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
+
+/// A database transaction and whose work is in it.
+pub(super) struct Open {
+    pub(super) conn: SqliteConnection,
+    /// Where it was begun: another thread may commit it.
+    #[cfg(feature = "redis")]
+    runtime: Handle,
+    since: Instant,
+    /// To be published with the commit.
+    pub(super) drafts: Vec<Draft>,
+    pub(super) kept: Vec<Reply>,
+}
+
+impl Open {
+    pub(super) fn new(conn: SqliteConnection) -> Self {
+        Self {
+            conn,
+            #[cfg(feature = "redis")]
+            runtime: Handle::current(),
+            since: Instant::now(),
+            drafts: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    pub(super) fn takes_more(&self) -> bool {
+        self.since.elapsed() < SHARED_FOR && self.kept.len() < MOST
+    }
+
+    /// Publishes the drafts and commits; answers what is to be taken on once the
+    /// disk has it.
+    #[cfg(not(feature = "redis"))]
+    pub(super) async fn commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
+        ledger::publish_and_commit(&mut self.conn, &of.source, &self.drafts).await?;
+        Ok(None)
+    }
+
+    /// Publishes the drafts and commits; answers what is to be taken on once the
+    /// disk has it.
+    #[cfg(feature = "redis")]
+    pub(super) async fn commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
+        let (conn, source) = (&mut self.conn, &of.source);
+        let carrier = of.carrier.get().filter(|_| !self.drafts.is_empty());
+        if let Some(carrier) = carrier
+            && let Some(trust) = carrier.trust(conn, &self.runtime).await?
+        {
+            let drafts = std::mem::take(&mut self.drafts);
+            let cargo = ledger::lease_and_commit(conn, source, drafts, trust).await?;
+            let runtime = self.runtime.clone();
+            return Ok(cargo.map(|cargo| Onward {
+                carrier,
+                cargo,
+                runtime,
+            }));
+        }
+        ledger::publish_and_commit(conn, source, &self.drafts).await?;
+        Ok(None)
+    }
+}
+
+/// Where what is published comes from, and who takes it on.
+pub(super) struct Publisher {
+    pub(super) source: String,
+    #[cfg(feature = "redis")]
+    pub(super) carrier: carrier::Slot,
+}
+
+/// What is taken on after its commit, on the runtime that committed it.
+#[cfg(feature = "redis")]
+pub(super) struct Onward {
+    carrier: Arc<dyn Carrier>,
+    cargo: Cargo,
+    runtime: Handle,
+}
+
+#[cfg(feature = "redis")]
+impl Onward {
+    pub(super) fn go(self) {
+        self.carrier.load(self.cargo);
+        self.runtime.spawn(self.carrier.carry());
+    }
+}
+
+/// Without a broker elsewhere, nothing is taken on.
+#[cfg(not(feature = "redis"))]
+pub(super) enum Onward {}
+
+#[cfg(not(feature = "redis"))]
+impl Onward {
+    pub(super) fn go(self) {
+        match self {}
+    }
+}
+
+/// A connection to write on. Its transactions begin and end with statements of
+/// ours: sqlx's guards take the connection along, and giving it back to a pool
+/// costs a task and a round trip to the database's thread. To sqlx one is always
+/// open, so that what it begins inside is a savepoint.
+pub(super) async fn connect(
+    options: &SqliteConnectOptions,
+) -> Result<SqliteConnection, sqlx::Error> {
+    let mut conn = options.connect().await?;
+    std::mem::forget(conn.begin().await?);
+    roll_back(&mut conn).await?;
+    run(&mut conn, NO_PATIENCE).await?;
+    Ok(conn)
+}
+
+/// Begins a database transaction; waits for other processes. SQLite's own
+/// patience sleeps for milliseconds where a fraction of one would do, and whoever
+/// asks more often gets all the turns.
+pub(super) async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let began = Instant::now();
+    loop {
+        let error = match run(conn, BEGIN).await {
+            Err(error) if primary_code(&error) == Some(BUSY) => error,
+            answer => return answer,
+        };
+        match began.elapsed() {
+            waited if waited > BUSY_TIMEOUT => return Err(error),
+            // Asking is a way to another thread and back: that is the rest.
+            waited if waited < AT_ONCE => {}
+            _ => tokio::time::sleep(REST).await,
+        }
+    }
+}
+
+/// Undoes whatever is left of a database transaction.
+pub(super) async fn roll_back(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    run(conn, ROLLBACK).await
+}
+
+async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(conn).await.map(drop)
+}
