@@ -5,7 +5,8 @@
 //! turn already, a transaction that ends leaves its work in the open database
 //! transaction, behind a savepoint, and hands the connection on; the last one
 //! commits for all, and only when the disk has it is any of them answered: the
-//! next have their turns meanwhile. An undone turn goes back to its savepoint.
+//! next have their turns meanwhile. Of many, half share a commit, so that there
+//! are others to have them. An undone turn goes back to its savepoint.
 //! Where the shared commit fails, or a turn loses the database transaction (a
 //! full disk rolls all of it back), everybody in it is told so.
 
@@ -30,6 +31,9 @@ use crate::publish::Draft;
 const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
 
+/// So few share a commit in any case: more commits would cost more than is won.
+const FEW: usize = 32;
+
 /// The primary code of `SQLITE_ERROR`: what was asked does not fit what is open.
 const MISUSED: i32 = 1;
 
@@ -42,6 +46,8 @@ pub(super) struct Turns {
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
     queued: AtomicUsize,
+    /// How many wait for the disk.
+    committed: Arc<AtomicUsize>,
 }
 
 /// What is handed on from turn to turn.
@@ -79,6 +85,7 @@ impl Turns {
             },
             seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
+            committed: Arc::default(),
         })
     }
 
@@ -196,7 +203,9 @@ impl Turns {
     }
 
     fn passes_on(&self, open: &Open) -> bool {
-        self.queued.load(Ordering::Acquire) > 0 && open.takes_more()
+        let queued = self.queued.load(Ordering::Acquire);
+        let others = queued + self.committed.load(Ordering::Acquire);
+        queued > 0 && open.takes_more() && !are_enough(open.kept.len(), others)
     }
 }
 
@@ -272,7 +281,10 @@ impl Seat {
         match open.commit(&turns.publisher).await {
             Ok(onward) => {
                 self.idle = Some(open.conn);
-                turns.disk.after(|synced| {
+                let committed = Arc::clone(&turns.committed);
+                committed.fetch_add(open.kept.len(), Ordering::AcqRel);
+                turns.disk.after(move |synced| {
+                    committed.fetch_sub(open.kept.len(), Ordering::AcqRel);
                     // Whoever is answered may close the database at once.
                     if synced.is_ok()
                         && let Some(onward) = onward
@@ -309,6 +321,13 @@ impl Seat {
             self.idle = Some(conn);
         }
     }
+}
+
+/// Whether so many share a commit, and leave the next one to the others who wait,
+/// for their turn or for the disk. If all of them shared one, the disk would rest
+/// while they have their turns, and they while it is written.
+pub(super) fn are_enough(kept: usize, others: usize) -> bool {
+    kept >= others.max(FEW)
 }
 
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::turns::are_enough;
 use super::{Db, Tx};
 use crate::error::Error;
 
@@ -80,6 +81,23 @@ async fn one(db: Db, n: i64) -> Option<i64> {
             Some(n)
         }
     }
+}
+
+#[test]
+fn of_many_who_wait_half_share_a_commit_and_of_few_all() {
+    /// How many share the next commit of those who queue, while others have
+    /// committed already and wait for the disk.
+    fn shared(queued: usize, committed: usize) -> usize {
+        let taken = 1..=queued;
+        let enough = |kept: &usize| are_enough(*kept, queued - kept + committed);
+        taken.clone().find(enough).unwrap_or(queued)
+    }
+    assert_eq!(shared(64, 0), 32);
+    assert_eq!(shared(32, 32), 32, "and so on, in turns");
+    assert_eq!(shared(400, 0), 200);
+    assert_eq!(shared(200, 200), 200);
+    assert_eq!(shared(20, 0), 20);
+    assert_eq!(shared(20, 10), 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
