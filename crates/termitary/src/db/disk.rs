@@ -56,6 +56,11 @@ impl Disk {
         self.ask(then);
     }
 
+    /// Whether it is waited for at all.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.durable
+    }
+
     fn ask(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
         if !self.durable {
             return then(&Ok(()));

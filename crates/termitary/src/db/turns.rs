@@ -205,7 +205,8 @@ impl Turns {
     fn passes_on(&self, open: &Open) -> bool {
         let queued = self.queued.load(Ordering::Acquire);
         let others = queued + self.committed.load(Ordering::Acquire);
-        queued > 0 && open.takes_more() && !are_enough(open.kept.len(), others)
+        let enough = self.disk.is_waited_for() && are_enough(open.kept.len(), others);
+        queued > 0 && open.takes_more() && !enough
     }
 }
 

@@ -13,6 +13,9 @@ pub(crate) const RETENTION: Duration = days(7);
 /// Schedule ticks outlive events: they are what makes a tick unique.
 const TICK_RETENTION: Duration = days(90);
 const PAGE: i64 = 500;
+/// A time so far ahead is a wrong clock's, and says nothing of what was recorded
+/// after it.
+const AHEAD: Duration = days(1);
 
 /// A walk through the events in the order in which they were recorded, which is
 /// nearly that of their times.
@@ -22,41 +25,51 @@ pub(crate) struct Walk {
     at: i64,
 }
 
+/// An event that the walk comes by.
+#[derive(sqlx::FromRow)]
+struct Passed {
+    seq: i64,
+    time_us: i64,
+    finished: bool,
+}
+
 impl Walk {
     /// Looks at one page of events, and deletes those that are older than
     /// [`RETENTION`] and whose every delivery is done; answers whether there may be
-    /// more. Where a page has nothing old, nothing behind it is: the next walk
-    /// begins with the oldest again.
+    /// more. A page with nothing old and something of today ends the walk: what is
+    /// behind was recorded later. The next one begins with the oldest again.
     pub(crate) async fn step(&mut self, db: &Db) -> Result<bool, Error> {
         let now = db.clock().now_us();
+        let (old, wrong) = (now - micros(RETENTION), now + micros(AHEAD));
         let mut tx = db.begin().await?;
-        let old: Vec<(i64, bool)> = sqlx::query_as(
-            "SELECT e.seq, NOT EXISTS (SELECT 1 FROM termitary_deliveries d
-                                       WHERE d.event = e.seq AND d.state <> 2)
-             FROM (SELECT seq, time_us FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT $2 + 0) e
-             WHERE e.time_us < $3",
+        let page: Vec<Passed> = sqlx::query_as(
+            "SELECT e.seq, e.time_us,
+                NOT EXISTS (SELECT 1 FROM termitary_deliveries d
+                            WHERE d.event = e.seq AND d.state <> 2) AS finished
+             FROM (SELECT seq, time_us FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT $2 + 0) e",
         )
         .bind(self.at)
         .bind(PAGE)
-        .bind(now - micros(RETENTION))
         .fetch_all(&mut *tx)
         .await?;
-        let finished = old.iter().filter(|(_, finished)| *finished);
-        let finished: Vec<_> = finished.map(|(seq, _)| *seq).collect();
-        delete(&mut tx, &finished).await?;
+        let over = page.iter().filter(|it| it.time_us < old && it.finished);
+        let over: Vec<_> = over.map(|it| it.seq).collect();
+        delete(&mut tx, &over).await?;
         sqlx::query("DELETE FROM termitary_ticks WHERE tick_us < $1")
             .bind(now - micros(TICK_RETENTION))
             .execute(&mut *tx)
             .await?;
-        if !finished.is_empty() {
+        if !over.is_empty() {
             fault::point!("retain.before_commit");
         }
         tx.commit().await?;
-        if !finished.is_empty() {
+        if !over.is_empty() {
             fault::point!("retain.after_commit");
         }
-        self.at = old.iter().map(|(seq, _)| *seq).max().unwrap_or(0);
-        Ok(!old.is_empty())
+        let ends = page.iter().all(|it| it.time_us >= old)
+            && (page.is_empty() || page.iter().any(|it| it.time_us <= wrong));
+        self.at = page.last().filter(|_| !ends).map_or(0, |it| it.seq);
+        Ok(!ends)
     }
 }
 
@@ -102,9 +115,16 @@ pub(crate) async fn forget(tx: &mut Tx, name: &str) -> Result<u64, Error> {
 mod tests {
     use super::*;
 
-    /// Records so many events of an age, with a delivery each.
-    async fn record(db: &Db, events: i64, age: Duration, state: i64) {
-        let time_us = db.clock().now_us() - micros(age);
+    async fn database(folder: &tempfile::TempDir) -> Db {
+        let file = folder.path().join("kept.db");
+        Db::open(&format!("sqlite://{}", file.display()))
+            .await
+            .unwrap()
+    }
+
+    /// Records so many events of an age in microseconds, with a delivery each.
+    async fn record(db: &Db, events: i64, age: i64, state: i64) {
+        let time_us = db.clock().now_us() - age;
         let mut tx = db.begin().await.unwrap();
         let sql = format!(
             "INSERT INTO termitary_subscriptions (id, name, event, version, since_us, seen_us)
@@ -133,14 +153,11 @@ mod tests {
     #[tokio::test]
     async fn the_walk_goes_past_what_is_unfinished_and_ends_at_what_is_not_old() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("kept.db");
-        let db = Db::open(&format!("sqlite://{}", file.display()))
-            .await
-            .unwrap();
-        let old = RETENTION + Duration::from_secs(1);
+        let db = database(&folder).await;
+        let old = micros(RETENTION) + 1;
         record(&db, 2 * PAGE, old, 0).await;
         record(&db, PAGE, old, 2).await;
-        record(&db, 2 * PAGE, RETENTION / 2, 2).await;
+        record(&db, 2 * PAGE, old / 2, 2).await;
         let mut walk = Walk::default();
         let mut steps = 0;
         while walk.step(&db).await.unwrap() {
@@ -156,5 +173,18 @@ mod tests {
         tx.commit().await.unwrap();
         assert!(walk.step(&db).await.unwrap());
         assert_eq!(kept(&db).await, 4 * PAGE - 10);
+    }
+
+    #[tokio::test]
+    async fn what_a_wrong_clock_dated_ahead_keeps_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = database(&folder).await;
+        let old = micros(RETENTION) + 1;
+        record(&db, PAGE + 100, -micros(days(400)), 2).await;
+        record(&db, PAGE, old, 2).await;
+        record(&db, PAGE, 0, 2).await;
+        let mut walk = Walk::default();
+        while walk.step(&db).await.unwrap() {}
+        assert_eq!(kept(&db).await, 2 * PAGE + 100);
     }
 }

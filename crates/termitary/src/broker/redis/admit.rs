@@ -214,20 +214,16 @@ impl Known {
             return Fate::Over;
         };
         let (now, attempts) = (row.fence.unwrap_or(0), row.attempts.unwrap_or(0) as u32);
-        let given_before = doubt::ms(&entry.id) <= row.doubt_ms.unwrap_or(0);
-        if !given_before && now != fence {
+        // Under a later fence it was given out again, and is the row's all the same.
+        if now != fence && row.entry.as_deref() != Some(&*doubt::noted(entry)) {
             return Fate::Over;
         }
-        if !given_before && row.soon_owed != Some(1) {
-            return Fate::Runs(attempts);
+        let given_before = now != fence || doubt::ms(&entry.id) <= row.doubt_ms.unwrap_or(0);
+        if given_before || row.soon_owed == Some(1) {
+            // It may run somewhere, or would be sent again before this run renews it.
+            return Fate::Doubted(seq, now, attempts);
         }
-        // It may have been given out again before, under a later fence, or would be
-        // sent again before this run renews it.
-        if now == fence || row.entry.as_deref() == Some(&*doubt::noted(entry)) {
-            Fate::Doubted(seq, now, attempts)
-        } else {
-            Fate::Over
-        }
+        Fate::Runs(attempts)
     }
 }
 

@@ -4,7 +4,7 @@
 //! has to find and claim them. What does not reach its stream is given back at
 //! once where that is certain; where it is not, or the process dies on the way,
 //! the reconciler sends it again when the lease is over, half of a worker's:
-//! whoever did get it has renewed it by then.
+//! whoever did get it has renewed it by then, or has a fence of its own.
 //!
 //! Which entry carries a delivery is noted a moment later (`noting`).
 

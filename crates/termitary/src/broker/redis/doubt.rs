@@ -2,6 +2,8 @@
 //! what the replica had not heard, a group made anew has given out nothing. It
 //! then gives out again what somebody may be running, and does not know. The
 //! ledger remembers which entries that may be; they run under a higher fence.
+//! So do those that the ledger is about to send again, because nobody told it
+//! yet that they arrived.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, RedisResult, Value};
@@ -15,7 +17,7 @@ use crate::broker::{Entry, WorkerId};
 use crate::error::Error;
 use crate::ledger::doubt::{self, Again};
 
-/// A delivery whose entry may have been given out before.
+/// A delivery whose entry may have been given out before, or would soon be sent again.
 pub(super) struct Doubted {
     pub(super) entry: Entry,
     pub(super) carried: Carried,

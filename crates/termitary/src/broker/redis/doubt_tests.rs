@@ -140,6 +140,26 @@ async fn what_a_server_that_lost_its_tail_gives_out_again_has_a_higher_fence() {
 }
 
 #[tokio::test]
+async fn what_got_a_fence_of_its_own_and_was_not_admitted_is_read_again() {
+    let stand = Stand::open().await;
+    let first = stand.process("a");
+    stand.hand_over(&first).await;
+    // Nobody told the ledger that it arrived, and it is about to be sent again.
+    let mut tx = stand.db.db().begin().await.unwrap();
+    sqlx::query("UPDATE termitary_deliveries SET entry = NULL, lease_us = 1")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(stand.lease(&first).await.claim.fence, 2);
+    // The same worker, and nothing of that in its memory.
+    let again = stand.process("a");
+    let leased = stand.lease(&again).await;
+    assert_eq!(leased.claim.fence, 3);
+    assert!(stand.is_done(&again, &leased).await);
+}
+
+#[tokio::test]
 async fn a_crash_of_who_was_given_it_again_is_counted() {
     let stand = Stand::open().await;
     let first = stand.process("a");

@@ -140,17 +140,17 @@ impl Redis {
     }
 
     /// Until when the ledger waits for what may not have arrived: whoever did get
-    /// it has renewed it by then.
+    /// it has renewed it by then, or has a fence of its own.
     fn doubted_until_us(&self) -> i64 {
         self.now_us()
             .saturating_add(micros(self.config.lease_time() / 2))
     }
 
-    /// By when what begins to run now has been renewed: a third of a lease, and some
-    /// time for it.
+    /// By when what begins to run now has been renewed: a third of a lease, and time
+    /// for two rounds of renewals.
     fn renewed_until_us(&self) -> i64 {
         self.now_us()
-            .saturating_add(micros(self.config.lease_time() * 3 / 8))
+            .saturating_add(micros(self.config.lease_time() * 7 / 16))
     }
 
     /// Until when the ledger trusts Redis with what it hands over now.

@@ -1,6 +1,7 @@
 //! Takes over what dead workers held, and gives back what a leaving one was
 //! handed and never saw.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -269,9 +270,11 @@ pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
     for (lane, stream) in &all {
         pipe.add_command(reader::read_own(lane, stream, worker, PAGE, "0"));
     }
+    // What is held now and no longer then was ended meanwhile.
+    let held = redis.live.held(worker);
     let answers = redis.link.shared().many(&mut pipe).await?;
     for ((lane, stream), answer) in all.iter().zip(answers) {
-        give_back(redis, lane, stream, worker, answer).await?;
+        give_back(redis, lane, stream, worker, answer, &held).await?;
     }
     let mut calls = Vec::new();
     for (lane, stream) in all {
@@ -295,6 +298,7 @@ async fn give_back(
     stream: &Stream,
     worker: &WorkerId,
     mut answer: RedisResult<Value>,
+    held: &HashSet<Entry>,
 ) -> Result<(), Error> {
     loop {
         let Ok(page) = answer else {
@@ -311,7 +315,7 @@ async fn give_back(
                 group: lane.group.clone(),
                 id: raw.id.as_str().into(),
             };
-            !redis.live.holds(worker, &entry)
+            !held.contains(&entry) && !redis.live.holds(worker, &entry)
         });
         bury(redis, lane, stream, worker, entries, End::Unseen).await?;
         let mut pipe = redis::pipe();
