@@ -45,6 +45,12 @@ pub use tx::Tx;
 
 /// How long a statement waits for another process's write before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nobody joins a database transaction that is older, so that nobody's commit
+/// waits long for others. Unit tests share whatever can be shared, however slow
+/// the machine.
+const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
+/// Nor one that so many share.
+const MOST: usize = 512;
 const READERS: u32 = 4;
 /// Pages of 4 KiB after which a commit copies the log back itself: more than
 /// `checkpoints` lets it have.

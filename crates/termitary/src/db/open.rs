@@ -10,10 +10,10 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::BUSY_TIMEOUT;
 #[cfg(feature = "redis")]
 use super::carrier::{self, Cargo, Carrier};
 use super::patience::{BUSY, primary_code};
+use super::{BUSY_TIMEOUT, MOST, SHARED_FOR};
 use crate::error::Error;
 use crate::ledger;
 use crate::publish::Draft;
@@ -27,12 +27,6 @@ const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
 const AT_ONCE: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_millis(1);
 const ROLLBACK: &str = "ROLLBACK";
-
-/// No turn joins a database transaction that is older, so that nobody's commit
-/// waits long for others. Unit tests share whatever can be shared, however slow
-/// the machine.
-const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
-const MOST: usize = 512;
 
 pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
 

@@ -19,13 +19,10 @@ use tokio::sync::oneshot;
 use super::disk::Disk;
 use super::file::{File, existing};
 use super::turns::Turns;
-use super::{CHECKPOINT_PAGES, JOURNAL_BYTES};
+use super::{CHECKPOINT_PAGES, JOURNAL_BYTES, MOST, SHARED_FOR};
 use crate::error::Error;
 use crate::fault;
 
-/// Nothing joins a transaction that is older.
-const SHARED_FOR: Duration = Duration::from_millis(2);
-const MOST: usize = 512;
 /// Statements are prepared once; there are fewer different ones than this.
 const STATEMENTS: usize = 64;
 

@@ -3,6 +3,8 @@
 //! compares the fence, so that a worker that lost its lease changes nothing.
 
 pub(crate) mod batch;
+#[cfg(feature = "redis")]
+pub(crate) mod carried;
 mod declare;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;

@@ -66,10 +66,10 @@ impl Walk {
         if !over.is_empty() {
             fault::point!("retain.after_commit");
         }
-        let ends = page.iter().all(|it| it.time_us >= old)
-            && (page.is_empty() || page.iter().any(|it| it.time_us <= wrong));
-        self.at = page.last().filter(|_| !ends).map_or(0, |it| it.seq);
-        Ok(!ends)
+        let goes_on = page.iter().any(|it| it.time_us < old)
+            || page.iter().all(|it| it.time_us > wrong) && !page.is_empty();
+        self.at = page.last().filter(|_| goes_on).map_or(0, |it| it.seq);
+        Ok(goes_on)
     }
 }
 

@@ -100,11 +100,7 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
     let mut sorted = Sorted::default();
     for batch in batches {
         for raw in batch.entries {
-            let entry = Entry {
-                stream: batch.stream.key.clone(),
-                group: lane.group.clone(),
-                id: raw.id.as_str().into(),
-            };
+            let entry = lane.entry(&batch.stream, &raw.id);
             if raw.fields.is_none() {
                 // Deleted under us; the reconciler sends again what is owed.
                 sorted.over.push(Over::quietly(entry));

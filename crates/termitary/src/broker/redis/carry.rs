@@ -26,7 +26,7 @@ use crate::db::{Cargo, Carrier, Trust};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
-use crate::ledger::{self, relay as rows};
+use crate::ledger::{self, carried};
 use crate::worker::roll::LIVE;
 
 /// The most events on their way; beyond that they are left to the relay.
@@ -325,7 +325,7 @@ async fn give_back(redis: &Redis, cargo: &Cargo, events: &[(i64, Envelope)]) -> 
     let until_us = cargo.trust.until_us;
     redis
         .db
-        .write(move |conn| rows::give_back(conn, &seqs, until_us))
+        .write(move |conn| carried::give_back(conn, &seqs, until_us))
         .await?;
     redis.db.published().notify_waiters();
     Ok(())

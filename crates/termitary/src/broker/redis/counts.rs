@@ -60,10 +60,7 @@ fn beside(handed: u64, seen: Seen) -> Counts {
 }
 
 async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error> {
-    let places: Vec<(&Lane, &Stream)> = lanes
-        .iter()
-        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
-        .collect();
+    let places: Vec<_> = keys::streams(lanes).collect();
     let filled = filled(redis, &places).await?;
     let mut pipe = redis::pipe();
     for (lane, stream) in &places {

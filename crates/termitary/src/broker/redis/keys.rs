@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::broker::Route;
+use crate::broker::{Entry, Route};
 use crate::error::Error;
 
 /// What the names begin with, unless another prefix is set.
@@ -152,6 +152,22 @@ impl Lane {
     pub(super) fn again(&self) -> Option<&Stream> {
         self.streams.last()
     }
+
+    /// As its group was given it.
+    pub(super) fn entry(&self, stream: &Stream, id: &str) -> Entry {
+        Entry {
+            stream: stream.key.clone(),
+            group: self.group.clone(),
+            id: id.into(),
+        }
+    }
+}
+
+/// Every stream of these, with its lane.
+pub(super) fn streams(lanes: &[Lane]) -> impl Iterator<Item = (&Lane, &Stream)> {
+    lanes
+        .iter()
+        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
 }
 
 #[cfg(test)]

@@ -38,6 +38,21 @@ impl Live {
         }
     }
 
+    /// Leaves out those that it holds, or held before they were read: what it holds
+    /// no longer was ended meanwhile.
+    pub(super) fn without_those<T>(
+        &self,
+        worker: &WorkerId,
+        held_before: &HashSet<Entry>,
+        items: &mut Vec<T>,
+        entry: impl Fn(&T) -> Entry,
+    ) {
+        items.retain(|item| {
+            let entry = entry(item);
+            !held_before.contains(&entry) && !self.holds(worker, &entry)
+        });
+    }
+
     pub(super) fn drop<'a>(&self, entries: impl Iterator<Item = (&'a WorkerId, &'a Entry)>) {
         let mut live = self.lock();
         for (worker, entry) in entries {

@@ -11,7 +11,7 @@ use super::outage::Outage;
 use super::{Redis, relay};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::relay as rows;
+use crate::ledger::carried;
 
 /// How long what is on its stream may take before that is noted.
 const AFTER: Duration = Duration::from_millis(200);
@@ -121,7 +121,7 @@ async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
     };
     let unfinished = {
         let mut conn = redis.db.read().await?;
-        rows::leased_until(&mut conn, first, last).await?
+        carried::leased_until(&mut conn, first, last).await?
     };
     let losses = redis.noting.losses();
     let trusted = sent.iter().all(|sent| sent.losses == losses);
@@ -135,7 +135,7 @@ async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
         let rest = entries.split_off(entries.len().min(relay::CHUNK));
         redis
             .db
-            .write(move |conn| rows::note_carried(conn, &entries, until_us))
+            .write(move |conn| carried::note(conn, &entries, until_us))
             .await?;
         entries = rest;
     }

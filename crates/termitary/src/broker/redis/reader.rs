@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
 use super::{Redis, admit, declare, doubt};
-use crate::broker::{Entry, Leased, WorkerId};
+use crate::broker::{Leased, WorkerId};
 use crate::error::Error;
 use crate::fault;
 
@@ -216,7 +216,7 @@ impl Reader {
             let mut pipe = redis::pipe();
             for (stream, after) in lane.streams.iter().zip(&self.behind) {
                 if let Some(after) = after {
-                    pipe.add_command(read_own(lane, stream, worker, max, after));
+                    pipe.add_command(read(lane, stream, worker, max, after));
                 }
             }
             let answers: Vec<RedisResult<Value>> =
@@ -226,14 +226,11 @@ impl Reader {
             for ((stream, after), answer) in asked.zip(answers) {
                 let mut entries = entries_of(answer?);
                 *after = entries.last().map(|last| last.id.clone());
-                entries.retain(|raw| {
-                    let entry = Entry {
-                        stream: stream.key.clone(),
-                        group: lane.group.clone(),
-                        id: raw.id.as_str().into(),
-                    };
-                    !held.contains(&entry) && !redis.live.holds(worker, &entry)
-                });
+                redis
+                    .live
+                    .without_those(worker, &held, &mut entries, |raw| {
+                        lane.entry(stream, &raw.id)
+                    });
                 if !entries.is_empty() {
                     return Ok(vec![Batch {
                         stream: stream.clone(),
@@ -257,9 +254,7 @@ impl Reader {
         let shares = self.shares(lane, max);
         let mut pipe = redis::pipe();
         for (stream, share) in &shares {
-            let mut cmd = read_group(lane, worker, *share);
-            cmd.arg("STREAMS").arg(&*stream.key).arg(">");
-            pipe.add_command(cmd);
+            pipe.add_command(read(lane, stream, worker, *share, ">"));
         }
         let answers: Vec<RedisResult<Value>> =
             pipe.ignore_errors().query_async(&mut self.conn).await?;
@@ -358,8 +353,9 @@ impl Reader {
     }
 }
 
-/// Asks for what this worker was given of a stream and has not ended, from `after`.
-pub(super) fn read_own(
+/// Asks for what is new on a stream (`>`), or for what this worker was given of it
+/// and has not ended, from `after`.
+pub(super) fn read(
     lane: &Lane,
     stream: &Stream,
     worker: &WorkerId,

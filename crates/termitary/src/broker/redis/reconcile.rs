@@ -114,11 +114,7 @@ fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<Entry> {
     let (key, id) = row.entry.as_deref()?.split_once('|')?;
     let lane = lanes.get(&row.route)?;
     let stream = lane.streams.iter().find(|stream| *stream.key == *key)?;
-    Some(Entry {
-        stream: stream.key.clone(),
-        group: lane.group.clone(),
-        id: id.into(),
-    })
+    Some(lane.entry(stream, id))
 }
 
 /// Whether each entry is on its stream and still to be run: pending, or not

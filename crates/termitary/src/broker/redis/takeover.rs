@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{RedisResult, Value};
 
 use super::entry::Carried;
-use super::keys::{Lane, Stream};
+use super::keys::{self, Lane, Stream};
 use super::reply::{self, Raw};
 use super::settle::Over;
 use super::{Redis, admit, declare, doubt, entry, reader, script, settle};
@@ -32,10 +32,7 @@ fn undertaker(worker: &WorkerId) -> WorkerId {
 /// One pass over every stream; answers whether there may be more.
 pub(super) async fn run(redis: &Redis, worker: &WorkerId, lanes: &[Lane]) -> Result<bool, Error> {
     let us = undertaker(worker);
-    let all: Vec<_> = lanes
-        .iter()
-        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
-        .collect();
+    let all: Vec<_> = keys::streams(lanes).collect();
     let mut pipe = redis::pipe();
     for (lane, stream) in &all {
         pipe.add_command(claim(redis, lane, stream, &us, "0-0"));
@@ -155,11 +152,7 @@ async fn bury(
     let mut keys = Vec::new();
     let mut over = Vec::with_capacity(raws.len());
     for raw in &raws {
-        let entry = Entry {
-            stream: stream.key.clone(),
-            group: lane.group.clone(),
-            id: raw.id.as_str().into(),
-        };
+        let entry = lane.entry(stream, &raw.id);
         let mut counts = false;
         match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
             Some(Ok(carried)) => match row(&mut tx, lane, owner, &entry, carried, now_us).await? {
@@ -262,13 +255,10 @@ pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
         .map(|route| redis.link.keys().lane(route))
         .collect();
     let us = undertaker(worker);
-    let all: Vec<_> = lanes
-        .iter()
-        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
-        .collect();
+    let all: Vec<_> = keys::streams(&lanes).collect();
     let mut pipe = redis::pipe();
     for (lane, stream) in &all {
-        pipe.add_command(reader::read_own(lane, stream, worker, PAGE, "0"));
+        pipe.add_command(reader::read(lane, stream, worker, PAGE, "0"));
     }
     // What is held now and no longer then was ended meanwhile.
     let held = redis.live.held(worker);
@@ -308,14 +298,9 @@ async fn give_back(
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        let next = reader::read_own(lane, stream, worker, PAGE, &last.id);
-        entries.retain(|raw| {
-            let entry = Entry {
-                stream: stream.key.clone(),
-                group: lane.group.clone(),
-                id: raw.id.as_str().into(),
-            };
-            !held.contains(&entry) && !redis.live.holds(worker, &entry)
+        let next = reader::read(lane, stream, worker, PAGE, &last.id);
+        redis.live.without_those(worker, held, &mut entries, |raw| {
+            lane.entry(stream, &raw.id)
         });
         bury(redis, lane, stream, worker, entries, End::Unseen).await?;
         let mut pipe = redis::pipe();

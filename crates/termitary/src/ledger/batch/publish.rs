@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Binder, Sized, list};
 use crate::error::Error;
+use crate::ledger::publish::count;
 use crate::publish::{Draft, Published};
 
 static EVENTS: LazyLock<Sized> = LazyLock::new(|| {
@@ -62,8 +63,7 @@ pub(crate) fn publish(conn: &Connection, drafts: &[Draft]) -> Result<Vec<Publish
         rest = later;
     }
     owe(conn, &owed)?;
-    let recorded = answers.iter().filter(|answer| !answer.duplicate).count();
-    metrics::counter!("termitary_events_published_total").increment(recorded as u64);
+    count(answers.iter().filter(|answer| !answer.duplicate).count());
     Ok(answers)
 }
 
