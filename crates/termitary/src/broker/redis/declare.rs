@@ -1,9 +1,10 @@
 //! Consumer groups: made when a subscription registers, and made again when
 //! Redis lost them.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use redis::RedisError;
+use redis::{RedisError, RedisResult};
 
 use super::keys::{self, Lane};
 use super::{Redis, doubt, reply};
@@ -74,28 +75,44 @@ async fn missing<'a>(
     redis: &Redis,
     lanes: Vec<(&'a Lane, bool)>,
 ) -> Result<(Vec<Missing<'a>>, Option<RedisError>), Error> {
-    let mut pipe = redis::pipe();
-    for stream in lanes.iter().flat_map(|(lane, _)| &lane.streams) {
-        pipe.cmd("XINFO").arg("GROUPS").arg(&*stream.key);
-    }
-    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let there = there(redis, &lanes).await?;
     let (mut missing, mut unsaid) = (Vec::new(), None);
     for (lane, known) in lanes {
-        for place in 0..lane.streams.len() {
-            let Some(answer) = answers.next() else { break };
-            let groups = match reply::unless_absent(answer) {
-                Ok(groups) => groups.map(reply::groups).unwrap_or_default(),
-                Err(error) => {
-                    unsaid = Some(error);
-                    continue;
+        for (place, stream) in lane.streams.iter().enumerate() {
+            match there.get(&*stream.key) {
+                Some(Ok(groups)) if !groups.contains(&*lane.group) => {
+                    missing.push(Missing { lane, place, known });
                 }
-            };
-            if !groups.iter().any(|group| *group.name == *lane.group) {
-                missing.push(Missing { lane, place, known });
+                Some(Err(error)) => unsaid = Some(error.clone()),
+                _ => {}
             }
         }
     }
     Ok((missing, unsaid))
+}
+
+/// The names of each stream's groups. Many lanes may read one stream: it is asked
+/// once.
+async fn there<'a>(
+    redis: &Redis,
+    lanes: &[(&'a Lane, bool)],
+) -> Result<HashMap<&'a str, RedisResult<HashSet<String>>>, Error> {
+    let streams = lanes.iter().flat_map(|(lane, _)| &lane.streams);
+    let streams: BTreeSet<&str> = streams.map(|stream| &*stream.key).collect();
+    let mut pipe = redis::pipe();
+    for stream in &streams {
+        pipe.cmd("XINFO").arg("GROUPS").arg(*stream);
+    }
+    let answers = redis.link.shared().many(&mut pipe).await?;
+    let names = |answer| {
+        let groups = reply::unless_absent(answer)?.map(reply::groups);
+        let groups = groups.unwrap_or_default().into_iter();
+        Ok(groups.map(|group| group.name).collect())
+    };
+    Ok(streams
+        .into_iter()
+        .zip(answers.into_iter().map(names))
+        .collect())
 }
 
 /// Takes away what a subscription has on Redis: its groups, counters and the

@@ -169,7 +169,7 @@ impl Reader {
         Ok(Self {
             conn,
             behind,
-            hot: true,
+            hot: false,
             again_hot: false,
             turn: 0,
         })

@@ -1,7 +1,7 @@
 //! Takes over what dead workers held, and gives back what a leaving one was
 //! handed and never saw.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,16 +266,20 @@ pub(super) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
     for ((lane, stream), answer) in all.iter().zip(answers) {
         give_back(redis, lane, stream, worker, answer, &held).await?;
     }
-    let mut calls = Vec::new();
+    // Many lanes may read one stream.
+    let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (lane, stream) in all {
-        for name in [worker, &us] {
-            calls.push(script::Call {
-                script: &script::LEAVE,
-                keys: vec![&stream.key],
-                args: vec![&lane.group, name],
-            });
-        }
+        let names = [&lane.group, worker, &lane.group, &us].map(|name| &**name);
+        consumers.entry(&stream.key).or_default().extend(names);
     }
+    let calls: Vec<_> = consumers
+        .into_iter()
+        .map(|(stream, names)| script::Call {
+            script: &script::LEAVE,
+            keys: vec![stream],
+            args: names,
+        })
+        .collect();
     redis.link.shared().scripts(&calls).await?;
     redis.live.forget(worker);
     Ok(())
