@@ -1,6 +1,7 @@
 //! The raw limits: the same work as the systems do, with no safety and no
 //! comfort around it. What nobody can pass on this machine.
 
+mod journey;
 mod redis_latency;
 mod redis_rows;
 mod sqlite_rows;
@@ -18,6 +19,11 @@ async fn main() -> Result {
         "redis-drain" => redis_rows::drain(&args, true).await?,
         "redis-latency" => redis_latency::run(&args).await?,
         "latency-worker" => return redis_latency::worker(&args).await,
+        "redis-transactional" => journey::run(&args).await?,
+        "redis-transactional-worker" => {
+            println!("{}", journey::worker(&args).await?);
+            return Ok(());
+        }
         "sqlite-publish-one" => sqlite_rows::publish_one(&args)?,
         "sqlite-publish-64" => sqlite_rows::publish_callers(&args).await?,
         "sqlite-publish-bulk" => sqlite_rows::publish_bulk(&args)?,

@@ -4,7 +4,7 @@
 use bench_common::process::{self, READY};
 use bench_common::{Args, Result, Tally, load};
 
-use crate::redis_rows::{GROUP, STREAM, add, connect, entries, group};
+use crate::redis_rows::{add, connect, entries, finish, group, read};
 
 static TALLY: Tally = Tally::new();
 
@@ -26,12 +26,8 @@ pub(crate) async fn worker(args: &Args) -> Result {
     println!("{READY}");
     let mut seen = 0;
     while seen < args.events {
-        let mut cmd = redis::cmd("XREADGROUP");
-        cmd.arg("GROUP").arg(GROUP).arg("one");
-        cmd.arg("COUNT").arg(256).arg("BLOCK").arg(10_000);
-        cmd.arg("STREAMS").arg(STREAM).arg(">");
         let mut ids = Vec::new();
-        entries(cmd.query_async(&mut reader).await?, |id, event| {
+        entries(read().query_async(&mut reader).await?, |id, event| {
             TALLY.started(&event);
             ids.push(id);
         })?;
@@ -39,18 +35,7 @@ pub(crate) async fn worker(args: &Args) -> Result {
             return Err("no event came for 10 s".into());
         }
         seen += ids.len();
-        let mut acker = acker.clone();
-        tokio::spawn(async move {
-            let mut pipeline = redis::pipe();
-            pipeline
-                .cmd("XACK")
-                .arg(STREAM)
-                .arg(GROUP)
-                .arg(&ids)
-                .ignore();
-            pipeline.cmd("XDEL").arg(STREAM).arg(&ids).ignore();
-            pipeline.query_async::<()>(&mut acker).await
-        });
+        tokio::spawn(finish(acker.clone(), ids));
     }
     println!("{}", TALLY.latency());
     Ok(())

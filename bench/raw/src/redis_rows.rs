@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Value};
 pub(crate) const STREAM: &str = "bench:raw";
 pub(crate) const GROUP: &str = "bench";
 /// How many entries one read takes at most.
-const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 
 pub(crate) async fn connect(args: &Args) -> Result<MultiplexedConnection> {
     // A blocking read answers late on purpose.
@@ -58,7 +58,7 @@ pub(crate) async fn publish_bulk(args: &Args) -> Result<serde_json::Value> {
     Ok(tally::rate(args.events, time))
 }
 
-fn pipeline(events: &[TodoCreated]) -> redis::Pipeline {
+pub(crate) fn pipeline(events: &[TodoCreated]) -> redis::Pipeline {
     let mut pipeline = redis::pipe();
     for event in events {
         pipeline.add_command(add(event)).ignore();
@@ -96,20 +96,25 @@ pub(crate) async fn drain(args: &Args, overlapped: bool) -> Result<serde_json::V
     Ok(tally::rate(args.events, time))
 }
 
-async fn page(reader: &mut MultiplexedConnection) -> Result<Vec<String>> {
+/// Asks for a page of what is new.
+pub(crate) fn read() -> Cmd {
     let mut cmd = redis::cmd("XREADGROUP");
     cmd.arg("GROUP").arg(GROUP).arg("one");
     cmd.arg("COUNT").arg(PAGE).arg("BLOCK").arg(10_000);
     cmd.arg("STREAMS").arg(STREAM).arg(">");
+    cmd
+}
+
+async fn page(reader: &mut MultiplexedConnection) -> Result<Vec<String>> {
     let mut ids = Vec::with_capacity(PAGE);
-    entries(cmd.query_async(reader).await?, |id, event| {
+    entries(read().query_async(reader).await?, |id, event| {
         std::hint::black_box(event);
         ids.push(id);
     })?;
     Ok(ids)
 }
 
-async fn finish(mut connection: MultiplexedConnection, ids: Vec<String>) -> Result {
+pub(crate) async fn finish(mut connection: MultiplexedConnection, ids: Vec<String>) -> Result {
     let mut pipeline = redis::pipe();
     pipeline
         .cmd("XACK")

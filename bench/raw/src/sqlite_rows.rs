@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 /// How many rows one commit takes.
-const GROUP: usize = 100;
+pub(crate) const GROUP: usize = 100;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS job (
@@ -27,7 +27,7 @@ const CLAIM: &str = "UPDATE job SET state = 1 WHERE id IN (
     ) RETURNING id, data";
 const DELETE: &str = "DELETE FROM job WHERE id = ?1";
 
-fn open(args: &Args) -> Result<Connection> {
+pub(crate) fn open(args: &Args) -> Result<Connection> {
     let connection = Connection::open(&args.file)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
