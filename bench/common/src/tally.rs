@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::{Result, TodoCreated};
 
 /// Longest time that a measurement may take.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Counts handled events; one for each process.
 #[derive(Debug)]

@@ -25,9 +25,9 @@ pub(crate) async fn run(args: &Args) -> Result<Value> {
     let mut connection = patient(args)?;
     let worker = process::start_as(args, "redis-transactional-worker")?;
     let (sender, inbox) = mpsc::channel();
-    let (carry, carried) = channel::unbounded_channel();
-    let writer = std::thread::spawn(move || write(&mut connection, &inbox, &carry));
-    let carrier = tokio::spawn(carrier(redis, carried));
+    let (load, loads) = channel::unbounded_channel();
+    let writer = std::thread::spawn(move || write(&mut connection, &inbox, &load));
+    let carrier = tokio::spawn(carry(redis, loads));
     let start = Instant::now();
     load::closed(args.callers, args.events, move |event| {
         let sender = sender.clone();
@@ -61,7 +61,7 @@ type Inbox = mpsc::Receiver<(TodoCreated, oneshot::Sender<()>)>;
 fn write(
     connection: &mut Connection,
     inbox: &Inbox,
-    carry: &channel::UnboundedSender<Vec<TodoCreated>>,
+    load: &channel::UnboundedSender<Vec<TodoCreated>>,
 ) -> Result {
     while let Ok(first) = inbox.recv() {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -78,7 +78,7 @@ fn write(
             answers.push(answer);
         }
         tx.commit()?;
-        carry.send(events)?;
+        load.send(events)?;
         for answer in answers {
             let _ = answer.send(());
         }
@@ -92,11 +92,11 @@ fn row(event: &TodoCreated) -> Result<i64> {
     Ok(number.parse::<i64>()? + 1)
 }
 
-async fn carrier(
+async fn carry(
     mut redis: MultiplexedConnection,
-    mut carried: channel::UnboundedReceiver<Vec<TodoCreated>>,
+    mut loads: channel::UnboundedReceiver<Vec<TodoCreated>>,
 ) -> Result {
-    while let Some(events) = carried.recv().await {
+    while let Some(events) = loads.recv().await {
         pipeline(&events).query_async::<()>(&mut redis).await?;
     }
     Ok(())
