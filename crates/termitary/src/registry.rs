@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::event::{Event, valid_name};
+use crate::ledger::BRIDGE;
 use crate::schedule::Schedule;
 use crate::subscription::{Policy, Subscription};
 
@@ -114,8 +115,8 @@ impl<S> Registry<S> {
         event.version = event.version.max(version);
     }
 
-    /// Finds every mistake at once: duplicate names, names that cannot be wire
-    /// names, cron rules and time zones that do not exist.
+    /// Finds every mistake at once: duplicate and reserved names, names that cannot
+    /// be wire names, cron rules and time zones that do not exist.
     pub fn check(&self) -> Result<(), Error> {
         let mut mistakes = Vec::new();
         let mut seen = BTreeSet::new();
@@ -128,6 +129,11 @@ impl<S> Registry<S> {
             }
             if !seen.insert(name) {
                 mistakes.push(format!("two subscriptions are named `{name}`"));
+            }
+            if name == BRIDGE {
+                mistakes.push(format!(
+                    "subscription name `{name}`: unreadable input from elsewhere is parked under it"
+                ));
             }
             if !valid_name(&subscription.event) {
                 mistakes.push(format!(

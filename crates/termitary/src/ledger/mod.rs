@@ -6,6 +6,8 @@ pub(crate) mod batch;
 #[cfg(feature = "redis")]
 pub(crate) mod carried;
 mod declare;
+#[cfg(test)]
+mod declare_tests;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;
 #[cfg(feature = "redis")]

@@ -204,6 +204,24 @@ async fn a_worker_that_stops_gives_back_what_it_holds_without_counting_an_attemp
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_is_forgotten_by_all_its_subscriptions() {
+    let world = World::new(&["first", "second"]).await;
+    let mut worker = world.worker().await;
+    world.commit(0..4).await;
+    eventually("all run", async || {
+        let done = async |name| world.of(name).await.done;
+        done("first").await + done("second").await == 8
+    })
+    .await;
+    worker.stop().await;
+    for group in ["first", "second"] {
+        let consumers = world.redis(&["XINFO", "CONSUMERS", MAIN, group]).await;
+        let consumers: Vec<redis::Value> = redis::from_redis_value(consumers).unwrap();
+        assert_eq!(consumers, [], "of {group}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tail_sees_both_kinds_of_events_once() {
     let world = World::new(&["first"]).await;
     let _worker = world.worker().await;

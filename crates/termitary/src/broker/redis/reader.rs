@@ -169,7 +169,7 @@ impl Reader {
         Ok(Self {
             conn,
             behind,
-            hot: false,
+            hot: true,
             again_hot: false,
             turn: 0,
         })
