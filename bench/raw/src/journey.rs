@@ -1,8 +1,9 @@
-//! The whole way of a transactional event, with nothing kept safe but the two
-//! commits: 64 callers await the group commit of their rows, which then are added to
-//! a stream; another process reads them, commits that they are done, and only then
-//! acknowledges and deletes them.
+//! The whole way of a transactional event by hand: 64 callers await the group commit
+//! of their rows, which then are added to a stream; another process reads them,
+//! commits that they are done, and only then acknowledges and deletes them. Both
+//! wait for the disk outside of the database's lock, as Termitary does.
 
+use std::fs::File;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -11,22 +12,32 @@ use bench_common::{Args, Result, TodoCreated, event, load, tally};
 use redis::aio::MultiplexedConnection;
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc as channel, oneshot};
 
 use crate::redis_rows::{PAGE, connect, entries, finish, group, pipeline, read};
 use crate::sqlite_rows::{GROUP, open};
 
 const OWED: &str = "INSERT INTO job (id, name, state, due, data) VALUES (?1, ?2, 1, ?3, ?4)";
-const DONE: &str = "UPDATE job SET state = 2 WHERE id = ?1";
+const DONE: &str = "UPDATE job SET state = 2 WHERE id = ?1 AND state = 1";
+
+type Answer = oneshot::Sender<()>;
+/// Entries by their ids, each with its row.
+type Page = Vec<(String, i64)>;
 
 pub(crate) async fn run(args: &Args) -> Result<Value> {
     let mut redis = connect(args).await?;
     group(&mut redis).await?;
-    let mut connection = patient(args)?;
+    let mut connection = without_waiting(args)?;
+    // Whoever closes the file last copies its log back: not in the time measured.
+    let _open = without_waiting(args)?;
+    let log = log(args)?;
     let worker = process::start_as(args, "redis-transactional-worker")?;
     let (sender, inbox) = mpsc::channel();
+    let (commit, commits) = mpsc::channel();
     let (load, loads) = channel::unbounded_channel();
-    let writer = std::thread::spawn(move || write(&mut connection, &inbox, &load));
+    let writer = std::thread::spawn(move || write(&mut connection, &inbox, &commit));
+    let disk = std::thread::spawn(move || sync(&log, &commits, &load));
     let carrier = tokio::spawn(carry(redis, loads));
     let start = Instant::now();
     load::closed(args.callers, args.events, move |event| {
@@ -38,17 +49,22 @@ pub(crate) async fn run(args: &Args) -> Result<Value> {
         }
     })
     .await?;
-    writer.join().map_err(|_| "the writer panicked")??;
-    carrier.await??;
     let of_worker = worker.result()?;
-    let mut result = tally::rate(args.events, start.elapsed());
+    let time = start.elapsed();
+    writer.join().map_err(|_| "the writer panicked")??;
+    disk.join().map_err(|_| "the disk's thread panicked")??;
+    carrier.await??;
+    let mut result = tally::rate(args.events, time);
     result["worker"] = of_worker;
     Ok(result)
 }
 
-/// As SQLite's own patience sleeps for milliseconds.
-fn patient(args: &Args) -> Result<Connection> {
+/// Its commits do not wait for the disk, and copy nothing back. SQLite's own
+/// patience with others would sleep for milliseconds.
+fn without_waiting(args: &Args) -> Result<Connection> {
     let connection = open(args)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.busy_handler(Some(|_| {
         std::thread::sleep(Duration::from_micros(50));
         true
@@ -56,16 +72,19 @@ fn patient(args: &Args) -> Result<Connection> {
     Ok(connection)
 }
 
-type Inbox = mpsc::Receiver<(TodoCreated, oneshot::Sender<()>)>;
+fn log(args: &Args) -> Result<File> {
+    let path = format!("{}-wal", args.file.display());
+    Ok(File::options().write(true).open(path)?)
+}
 
 fn write(
     connection: &mut Connection,
-    inbox: &Inbox,
-    load: &channel::UnboundedSender<Vec<TodoCreated>>,
+    inbox: &mpsc::Receiver<(TodoCreated, Answer)>,
+    commit: &mpsc::Sender<Vec<(TodoCreated, Answer)>>,
 ) -> Result {
     while let Ok(first) = inbox.recv() {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (mut events, mut answers) = (Vec::with_capacity(GROUP), Vec::with_capacity(GROUP));
+        let mut committed = Vec::with_capacity(GROUP);
         for (event, answer) in std::iter::once(first).chain(inbox.try_iter().take(GROUP - 1)) {
             let due = event::now_us() as i64;
             tx.prepare_cached(OWED)?.execute(params![
@@ -74,14 +93,10 @@ fn write(
                 due,
                 event.json()
             ])?;
-            events.push(event);
-            answers.push(answer);
+            committed.push((event, answer));
         }
         tx.commit()?;
-        load.send(events)?;
-        for answer in answers {
-            let _ = answer.send(());
-        }
+        commit.send(committed)?;
     }
     Ok(())
 }
@@ -90,6 +105,24 @@ fn write(
 fn row(event: &TodoCreated) -> Result<i64> {
     let number = event.id.rsplit('-').next().unwrap_or_default();
     Ok(number.parse::<i64>()? + 1)
+}
+
+/// Answers once the disk has it, for all who committed meanwhile.
+fn sync(
+    log: &File,
+    commits: &mpsc::Receiver<Vec<(TodoCreated, Answer)>>,
+    load: &channel::UnboundedSender<Vec<TodoCreated>>,
+) -> Result {
+    while let Ok(first) = commits.recv() {
+        let committed: Vec<_> = std::iter::once(first).chain(commits.try_iter()).collect();
+        log.sync_data()?;
+        let (events, answers): (Vec<_>, Vec<_>) = committed.into_iter().flatten().unzip();
+        load.send(events)?;
+        for answer in answers {
+            let _ = answer.send(()); // a caller that is gone waits for nothing
+        }
+    }
+    Ok(())
 }
 
 async fn carry(
@@ -102,28 +135,17 @@ async fn carry(
     Ok(())
 }
 
+/// Says its result when the last page is acknowledged.
 pub(crate) async fn worker(args: &Args) -> Result<Value> {
     let (mut reader, acker) = (connect(args).await?, connect(args).await?);
-    let mut connection = patient(args)?;
-    let (sender, pages) = channel::unbounded_channel::<Vec<(String, i64)>>();
-    let runtime = tokio::runtime::Handle::current();
-    let finisher = std::thread::spawn(move || end(&mut connection, pages, &acker, &runtime));
+    let (mut connection, log) = (without_waiting(args)?, log(args)?);
+    let (sender, pages) = channel::unbounded_channel();
+    let runtime = Handle::current();
+    let finisher = std::thread::spawn(move || end(&mut connection, &log, pages, &acker, &runtime));
     println!("{READY}");
     let mut seen = 0;
     while seen < args.events {
-        let mut page = Vec::with_capacity(PAGE);
-        let mut unread = Ok(());
-        entries(
-            read().query_async(&mut reader).await?,
-            |id, event| match row(&event) {
-                Ok(row) => page.push((id, row)),
-                Err(error) => unread = Err(error),
-            },
-        )?;
-        unread?;
-        if page.is_empty() {
-            return Err("no event came for 10 s".into());
-        }
+        let page = page(&mut reader).await?;
         seen += page.len();
         sender.send(page)?;
     }
@@ -134,12 +156,30 @@ pub(crate) async fn worker(args: &Args) -> Result<Value> {
     Ok(json!({ "cpuSeconds": process::cpu_seconds(), "peakMemory": process::peak_memory() }))
 }
 
-/// Commits what was read that these are done, then ends them on the stream.
+async fn page(reader: &mut MultiplexedConnection) -> Result<Page> {
+    let mut page = Vec::with_capacity(PAGE);
+    let mut unread = Ok(());
+    entries(read().query_async(reader).await?, |id, event| {
+        match row(&event) {
+            Ok(row) => page.push((id, row)),
+            Err(error) => unread = Err(error),
+        }
+    })?;
+    unread?;
+    if page.is_empty() {
+        return Err("no event came for 10 s".into());
+    }
+    Ok(page)
+}
+
+/// Commits what was read that these are done, waits for the disk, then ends them on
+/// the stream while the next are committed.
 fn end(
     connection: &mut Connection,
-    mut pages: channel::UnboundedReceiver<Vec<(String, i64)>>,
+    log: &File,
+    mut pages: channel::UnboundedReceiver<Page>,
     acker: &MultiplexedConnection,
-    runtime: &tokio::runtime::Handle,
+    runtime: &Handle,
 ) -> Result {
     let mut ending = None;
     while let Some(mut page) = pages.blocking_recv() {
@@ -150,9 +190,12 @@ fn end(
         }
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for (_, row) in &page {
-            tx.prepare_cached(DONE)?.execute([row])?;
+            if tx.prepare_cached(DONE)?.execute([row])? != 1 {
+                return Err(format!("row {row} was not there to be done").into());
+            }
         }
         tx.commit()?;
+        log.sync_data()?;
         let ids = page.into_iter().map(|(id, _)| id).collect();
         if let Some(last) = ending.replace(runtime.spawn(finish(acker.clone(), ids))) {
             runtime.block_on(last)??;
