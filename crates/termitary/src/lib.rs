@@ -86,6 +86,7 @@ pub mod schedule;
 #[cfg(all(test, feature = "testing"))]
 mod simulation;
 pub mod subscription;
+mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod trace;

@@ -13,6 +13,7 @@ use super::queue::Queue;
 use crate::broker::Route;
 use crate::fault;
 use crate::subscription::Subscription;
+use crate::task::let_others_go_first;
 
 /// How long one lease call waits for work; the lane then asks again.
 const WAIT: Duration = Duration::from_secs(20);
@@ -111,7 +112,13 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
                 if !leased.is_empty() {
                     fault::point!("lease.leased", no error);
                 }
+                let few = leased.len() < claims.num_permits() / 2;
                 queue.add(leased, claims);
+                if few {
+                    // They begin at once, and then more is asked for. Of a backlog the
+                    // next are on their way meanwhile.
+                    let_others_go_first().await;
+                }
             }
             Err(error) => {
                 // Once per outage: the lane goes on trying by itself.

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -22,6 +21,7 @@ use super::{Redis, admit, declare, doubt};
 use crate::broker::{Leased, WorkerId};
 use crate::error::Error;
 use crate::fault;
+use crate::task::let_others_go_first;
 
 /// How long one blocking read waits. Servers may overrun it.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -112,6 +112,7 @@ pub(super) async fn lease(
                     over: false,
                 };
                 if more {
+                    // The next read: the server then works meanwhile.
                     let_others_go_first().await;
                 }
                 if !batches.is_empty() {
@@ -130,21 +131,6 @@ pub(super) async fn lease(
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The next read of the same task: the server then works meanwhile. Unlike
-/// tokio's `yield_now`, which leaves the task with its thread: a handler that
-/// blocks that one would keep what was read from everybody.
-async fn let_others_go_first() {
-    let mut gone = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut gone, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Redis {
