@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use termitary::Broker;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::event;
 use super::report::{Latency, Speed, rounded};
@@ -58,25 +58,21 @@ pub(super) async fn run(stage: &Stage) -> anyhow::Result<Latency> {
 
 /// Publishes by the plan; answers how far it fell behind at worst.
 async fn send(broker: Broker, rate: u64, events: u64) -> anyhow::Result<Duration> {
-    let (tick, mut ticks) = mpsc::unbounded_channel();
+    let (answer, mut answers) = mpsc::unbounded_channel();
     let stop = StopOnDrop(Arc::default());
-    let stopped = Arc::clone(&stop.0);
-    // Timers of the runtime are a millisecond coarse: a thread keeps the time.
+    let (stopped, runtime) = (Arc::clone(&stop.0), Handle::current());
+    // Timers of the runtime are a millisecond coarse: a thread keeps the time. It
+    // starts each publish itself, as whoever it told would be measured too.
     let pacer = std::thread::spawn(move || {
         pace(rate, events, &stopped, |planned_us| {
-            let _ = tick.send(planned_us);
+            let (bus, answer) = (broker.bus(), answer.clone());
+            runtime.spawn(async move {
+                let _ = answer.send(bus.publish(event::created(planned_us)).await);
+            });
         })
     });
-    let mut publishing = JoinSet::new();
-    while let Some(planned_us) = ticks.recv().await {
-        let bus = broker.bus();
-        publishing.spawn(async move { bus.publish(event::created(planned_us)).await });
-        while let Some(ended) = publishing.try_join_next() {
-            ended??;
-        }
-    }
-    while let Some(ended) = publishing.join_next().await {
-        ended??;
+    while let Some(published) = answers.recv().await {
+        published?;
     }
     pacer.join().ok().context("the pacing thread failed")
 }
