@@ -11,6 +11,9 @@ use crate::ledger::BRIDGE;
 use crate::schedule::Schedule;
 use crate::subscription::{Policy, Subscription};
 
+/// What a name that is refused should look like.
+const FORM: &str = "use dotted lower-case words";
+
 /// The events, subscriptions and schedules of a service.
 pub struct Registry<S> {
     pub(crate) events: BTreeMap<String, Declared>,
@@ -116,16 +119,27 @@ impl<S> Registry<S> {
     }
 
     /// Finds every mistake at once: duplicate and reserved names, names that cannot
-    /// be wire names, cron rules and time zones that do not exist.
+    /// be wire names, aliases that are not one event's alone, cron rules and time
+    /// zones that do not exist.
     pub fn check(&self) -> Result<(), Error> {
+        let mut mistakes = self.mistaken_subscriptions();
+        mistakes.extend(self.mistaken_schedules());
+        mistakes.extend(self.mistaken_aliases());
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the registry has mistakes: {}",
+            mistakes.join("; ")
+        )))
+    }
+
+    fn mistaken_subscriptions(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let mut seen = BTreeSet::new();
-        for subscription in &self.subscriptions {
-            let name = &subscription.name;
+        for Subscription { name, event, .. } in &self.subscriptions {
             if !valid_name(name) {
-                mistakes.push(format!(
-                    "subscription name `{name}`: use dotted lower-case words"
-                ));
+                mistakes.push(format!("subscription name `{name}`: {FORM}"));
             }
             if !seen.insert(name) {
                 mistakes.push(format!("two subscriptions are named `{name}`"));
@@ -135,13 +149,15 @@ impl<S> Registry<S> {
                     "subscription name `{name}`: unreadable input from elsewhere is parked under it"
                 ));
             }
-            if !valid_name(&subscription.event) {
-                mistakes.push(format!(
-                    "event name `{}`: use dotted lower-case words",
-                    subscription.event
-                ));
+            if !valid_name(event) {
+                mistakes.push(format!("event name `{event}`: {FORM}"));
             }
         }
+        mistakes
+    }
+
+    fn mistaken_schedules(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
         let mut seen = BTreeSet::new();
         for schedule in &self.schedules {
             if !seen.insert(&schedule.name) {
@@ -151,22 +167,32 @@ impl<S> Registry<S> {
                 mistakes.push(format!("schedule `{}`: {mistake}", schedule.name));
             }
         }
+        mistakes
+    }
+
+    fn mistaken_aliases(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let mut owners = BTreeMap::new();
         for (name, event) in &self.events {
             for alias in &event.aliases {
+                if !valid_name(alias) {
+                    mistakes.push(format!("`{alias}`, an alias of `{name}`: {FORM}"));
+                }
                 if self.events.contains_key(alias) {
                     mistakes.push(format!(
                         "`{alias}`, an alias of `{name}`, is an event of its own"
                     ));
                 }
+                if let Some(other) = owners.insert(alias, name)
+                    && other != name
+                {
+                    mistakes.push(format!(
+                        "`{alias}` is an alias of both `{other}` and `{name}`"
+                    ));
+                }
             }
         }
-        if mistakes.is_empty() {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "the registry has mistakes: {}",
-            mistakes.join("; ")
-        )))
+        mistakes
     }
 
     /// Whether an event of this name, or of one with this alias, is known.
@@ -275,4 +301,55 @@ pub struct MapSchedule {
     pub timezone: String,
     /// What happens to ticks that no scheduler was there for.
     pub catch_up: String,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::handler::HandlerResult;
+    use crate::subscription::subscribe;
+
+    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    struct Made {}
+
+    impl Event for Made {
+        const NAME: &'static str = "things.made";
+        const ALIASES: &'static [&'static str] = &["things.born", "{things}", "things.sold"];
+    }
+
+    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    struct Sold {}
+
+    impl Event for Sold {
+        const NAME: &'static str = "things.sold";
+        const ALIASES: &'static [&'static str] = &["things.born"];
+    }
+
+    async fn sold(_: Sold) -> HandlerResult {
+        Ok(())
+    }
+
+    #[test]
+    fn every_mistake_is_found_at_once_and_named() {
+        let registry = Registry::<()>::new()
+            .event::<Made>()
+            .on(subscribe("shop.count", sold))
+            .on(subscribe("shop.count", sold))
+            .on(subscribe("Shop", sold))
+            .on(subscribe("bridge.in", sold));
+        let said = registry.check().unwrap_err().to_string();
+        for mistake in [
+            "two subscriptions are named `shop.count`",
+            "subscription name `Shop`: use dotted lower-case words",
+            "subscription name `bridge.in`: unreadable input from elsewhere is parked under it",
+            "`{things}`, an alias of `things.made`: use dotted lower-case words",
+            "`things.sold`, an alias of `things.made`, is an event of its own",
+            "`things.born` is an alias of both `things.made` and `things.sold`",
+        ] {
+            assert!(said.contains(mistake), "{mistake}: {said}");
+        }
+    }
 }

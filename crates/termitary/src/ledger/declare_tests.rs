@@ -129,14 +129,6 @@ async fn routes_come_in_the_order_of_the_registry_and_say_who_was_known() {
 }
 
 #[tokio::test]
-async fn the_name_that_foreign_input_is_parked_under_is_refused() {
-    let world = World::new().await;
-    let registry = Registry::<()>::new().on(subscribe("bridge.in", made));
-    let refused = world.broker.register(&registry).await.unwrap_err();
-    assert!(refused.is_invalid() && refused.to_string().contains("`bridge.in`"));
-}
-
-#[tokio::test]
 async fn who_asks_for_what_is_retained_gets_it_the_first_time_only() {
     let world = World::new().await;
     for name in ["things.made", "things.older", "others.made"] {
