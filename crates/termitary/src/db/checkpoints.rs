@@ -20,8 +20,10 @@ use super::file::existing;
 const COMMITS: u32 = 128;
 /// Pages of 4 KiB after which the log is begun anew.
 const LONG: i64 = 4000;
-/// How long everybody waits, at most, for those who still read in it.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How often, and how long each time, everybody waits at most for those who still
+/// read in it: about 10 ms in all.
+const WAITS: i32 = 100;
+const WAIT: Duration = Duration::from_micros(50);
 
 /// The door to the thread, which starts when it is first needed and ends with
 /// this.
@@ -101,7 +103,11 @@ struct Log {
 impl Log {
     fn look(&mut self) -> rusqlite::Result<()> {
         let conn = existing(&self.database)?;
-        conn.busy_timeout(PATIENCE)?;
+        // SQLite's own patience sleeps for milliseconds; a read takes a fraction of one.
+        conn.busy_handler(Some(|waited| {
+            std::thread::sleep(WAIT);
+            waited < WAITS
+        }))?;
         let (_, pages, _) = checkpoint(&conn, "PASSIVE")?;
         if pages < self.long {
             self.long = LONG;
