@@ -8,20 +8,19 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bench_common::process::{self, READY};
-use bench_common::{Args, Result, TodoCreated, event, load, tally};
+use bench_common::{Args, Result, TodoCreated, event, tally};
 use redis::aio::MultiplexedConnection;
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc as channel, oneshot};
+use tokio::sync::mpsc as channel;
 
 use crate::redis_rows::{PAGE, connect, entries, finish, group, pipeline, read};
-use crate::sqlite_rows::{GROUP, open};
+use crate::sqlite_rows::{Asked, GROUP, awaiting, open};
 
 const OWED: &str = "INSERT INTO job (id, name, state, due, data) VALUES (?1, ?2, 1, ?3, ?4)";
 const DONE: &str = "UPDATE job SET state = 2 WHERE id = ?1 AND state = 1";
 
-type Answer = oneshot::Sender<()>;
 /// Entries by their ids, each with its row.
 type Page = Vec<(String, i64)>;
 
@@ -40,15 +39,7 @@ pub(crate) async fn run(args: &Args) -> Result<Value> {
     let disk = std::thread::spawn(move || sync(&log, &commits, &load));
     let carrier = tokio::spawn(carry(redis, loads));
     let start = Instant::now();
-    load::closed(args.callers, args.events, move |event| {
-        let sender = sender.clone();
-        async move {
-            let (answer, answered) = oneshot::channel();
-            sender.send((event, answer))?;
-            Ok(answered.await?)
-        }
-    })
-    .await?;
+    awaiting(args, sender).await?;
     let of_worker = worker.result()?;
     let time = start.elapsed();
     writer.join().map_err(|_| "the writer panicked")??;
@@ -79,8 +70,8 @@ fn log(args: &Args) -> Result<File> {
 
 fn write(
     connection: &mut Connection,
-    inbox: &mpsc::Receiver<(TodoCreated, Answer)>,
-    commit: &mpsc::Sender<Vec<(TodoCreated, Answer)>>,
+    inbox: &mpsc::Receiver<Asked>,
+    commit: &mpsc::Sender<Vec<Asked>>,
 ) -> Result {
     while let Ok(first) = inbox.recv() {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -110,7 +101,7 @@ fn row(event: &TodoCreated) -> Result<i64> {
 /// Answers once the disk has it, for all who committed meanwhile.
 fn sync(
     log: &File,
-    commits: &mpsc::Receiver<Vec<(TodoCreated, Answer)>>,
+    commits: &mpsc::Receiver<Vec<Asked>>,
     load: &channel::UnboundedSender<Vec<TodoCreated>>,
 ) -> Result {
     while let Ok(first) = commits.recv() {

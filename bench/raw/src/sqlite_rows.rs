@@ -2,7 +2,7 @@
 //! the claim can walk.
 
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bench_common::{Args, Result, TodoCreated, event, load, tally};
 use rusqlite::{Connection, Statement, Transaction, params};
@@ -68,24 +68,30 @@ pub(crate) fn publish_bulk(args: &Args) -> Result<Value> {
 /// Tasks that each await their own insert; one thread commits what waits.
 pub(crate) async fn publish_callers(args: &Args) -> Result<Value> {
     let mut connection = open(args)?;
-    let (sender, inbox) = mpsc::channel::<(TodoCreated, oneshot::Sender<()>)>();
+    let (sender, inbox) = mpsc::channel();
     let writer = std::thread::spawn(move || write(&mut connection, &inbox));
-    let time = load::closed(args.callers, args.events, move |event| {
-        let sender = sender.clone();
-        async move {
-            let (answer, answered) = oneshot::channel();
-            sender.send((event, answer))?;
-            Ok(answered.await?)
-        }
-    })
-    .await?;
+    let time = awaiting(args, sender).await?;
     writer.join().map_err(|_| "the writer panicked")??;
     Ok(tally::rate(args.events, time))
 }
 
-type Inbox = mpsc::Receiver<(TodoCreated, oneshot::Sender<()>)>;
+/// An event, and whoever waits until it is stored.
+pub(crate) type Asked = (TodoCreated, oneshot::Sender<()>);
 
-fn write(connection: &mut Connection, inbox: &Inbox) -> Result {
+/// Callers that each await their own; answers how long all of them took.
+pub(crate) async fn awaiting(args: &Args, writer: mpsc::Sender<Asked>) -> Result<Duration> {
+    load::closed(args.callers, args.events, move |event| {
+        let writer = writer.clone();
+        async move {
+            let (answer, answered) = oneshot::channel();
+            writer.send((event, answer))?;
+            Ok(answered.await?)
+        }
+    })
+    .await
+}
+
+fn write(connection: &mut Connection, inbox: &mpsc::Receiver<Asked>) -> Result {
     while let Ok(first) = inbox.recv() {
         let tx = connection.transaction()?;
         let mut answers = Vec::with_capacity(GROUP);
