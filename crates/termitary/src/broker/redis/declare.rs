@@ -1,12 +1,13 @@
 //! Consumer groups: made when a subscription registers, and made again when
 //! Redis lost them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 
 use redis::{RedisError, RedisResult};
 
 use super::keys::{self, Lane};
+use super::reply::Group;
 use super::{Redis, doubt, reply};
 use crate::broker::Route;
 use crate::error::Error;
@@ -75,12 +76,13 @@ async fn missing<'a>(
     redis: &Redis,
     lanes: Vec<(&'a Lane, bool)>,
 ) -> Result<(Vec<Missing<'a>>, Option<RedisError>), Error> {
-    let there = there(redis, &lanes).await?;
+    let streams = lanes.iter().flat_map(|(lane, _)| &lane.streams);
+    let there = groups_of(redis, streams.map(|stream| &*stream.key)).await?;
     let (mut missing, mut unsaid) = (Vec::new(), None);
     for (lane, known) in lanes {
         for (place, stream) in lane.streams.iter().enumerate() {
             match there.get(&*stream.key) {
-                Some(Ok(groups)) if !groups.contains(&*lane.group) => {
+                Some(Ok(groups)) if !groups.contains_key(&*lane.group) => {
                     missing.push(Missing { lane, place, known });
                 }
                 Some(Err(error)) => unsaid = Some(error.clone()),
@@ -91,27 +93,29 @@ async fn missing<'a>(
     Ok((missing, unsaid))
 }
 
-/// The names of each stream's groups. Many lanes may read one stream: it is asked
-/// once.
-async fn there<'a>(
+/// The groups of one stream by their names, where Redis would say.
+pub(super) type Groups = RedisResult<HashMap<String, Group>>;
+
+/// The groups of each stream, none where it is not there. However often it is named, it
+/// is asked once.
+pub(super) async fn groups_of<'a>(
     redis: &Redis,
-    lanes: &[(&'a Lane, bool)],
-) -> Result<HashMap<&'a str, RedisResult<HashSet<String>>>, Error> {
-    let streams = lanes.iter().flat_map(|(lane, _)| &lane.streams);
-    let streams: BTreeSet<&str> = streams.map(|stream| &*stream.key).collect();
+    streams: impl Iterator<Item = &'a str>,
+) -> Result<HashMap<&'a str, Groups>, Error> {
+    let streams: BTreeSet<&str> = streams.collect();
     let mut pipe = redis::pipe();
     for stream in &streams {
         pipe.cmd("XINFO").arg("GROUPS").arg(*stream);
     }
     let answers = redis.link.shared().many(&mut pipe).await?;
-    let names = |answer| {
+    let by_name = |answer| -> Groups {
         let groups = reply::unless_absent(answer)?.map(reply::groups);
         let groups = groups.unwrap_or_default().into_iter();
-        Ok(groups.map(|group| group.name).collect())
+        Ok(groups.map(|group| (group.name.clone(), group)).collect())
     };
     Ok(streams
         .into_iter()
-        .zip(answers.into_iter().map(names))
+        .zip(answers.into_iter().map(by_name))
         .collect())
 }
 

@@ -2,13 +2,13 @@
 //! any more, the ledger owes again.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
 
 use super::keys::Lane;
-use super::{Redis, entry, reply};
+use super::reply::Group;
+use super::{Redis, declare, entry, reply};
 use crate::broker::Entry;
 use crate::clock::{micros, minutes};
 use crate::error::Error;
@@ -21,11 +21,6 @@ const PAGE: usize = 200;
 const LONGEST_TRUST: Duration = minutes(15);
 /// When to ask again about what Redis answered with an error.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Where each group of a stream stands.
-type Groups = HashMap<String, Option<(u64, u64)>>;
-/// The same of each stream, where Redis would say.
-type Delivered = HashMap<Arc<str>, RedisResult<Groups>>;
 
 /// Whether each is still to be run; an error where Redis would not say.
 type Standing = Vec<RedisResult<bool>>;
@@ -123,7 +118,8 @@ async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Standing, Erro
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    let delivered = delivered(redis, asked).await?;
+    let streams = asked.iter().map(|(_, entry)| &*entry.stream);
+    let groups = declare::groups_of(redis, streams).await?;
     let mut pipe = redis::pipe();
     for (_, entry) in asked {
         pipe.cmd("XRANGE")
@@ -143,7 +139,7 @@ async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Standing, Erro
         let (Some(found), Some(pending)) = (answers.next(), answers.next()) else {
             break;
         };
-        standing.push(match delivered.get(&entry.stream) {
+        standing.push(match groups.get(&*entry.stream) {
             Some(Ok(groups)) => stands(row, entry, found, pending, groups),
             Some(Err(error)) => Err(error.clone()),
             None => Ok(false),
@@ -157,7 +153,7 @@ fn stands(
     entry: &Entry,
     found: RedisResult<Value>,
     pending: RedisResult<Value>,
-    groups: &Groups,
+    groups: &HashMap<String, Group>,
 ) -> RedisResult<bool> {
     let ours = reply::unless_absent(found)?.is_some_and(|found| {
         let found = reply::entries(found);
@@ -165,34 +161,10 @@ fn stands(
     });
     let pending =
         reply::unless_absent(pending)?.is_some_and(|pending| !reply::list(pending).is_empty());
-    let delivered = groups.get(&*entry.group).copied().flatten();
+    let group = groups.get(&*entry.group);
+    let delivered = group.and_then(|group| reply::id(&group.last_delivered));
     let waiting = reply::id(&entry.id)
         .zip(delivered)
         .is_some_and(|(id, delivered)| id > delivered);
     Ok(ours && (pending || waiting))
-}
-
-async fn delivered(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Delivered, Error> {
-    let mut streams: Vec<_> = asked
-        .iter()
-        .map(|(_, entry)| entry.stream.clone())
-        .collect();
-    streams.sort();
-    streams.dedup();
-    let mut pipe = redis::pipe();
-    for stream in &streams {
-        pipe.cmd("XINFO").arg("GROUPS").arg(&**stream);
-    }
-    let answers = redis.link.shared().many(&mut pipe).await?;
-    let read = |answer| -> RedisResult<Groups> {
-        let groups = reply::unless_absent(answer)?.map(reply::groups);
-        let groups = groups.unwrap_or_default().into_iter();
-        Ok(groups
-            .map(|group| (group.name, reply::id(&group.last_delivered)))
-            .collect())
-    };
-    Ok(streams
-        .into_iter()
-        .zip(answers.into_iter().map(read))
-        .collect())
 }
