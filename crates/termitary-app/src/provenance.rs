@@ -4,7 +4,7 @@
 //! both are written beside the event, in its transaction.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use termitary::{Event, Tx};
 use uuid::Uuid;
 
@@ -25,15 +25,36 @@ pub(crate) async fn publish<E: Event>(
     viewers: &[Uuid],
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
+    let nothing = QueryBuilder::default();
+    change_and_publish(tx, nothing, event, subject, actor, viewers, now).await
+}
+
+/// Makes the `change` that `event` tells of, and publishes it. The way to the
+/// database's thread and back costs more than what is done there, and others
+/// wait for their turn: the change and the note go together.
+pub(crate) async fn change_and_publish<E: Event>(
+    tx: &mut Tx,
+    change: QueryBuilder<Sqlite>,
+    event: E,
+    subject: Uuid,
+    actor: Option<Uuid>,
+    viewers: &[Uuid],
+    now: Timestamp,
+) -> Result<(), termitary::Error> {
     let published = tx.publish(event.keyed(subject)).await?;
     let viewers: Vec<String> = viewers.iter().map(Uuid::to_string).collect();
-    sqlx::query("INSERT INTO provenance (event, actor, viewers, at_us) VALUES ($1, $2, $3, $4)")
-        .bind(published.id)
-        .bind(actor)
-        .bind(serde_json::json!(viewers).to_string())
-        .bind(now.as_microsecond())
-        .execute(&mut **tx)
-        .await?;
+    let mut statements = change;
+    if !statements.sql().as_str().is_empty() {
+        statements.push("; ");
+    }
+    statements.push("INSERT INTO provenance (event, actor, viewers, at_us) VALUES (");
+    statements
+        .separated(", ")
+        .push_bind(published.id)
+        .push_bind(actor)
+        .push_bind(serde_json::json!(viewers).to_string())
+        .push_bind(now.as_microsecond());
+    statements.push(")").build().execute(&mut **tx).await?;
     Ok(())
 }
 

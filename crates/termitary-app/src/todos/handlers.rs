@@ -98,12 +98,12 @@ async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termita
     for old in store::of_user(tx, user, BATCH).await? {
         let assignee = old.assignee.filter(|&assignee| assignee != user);
         if old.owner == user && assignee.is_none() {
-            store::delete(tx, old.id).await?;
             let event = TodoDeleted {
                 id: old.id.to_string(),
                 title: old.title,
             };
-            provenance::publish(tx, event, old.id, None, &[], now).await?;
+            let change = store::delete(old.id);
+            provenance::change_and_publish(tx, change, event, old.id, None, &[], now).await?;
             continue;
         }
         let owner = if old.owner == user {
@@ -117,14 +117,14 @@ async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termita
             updated_at: now,
             ..old.clone()
         };
-        store::update(tx, &new).await?;
         let changes = differences(&old, &new);
         let event = TodoUpdated {
             id: new.id.to_string(),
             title: new.title.clone(),
             changes,
         };
-        provenance::publish(tx, event, new.id, None, &new.viewers(), now).await?;
+        let (change, viewers) = (store::update(&new), new.viewers());
+        provenance::change_and_publish(tx, change, event, new.id, None, &viewers, now).await?;
     }
     Ok(())
 }

@@ -56,9 +56,9 @@ async fn create(
     };
     let mut tx = app.db().begin().await?;
     check_assignee(&mut tx, todo.assignee).await?;
-    store::insert(&mut tx, &todo).await?;
-    provenance::publish(
+    provenance::change_and_publish(
         &mut tx,
+        store::insert(&todo),
         todo.created(),
         todo.id,
         Some(caller.user),
@@ -127,7 +127,6 @@ async fn change(
         updated_at: now,
         ..new
     };
-    store::update(&mut tx, &new).await?;
     let event = TodoUpdated {
         id: id.to_string(),
         title: new.title.clone(),
@@ -139,7 +138,17 @@ async fn change(
         old.assignee
             .filter(|assignee| !new.viewers().contains(assignee)),
     );
-    provenance::publish(&mut tx, event, id, Some(caller.user), &viewers, now).await?;
+    let change = store::update(&new);
+    provenance::change_and_publish(
+        &mut tx,
+        change,
+        event,
+        id,
+        Some(caller.user),
+        &viewers,
+        now,
+    )
+    .await?;
     tx.commit().await?;
     Ok(Json(new))
 }
@@ -211,13 +220,22 @@ async fn delete(
     if !caller.may_act_for(todo.owner) {
         return Err(ApiError::Forbidden("Only the owner of a todo deletes it."));
     }
-    store::delete(&mut tx, id).await?;
     let viewers = todo.viewers();
     let event = TodoDeleted {
         id: id.to_string(),
         title: todo.title,
     };
-    provenance::publish(&mut tx, event, id, Some(caller.user), &viewers, app.now()).await?;
+    let change = store::delete(id);
+    provenance::change_and_publish(
+        &mut tx,
+        change,
+        event,
+        id,
+        Some(caller.user),
+        &viewers,
+        app.now(),
+    )
+    .await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -43,52 +43,55 @@ pub(super) async fn find(
     query.build_query_as().fetch_optional(conn).await
 }
 
-pub(super) async fn insert(conn: &mut SqliteConnection, todo: &Todo) -> sqlx::Result<()> {
-    sqlx::query(
-        "INSERT INTO todos (id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(todo.id)
-    .bind(&todo.title)
-    .bind(&todo.description)
-    .bind(todo.status.as_str())
-    .bind(todo.owner)
-    .bind(todo.assignee)
-    .bind(todo.priority.map(Priority::rank))
-    .bind(todo.due_date.map(Timestamp::as_microsecond))
-    .bind(todo.created_at.as_microsecond())
-    .bind(todo.updated_at.as_microsecond())
-    .execute(conn)
-    .await
-    .map(drop)
+/// To make a todo.
+pub(super) fn insert(todo: &Todo) -> QueryBuilder<Sqlite> {
+    let mut change = QueryBuilder::new("INSERT INTO todos (");
+    change.push(COLUMNS).push(") VALUES (");
+    change
+        .separated(", ")
+        .push_bind(todo.id)
+        .push_bind(&todo.title)
+        .push_bind(&todo.description)
+        .push_bind(todo.status.as_str())
+        .push_bind(todo.owner)
+        .push_bind(todo.assignee)
+        .push_bind(todo.priority.map(Priority::rank))
+        .push_bind(todo.due_date.map(Timestamp::as_microsecond))
+        .push_bind(todo.created_at.as_microsecond())
+        .push_bind(todo.updated_at.as_microsecond());
+    change.push(")");
+    change
 }
 
-pub(super) async fn update(conn: &mut SqliteConnection, todo: &Todo) -> sqlx::Result<()> {
-    sqlx::query(
-        "UPDATE todos SET title = $2, description = $3, status = $4, owner_id = $5, assignee_id = $6,
-             priority = $7, due_us = $8, updated_us = $9
-         WHERE id = $1",
-    )
-    .bind(todo.id)
-    .bind(&todo.title)
-    .bind(&todo.description)
-    .bind(todo.status.as_str())
-    .bind(todo.owner)
-    .bind(todo.assignee)
-    .bind(todo.priority.map(Priority::rank))
-    .bind(todo.due_date.map(Timestamp::as_microsecond))
-    .bind(todo.updated_at.as_microsecond())
-    .execute(conn)
-    .await
-    .map(drop)
+/// To give a todo all values of this one.
+pub(super) fn update(todo: &Todo) -> QueryBuilder<Sqlite> {
+    let mut change = QueryBuilder::new("UPDATE todos SET title = ");
+    change
+        .push_bind(&todo.title)
+        .push(", description = ")
+        .push_bind(&todo.description)
+        .push(", status = ")
+        .push_bind(todo.status.as_str())
+        .push(", owner_id = ")
+        .push_bind(todo.owner)
+        .push(", assignee_id = ")
+        .push_bind(todo.assignee)
+        .push(", priority = ")
+        .push_bind(todo.priority.map(Priority::rank))
+        .push(", due_us = ")
+        .push_bind(todo.due_date.map(Timestamp::as_microsecond))
+        .push(", updated_us = ")
+        .push_bind(todo.updated_at.as_microsecond())
+        .push(" WHERE id = ")
+        .push_bind(todo.id);
+    change
 }
 
-pub(super) async fn delete(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<()> {
-    sqlx::query("DELETE FROM todos WHERE id = $1")
-        .bind(id)
-        .execute(conn)
-        .await
-        .map(drop)
+/// To delete a todo.
+pub(super) fn delete(id: Uuid) -> QueryBuilder<Sqlite> {
+    let mut change = QueryBuilder::new("DELETE FROM todos WHERE id = ");
+    change.push_bind(id);
+    change
 }
 
 /// Whether a user of this id exists: only they can be assigned.
