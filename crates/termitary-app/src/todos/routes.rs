@@ -139,16 +139,8 @@ async fn change(
             .filter(|assignee| !new.viewers().contains(assignee)),
     );
     let change = store::update(&new);
-    provenance::change_and_publish(
-        &mut tx,
-        change,
-        event,
-        id,
-        Some(caller.user),
-        &viewers,
-        now,
-    )
-    .await?;
+    provenance::change_and_publish(&mut tx, change, event, id, Some(caller.user), &viewers, now)
+        .await?;
     tx.commit().await?;
     Ok(Json(new))
 }

@@ -1,11 +1,13 @@
 //! A database transaction that turns share: begun, published into, committed.
 
+use std::pin::pin;
 #[cfg(feature = "redis")]
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, SqliteConnection};
 #[cfg(feature = "redis")]
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -20,7 +22,17 @@ use crate::publish::Draft;
 
 /// A transaction that reads first and writes later would fail with
 /// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
-const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_turn";
+/// The first savepoint goes with the transaction only: whoever commits sees by it
+/// that nobody's work was lost on the way. The second is the first turn's.
+const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_all; SAVEPOINT termitary_turn_0";
+/// Ends what [`BEGIN`] began. Where a statement or a caller ended that before (a
+/// full disk rolls all of it back), the first half fails, and nothing is committed.
+macro_rules! commit {
+    () => {
+        "RELEASE SAVEPOINT termitary_all; COMMIT"
+    };
+}
+pub(crate) use commit;
 /// [`begin`] has it: once begun, nobody is in the way.
 const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
 /// For so long another process's lock is asked for without a rest.
@@ -37,6 +49,8 @@ pub(super) struct Open {
     #[cfg(feature = "redis")]
     runtime: Handle,
     since: Instant,
+    /// Which savepoint the turn goes back to.
+    savepoint: usize,
     /// To be published with the commit.
     pub(super) drafts: Vec<Draft>,
     pub(super) kept: Vec<Reply>,
@@ -49,6 +63,7 @@ impl Open {
             #[cfg(feature = "redis")]
             runtime: Handle::current(),
             since: Instant::now(),
+            savepoint: 0,
             drafts: Vec::new(),
             kept: Vec::new(),
         }
@@ -56,6 +71,29 @@ impl Open {
 
     pub(super) fn takes_more(&self) -> bool {
         self.since.elapsed() < SHARED_FOR && self.kept.len() < MOST
+    }
+
+    /// What was done so far stays, whatever becomes of the next turn.
+    ///
+    /// Not waited for, as that takes longer than all of it: the database's thread
+    /// does it before whatever it is asked next. Each savepoint has a name of its
+    /// own: where one is missing, going back to it fails, and everybody is told,
+    /// instead of going back further.
+    pub(super) fn keep(&mut self) {
+        let released = format!("RELEASE SAVEPOINT termitary_turn_{}", self.savepoint);
+        self.savepoint += 1;
+        let begun = format!("SAVEPOINT termitary_turn_{}", self.savepoint);
+        for statement in [released, begun] {
+            let sent = pin!(self.conn.execute(AssertSqlSafe(statement)));
+            // Asked once it is on its way; an error shows at the commit.
+            let _ = sent.poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
+    /// Goes back to where the turn began.
+    pub(super) async fn undo(&mut self) -> Result<(), sqlx::Error> {
+        let back = format!("ROLLBACK TO SAVEPOINT termitary_turn_{}", self.savepoint);
+        self.conn.execute(AssertSqlSafe(back)).await.map(drop)
     }
 
     /// Publishes the drafts and commits; answers what is to be taken on once the

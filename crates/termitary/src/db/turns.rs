@@ -28,9 +28,6 @@ use super::patience::primary_code;
 use crate::error::Error;
 use crate::publish::Draft;
 
-const KEEP: &str = "RELEASE SAVEPOINT termitary_turn; SAVEPOINT termitary_turn";
-const UNDO: &str = "ROLLBACK TO SAVEPOINT termitary_turn";
-
 /// So few share a commit in any case: more commits would cost more than is won.
 const FEW: usize = 32;
 
@@ -56,8 +53,8 @@ struct Seat {
     /// Between two database transactions; made again where it was given up.
     idle: Option<SqliteConnection>,
     open: Option<Open>,
-    /// A turn was dropped half-way: back to its savepoint before anything else.
-    undo: bool,
+    /// A turn was dropped half-way: back to where it began before anything else.
+    undoes: bool,
     closed: bool,
 }
 
@@ -106,7 +103,7 @@ impl Turns {
         let waiting = Waiting::new(self);
         let mut seat = Arc::clone(&self.seat).lock_owned().await;
         waiting.over();
-        if !seat.undo
+        if !seat.undoes
             && let Some(open) = seat.open.take_if(|open| open.takes_more())
         {
             return Ok(self.turn(seat, open));
@@ -265,8 +262,8 @@ impl Seat {
 
     /// Undoes what a dropped turn did.
     async fn settle_down(&mut self) {
-        if std::mem::take(&mut self.undo) {
-            self.mark(UNDO).await;
+        if std::mem::take(&mut self.undoes) {
+            self.undo().await;
         }
     }
 
@@ -302,13 +299,11 @@ impl Seat {
         }
     }
 
-    /// Moves the savepoint, or goes back to it. Where there is none any more,
-    /// the whole database transaction is gone.
-    async fn mark(&mut self, statement: &'static str) {
-        let Some(open) = &mut self.open else {
-            return;
-        };
-        if let Err(error) = sqlx::raw_sql(statement).execute(&mut open.conn).await
+    /// Goes back to where the turn began. Where there is no such savepoint any
+    /// more, the whole database transaction is gone.
+    async fn undo(&mut self) {
+        if let Some(open) = &mut self.open
+            && let Err(error) = open.undo().await
             && let Some(Open { conn, kept, .. }) = self.open.take()
         {
             self.give_up(conn).await;
@@ -358,11 +353,12 @@ impl Turn {
             open.kept.push(reply);
         }
         self.over();
-        if self.touched || !self.passes_on() {
-            // In a task of its own: others depend on it.
-            tokio::spawn(self.keep());
-        } else {
+        if self.passes_on() {
+            self.keep();
             drop(self);
+        } else {
+            // In a task of its own: others depend on it.
+            tokio::spawn(async move { self.seat.commit(&self.turns).await });
         }
         answer
             .await
@@ -386,18 +382,17 @@ impl Turn {
         open.is_some_and(|open| self.turns.passes_on(open))
     }
 
-    async fn keep(mut self) {
-        // Asked once: what is left to the next one has to be behind the savepoint.
-        if !self.passes_on() {
-            self.seat.commit(&self.turns).await;
-        } else if self.touched {
-            self.seat.mark(KEEP).await;
+    fn keep(&mut self) {
+        if self.touched
+            && let Some(open) = &mut self.seat.open
+        {
+            open.keep();
         }
     }
 
     async fn undo(mut self) {
         if self.touched {
-            self.seat.mark(UNDO).await;
+            self.seat.undo().await;
         }
         self.turns.leave(&mut self.seat).await;
     }
@@ -411,7 +406,7 @@ impl Drop for Turn {
         // Else the connection goes, and what was done with it.
         if let Ok(runtime) = Handle::try_current() {
             self.seat.open = Some(open);
-            self.seat.undo = self.touched;
+            self.seat.undoes = self.touched;
             runtime.spawn(Arc::clone(&self.turns).tidy());
         }
     }

@@ -192,6 +192,28 @@ async fn where_one_loses_the_database_transaction_the_other_is_told() {
 }
 
 #[tokio::test]
+async fn where_one_goes_on_although_it_lost_the_database_transaction_everybody_is_told() {
+    let desk = desk().await;
+    let regardless = async |mut tx: Tx| {
+        let lost = note(&mut tx, 1, None).await;
+        assert!(lost.is_err(), "the same note twice");
+        let third = desk.db.begin();
+        tokio::pin!(third);
+        assert!(futures_util::poll!(&mut third).is_pending());
+        let second = tokio::spawn(tx.commit());
+        let mut third = third.await?;
+        note(&mut third, 3, None).await?;
+        let third = third.commit().await;
+        assert!(third.is_err(), "{third:?}");
+        second.await.unwrap()
+    };
+    let (first, second) = beside(&desk, regardless).await;
+    assert!(first.is_err() && second.is_err(), "{first:?} {second:?}");
+    assert_eq!(desk.notes().await, [0; 0]);
+    assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
+}
+
+#[tokio::test]
 async fn an_undone_transaction_leaves_the_one_before_it_whole() {
     let desk = desk().await;
     let undone = async |mut tx: Tx| {

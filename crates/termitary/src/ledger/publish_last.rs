@@ -10,13 +10,13 @@ use sqlx::SqliteConnection;
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
+use crate::db::commit;
 #[cfg(feature = "redis")]
 use crate::db::{Cargo, Trust};
 use crate::error::Error;
 use crate::publish::Draft;
 
-const COMMIT: &str = "COMMIT";
-static LAST: Inserts = Inserts::new(WAITS, concat!(owed_now!(pending), "; COMMIT"));
+static LAST: Inserts = Inserts::new(WAITS, concat!(owed_now!(pending), "; ", commit!()));
 
 /// [`publish`] of drafts that cannot be duplicates; then commits.
 pub(crate) async fn publish_and_commit(
@@ -37,7 +37,7 @@ pub(crate) async fn publish_and_commit(
 }
 
 async fn commit(conn: &mut SqliteConnection) -> Result<(), Error> {
-    sqlx::raw_sql(COMMIT).execute(conn).await?;
+    sqlx::query(commit!()).execute(conn).await?;
     Ok(())
 }
 
@@ -45,7 +45,7 @@ async fn commit(conn: &mut SqliteConnection) -> Result<(), Error> {
 #[cfg(feature = "redis")]
 static LEASED: Inserts = Inserts::new(FANNED, owed_now!(leased));
 #[cfg(feature = "redis")]
-static LEASED_LAST: Inserts = Inserts::new(FANNED, concat!(owed_now!(leased), "; COMMIT"));
+static LEASED_LAST: Inserts = Inserts::new(FANNED, concat!(owed_now!(leased), "; ", commit!()));
 
 /// The same, but leases to the relay what can run now and is trusted to whoever
 /// commits it; answers that: it is theirs to take on.
