@@ -29,7 +29,7 @@ use crate::error::{Error, Kind};
 
 use disk::Disk;
 use file::File;
-pub(crate) use open::commit;
+pub(crate) use open::nothing_lost;
 pub(crate) use patience::writable;
 use patience::{AT_START, primary_code, until_unlocked};
 

@@ -22,17 +22,17 @@ use crate::publish::Draft;
 
 /// A transaction that reads first and writes later would fail with
 /// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
-/// The first savepoint goes with the transaction only: whoever commits sees by it
-/// that nobody's work was lost on the way. The second is the first turn's.
+/// The first savepoint is [`nothing_lost`]'s, the second the first turn's.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_all; SAVEPOINT termitary_turn_0";
-/// Ends what [`BEGIN`] began. Where a statement or a caller ended that before (a
-/// full disk rolls all of it back), the first half fails, and nothing is committed.
-macro_rules! commit {
+/// The first thing of every commit. It fails where a statement or a caller ended
+/// what [`BEGIN`] began, as a full disk does: whatever comes after it would be
+/// written alone.
+macro_rules! nothing_lost {
     () => {
-        "RELEASE SAVEPOINT termitary_all; COMMIT"
+        "RELEASE SAVEPOINT termitary_all"
     };
 }
-pub(crate) use commit;
+pub(crate) use nothing_lost;
 /// [`begin`] has it: once begun, nobody is in the way.
 const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
 /// For so long another process's lock is asked for without a rest.
@@ -75,19 +75,18 @@ impl Open {
 
     /// What was done so far stays, whatever becomes of the next turn.
     ///
-    /// Not waited for, as that takes longer than all of it: the database's thread
-    /// does it before whatever it is asked next. Each savepoint has a name of its
-    /// own: where one is missing, going back to it fails, and everybody is told,
-    /// instead of going back further.
+    /// Sent and not waited for: the way there and back takes longer than the work,
+    /// and what is asked next is done after it. Each savepoint has a name of its own:
+    /// going back to one that is missing fails, and everybody is told, instead of
+    /// going back further. None is released before the commit: where the database
+    /// transaction was lost, the next savepoint opens another, and to release that
+    /// would commit it.
     pub(super) fn keep(&mut self) {
-        let released = format!("RELEASE SAVEPOINT termitary_turn_{}", self.savepoint);
         self.savepoint += 1;
-        let begun = format!("SAVEPOINT termitary_turn_{}", self.savepoint);
-        for statement in [released, begun] {
-            let sent = pin!(self.conn.execute(AssertSqlSafe(statement)));
-            // Asked once it is on its way; an error shows at the commit.
-            let _ = sent.poll(&mut Context::from_waker(Waker::noop()));
-        }
+        let next = format!("SAVEPOINT termitary_turn_{}", self.savepoint);
+        let execution = pin!(self.conn.execute(AssertSqlSafe(next)));
+        // The first poll sends it.
+        let _ = execution.poll(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Goes back to where the turn began.

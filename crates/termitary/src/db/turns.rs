@@ -299,8 +299,8 @@ impl Seat {
         }
     }
 
-    /// Goes back to where the turn began. Where there is no such savepoint any
-    /// more, the whole database transaction is gone.
+    /// Goes back to where the turn began. Where there is no such savepoint (any
+    /// more), all of the database transaction is given up.
     async fn undo(&mut self) {
         if let Some(open) = &mut self.open
             && let Err(error) = open.undo().await
@@ -354,7 +354,7 @@ impl Turn {
         }
         self.over();
         if self.passes_on() {
-            self.keep();
+            self.keep(); // before the next one has the seat
             drop(self);
         } else {
             // In a task of its own: others depend on it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::turns::are_enough;
 use super::{Db, Tx};
@@ -144,6 +144,16 @@ async fn whoever_gives_up_waiting_takes_nothing_with_it() {
     }
 }
 
+/// Commits `tx` where somebody waits for the next turn already; answers how it
+/// will end, and the next one.
+async fn pass_on(desk: &Desk, tx: Tx) -> (JoinHandle<Result<(), Error>>, Tx) {
+    let next = desk.db.begin();
+    tokio::pin!(next);
+    assert!(futures_util::poll!(&mut next).is_pending());
+    let ended = tokio::spawn(tx.commit());
+    (ended, next.await.unwrap())
+}
+
 /// Two transactions that share a commit: the second is ended by `spoil`.
 async fn beside(
     desk: &Desk,
@@ -151,15 +161,8 @@ async fn beside(
 ) -> (Result<(), Error>, Result<(), Error>) {
     let mut first = desk.db.begin().await.unwrap();
     note(&mut first, 1, None).await.unwrap();
-    let second = desk.db.begin();
-    tokio::pin!(second);
-    // It waits for its turn already when the first one ends.
-    assert!(futures_util::poll!(&mut second).is_pending());
-    while desk.db.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
-    let first = tokio::spawn(first.commit());
-    let spoiled = spoil(second.await.unwrap()).await;
+    let (first, second) = pass_on(desk, first).await;
+    let spoiled = spoil(second).await;
     (first.await.unwrap(), spoiled)
 }
 
@@ -191,26 +194,65 @@ async fn where_one_loses_the_database_transaction_the_other_is_told() {
     assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
 }
 
+/// Loses the database transaction, and goes on as if nothing was.
+async fn lose(tx: &mut Tx) {
+    let lost = note(tx, 1, None).await;
+    assert!(lost.is_err(), "the same note twice");
+}
+
 #[tokio::test]
 async fn where_one_goes_on_although_it_lost_the_database_transaction_everybody_is_told() {
     let desk = desk().await;
-    let regardless = async |mut tx: Tx| {
-        let lost = note(&mut tx, 1, None).await;
-        assert!(lost.is_err(), "the same note twice");
-        let third = desk.db.begin();
-        tokio::pin!(third);
-        assert!(futures_util::poll!(&mut third).is_pending());
-        let second = tokio::spawn(tx.commit());
-        let mut third = third.await?;
+    let regardless = async |mut second: Tx| {
+        lose(&mut second).await;
+        let (second, mut third) = pass_on(&desk, second).await;
         note(&mut third, 3, None).await?;
-        let third = third.commit().await;
-        assert!(third.is_err(), "{third:?}");
+        let (third, mut fourth) = pass_on(&desk, third).await;
+        note(&mut fourth, 4, None).await?;
+        let fourth = fourth.commit().await;
+        let third = third.await.unwrap();
+        assert!(third.is_err() && fourth.is_err(), "{third:?} {fourth:?}");
         second.await.unwrap()
     };
     let (first, second) = beside(&desk, regardless).await;
     assert!(first.is_err() && second.is_err(), "{first:?} {second:?}");
     assert_eq!(desk.notes().await, [0; 0]);
     assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
+}
+
+#[tokio::test]
+async fn of_a_database_transaction_that_was_lost_nothing_is_published() {
+    for events in [1, 100] {
+        let desk = desk().await;
+        let mut first = desk.db.begin().await.unwrap();
+        note(&mut first, 1, None).await.unwrap();
+        for n in 0..events {
+            let json = n.to_string();
+            first.publish_json("notes.written", &json).await.unwrap();
+        }
+        let (first, mut last) = pass_on(&desk, first).await;
+        lose(&mut last).await;
+        let last = last.commit().await;
+        let first = first.await.unwrap();
+        assert!(first.is_err() && last.is_err(), "{first:?} {last:?}");
+        assert_eq!(desk.published().await, [""; 0], "of {events}");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_was_given_up_half_way_is_over_before_the_next_turn() {
+    let desk = desk().await;
+    let mut first = desk.db.begin().await.unwrap();
+    {
+        let written = note(&mut first, 1, None);
+        tokio::pin!(written);
+        let _ = futures_util::poll!(&mut written);
+    }
+    let (first, mut second) = pass_on(&desk, first).await;
+    note(&mut second, 2, None).await.unwrap();
+    second.rollback().await.unwrap();
+    first.await.unwrap().unwrap();
+    assert_eq!(desk.notes().await, [1]);
 }
 
 #[tokio::test]

@@ -52,8 +52,9 @@ pub(super) use {owed, owed_now};
 
 /// Statements that insert events, one for each number of them: what is padded or
 /// joined costs a quarter more, and one statement for each row twice as much. What
-/// comes after it is in the same round trip to the database's thread.
+/// comes before and after it is in the same round trip to the database's thread.
 pub(super) struct Inserts {
+    first: &'static str,
     fanned: &'static str,
     then: &'static str,
     /// Written when first needed.
@@ -63,8 +64,9 @@ pub(super) struct Inserts {
 type Insert<'a> = Query<'a, Sqlite, SqliteArguments>;
 
 impl Inserts {
-    pub(super) const fn new(fanned: &'static str, then: &'static str) -> Self {
+    pub(super) const fn new(first: &'static str, fanned: &'static str, then: &'static str) -> Self {
         Self {
+            first,
             fanned,
             then,
             sql: [const { OnceLock::new() }; ROWS],
@@ -76,8 +78,9 @@ impl Inserts {
             // No numbered parameters: finding the name of one walks the list of all.
             let row = format!("(?,?,?,?,?,?,?,?,?,?,{})", self.fanned);
             format!(
-                "INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned)
+                "{}; INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned)
                  VALUES {} ON CONFLICT (source, dedup) WHERE dedup IS NOT NULL DO NOTHING; {}",
+                self.first,
                 vec![row; rows].join(","),
                 self.then
             )

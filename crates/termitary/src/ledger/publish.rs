@@ -13,9 +13,9 @@ use super::{declare::BRIDGE, insert::FANNED, state};
 #[cfg(feature = "redis")]
 use crate::event::Envelope;
 
-static EVENTS: Inserts = Inserts::new(WAITS, "");
+static EVENTS: Inserts = Inserts::new("", WAITS, "");
 /// For events that cannot be duplicates.
-static PUBLISH: Inserts = Inserts::new(WAITS, owed_now!(pending));
+static PUBLISH: Inserts = Inserts::new("", WAITS, owed_now!(pending));
 const OWE: &str = owed!(pending, "e.seq BETWEEN $1 AND $2");
 
 const DELAY: &str = "
@@ -112,7 +112,7 @@ pub(super) async fn insert_fanned(
     conn: &mut SqliteConnection,
     envelope: &Envelope,
 ) -> Result<i64, Error> {
-    static FANNED_EVENTS: Inserts = Inserts::new(FANNED, "");
+    static FANNED_EVENTS: Inserts = Inserts::new("", FANNED, "");
     let draft = Draft {
         envelope: envelope.clone(),
         due_us: 0,

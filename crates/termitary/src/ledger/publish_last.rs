@@ -10,13 +10,20 @@ use sqlx::SqliteConnection;
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
-use crate::db::commit;
+use crate::db::nothing_lost;
 #[cfg(feature = "redis")]
 use crate::db::{Cargo, Trust};
 use crate::error::Error;
 use crate::publish::Draft;
 
-static LAST: Inserts = Inserts::new(WAITS, concat!(owed_now!(pending), "; ", commit!()));
+const COMMIT: &str = concat!(nothing_lost!(), "; COMMIT");
+/// For what takes several statements: the commit looks again.
+const LOOK: &str = concat!(nothing_lost!(), "; SAVEPOINT termitary_all");
+static LAST: Inserts = Inserts::new(
+    nothing_lost!(),
+    WAITS,
+    concat!(owed_now!(pending), "; COMMIT"),
+);
 
 /// [`publish`] of drafts that cannot be duplicates; then commits.
 pub(crate) async fn publish_and_commit(
@@ -25,27 +32,32 @@ pub(crate) async fn publish_and_commit(
     drafts: &[Draft],
 ) -> Result<(), Error> {
     if drafts.len() > ROWS || !drafts.iter().all(Draft::is_due_now) {
+        run(conn, LOOK).await?;
         publish(conn, source, drafts).await?;
-        return commit(conn).await;
+        return run(conn, COMMIT).await;
     }
     if drafts.is_empty() {
-        return commit(conn).await;
+        return run(conn, COMMIT).await;
     }
     LAST.query(drafts).execute(conn).await?;
     count(drafts.len());
     Ok(())
 }
 
-async fn commit(conn: &mut SqliteConnection) -> Result<(), Error> {
-    sqlx::query(commit!()).execute(conn).await?;
+async fn run(conn: &mut SqliteConnection, statements: &'static str) -> Result<(), Error> {
+    sqlx::query(statements).execute(conn).await?;
     Ok(())
 }
 
 /// What is bound last is until when.
 #[cfg(feature = "redis")]
-static LEASED: Inserts = Inserts::new(FANNED, owed_now!(leased));
+static LEASED: Inserts = Inserts::new("", FANNED, owed_now!(leased));
 #[cfg(feature = "redis")]
-static LEASED_LAST: Inserts = Inserts::new(FANNED, concat!(owed_now!(leased), "; ", commit!()));
+static LEASED_LAST: Inserts = Inserts::new(
+    nothing_lost!(),
+    FANNED,
+    concat!(owed_now!(leased), "; COMMIT"),
+);
 
 /// The same, but leases to the relay what can run now and is trusted to whoever
 /// commits it; answers that: it is theirs to take on.
@@ -62,6 +74,9 @@ pub(crate) async fn lease_and_commit(
     if trusted.is_empty() {
         publish_and_commit(conn, source, &left).await?;
         return Ok(None);
+    }
+    if !left.is_empty() || trusted.len() > ROWS {
+        run(conn, LOOK).await?;
     }
     if !left.is_empty() {
         publish(conn, source, &left).await?;
