@@ -18,13 +18,14 @@ pub(crate) const fn is(_mistake: &str) -> bool {
     false
 }
 
-/// The statement as it is; under `no-owner-check` without its last condition,
-/// which asks whose the delivery is.
+/// The statement as it is; under `no-owner-check` its first one goes without its
+/// last condition, which asks whose the delivery is.
 pub(crate) fn owned(sql: &'static str) -> &'static str {
     if !is("no-owner-check") {
         return sql;
     }
-    let end = sql.find("RETURNING").unwrap_or(sql.len());
+    let end = sql.find("RETURNING").or_else(|| sql.find(';'));
+    let end = end.unwrap_or(sql.len());
     let condition = sql.rfind("/* owner */").unwrap_or(end);
     // Leaked: few statements, in a process that is about to be killed.
     format!("{} {}", &sql[..condition], &sql[end..]).leak()

@@ -44,24 +44,30 @@ pub(super) async fn record<E: Recorded>(
         title: event.title().map(str::to_owned),
         changes: event.changes().cloned(),
     };
-    let mut tx = ledger.begin().await?;
-    let known = match provenance::of(&mut tx, entry.id).await? {
-        Some(known) => known,
-        None => Provenance {
-            actor: None,
-            viewers: guess_viewers::<E>(&mut tx, &entry.subject).await?,
-        },
-    };
+    let known = known_of::<E>(&app, &entry).await?;
     let entry = Entry {
         actor: known.actor,
         ..entry
     };
+    let mut tx = ledger.begin().await?;
     let is_new = store::insert(&mut tx, &entry, &known.viewers).await?;
     tx.commit().await?;
     if is_new {
         tell(&app, &entry, known.viewers).await;
     }
     Ok(())
+}
+
+/// It was written with the event: whoever waits to write need not wait for this.
+async fn known_of<E: Recorded>(app: &App, entry: &Entry) -> Result<Provenance, termitary::Error> {
+    let mut reader = app.db().read().await?;
+    Ok(match provenance::of(&mut reader, entry.id).await? {
+        Some(known) => known,
+        None => Provenance {
+            actor: None,
+            viewers: guess_viewers::<E>(&mut reader, &entry.subject).await?,
+        },
+    })
 }
 
 /// Another service published the event: whoever sees its subject now sees it.

@@ -69,9 +69,11 @@ pub(super) async fn insert(
         .changes
         .as_ref()
         .map(|changes| serde_json::json!(changes).to_string());
-    let seq: Option<i64> = sqlx::query_scalar(
+    let written = sqlx::query(
         "INSERT INTO activity (id, event, subject, actor, title, changes, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (id) DO NOTHING RETURNING seq",
+         ON CONFLICT (id) DO NOTHING;
+         INSERT INTO activity_viewers (user_id, seq)
+         SELECT DISTINCT unhex(j.value, '-'), a.seq FROM activity a, json_each($8) j WHERE a.id = $1 AND changes() = 1",
     )
     .bind(entry.id)
     .bind(&entry.event)
@@ -80,19 +82,10 @@ pub(super) async fn insert(
     .bind(&entry.title)
     .bind(changes)
     .bind(entry.at.as_microsecond())
-    .fetch_optional(&mut *conn)
+    .bind(serde_json::json!(viewers).to_string())
+    .execute(conn)
     .await?;
-    let Some(seq) = seq else { return Ok(false) };
-    for viewer in viewers {
-        sqlx::query(
-            "INSERT INTO activity_viewers (user_id, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        )
-        .bind(viewer)
-        .bind(seq)
-        .execute(&mut *conn)
-        .await?;
-    }
-    Ok(true)
+    Ok(written.rows_affected() > 0)
 }
 
 /// A page of what the caller may see, the newest first; one more than `limit`.

@@ -52,6 +52,7 @@ pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_j
     })
 }
 
+#[cfg(feature = "redis")]
 pub(super) async fn add_done(conn: &mut SqliteConnection, route: i64, n: i64) -> Result<(), Error> {
     sqlx::query("UPDATE termitary_subscriptions SET done = done + $2 WHERE id = $1")
         .bind(route)
@@ -68,8 +69,8 @@ pub(crate) async fn finish(
     claim: &Claim,
     now_us: i64,
 ) -> Result<bool, Error> {
-    let finished = match &claim.origin {
-        Origin::Ledger { seq, .. } => finish_row(conn, *seq, claim, now_us).await?,
+    match &claim.origin {
+        Origin::Ledger { seq, .. } => finish_row(conn, *seq, claim, now_us).await,
         #[cfg(feature = "redis")]
         Origin::Stream { envelope, .. } => {
             // The inbox: the first to insert the row wins.
@@ -78,24 +79,26 @@ pub(crate) async fn finish(
                 at_us: now_us,
                 entry: None,
             };
-            adopt_delivery(conn, seq, claim, done).await?
+            let finished = adopt_delivery(conn, seq, claim, done).await?;
+            if finished {
+                add_done(conn, claim.route, 1).await?;
+            }
+            Ok(finished)
         }
-    };
-    if finished {
-        add_done(conn, claim.route, 1).await?;
     }
-    Ok(finished)
 }
 
+/// In one way to the database's thread, as others wait for their turn.
 async fn finish_row(
     conn: &mut SqliteConnection,
     seq: i64,
     claim: &Claim,
     now_us: i64,
 ) -> Result<bool, Error> {
-    let row = sqlx::query(planted::owned(
+    let done = sqlx::query(planted::owned(
         "UPDATE termitary_deliveries SET state = $4, worker = NULL, lease_us = NULL, entry = NULL, reason = NULL, settled_us = $6
-         WHERE event = $1 AND subscription = $2 /* owner */ AND fence = $3 AND state = $5",
+         WHERE event = $1 AND subscription = $2 /* owner */ AND fence = $3 AND state = $5;
+         UPDATE termitary_subscriptions SET done = done + 1 WHERE id = $2 AND changes() = 1",
     ))
     .bind(seq)
     .bind(claim.route)
@@ -105,7 +108,7 @@ async fn finish_row(
     .bind(now_us)
     .execute(conn)
     .await?;
-    Ok(row.rows_affected() == 1)
+    Ok(done.rows_affected() > 0)
 }
 
 /// Takes a stream-only delivery into the ledger as leased under fence 1, so
