@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::carrier::{self, Cargo, Carrier};
 use super::patience::{BUSY, primary_code};
 use super::{BUSY_TIMEOUT, MOST, SHARED_FOR};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::ledger;
 use crate::publish::Draft;
 
@@ -90,23 +90,26 @@ impl Open {
     }
 
     /// Goes back to where the turn began.
-    pub(super) async fn undo(&mut self) -> Result<(), sqlx::Error> {
+    pub(super) async fn undo(&mut self) -> Result<(), Error> {
         let back = format!("ROLLBACK TO SAVEPOINT termitary_turn_{}", self.savepoint);
-        self.conn.execute(AssertSqlSafe(back)).await.map(drop)
+        let undone = self.conn.execute(AssertSqlSafe(back)).await;
+        undone.map(drop).map_err(|error| lost(error.into()))
     }
 
     /// Publishes the drafts and commits; answers what is to be taken on once the
     /// disk has it.
-    #[cfg(not(feature = "redis"))]
     pub(super) async fn commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
+        self.publish_and_commit(of).await.map_err(lost)
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn publish_and_commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
         ledger::publish_and_commit(&mut self.conn, &of.source, &self.drafts).await?;
         Ok(None)
     }
 
-    /// Publishes the drafts and commits; answers what is to be taken on once the
-    /// disk has it.
     #[cfg(feature = "redis")]
-    pub(super) async fn commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
+    async fn publish_and_commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
         let (conn, source) = (&mut self.conn, &of.source);
         let carrier = of.carrier.get().filter(|_| !self.drafts.is_empty());
         if let Some(carrier) = carrier
@@ -158,6 +161,20 @@ impl Onward {
     pub(super) fn go(self) {
         match self {}
     }
+}
+
+/// Says what a savepoint that is not there means.
+fn lost(error: Error) -> Error {
+    use std::error::Error as _;
+    let says = |source: &dyn std::error::Error| source.to_string().contains("no such savepoint");
+    if !error.source().is_some_and(says) {
+        return error;
+    }
+    Error::new(
+        Kind::Unavailable,
+        "the database transaction was over before its commit, by a statement in it (a full disk, ON CONFLICT ROLLBACK, a COMMIT or ROLLBACK of its own): it counts as undone for everybody who shared it",
+    )
+    .caused_by(error)
 }
 
 /// A connection to write on. Its transactions begin and end with statements of

@@ -307,7 +307,7 @@ impl Seat {
             && let Some(Open { conn, kept, .. }) = self.open.take()
         {
             self.give_up(conn).await;
-            answer(kept, &Err(error.into()));
+            answer(kept, &Err(error));
         }
     }
 
