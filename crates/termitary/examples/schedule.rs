@@ -59,10 +59,10 @@ async fn main() -> anyhow::Result<()> {
     tokio::try_join!(worker().run(enough()), worker().run(enough()))?;
 
     for schedule in broker.inspect().status().await?.schedules {
-        println!(
-            "{} ({}): next at {:?}",
-            schedule.name, schedule.cron, schedule.next
-        );
+        let next = schedule
+            .next
+            .map_or("never".to_owned(), |at| at.to_string());
+        println!("{} ({}): next {next}", schedule.name, schedule.cron);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::store::{self, Session};
 use crate::accounts::{self, Draft, PasswordsBusy, Role, User, check_password, normal_email};
 use crate::app::App;
 use crate::http::{
-    Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check, commit, commit_empty,
+    Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check_both, commit, commit_empty,
 };
 use crate::provenance;
 use crate::users::events::UserUpdated;
@@ -85,10 +85,10 @@ struct LoggedIn {
 async fn register(
     State(app): State<App>,
     client: Client,
-    Valid(Json(body)): Valid<Json<Register>>,
+    Json(body): Json<Register>,
 ) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
     let draft = Draft::new(&body.email, &body.name, Role::User);
-    check(&draft)?;
+    check_both(&draft, &body)?;
     Attempt::registration(&app, client.address)
         .begin(&app)
         .await?;

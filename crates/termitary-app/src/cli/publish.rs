@@ -49,7 +49,7 @@ fn check_name(args: &PublishArgs, registry: &Registry<App>) -> Result<(), Mistak
     let names = registry.names();
     let near = nearest(&args.name, names.iter().map(String::as_str));
     let meant = match near.as_slice() {
-        [] => "`termitary events` shows the known ones".to_owned(),
+        [] => "`termitary events` shows the known ones.".to_owned(),
         near => format!("did you mean {}?", near.join(", ")),
     };
     Err(Mistake::new(format!(

@@ -10,6 +10,9 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+/// Where a person who opens the service's address is shown what it can do.
+pub(crate) const PATH: &str = "/docs";
+
 /// Routes of the API that need no session.
 const OPEN: &[&str] = &["/api/v1/auth/register", "/api/v1/auth/login"];
 
@@ -122,5 +125,5 @@ pub(crate) fn page() -> SwaggerUi {
         .validator_url("none")
         .try_it_out_enabled(true)
         .persist_authorization(false);
-    SwaggerUi::new("/docs").config(config)
+    SwaggerUi::new(PATH).config(config)
 }

@@ -6,7 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use garde::Validate;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
@@ -28,6 +28,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             return Err(ApiError::UnsupportedMediaType);
         }
         let body = read_body(request).await?;
+        is_object(&body)?;
         let reader = &mut serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut *reader).map_err(data_error)?;
         reader.end().map_err(|error| syntax_error(&error))?;
@@ -76,6 +77,17 @@ pub(crate) async fn read_body(request: Request) -> Result<axum::body::Bytes, Api
         })
 }
 
+/// Serde takes the fields of a struct from an array as well, by their places.
+fn is_object(body: &[u8]) -> Result<(), ApiError> {
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Ok(());
+    }
+    serde_json::from_slice::<IgnoredAny>(body).map_err(|error| syntax_error(&error))?;
+    Err(ApiError::Malformed(
+        "The body is JSON, but not an object.".to_owned(),
+    ))
+}
+
 fn syntax_error(error: &serde_json::Error) -> ApiError {
     ApiError::Malformed(format!("The body is not JSON: {error}."))
 }
@@ -93,7 +105,7 @@ fn data_error(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError 
 
 /// Serde names an unknown or missing field in its message, not in its path.
 fn located(path: &str, message: &str) -> FieldError {
-    let named = ["unknown field `", "missing field `"]
+    let named = ["unknown field `", "missing field `", "duplicate field `"]
         .iter()
         .find_map(|start| message.strip_prefix(start))
         .and_then(|rest| rest.split('`').next());
@@ -108,7 +120,18 @@ fn located(path: &str, message: &str) -> FieldError {
     let field = if field == "." { String::new() } else { field };
     FieldError {
         field,
-        message: message.to_owned(),
+        message: plain(message).to_owned(),
+    }
+}
+
+/// What a parser of the standard library or of ids says, as the rules say it.
+fn plain(message: &str) -> &str {
+    match message {
+        "invalid digit found in string" | "number too large to fit in target type" => {
+            "must be a whole number in its range"
+        }
+        _ if message.starts_with("UUID parsing failed") => "must be an id (a UUID)",
+        _ => message,
     }
 }
 
@@ -132,16 +155,35 @@ where
 
 /// Validates by the type's own rules; the report names fields as the JSON does.
 pub(crate) fn check<T: Validate<Context = ()>>(value: &T) -> Result<(), ApiError> {
-    value.validate().map_err(|report| {
-        let errors = report
-            .iter()
-            .map(|(path, error)| FieldError {
-                field: camel_case(&path.to_string()),
-                message: error.message().to_owned(),
-            })
-            .collect();
-        ApiError::Invalid(errors)
-    })
+    refuse(wrong_fields(value))
+}
+
+/// [`check`] of two values that are made of one body: what is wrong with either is
+/// told at once.
+pub(crate) fn check_both<A, B>(one: &A, other: &B) -> Result<(), ApiError>
+where
+    A: Validate<Context = ()>,
+    B: Validate<Context = ()>,
+{
+    refuse([wrong_fields(one), wrong_fields(other)].concat())
+}
+
+fn refuse(wrong: Vec<FieldError>) -> Result<(), ApiError> {
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::Invalid(wrong))
+}
+
+fn wrong_fields<T: Validate<Context = ()>>(value: &T) -> Vec<FieldError> {
+    let Err(report) = value.validate() else {
+        return Vec::new();
+    };
+    let wrong = report.iter().map(|(path, error)| FieldError {
+        field: camel_case(&path.to_string()),
+        message: error.message().to_owned(),
+    });
+    wrong.collect()
 }
 
 fn camel_case(name: &str) -> String {

@@ -15,6 +15,8 @@ mod serve;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::Redirect;
+use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -27,7 +29,7 @@ use crate::{activity, auth, todos, users};
 pub(crate) use caller::Caller;
 pub(crate) use client::Client;
 pub(crate) use idempotency::{commit, commit_empty};
-pub(crate) use json::{Id, Json, Params, Valid, check, not_null, nullable};
+pub(crate) use json::{Id, Json, Params, Valid, check, check_both, not_null, nullable};
 pub(crate) use page::{Page, Paging, decode, page_size};
 pub(crate) use problem::{ApiError, Problem};
 pub use serve::serve;
@@ -64,6 +66,7 @@ pub fn router(app: App, shutdown: CancellationToken) -> Router {
     routes
         .with_state(api)
         .merge(docs::page())
+        .route("/", get(|| async { Redirect::to(docs::PATH) }))
         .fallback(|| async { ApiError::NotFound })
         .layer(from_fn_with_state(app.clone(), idempotency::layer))
         .layer(RequestBodyLimitLayer::new(BODY_LIMIT))

@@ -165,7 +165,7 @@ pub(crate) fn problem(
 fn describe(status: StatusCode) -> (&'static str, &'static str, Option<&'static str>) {
     match status.as_u16() {
         400 => ("malformed", "The request is malformed", None),
-        401 => ("unauthorized", "A valid session is needed", None),
+        401 => ("unauthorized", "Not authenticated", None),
         403 => ("forbidden", "Not allowed", None),
         404 => (
             "not-found",

@@ -16,7 +16,8 @@ use super::store;
 use crate::accounts::{self, Draft, Role, User, check_password};
 use crate::app::App;
 use crate::http::{
-    Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, check, commit, not_null,
+    Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, check, check_both,
+    commit, not_null,
 };
 use crate::provenance;
 
@@ -88,11 +89,11 @@ async fn list(
 async fn create(
     State(app): State<App>,
     caller: Caller,
-    Valid(Json(body)): Valid<Json<CreateUser>>,
+    Json(body): Json<CreateUser>,
 ) -> Result<(StatusCode, Json<User>), ApiError> {
     caller.admin_only()?;
     let draft = Draft::new(&body.email, &body.name, body.role.unwrap_or(Role::User));
-    check(&draft)?;
+    check_both(&draft, &body)?;
     let hash = app.passwords().hash(&body.password).await?;
     let mut tx = app.db().begin().await?;
     let id = app.db().clock().new_id();

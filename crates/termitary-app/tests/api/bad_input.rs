@@ -39,6 +39,28 @@ async fn what_is_not_json_is_400() {
 }
 
 #[tokio::test]
+async fn json_that_is_no_object_is_400() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    for body in ["[\"x\",null,null,null,null]", " []", "7", "null", "\"x\""] {
+        let answer = app.send(raw(&ada, "application/json", body)).await;
+        answer.assert_problem(400);
+        assert!(answer.text_at("/detail").contains("not an object"));
+    }
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn all_wrong_fields_of_a_registration_are_named_at_once() {
+    let app = TestApp::start().await;
+    let body = json!({"email": "x", "name": " ", "password": "a"});
+    app.call(Method::POST, "/api/v1/auth/register", None, Some(body))
+        .await
+        .assert_problem(422)
+        .assert_fields(&["email", "name", "password"]);
+}
+
+#[tokio::test]
 async fn another_media_type_is_415() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;

@@ -343,13 +343,23 @@ fn sqlite_path(url: &str) -> Result<PathBuf, Error> {
 fn cannot_open(path: &Path, error: sqlx::Error) -> Error {
     /// `SQLITE_BUSY`, `_LOCKED`, `_NOMEM`, `_IOERR`, `_FULL`.
     const PASSING: [i32; 5] = [5, 6, 7, 10, 13];
-    let passes = primary_code(&error).is_none_or(|code| PASSING.contains(&code));
+    const NOT_A_DATABASE: i32 = 26;
+    let code = primary_code(&error);
+    let passes = code.is_none_or(|code| PASSING.contains(&code));
+    let advice = if path.is_dir() {
+        "it is a folder: name a file in it"
+    } else if code == Some(NOT_A_DATABASE) {
+        "it is no SQLite database: name another file"
+    } else {
+        "check that its folder exists and that this user may write there"
+    };
     Error::new(
-        if passes { Kind::Unavailable } else { Kind::Invalid },
-        format!(
-            "cannot open the database file {}: check that its folder exists and that this user may write there",
-            path.display()
-        ),
+        if passes {
+            Kind::Unavailable
+        } else {
+            Kind::Invalid
+        },
+        format!("cannot open the database file {}: {advice}", path.display()),
     )
     .caused_by(error)
 }
@@ -371,5 +381,23 @@ mod tests {
         );
         assert!(path("postgres://u:secret@h/db").is_err_and(|e| !e.to_string().contains("secret")));
         assert!(path("sqlite::memory:").is_err_and(|e| e.is_invalid()));
+    }
+
+    #[tokio::test]
+    #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    async fn what_is_no_database_is_told_with_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("letter.txt");
+        std::fs::write(&file, "Dear all, ".repeat(100)).unwrap();
+        for (path, what) in [
+            (folder.path(), "is a folder"),
+            (&file, "no SQLite database"),
+        ] {
+            let refused = Db::open(&format!("sqlite://{}", path.display())).await;
+            let refused = refused.err().unwrap();
+            assert!(refused.is_invalid(), "{refused:?}");
+            assert!(refused.to_string().contains(what), "{refused}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap().len(), 1_000);
     }
 }

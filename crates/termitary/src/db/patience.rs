@@ -66,14 +66,13 @@ fn still_locked(path: &Path, patience: Duration) -> Error {
 /// A file that cannot be written at the start will not mend itself: what is
 /// wrong then is the file or the user.
 pub(crate) fn writable(path: &Path, error: Error) -> Error {
-    if code(&error) != Some(READ_ONLY) {
+    let Some(cause) = sql(&error).filter(|cause| primary_code(cause) == Some(READ_ONLY)) else {
         return error;
-    }
+    };
     Error::invalid(format!(
-        "the database file {} is read-only for this user: give it, and its folder, to the user that runs this program",
+        "the database file {} is read-only for this user: give it, and its folder, to the user that runs this program ({cause})",
         path.display()
     ))
-    .caused_by(error)
 }
 
 /// Whether this is `SQLITE_BUSY`, as something of ours reports it.
@@ -82,8 +81,12 @@ fn is_locked(error: &Error) -> bool {
 }
 
 fn code(error: &Error) -> Option<i32> {
-    let source = std::error::Error::source(error)?;
-    source.downcast_ref().and_then(primary_code)
+    sql(error).and_then(primary_code)
+}
+
+/// What SQLite said, where something of ours reports it.
+fn sql(error: &Error) -> Option<&sqlx::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// What SQLite answered, without the details of the extended code.
