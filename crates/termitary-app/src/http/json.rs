@@ -83,9 +83,7 @@ fn is_object(body: &[u8]) -> Result<(), ApiError> {
         return Ok(());
     }
     serde_json::from_slice::<IgnoredAny>(body).map_err(|error| syntax_error(&error))?;
-    Err(ApiError::Malformed(
-        "The body is JSON, but not an object.".to_owned(),
-    ))
+    Err(ApiError::field("", "must be a JSON object"))
 }
 
 fn syntax_error(error: &serde_json::Error) -> ApiError {
