@@ -34,7 +34,7 @@ pub(crate) async fn publish<E: Event>(
 /// wait for their turn: the change and the note go together.
 pub(crate) async fn change_and_publish<E: Event>(
     tx: &mut Tx,
-    change: QueryBuilder<Sqlite>,
+    mut change: QueryBuilder<Sqlite>,
     event: E,
     subject: Uuid,
     actor: Option<Uuid>,
@@ -43,18 +43,17 @@ pub(crate) async fn change_and_publish<E: Event>(
 ) -> Result<(), termitary::Error> {
     let published = tx.publish(event.keyed(subject)).await?;
     let viewers: Vec<String> = viewers.iter().map(Uuid::to_string).collect();
-    let mut statements = change;
-    if !statements.sql().as_str().is_empty() {
-        statements.push("; ");
+    if !change.sql().as_str().is_empty() {
+        change.push("; ");
     }
-    statements.push("INSERT INTO provenance (event, actor, viewers, at_us) VALUES (");
-    statements
+    change.push("INSERT INTO provenance (event, actor, viewers, at_us) VALUES (");
+    change
         .separated(", ")
         .push_bind(published.id)
         .push_bind(actor)
         .push_bind(serde_json::json!(viewers).to_string())
         .push_bind(now.as_microsecond());
-    statements.push(")").build().execute(&mut **tx).await?;
+    change.push(")").build().execute(&mut **tx).await?;
     Ok(())
 }
 

@@ -31,7 +31,7 @@ use disk::Disk;
 use file::File;
 pub(crate) use open::nothing_lost;
 pub(crate) use patience::writable;
-use patience::{AT_START, primary_code, until_unlocked};
+use patience::{AT_START, READ_ONLY, primary_code, until_unlocked};
 
 use readers::Readers;
 use turns::Turns;
@@ -345,6 +345,9 @@ fn cannot_open(path: &Path, error: sqlx::Error) -> Error {
     const PASSING: [i32; 5] = [5, 6, 7, 10, 13];
     const NOT_A_DATABASE: i32 = 26;
     let code = primary_code(&error);
+    if code == Some(READ_ONLY) {
+        return error.into();
+    }
     let passes = code.is_none_or(|code| PASSING.contains(&code));
     let advice = if path.is_dir() {
         "it is a folder: name a file in it"

@@ -90,7 +90,7 @@ impl Open {
     }
 
     /// Goes back to where the turn began.
-    pub(super) async fn undo(&mut self) -> Result<(), Error> {
+    pub(super) async fn go_back(&mut self) -> Result<(), Error> {
         let back = format!("ROLLBACK TO SAVEPOINT termitary_turn_{}", self.savepoint);
         let undone = self.conn.execute(AssertSqlSafe(back)).await;
         undone.map(drop).map_err(|error| lost(error.into()))

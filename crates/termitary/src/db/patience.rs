@@ -17,8 +17,8 @@ pub(crate) const AT_START: Duration = Duration::from_mins(1);
 const REST: Duration = Duration::from_millis(100);
 /// The primary code of `SQLITE_BUSY`; the extended ones have more bits.
 pub(super) const BUSY: i32 = 5;
-/// `SQLITE_READONLY`.
-const READ_ONLY: i32 = 8;
+/// `SQLITE_READONLY`: [`writable`] says what that means.
+pub(super) const READ_ONLY: i32 = 8;
 
 /// Tries `act` until nothing holds the lock against it, for `patience`.
 pub(crate) async fn until_unlocked<T, F>(
@@ -66,13 +66,14 @@ fn still_locked(path: &Path, patience: Duration) -> Error {
 /// A file that cannot be written at the start will not mend itself: what is
 /// wrong then is the file or the user.
 pub(crate) fn writable(path: &Path, error: Error) -> Error {
-    let Some(cause) = sql(&error).filter(|cause| primary_code(cause) == Some(READ_ONLY)) else {
+    if code(&error) != Some(READ_ONLY) {
         return error;
-    };
+    }
     Error::invalid(format!(
-        "the database file {} is read-only for this user: give it, and its folder, to the user that runs this program ({cause})",
+        "the database file {} is read-only for this user: give it, and its folder, to the user that runs this program",
         path.display()
     ))
+    .caused_by(error)
 }
 
 /// Whether this is `SQLITE_BUSY`, as something of ours reports it.
@@ -81,12 +82,8 @@ fn is_locked(error: &Error) -> bool {
 }
 
 fn code(error: &Error) -> Option<i32> {
-    sql(error).and_then(primary_code)
-}
-
-/// What SQLite said, where something of ours reports it.
-fn sql(error: &Error) -> Option<&sqlx::Error> {
-    std::error::Error::source(error)?.downcast_ref()
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref().and_then(primary_code)
 }
 
 /// What SQLite answered, without the details of the extended code.

@@ -54,7 +54,7 @@ struct Seat {
     idle: Option<SqliteConnection>,
     open: Option<Open>,
     /// A turn was dropped half-way: back to where it began before anything else.
-    undoes: bool,
+    undo: bool,
     closed: bool,
 }
 
@@ -103,7 +103,7 @@ impl Turns {
         let waiting = Waiting::new(self);
         let mut seat = Arc::clone(&self.seat).lock_owned().await;
         waiting.over();
-        if !seat.undoes
+        if !seat.undo
             && let Some(open) = seat.open.take_if(|open| open.takes_more())
         {
             return Ok(self.turn(seat, open));
@@ -262,8 +262,8 @@ impl Seat {
 
     /// Undoes what a dropped turn did.
     async fn settle_down(&mut self) {
-        if std::mem::take(&mut self.undoes) {
-            self.undo().await;
+        if std::mem::take(&mut self.undo) {
+            self.go_back().await;
         }
     }
 
@@ -301,9 +301,9 @@ impl Seat {
 
     /// Goes back to where the turn began. Where there is no such savepoint (any
     /// more), all of the database transaction is given up.
-    async fn undo(&mut self) {
+    async fn go_back(&mut self) {
         if let Some(open) = &mut self.open
-            && let Err(error) = open.undo().await
+            && let Err(error) = open.go_back().await
             && let Some(Open { conn, kept, .. }) = self.open.take()
         {
             self.give_up(conn).await;
@@ -392,7 +392,7 @@ impl Turn {
 
     async fn undo(mut self) {
         if self.touched {
-            self.seat.undo().await;
+            self.seat.go_back().await;
         }
         self.turns.leave(&mut self.seat).await;
     }
@@ -406,7 +406,7 @@ impl Drop for Turn {
         // Else the connection goes, and what was done with it.
         if let Ok(runtime) = Handle::try_current() {
             self.seat.open = Some(open);
-            self.seat.undoes = self.touched;
+            self.seat.undo = self.touched;
             runtime.spawn(Arc::clone(&self.turns).tidy());
         }
     }

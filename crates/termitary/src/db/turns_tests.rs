@@ -179,12 +179,17 @@ async fn where_the_shared_commit_fails_nobody_is_told_that_it_worked() {
     assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
 }
 
+/// Loses the database transaction.
+async fn lose(tx: &mut Tx) {
+    let lost = note(tx, 1, None).await;
+    assert!(lost.is_err(), "the same note twice");
+}
+
 #[tokio::test]
 async fn where_one_loses_the_database_transaction_the_other_is_told() {
     let desk = desk().await;
     let twice = async |mut tx: Tx| {
-        let lost = note(&mut tx, 1, None).await;
-        assert!(lost.is_err(), "the same note twice");
+        lose(&mut tx).await;
         drop(tx);
         Ok(())
     };
@@ -193,12 +198,6 @@ async fn where_one_loses_the_database_transaction_the_other_is_told() {
     assert!(told.contains("over before its commit"), "{told}");
     assert_eq!(desk.notes().await, [0; 0]);
     assert_eq!(one(desk.db.clone(), 10).await, Some(10), "and it goes on");
-}
-
-/// Loses the database transaction, and goes on as if nothing was.
-async fn lose(tx: &mut Tx) {
-    let lost = note(tx, 1, None).await;
-    assert!(lost.is_err(), "the same note twice");
 }
 
 #[tokio::test]
