@@ -26,8 +26,8 @@ pub(crate) fn measure(programs: &Programs, options: &Options, run: &mut Run) -> 
             });
         }
         for round in 1..=options.rounds {
-            for row in ROWS {
-                for stand in &stands {
+            for &(row, times) in ROWS {
+                for stand in (0..times).flat_map(|_| &stands) {
                     stand.row(row, round, programs, options, run);
                 }
             }
