@@ -15,18 +15,34 @@ pub(crate) struct Provenance {
     pub(crate) viewers: Vec<Uuid>,
 }
 
-/// Publishes `event`, which is about `subject`, and notes who did it and who
-/// may see it.
+impl Provenance {
+    /// Of what `actor` did.
+    pub(crate) fn by(actor: Uuid, viewers: Vec<Uuid>) -> Self {
+        Self {
+            actor: Some(actor),
+            viewers,
+        }
+    }
+
+    /// Of what came about without anybody.
+    pub(crate) fn by_nobody(viewers: Vec<Uuid>) -> Self {
+        Self {
+            actor: None,
+            viewers,
+        }
+    }
+}
+
+/// Publishes `event`, which is about `subject`, and notes what is `known` of it.
 pub(crate) async fn publish<E: Event>(
     tx: &mut Tx,
     event: E,
     subject: Uuid,
-    actor: Option<Uuid>,
-    viewers: &[Uuid],
+    known: Provenance,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
     let nothing = QueryBuilder::default();
-    change_and_publish(tx, nothing, event, subject, actor, viewers, now).await
+    change_and_publish(tx, nothing, event, subject, known, now).await
 }
 
 /// Makes the `change` that `event` tells of, and publishes it. The way to the
@@ -37,12 +53,11 @@ pub(crate) async fn change_and_publish<E: Event>(
     mut change: QueryBuilder<Sqlite>,
     event: E,
     subject: Uuid,
-    actor: Option<Uuid>,
-    viewers: &[Uuid],
+    known: Provenance,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
     let published = tx.publish(event.keyed(subject)).await?;
-    let viewers: Vec<String> = viewers.iter().map(Uuid::to_string).collect();
+    let viewers: Vec<String> = known.viewers.iter().map(Uuid::to_string).collect();
     if !change.sql().as_str().is_empty() {
         change.push("; ");
     }
@@ -50,7 +65,7 @@ pub(crate) async fn change_and_publish<E: Event>(
     change
         .separated(", ")
         .push_bind(published.id)
-        .push_bind(actor)
+        .push_bind(known.actor)
         .push_bind(serde_json::json!(viewers).to_string())
         .push_bind(now.as_microsecond());
     change.push(")").build().execute(&mut **tx).await?;

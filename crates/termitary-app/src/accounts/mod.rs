@@ -14,7 +14,7 @@ use termitary::Tx;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::provenance;
+use crate::provenance::{self, Provenance};
 use crate::users::events::UserCreated;
 
 pub use passwords::HashCost;
@@ -149,15 +149,8 @@ pub(crate) async fn create(
         created_at: now,
         updated_at: now,
     };
-    provenance::publish(
-        tx,
-        UserCreated::from(&user),
-        id,
-        Some(actor.unwrap_or(id)),
-        &[id],
-        now,
-    )
-    .await?;
+    let known = Provenance::by(actor.unwrap_or(id), vec![id]);
+    provenance::publish(tx, UserCreated::from(&user), id, known, now).await?;
     Ok(Ok(user))
 }
 

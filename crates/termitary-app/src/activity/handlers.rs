@@ -63,10 +63,7 @@ async fn known_of<E: Recorded>(app: &App, entry: &Entry) -> Result<Provenance, t
     let mut reader = app.db().read().await?;
     Ok(match provenance::of(&mut reader, entry.id).await? {
         Some(known) => known,
-        None => Provenance {
-            actor: None,
-            viewers: guess_viewers::<E>(&mut reader, &entry.subject).await?,
-        },
+        None => Provenance::by_nobody(guess_viewers::<E>(&mut reader, &entry.subject).await?),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::http::{
     Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check_both, commit, commit_empty,
 };
-use crate::provenance;
+use crate::provenance::{self, Provenance};
 use crate::users::events::UserUpdated;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
@@ -165,7 +165,8 @@ async fn login(
         ip_address: Some(client.address.to_string()),
         user_agent: client.agent,
     };
-    provenance::publish(&mut tx, event, user.id, Some(user.id), &[user.id], now).await?;
+    let known = Provenance::by(user.id, vec![user.id]);
+    provenance::publish(&mut tx, event, user.id, known, now).await?;
     commit(tx, StatusCode::OK, LoggedIn { user, token }).await
 }
 
@@ -234,7 +235,8 @@ async fn change_password(
     store::end_sessions(&mut tx, caller.user, None).await?;
     let token = store::open_session(&mut tx, &app, caller.user, &client).await?;
     let event = UserUpdated::new(&user, [("passwordChangedAt", serde_json::json!(now))]);
-    provenance::publish(&mut tx, event, user.id, Some(user.id), &[user.id], now).await?;
+    let known = Provenance::by(user.id, vec![user.id]);
+    provenance::publish(&mut tx, event, user.id, known, now).await?;
     let user = User {
         updated_at: now,
         ..user

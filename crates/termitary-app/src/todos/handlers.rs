@@ -9,7 +9,7 @@ use super::routes::differences;
 use super::store;
 use super::todo::Todo;
 use crate::app::App;
-use crate::provenance;
+use crate::provenance::{self, Provenance};
 use crate::users::events::UserDeleted;
 
 /// How many todos one transaction takes: others want to write too.
@@ -56,7 +56,8 @@ async fn remind(tx: &mut Tx, app: &App, todos: &[Todo]) -> Result<(), termitary:
             owner: todo.owner.to_string(),
             due_date: due.to_string(),
         };
-        provenance::publish(tx, event, todo.id, None, &todo.viewers(), now).await?;
+        let known = Provenance::by_nobody(todo.viewers());
+        provenance::publish(tx, event, todo.id, known, now).await?;
     }
     Ok(())
 }
@@ -103,7 +104,8 @@ async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termita
                 title: old.title,
             };
             let change = store::delete(old.id);
-            provenance::change_and_publish(tx, change, event, old.id, None, &[], now).await?;
+            let known = Provenance::by_nobody(Vec::new());
+            provenance::change_and_publish(tx, change, event, old.id, known, now).await?;
             continue;
         }
         let owner = if old.owner == user {
@@ -123,8 +125,9 @@ async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termita
             title: new.title.clone(),
             changes,
         };
-        let (change, viewers) = (store::update(&new), new.viewers());
-        provenance::change_and_publish(tx, change, event, new.id, None, &viewers, now).await?;
+        let change = store::update(&new);
+        let known = Provenance::by_nobody(new.viewers());
+        provenance::change_and_publish(tx, change, event, new.id, known, now).await?;
     }
     Ok(())
 }

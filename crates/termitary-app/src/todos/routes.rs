@@ -15,7 +15,7 @@ use super::store;
 use super::todo::{ChangeTodo, CreateTodo, Status, Todo};
 use crate::app::App;
 use crate::http::{Api, ApiError, Caller, Id, Json, Page, Params, Problem, Valid, commit};
-use crate::provenance;
+use crate::provenance::{self, Provenance};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -61,8 +61,7 @@ async fn create(
         store::insert(&todo),
         todo.created(),
         todo.id,
-        Some(caller.user),
-        &todo.viewers(),
+        Provenance::by(caller.user, todo.viewers()),
         now,
     )
     .await?;
@@ -139,8 +138,8 @@ async fn change(
             .filter(|assignee| !new.viewers().contains(assignee)),
     );
     let change = store::update(&new);
-    provenance::change_and_publish(&mut tx, change, event, id, Some(caller.user), &viewers, now)
-        .await?;
+    let known = Provenance::by(caller.user, viewers);
+    provenance::change_and_publish(&mut tx, change, event, id, known, now).await?;
     tx.commit().await?;
     Ok(Json(new))
 }
@@ -212,22 +211,13 @@ async fn delete(
     if !caller.may_act_for(todo.owner) {
         return Err(ApiError::Forbidden("Only the owner of a todo deletes it."));
     }
-    let viewers = todo.viewers();
+    let known = Provenance::by(caller.user, todo.viewers());
     let event = TodoDeleted {
         id: id.to_string(),
         title: todo.title,
     };
     let change = store::delete(id);
-    provenance::change_and_publish(
-        &mut tx,
-        change,
-        event,
-        id,
-        Some(caller.user),
-        &viewers,
-        app.now(),
-    )
-    .await?;
+    provenance::change_and_publish(&mut tx, change, event, id, known, app.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -19,7 +19,7 @@ use crate::http::{
     Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, check, check_both,
     commit, not_null,
 };
-use crate::provenance;
+use crate::provenance::{self, Provenance};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -186,15 +186,9 @@ async fn change(
     if !store::update(&mut tx, &user).await? {
         return Err(ApiError::field("email", "cannot be used"));
     }
-    provenance::publish(
-        &mut tx,
-        UserUpdated::new(&user, changes),
-        id,
-        Some(caller.user),
-        &[id],
-        now,
-    )
-    .await?;
+    let event = UserUpdated::new(&user, changes);
+    let known = Provenance::by(caller.user, vec![id]);
+    provenance::publish(&mut tx, event, id, known, now).await?;
     tx.commit().await?;
     Ok(Json(user))
 }
@@ -244,7 +238,8 @@ async fn delete(
         id: id.to_string(),
         email: user.email,
     };
-    provenance::publish(&mut tx, event, id, Some(caller.user), &[id], app.now()).await?;
+    let known = Provenance::by(caller.user, vec![id]);
+    provenance::publish(&mut tx, event, id, known, app.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
