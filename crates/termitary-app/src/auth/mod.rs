@@ -19,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::accounts::{self, Draft, check_password};
 use crate::app::App;
+use crate::config::Mistake;
 use crate::http::{Api, ApiError, Caller};
 
 pub use crate::accounts::{Role, User};
@@ -55,10 +56,9 @@ pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
     let draft = Draft::new(&new.email, &new.name, new.role);
     draft
         .validate()
-        .map_err(|report| anyhow::anyhow!("{}", report.to_string().trim()))?;
-    if let Err(error) = check_password(&new.password, &()) {
-        bail!("password: {error}");
-    }
+        .map_err(|report| Mistake::new(report.to_string().trim()))?;
+    check_password(&new.password, &())
+        .map_err(|error| Mistake::new(format!("password: {error}")))?;
     let email = draft.email.clone();
     let hash = app.passwords().hash(&new.password).await?;
     let mut tx = app.db().begin().await?;

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::config::escape;
@@ -10,8 +11,9 @@ use crate::config::escape;
 /// Prints one line. An error, because whoever reads may have gone.
 pub(super) fn line(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}")?;
-    Ok(stdout.flush()?)
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .context("cannot write to stdout")
 }
 
 /// Prints `value` as indented JSON.

@@ -297,3 +297,17 @@ fn a_mail_server_that_refuses_connections_stops_nobody() {
     worker.stop();
     assert_eq!(sandbox.count("users.send-welcome", "pending"), 1);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_stdout_is_told_as_that() {
+    let sandbox = Sandbox::new();
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = sandbox.command(&["events"]).stdout(full).output().unwrap();
+    let text = crate::sandbox::stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot write to stdout: No space"), "{text}");
+}

@@ -159,7 +159,7 @@ fn the_first_admin_is_made_on_the_command_line() {
     );
     let text = sandbox.fails(1, &["user", "create", "root@example.com"]);
     assert!(text.contains("root@example.com"), "{text}");
-    sandbox.fails(1, &["user", "create", "not an address"]);
+    sandbox.fails(2, &["user", "create", "not an address"]);
 }
 
 #[test]

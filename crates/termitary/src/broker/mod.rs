@@ -120,13 +120,17 @@ impl Broker {
                 Ok(counts)
             }
             Err(error) if error.is_unavailable() => {
-                // Whoever asks every second needs no line every second.
-                if !self.away.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(error = ?error, "the broker is away: counts show the ledger only");
-                }
+                self.tell_away(&error, "counts show the ledger only");
                 Ok(Vec::new())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whoever asks every second needs no line every second.
+    fn tell_away(&self, error: &Error, therefore: &str) {
+        if !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error = ?error, "the broker is away: {therefore}");
         }
     }
 
@@ -144,7 +148,7 @@ impl Broker {
             if !error.is_unavailable() {
                 return Err(error);
             }
-            tracing::warn!(error = ?error, "the broker is away: its consumer groups are made when it is back");
+            self.tell_away(&error, "its consumer groups are made when it is back");
         }
         Ok(routes)
     }

@@ -25,6 +25,18 @@ impl File {
     }
 }
 
+/// Makes the file where there is none, for its user alone: every event will be in
+/// it. SQLite gives the files beside it the same mode, and says what is wrong with
+/// the path better than this could.
+pub(super) fn make_private(path: &Path) {
+    let mut make = std::fs::OpenOptions::new();
+    // Never one that is there: closing it would end this process's locks on it.
+    make.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut make, 0o600);
+    let _ = make.open(path);
+}
+
 /// A connection for one thread to a database that is there: not made where it is
 /// gone, another in its place would be empty.
 pub(super) fn existing(database: &Path) -> rusqlite::Result<Connection> {

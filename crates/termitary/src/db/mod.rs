@@ -121,8 +121,8 @@ impl Options {
 }
 
 impl Db {
-    /// Opens `sqlite://path`, creating the file and the ledger's tables where
-    /// they are missing. A write lock of another process is waited for, up to
+    /// Opens `sqlite://path`, creating the file, for its user alone, and the
+    /// ledger's tables where they are missing. A write lock of another process is waited for, up to
     /// a minute.
     ///
     /// An error is invalid where the URL, the folder or the file is wrong, of a
@@ -174,6 +174,7 @@ impl Db {
             // What a turn could have to undo is kept there, page by page: a file
             // for it costs as much as all else that a batch does.
             .pragma("temp_store", "MEMORY");
+        file::make_private(path);
         let writer = open::connect(&write)
             .await
             .map_err(|error| cannot_open(path, error))?;
@@ -384,6 +385,26 @@ mod tests {
         );
         assert!(path("postgres://u:secret@h/db").is_err_and(|e| !e.to_string().contains("secret")));
         assert!(path("sqlite::memory:").is_err_and(|e| e.is_invalid()));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    async fn a_new_database_is_for_its_user_alone_and_an_old_one_stays_as_it_was() {
+        use std::fs::{Permissions, metadata, set_permissions};
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = |end: &str| folder.path().join(format!("new.db{end}"));
+        let mode = |end: &str| metadata(file(end)).unwrap().permissions().mode() & 0o777;
+        let url = format!("sqlite://{}", file("").display());
+        let db = Db::open(&url).await.unwrap();
+        assert_eq!(["", "-wal", "-shm"].map(mode), [0o600; 3]);
+        db.close().await;
+        set_permissions(file(""), Permissions::from_mode(0o660)).unwrap();
+        let db = Db::open(&url).await.unwrap();
+        assert_eq!(["", "-wal"].map(mode), [0o660; 2]);
+        db.close().await;
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Core;
 use super::measures::Measures;
+use super::news;
 use super::queue::Queue;
 use crate::broker::Route;
 use crate::fault;
@@ -107,7 +108,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
         match leased {
             Ok(leased) => {
                 if backoff.take().is_some() {
-                    tracing::info!(subscription = %route.name, "leasing again");
+                    news::of_lane(&core, &route.name, None);
                 }
                 if !leased.is_empty() {
                     fault::point!("lease.leased", no error);
@@ -123,7 +124,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
             Err(error) => {
                 // Once per outage: the lane goes on trying by itself.
                 if backoff.is_none() {
-                    tracing::warn!(subscription = %route.name, error = ?error, "cannot lease; trying again");
+                    news::of_lane(&core, &route.name, Some(&error));
                 }
                 under_way.clear();
                 drop(claims);

@@ -9,6 +9,7 @@
 mod attempt;
 mod lane;
 mod measures;
+mod news;
 mod queue;
 mod renewal;
 pub(crate) mod roll;
@@ -33,6 +34,7 @@ use crate::registry::Registry;
 use crate::schedule::ticker;
 
 use lane::Lane;
+use news::News;
 use renewal::Renewal;
 use settler::Settler;
 
@@ -194,6 +196,7 @@ pub(crate) struct Core<S> {
     running: AtomicU64,
     settler: Settler,
     renewal: Renewal,
+    news: News,
     /// Lanes and the attempts they started.
     tasks: TaskTracker,
     /// A suspect runs alone, or is about to: no leasing meanwhile.
@@ -218,6 +221,7 @@ impl<S> Core<S> {
             permits: Arc::new(Semaphore::new(concurrency)),
             running: AtomicU64::new(0),
             renewal,
+            news: News::default(),
             tasks: TaskTracker::new(),
             alone: watch::Sender::new(false),
             stop: CancellationToken::new(),

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use termitary::Clock;
 use termitary::prelude::*;
 use termitary::testing::{TestDb, TestRedis};
+use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::world::{World, registry};
+use crate::world::{Seen, World, registry};
 
 #[tokio::test]
 async fn every_error_says_that_the_password_is_wrong() {
@@ -54,6 +55,33 @@ async fn an_outage_is_logged_once_however_often_somebody_asks() {
         server.restart();
         crate::world::eventually("Redis is back", async || broker.ping().await.is_ok()).await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (db, mut server) = (TestDb::open_with(Clock::system()).await, TestRedis::start());
+    let broker = Broker::redis(db.db().clone(), server.config()).unwrap();
+    let names = ["first", "second", "slow"];
+    broker.register(&registry(&names)).await.unwrap();
+    server.kill();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let worker = Worker::new(broker.clone(), registry(&names)).state(Seen::default());
+    let worker = tokio::spawn(worker.run(async { drop(stopped.await) }));
+    let told = "cannot lease";
+    crate::world::eventually(told, async || log.count(told) > 0).await;
+    drop(stop);
+    worker.await.unwrap().unwrap();
+    let text = log.text();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains(told)).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert!(names.iter().all(|name| lines[0].contains(name)), "{text}");
+    assert_eq!(log.count("the broker is away"), 1, "{text}");
 }
 
 #[derive(Clone, Default)]
