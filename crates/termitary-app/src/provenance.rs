@@ -24,7 +24,7 @@ impl Provenance {
         }
     }
 
-    /// Of what came about without anybody.
+    /// Of what came about without anybody, as far as is known.
     pub(crate) fn by_nobody(viewers: Vec<Uuid>) -> Self {
         Self {
             actor: None,

@@ -114,23 +114,26 @@ impl Broker {
 
     /// What the transport counts beside the ledger; while it is away, nothing.
     pub(crate) async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
-        match self.transport.counts(routes).await {
-            Ok(counts) => {
-                self.away.store(false, Ordering::Relaxed);
-                Ok(counts)
-            }
-            Err(error) if error.is_unavailable() => {
-                self.tell_away(&error, "counts show the ledger only");
-                Ok(Vec::new())
-            }
-            Err(error) => Err(error),
-        }
+        let counts = self.transport.counts(routes).await;
+        let counts = self.unless_away(counts, "counts show the ledger only")?;
+        Ok(counts.unwrap_or_default())
     }
 
-    /// Whoever asks every second needs no line every second.
-    fn tell_away(&self, error: &Error, therefore: &str) {
-        if !self.away.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error = ?error, "the broker is away: {therefore}");
+    /// What the transport answered; nothing while it is away.
+    fn unless_away<T>(&self, answer: Result<T, Error>, so: &str) -> Result<Option<T>, Error> {
+        match answer {
+            Ok(found) => {
+                self.away.store(false, Ordering::Relaxed);
+                Ok(Some(found))
+            }
+            Err(error) if error.is_unavailable() => {
+                // Whoever asks every second needs no line every second.
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(error = ?error, "the broker is away: {so}");
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -144,12 +147,8 @@ impl Broker {
         let routes = ledger::declare(&self.db, registry)
             .await
             .map_err(|error| writable(self.db.path(), error))?;
-        if let Err(error) = self.transport.declare(&routes).await {
-            if !error.is_unavailable() {
-                return Err(error);
-            }
-            self.tell_away(&error, "its consumer groups are made when it is back");
-        }
+        let declared = self.transport.declare(&routes).await;
+        self.unless_away(declared, "its consumer groups are made when it is back")?;
         Ok(routes)
     }
 

@@ -197,7 +197,7 @@ pub(crate) struct Core<S> {
     settler: Settler,
     renewal: Renewal,
     news: News,
-    /// Lanes and the attempts they started.
+    /// Lanes, the attempts they started, and the telling of their news.
     tasks: TaskTracker,
     /// A suspect runs alone, or is about to: no leasing meanwhile.
     alone: watch::Sender<bool>,

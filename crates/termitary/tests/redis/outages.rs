@@ -30,12 +30,7 @@ async fn every_error_says_that_the_password_is_wrong() {
 
 #[tokio::test]
 async fn an_outage_is_logged_once_however_often_somebody_asks() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::catch();
     let (db, mut server) = (TestDb::open_with(Clock::system()).await, TestRedis::start());
     let broker = Broker::redis(db.db().clone(), server.config()).unwrap();
     broker.register(&registry(&["first"])).await.unwrap();
@@ -59,12 +54,7 @@ async fn an_outage_is_logged_once_however_often_somebody_asks() {
 
 #[tokio::test]
 async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::catch();
     let (db, mut server) = (TestDb::open_with(Clock::system()).await, TestRedis::start());
     let broker = Broker::redis(db.db().clone(), server.config()).unwrap();
     let names = ["first", "second", "slow"];
@@ -88,6 +78,16 @@ async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// What is logged on this thread, as long as the answer's second half lives.
+    fn catch() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(log.clone())
+            .with_ansi(false)
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }

@@ -79,8 +79,9 @@ fn introduction(run: &Run) -> String {
          measured and how in [bench/](../bench/README.md). To know your own machine: `termitary bench`.\n\n\
          Every figure is the median of {} rounds (latency: three times in each), with the least and the most in \
          brackets. In each round all systems of a row are measured one after the other on the same machine, so ratios \
-         within a row mean something; on a machine that others share, figures of different days do not. *Raw* is what Redis or SQLite itself gives to a \
-         small program with nothing around it. The event is a `todos.created` of 162 bytes, the handler does nothing.\n",
+         within a row mean something; on a machine that others share, figures of different days do not. *Raw* is what \
+         Redis or SQLite itself gives to a small program with nothing around it. The event is a `todos.created` of 162 bytes, the \
+         handler does nothing.\n",
         run.rounds
     )
 }
