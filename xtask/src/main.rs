@@ -3,6 +3,8 @@
 mod bench;
 mod chaos;
 mod command;
+#[cfg(test)]
+mod deploy;
 mod examples;
 mod http;
 mod licences;

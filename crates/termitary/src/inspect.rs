@@ -95,6 +95,9 @@ pub struct WorkerStatus {
     pub id: String,
     /// The machine's host name.
     pub host: String,
+    /// `sqlite` or `redis`: where its deliveries travel. Empty for a worker of
+    /// an older version.
+    pub mode: String,
     /// When the process started.
     pub started_at: Timestamp,
     /// Attempts running when it last reported.
@@ -103,6 +106,13 @@ pub struct WorkerStatus {
     pub concurrency: u64,
     #[serde(skip)]
     pub(crate) subscriptions: Vec<String>,
+}
+
+impl WorkerStatus {
+    /// Whether the worker runs on this machine (or in this container).
+    pub fn is_local(&self) -> bool {
+        self.host == roll::host()
+    }
 }
 
 /// A delivery that will not run by itself: dead, or parked.
@@ -207,6 +217,19 @@ impl Inspect {
             schedules: ticker::list(db).await?,
             workers,
         })
+    }
+
+    /// The workers that were heard of within 20 seconds, the oldest first.
+    pub async fn workers(&self) -> Result<Vec<WorkerStatus>, Error> {
+        roll::live(self.0.db()).await
+    }
+
+    /// A live worker of this database whose deliveries travel another way than
+    /// those of this broker, if there is one: one of the two is configured
+    /// wrongly, and the counts of [`Inspect::status`] are incomplete.
+    pub async fn worker_of_another_mode(&self) -> Result<Option<WorkerStatus>, Error> {
+        let mut workers = self.workers().await?.into_iter();
+        Ok(workers.find(|worker| !worker.mode.is_empty() && worker.mode != self.0.mode()))
     }
 
     async fn count_events(&self) -> Result<u64, Error> {

@@ -78,9 +78,9 @@ pub(super) enum Command {
     // The worker processes that `bench` measures.
     #[command(name = super::bench::ROLE, hide = true)]
     BenchWorker,
-    /// Ask the running API whether it is ready
+    /// Ask the running API whether it is ready, or whether a worker runs here
     #[command(
-        after_help = "Examples:\n  termitary health\n  PORT=8080 termitary health --live\n\nExit code 0: yes. 1: no, or no answer within three seconds."
+        after_help = "Examples:\n  termitary health\n  PORT=8080 termitary health --live\n  termitary health --worker\n\nExit code 0: yes. 1: no, or no answer within three seconds."
     )]
     Health(HealthArgs),
     /// Print a script that completes commands in your shell
@@ -353,7 +353,11 @@ pub(super) struct HealthArgs {
     /// Ask only whether the process lives (/healthz instead of /readyz)
     #[arg(long)]
     pub(super) live: bool,
-    /// Print what the API answers, JSON for programs
+    /// Ask the database instead whether a worker of this machine reported
+    /// within the last 20 seconds
+    #[arg(long, conflicts_with = "live")]
+    pub(super) worker: bool,
+    /// Print JSON for programs
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -1,4 +1,5 @@
-//! `termitary health`: asks the running API, for container health checks.
+//! `termitary health`: asks the running API, or the ledger for a worker, for
+//! the health checks of containers.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::args::HealthArgs;
+use super::open::{Missing, System};
 use super::out;
 use crate::config::Config;
 
@@ -15,7 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// No answer of a health route is longer.
 const LONGEST: u64 = 64 * 1024;
 
-pub(super) async fn run(config: &Config, args: &HealthArgs) -> anyhow::Result<()> {
+pub(super) async fn run(config: Config, args: &HealthArgs) -> anyhow::Result<()> {
+    if args.worker {
+        return worker(&config, args.json).await;
+    }
     let path = if args.live { "/healthz" } else { "/readyz" };
     let url = config.local_url(config.port);
     let answer = tokio::time::timeout(PATIENCE, get(&url, path))
@@ -36,6 +41,20 @@ pub(super) async fn run(config: &Config, args: &HealthArgs) -> anyhow::Result<()
         );
     }
     out::line(if args.json { body.trim() } else { "ok" })
+}
+
+/// A worker answers no requests; it reports to the ledger every few seconds.
+async fn worker(config: &Config, json: bool) -> anyhow::Result<()> {
+    let system = System::open(config, Missing::Refuse).await?;
+    let mut workers = system.broker.inspect().workers().await?;
+    workers.retain(termitary::inspect::WorkerStatus::is_local);
+    if workers.is_empty() {
+        bail!("no worker of this machine reported within the last 20 seconds");
+    }
+    if json {
+        return out::json(&workers);
+    }
+    out::line("ok")
 }
 
 async fn get(url: &str, path: &str) -> anyhow::Result<String> {

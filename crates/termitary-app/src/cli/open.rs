@@ -63,6 +63,7 @@ impl System {
                 .await
                 .context("cannot register the subscriptions")?;
         }
+        check_mode(config, &broker, missing).await?;
         Ok(Self {
             db,
             broker,
@@ -125,6 +126,26 @@ async fn check_redis_login(config: &Config, broker: &Broker) -> Result<(), Mista
     Err(Mistake::new(format!(
         "{redis} refuses this user or password ({text}): check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD"
     )))
+}
+
+/// A worker beside this command that travels another way: the numbers of a
+/// command would be wrong. A server may be the one that is configured rightly.
+async fn check_mode(config: &Config, broker: &Broker, missing: Missing) -> anyhow::Result<()> {
+    let Some(other) = broker.inspect().worker_of_another_mode().await? else {
+        return Ok(());
+    };
+    let way = match &config.redis {
+        Some(redis) => format!(
+            "works on the database alone, but Redis at {redis} is configured here: unset REDIS_URL and REDIS_HOST, or stop that worker"
+        ),
+        None => "works over Redis, but no Redis is configured here: set REDIS_URL or REDIS_HOST as that worker has it (systemd: run the command through `termitary-ctl`)".to_owned(),
+    };
+    let text = format!("worker {} on {} {way}", other.id, other.host);
+    if missing == Missing::Refuse {
+        return Err(Mistake::new(text).into());
+    }
+    tracing::warn!("{text}");
+    Ok(())
 }
 
 fn mailer(config: &Config) -> Result<Mailer, Mistake> {

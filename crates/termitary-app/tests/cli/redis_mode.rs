@@ -36,6 +36,29 @@ fn each_event_is_handled_once_per_subscription_over_redis() {
 }
 
 #[test]
+fn a_command_without_the_redis_of_the_workers_says_so_instead_of_counting() {
+    let Some((mut sandbox, _redis)) = with_redis() else {
+        return;
+    };
+    let worker = sandbox.start(&["worker"]).works();
+    assert_eq!(sandbox.ok(&["health", "--worker"]).trim(), "ok");
+    for name in ["REDIS_URL", "REDIS_HOST", "REDIS_PORT"] {
+        sandbox.set(name, "");
+    }
+    for command in [&["status"][..], &["dead", "list"], &["health", "--worker"]] {
+        let text = sandbox.fails(2, command);
+        assert!(
+            text.contains("over Redis") && text.contains("REDIS_URL"),
+            "{command:?}: {text}"
+        );
+    }
+    worker.stop();
+    sandbox.ok(&["status"]);
+    let text = sandbox.fails(1, &["health", "--worker"]);
+    assert!(text.contains("no worker"), "{text}");
+}
+
+#[test]
 fn the_original_settings_reach_redis_too() {
     let sandbox = Sandbox::new();
     let Some(redis) = Redis::start(&sandbox, &["--requirepass", "hunter2"]) else {

@@ -44,8 +44,8 @@ async fn sign_in<S>(core: &Core<S>, started_us: i64, subscriptions: &str) -> Res
     let now = db.clock().now_us();
     let mut tx = db.begin().await?;
     sqlx::query(
-        "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+        "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions, mode)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us, running = excluded.running",
     )
     .bind(&*core.id)
@@ -55,6 +55,7 @@ async fn sign_in<S>(core: &Core<S>, started_us: i64, subscriptions: &str) -> Res
     .bind(core.running() as i64)
     .bind(core.concurrency as i64)
     .bind(subscriptions)
+    .bind(core.broker.mode())
     .execute(&mut *tx)
     .await?;
     sqlx::query("DELETE FROM termitary_workers WHERE seen_us < $1")
@@ -75,8 +76,8 @@ pub(super) async fn sign_off(db: &Db, id: &str) -> Result<(), Error> {
 
 /// The workers heard of lately, the oldest first.
 pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
-    let rows: Vec<(String, String, i64, i64, i64, String)> = sqlx::query_as(
-        "SELECT id, host, started_us, running, concurrency, subscriptions FROM termitary_workers
+    let rows: Vec<(String, String, i64, i64, i64, String, String)> = sqlx::query_as(
+        "SELECT id, host, started_us, running, concurrency, subscriptions, mode FROM termitary_workers
          WHERE seen_us >= $1 ORDER BY started_us, id",
     )
     .bind(db.clock().now_us() - micros(LIVE))
@@ -85,9 +86,10 @@ pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
     Ok(rows
         .into_iter()
         .map(
-            |(id, host, started_us, running, concurrency, subscriptions)| WorkerStatus {
+            |(id, host, started_us, running, concurrency, subscriptions, mode)| WorkerStatus {
                 id,
                 host,
+                mode,
                 started_at: from_micros(started_us),
                 running: running as u64,
                 concurrency: concurrency as u64,
@@ -98,7 +100,7 @@ pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
 }
 
 /// The machine's name, as far as the process can tell without asking anyone.
-fn host() -> String {
+pub(crate) fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::fs::read_to_string("/etc/hostname"))
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
