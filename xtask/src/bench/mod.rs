@@ -2,6 +2,7 @@
 //! beside other systems, in one run. The programs that are measured lie in
 //! `bench/`, a workspace of its own; here is what builds, calls and compares.
 
+mod application;
 mod build;
 mod flat;
 pub(crate) mod instructions;
@@ -60,7 +61,8 @@ the report goes to target/bench/report.
 
   --rounds N   how often each figure is measured (3); medians are reported
   --only WORDS only rows and systems whose name holds one of the words, such as
-               redis, sqlite, drain, latency, flat, bullmq
+               redis, sqlite, drain, latency, application, flat,
+               bullmq
   --termitary FILE
                measure this build of the program, not target/release/termitary
   --quick      a tenth of the events, one round: to see whether it works";
@@ -91,6 +93,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     }
     let mut run = Run::begin(machine_facts::gather(workspace), options.rounds);
     systems::measure(&programs, &options, &mut run)?;
+    application::measure(&programs, &options, &mut run)?;
     flat::measure(&programs, &options, &mut run)?;
     if run.samples.is_empty() && run.failures.is_empty() {
         bail!(

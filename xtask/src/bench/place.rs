@@ -52,6 +52,11 @@ impl Place {
         Ok(())
     }
 
+    /// The folder of the database.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The options by which a program finds this place.
     pub(crate) fn options(&self) -> Vec<String> {
         let mut options = vec![

@@ -1,7 +1,7 @@
 //! `cargo xtask bench --http`: the todo endpoints of the API under load, beside
 //! the same endpoints written with Elysia on Bun (`bench/http`).
 
-mod client;
+pub(crate) mod client;
 mod load;
 mod report;
 mod server;
@@ -172,8 +172,9 @@ impl Bench {
     fn measure(&self, kind: Kind, round: usize, run: &mut Run) -> Result<()> {
         let folder = self.scratch.join("run");
         let server = Server::start(kind, &folder, &self.program, &self.elysia)?;
+        let mut connection = client::Connection::open(server.port)?;
         for _ in 0..SEED {
-            client::make_todo(server.port, &server.token)?;
+            connection.make_todo(&server.token)?;
         }
         for row in Row::ALL {
             let before = server.cpu_seconds();

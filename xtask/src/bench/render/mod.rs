@@ -1,6 +1,7 @@
 //! docs/benchmarks.md and its plots, from what was measured.
 
 mod aims;
+mod application;
 mod flat;
 mod plots;
 mod systems;
@@ -55,6 +56,7 @@ pub(crate) fn text(run: &Run, drawn: &[&str]) -> String {
             &plot("latency.svg", "From the planned publish to the handler"),
         ),
         systems::latency(run),
+        application::text(run),
         heading(
             "What stays flat",
             &plot("flat.svg", "Cost per event as the backlog grows"),
