@@ -1,5 +1,8 @@
 //! Compiles and runs the code of `docs/guide`, so that it stays true.
 
+#[doc = include_str!("../../../docs/guide/service.md")]
+mod service {}
+
 #[doc = include_str!("../../../docs/guide/events.md")]
 mod events {}
 

@@ -219,6 +219,11 @@ impl Inspect {
         })
     }
 
+    /// Every schedule, by name.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleStatus>, Error> {
+        ticker::list(self.0.db()).await
+    }
+
     /// The workers that were heard of within 20 seconds, the oldest first.
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, Error> {
         roll::live(self.0.db()).await

@@ -53,6 +53,9 @@
 //! SQLite file, which several processes may share), [`inspect`] (what an
 //! operator sees), `testing` (the real engine on a clock that stands still).
 //!
+//! The crates whose types stand in this API are re-exported: [`sqlx`], [`jiff`],
+//! [`uuid`] and [`schemars`].
+//!
 //! Features, none of them on by default: `redis` (deliveries travel through
 //! Redis or Valkey Streams) and `testing`. The guides in `docs/guide` say more,
 //! with the defaults and the limits; `examples/` has small programs that run:
@@ -103,6 +106,10 @@ pub use registry::Registry;
 pub use retry::Retry;
 pub use subscription::{Subscription, subscribe};
 pub use worker::Worker;
+
+// Types of these crates stand in the public API: with `termitary::sqlx` and the
+// others a program uses the versions that fit, whatever else it depends on.
+pub use {jiff, schemars, sqlx, uuid};
 
 /// What most files that publish or handle events need.
 pub mod prelude {

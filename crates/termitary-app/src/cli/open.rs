@@ -34,6 +34,11 @@ pub(super) enum Missing {
     Refuse,
 }
 
+/// Whether the database is there.
+pub(super) fn exists(config: &Config) -> bool {
+    file_of(&config.database_url).exists()
+}
+
 /// An open system.
 pub(super) struct System {
     pub(super) db: Db,
@@ -45,8 +50,8 @@ impl System {
     /// Opens everything. Subscriptions are made known by whoever may create
     /// the database, so that what is published from then on waits for them.
     pub(super) async fn open(config: &Config, missing: Missing) -> anyhow::Result<Self> {
-        let file = file_of(&config.database_url);
-        if missing == Missing::Refuse && !file.exists() {
+        if missing == Missing::Refuse && !exists(config) {
+            let file = file_of(&config.database_url);
             bail!(
                 "there is no database at {} yet: start `termitary`, or create one with `termitary migrate`, or set DATABASE_URL to where it is",
                 file.display()

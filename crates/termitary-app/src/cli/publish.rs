@@ -9,7 +9,7 @@ use termitary::event::{MAX_DATA_BYTES, valid_name};
 
 use super::args::PublishArgs;
 use super::nearest::nearest;
-use super::open::{Missing, System};
+use super::open::{Missing, System, exists};
 use super::out;
 use crate::app::{self, App};
 use crate::config::{Config, Mistake, escape};
@@ -24,7 +24,14 @@ pub(super) async fn run(config: Config, args: PublishArgs) -> anyhow::Result<()>
     };
     let payload = object(&data)?;
     check_fields(&registry, &args.name, &payload)?;
-    let system = System::open(&config, Missing::Create).await?;
+    // A name of another program belongs to that program's database, in which
+    // this one creates nothing.
+    let missing = if exists(&config) && !registry.knows(&args.name) {
+        Missing::Refuse
+    } else {
+        Missing::Create
+    };
+    let system = System::open(&config, missing).await?;
     // Through the ledger in every mode: recorded even while Redis is away.
     let mut tx = system.db.begin().await?;
     let published = tx.publish_json(&args.name, &data).await?;

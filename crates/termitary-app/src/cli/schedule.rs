@@ -5,7 +5,7 @@ use termitary::Registry;
 
 use super::args::{ScheduleCommand, ScheduleNameArgs};
 use super::nearest;
-use super::open::{Missing, System, operator};
+use super::open::{Missing, System, exists, operator};
 use super::out;
 use super::status::schedule_rows;
 use crate::app::{self, App};
@@ -49,13 +49,25 @@ async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()>
     out::line(&id.to_string())
 }
 
+/// Any schedule that the database knows, whether or not this program has its code.
 async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow::Result<()> {
     let name = &args.name;
     let registry = app::registry();
-    registry
-        .schedule(name)
-        .ok_or_else(|| unknown(&registry, name))?;
-    let system = System::open(config, Missing::Create).await?;
+    let ours = registry.schedule(name).is_some();
+    if !ours && !exists(config) {
+        return Err(unknown(&registry, name).into());
+    }
+    let missing = if ours {
+        Missing::Create
+    } else {
+        Missing::Refuse
+    };
+    let system = System::open(config, missing).await?;
+    let known = system.broker.inspect().schedules().await?;
+    let names: Vec<&str> = known.iter().map(|schedule| &*schedule.name).collect();
+    if !names.contains(&name.as_str()) {
+        return Err(nearest::unknown("schedule", name, &names).into());
+    }
     system
         .broker
         .inspect()

@@ -113,6 +113,6 @@ impl Shutdown {
 
 impl<S> FromDelivery<S> for Shutdown {
     fn from_delivery(context: &Context<'_, S>) -> Result<Self, HandlerError> {
-        Ok(Self(context.shutdown.clone()))
+        Ok(context.shutdown())
     }
 }

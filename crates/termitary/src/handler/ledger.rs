@@ -67,8 +67,7 @@ impl LedgerScope {
 }
 
 impl Ledger {
-    /// What a handler is given.
-    #[cfg(test)]
+    /// The transactions of one attempt.
     pub(crate) fn over(scope: Arc<LedgerScope>) -> Self {
         Self(scope)
     }
@@ -91,7 +90,7 @@ impl Ledger {
 
 impl<S> FromDelivery<S> for Ledger {
     fn from_delivery(context: &Context<'_, S>) -> Result<Self, HandlerError> {
-        Ok(Self(Arc::clone(context.ledger)))
+        Ok(context.ledger())
     }
 }
 

@@ -17,11 +17,49 @@ pub(crate) use ledger::LedgerScope;
 pub use ledger::{Ledger, LedgerTx};
 
 /// What an attempt knows besides the event: extractors read from here.
+///
+/// An extractor of your own:
+///
+/// ```
+/// use termitary::handler::{Context, FromDelivery, HandlerError};
+///
+/// struct Tenant(String);
+///
+/// impl<S> FromDelivery<S> for Tenant {
+///     fn from_delivery(context: &Context<'_, S>) -> Result<Self, HandlerError> {
+///         let key = context.meta().key.as_deref();
+///         let tenant = key.ok_or_else(|| HandlerError::permanent("no key names the tenant"))?;
+///         Ok(Self(tenant.to_owned()))
+///     }
+/// }
+/// ```
 pub struct Context<'a, S> {
     pub(crate) state: &'a S,
     pub(crate) meta: &'a Arc<Meta>,
     pub(crate) ledger: &'a Arc<LedgerScope>,
     pub(crate) shutdown: &'a tokio_util::sync::CancellationToken,
+}
+
+impl<S> Context<'_, S> {
+    /// The worker's state.
+    pub fn state(&self) -> &S {
+        self.state
+    }
+
+    /// The event's id, name and key, the attempt, the fence.
+    pub fn meta(&self) -> &Meta {
+        self.meta
+    }
+
+    /// Transactions that also finish the delivery.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::over(Arc::clone(self.ledger))
+    }
+
+    /// Whether the worker is stopping.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown(self.shutdown.clone())
+    }
 }
 
 /// An `async fn(event, extractors…) -> HandlerResult`.
