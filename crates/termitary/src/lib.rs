@@ -68,11 +68,13 @@ pub mod clock;
 pub mod db;
 pub mod error;
 pub mod event;
+mod excerpt;
 #[cfg_attr(feature = "failpoints", doc(hidden))]
 #[cfg(feature = "failpoints")]
 pub mod fault;
 #[cfg(not(feature = "failpoints"))]
 mod fault;
+mod guard;
 #[cfg(doctest)]
 mod guide;
 pub mod handler;

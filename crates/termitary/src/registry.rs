@@ -119,8 +119,8 @@ impl<S> Registry<S> {
     }
 
     /// Finds every mistake at once: duplicate and reserved names, names that cannot
-    /// be wire names, aliases that are not one event's alone, cron rules and time
-    /// zones that do not exist.
+    /// be wire names, aliases that are not one event's alone, policies with values
+    /// that cannot work, cron rules and time zones that do not exist.
     pub fn check(&self) -> Result<(), Error> {
         let mut mistakes = self.mistaken_subscriptions();
         mistakes.extend(self.mistaken_schedules());
@@ -137,7 +137,13 @@ impl<S> Registry<S> {
     fn mistaken_subscriptions(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let mut seen = BTreeSet::new();
-        for Subscription { name, event, .. } in &self.subscriptions {
+        for subscription in &self.subscriptions {
+            let Subscription {
+                name,
+                event,
+                policy,
+                ..
+            } = subscription;
             if !valid_name(name) {
                 mistakes.push(format!("subscription name `{name}`: {FORM}"));
             }
@@ -152,6 +158,8 @@ impl<S> Registry<S> {
             if !valid_name(event) {
                 mistakes.push(format!("event name `{event}`: {FORM}"));
             }
+            let values = policy.mistakes().into_iter();
+            mistakes.extend(values.map(|mistake| format!("subscription `{name}`: {mistake}")));
         }
         mistakes
     }
@@ -306,10 +314,13 @@ pub struct MapSchedule {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::time::Duration;
+
     use serde::Deserialize;
 
     use super::*;
     use crate::handler::HandlerResult;
+    use crate::retry::Retry;
     use crate::subscription::subscribe;
 
     #[derive(Serialize, Deserialize, schemars::JsonSchema)]
@@ -339,12 +350,21 @@ mod tests {
             .on(subscribe("shop.count", sold))
             .on(subscribe("shop.count", sold))
             .on(subscribe("Shop", sold))
-            .on(subscribe("bridge.in", sold));
+            .on(subscribe("bridge.in", sold))
+            .on(subscribe("shop.extreme", sold)
+                .timeout(Duration::MAX)
+                .concurrency(usize::MAX)
+                .retry(Retry::exponential(Duration::ZERO, Duration::MAX)))
+            .on(subscribe("shop.instant", sold).timeout(Duration::ZERO));
         let said = registry.check().unwrap_err().to_string();
         for mistake in [
             "two subscriptions are named `shop.count`",
             "subscription name `Shop`: use dotted lower-case words",
             "subscription name `bridge.in`: unreadable input from elsewhere is parked under it",
+            "subscription `shop.extreme`: timeout 18446744073709551615.999999999s: use a time from 1ms to 30 days",
+            "subscription `shop.extreme`: concurrency 18446744073709551615: use at most 100000",
+            "subscription `shop.extreme`: retry base 0ns: use at least 10ms",
+            "subscription `shop.instant`: timeout 0ns: use a time from 1ms to 30 days",
             "`{things}`, an alias of `things.made`: use dotted lower-case words",
             "`things.sold`, an alias of `things.made`, is an event of its own",
             "`things.born` is an alias of both `things.made` and `things.sold`",

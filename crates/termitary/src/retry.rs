@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::clock::{Clock, hours, secs};
+use crate::clock::{Clock, days, hours, secs};
 
 /// A subscription's retry policy: exponential backoff with jitter.
 ///
@@ -21,6 +21,12 @@ pub struct Retry {
     cap: Duration,
 }
 
+/// The shortest first wait that [`Registry::check`](crate::Registry::check)
+/// accepts: with less, all attempts are used up before anything can recover.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// No wait is longer, whatever the cap.
+const LONGEST: Duration = days(366);
+
 impl Default for Retry {
     /// 25 attempts from 2 seconds up to 12 hours: about four days, so that a
     /// weekend's outage dead-letters nothing.
@@ -31,6 +37,9 @@ impl Default for Retry {
 
 impl Retry {
     /// Backoff that starts at `base` and doubles up to `cap`, for 25 attempts.
+    /// Both are at least 10 ms: less is a mistake that
+    /// [`Registry::check`](crate::Registry::check) names. No wait is longer than
+    /// 366 days.
     pub const fn exponential(base: Duration, cap: Duration) -> Self {
         Self {
             attempts: 25,
@@ -69,6 +78,19 @@ impl Retry {
         self.cap
     }
 
+    /// The values that cannot work, each named with the way out.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let values = [("base", self.base), ("cap", self.cap)];
+        let short = values.iter().filter(|(_, wait)| *wait < SHORTEST);
+        // One attempt waits for nothing.
+        let short = short.filter(|_| self.attempts > 1);
+        short
+            .map(|(name, wait)| {
+                format!("retry {name} {wait:?}: use at least {SHORTEST:?}, or `Retry::never()`")
+            })
+            .collect()
+    }
+
     /// The wait after the `errors`-th error, or `None` when it was the last.
     pub(crate) fn wait_after(&self, errors: u32, clock: &Clock) -> Option<Duration> {
         if errors >= self.attempts {
@@ -76,7 +98,7 @@ impl Retry {
         }
         let doublings = errors.saturating_sub(1).min(62);
         let full = self.base.as_secs_f64() * 2f64.powi(doublings as i32);
-        let d = full.min(self.cap.as_secs_f64());
+        let d = full.min(self.cap.min(LONGEST).as_secs_f64());
         Some(Duration::from_secs_f64(d / 2.0 + d / 2.0 * clock.random()))
     }
 }
@@ -93,6 +115,24 @@ mod tests {
         assert!(waits[0] >= secs(1) && waits[0] <= secs(2));
         let total: Duration = waits.iter().sum();
         assert!(total > hours(2 * 24) && total < hours(6 * 24), "{total:?}");
+    }
+
+    #[test]
+    fn no_wait_overflows_and_a_wait_of_nothing_is_a_mistake() {
+        let clock = Clock::system();
+        let endless = Retry::exponential(Duration::MAX, Duration::MAX).attempts(u32::MAX);
+        for errors in [1, 2, 64, u32::MAX - 1] {
+            let wait = endless.wait_after(errors, &clock);
+            assert!(wait.is_some_and(|wait| wait >= LONGEST / 2 && wait <= LONGEST));
+        }
+        assert!(endless.mistakes().is_empty());
+        let none = Retry::exponential(Duration::ZERO, Duration::ZERO);
+        assert_eq!(
+            none.mistakes(),
+            ["base", "cap"]
+                .map(|name| format!("retry {name} 0ns: use at least 10ms, or `Retry::never()`"))
+        );
+        assert!(none.attempts(1).mistakes().is_empty());
     }
 
     #[test]

@@ -7,10 +7,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::clock::minutes;
+use crate::clock::{days, minutes};
 use crate::event::{Event, valid_name};
 use crate::handler::{Erased, FromDelivery, Handler, HandlerResult, Typed};
 use crate::retry::Retry;
+
+/// A shorter timeout would be over before a handler begins.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+/// The longest timeout that [`Registry::check`](crate::Registry::check) accepts.
+pub(crate) const LONGEST_TIMEOUT: Duration = days(30);
+/// The most concurrency that it accepts for one subscription.
+pub(crate) const MOST_CONCURRENCY: usize = 100_000;
 
 /// What happens around the handler: data, shown in the event map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +32,26 @@ pub struct Policy {
     pub concurrency: usize,
     /// Whether a new subscription also gets the events still retained.
     pub from_retained: bool,
+}
+
+impl Policy {
+    /// The values that cannot work, each named with the way out.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = self.retry.mistakes();
+        if !(SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&self.timeout) {
+            mistakes.push(format!(
+                "timeout {:?}: use a time from {SHORTEST_TIMEOUT:?} to 30 days",
+                self.timeout
+            ));
+        }
+        if self.concurrency > MOST_CONCURRENCY {
+            mistakes.push(format!(
+                "concurrency {}: use at most {MOST_CONCURRENCY}",
+                self.concurrency
+            ));
+        }
+        mistakes
+    }
 }
 
 impl Default for Policy {
@@ -105,13 +132,15 @@ impl<S> Subscription<S> {
     }
 
     /// How long one attempt may take (default: five minutes). It is then
-    /// cancelled and counts as an error.
+    /// cancelled and counts as an error. From 1 ms to 30 days: anything else is
+    /// a mistake that [`Registry::check`](crate::Registry::check) names.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.policy.timeout = timeout;
         self
     }
 
-    /// How many attempts one worker runs at once (default: 16).
+    /// How many attempts one worker runs at once (default: 16). From 1 to 100,000:
+    /// more is a mistake that [`Registry::check`](crate::Registry::check) names.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.policy.concurrency = concurrency.max(1);
         self

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{days, secs};
+use crate::excerpt::Excerpt;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,7 +33,8 @@ pub(crate) enum Verdict {
 }
 
 impl HandlerError {
-    /// Due again after `delay`. Waiting is not failing: no attempt is counted.
+    /// Due again after `delay`, and not within one second unless the worker is
+    /// stopping. Waiting is not failing: no attempt is counted.
     pub fn snooze(delay: Duration) -> Self {
         Self {
             verdict: Verdict::Snooze(delay),
@@ -65,19 +67,12 @@ impl HandlerError {
         }
     }
 
-    /// The error and its causes on one line.
+    /// The error and its causes on one line, cut to a bound. Calls user code.
     pub(crate) fn text(&self) -> String {
-        let Some(source) = &self.source else {
-            return String::new();
-        };
-        let mut text = source.to_string();
-        let mut cause = source.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
+        match &self.source {
+            Some(source) => Excerpt::of_chain(&**source),
+            None => String::new(),
         }
-        text
     }
 }
 

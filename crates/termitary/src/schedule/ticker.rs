@@ -13,6 +13,7 @@ use crate::clock::{days, from_micros, micros, minutes};
 use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
+use crate::guard;
 use crate::inspect::{ScheduleStatus, instant};
 use crate::publish::Draft;
 
@@ -236,7 +237,14 @@ async fn publish_tick(
 }
 
 fn draft(db: &Db, schedule: &Schedule, at: Timestamp) -> Result<Draft, Error> {
-    let json = (schedule.make)(Tick { at }).map_err(|error| {
+    let made = guard::call(|| (schedule.make)(Tick { at })).map_err(|panicked| {
+        Error::invalid(format!(
+            "the closure of schedule `{}` does not make an event",
+            schedule.name
+        ))
+        .caused_by(panicked)
+    })?;
+    let json = made.map_err(|error| {
         Error::invalid(format!(
             "the event of schedule `{}` does not serialize",
             schedule.name

@@ -1,6 +1,6 @@
 //! One subscription's loop: lease as many as there is room for, queue them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,11 +21,14 @@ const WAIT: Duration = Duration::from_secs(20);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// The room of one lane. Claimed work is what runs plus as much again, leased
-/// ahead so that a free place finds work without a round trip.
+/// The room of one lane. Claimed work is what runs; where handlers are short
+/// as much again, leased ahead so that a free place finds work without a round
+/// trip.
 pub(super) struct Room {
     claims: Arc<Semaphore>,
     size: usize,
+    /// The claims for what is leased ahead, while nothing is.
+    withheld: Mutex<Option<OwnedSemaphorePermit>>,
     /// The most of one lease: where several are under way, each has its share.
     share: usize,
     /// So many free places are worth a lease: less would be a round trip each.
@@ -59,6 +62,7 @@ impl<S> Lane<S> {
         let room = Room {
             claims: Arc::new(Semaphore::new(size)),
             size,
+            withheld: Mutex::default(),
             share: size / leases_at_once,
             refill: (concurrency / 2).max(1) as u32,
         };
@@ -104,6 +108,10 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
                 under_way.push(lease(claims));
                 continue;
             }
+            () = queue.waits_long() => {
+                queue.lease_no_more_ahead();
+                continue;
+            }
         };
         match leased {
             Ok(leased) => {
@@ -143,26 +151,60 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
 }
 
 impl Room {
-    /// The room there is now, once it is worth a lease: what is leased ahead
-    /// keeps the places busy meanwhile. `None`: stopping.
+    /// The room there is now, once it is worth a lease. `None`: stopping.
     async fn claim<S: Send + Sync + 'static>(
         &self,
         core: &Core<S>,
         queue: &Queue<S>,
     ) -> Option<OwnedSemaphorePermit> {
-        let mut claims = loop {
+        loop {
             tokio::select! {
                 biased;
                 () = core.stop.cancelled() => return None,
-                () = core.until_alone(true) => queue.give_back(),
-                claims = Arc::clone(&self.claims).acquire_many_owned(self.refill) => break claims.ok()?,
+                () = core.until_alone(true) => {
+                    self.withheld().take();
+                    queue.give_back();
+                }
+                claims = self.free(core, queue) => return claims,
             }
             tokio::select! {
                 () = core.stop.cancelled() => return None,
                 () = core.until_alone(false) => {}
             }
-        };
-        let more = self.share.saturating_sub(self.refill as usize);
+        }
+    }
+
+    /// Free claims: for what can begin now, and where handlers are short for
+    /// what is leased ahead.
+    async fn free<S: Send + Sync + 'static>(
+        &self,
+        core: &Core<S>,
+        queue: &Queue<S>,
+    ) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let ahead = queue.is_short();
+            let claims = if ahead {
+                self.withheld().take();
+                self.some(self.refill, self.share).await?
+            } else {
+                self.withhold().await?;
+                // One of the process's places has to be free as well.
+                drop(core.permits.acquire().await.ok()?);
+                let places = core.permits.available_permits().max(1);
+                self.some(1, self.share.min(places)).await?
+            };
+            // Handlers may have become slow while this waited.
+            if ahead == queue.is_short() || !ahead {
+                return Some(claims);
+            }
+        }
+    }
+
+    /// At least `few` claims, and those that are free up to `most`.
+    async fn some(&self, few: u32, most: usize) -> Option<OwnedSemaphorePermit> {
+        let acquired = Arc::clone(&self.claims).acquire_many_owned(few).await;
+        let mut claims = acquired.ok()?;
+        let more = most.saturating_sub(few as usize);
         let more = self.claims.available_permits().min(more) as u32;
         if let Ok(more) = Arc::clone(&self.claims).try_acquire_many_owned(more) {
             claims.merge(more);
@@ -170,8 +212,25 @@ impl Room {
         Some(claims)
     }
 
+    /// Withholds the claims for what is leased ahead, once they are free.
+    async fn withhold(&self) -> Option<()> {
+        if self.withheld().is_none() {
+            let ahead = (self.size / 2) as u32;
+            let ahead = Arc::clone(&self.claims).acquire_many_owned(ahead).await;
+            *self.withheld() = Some(ahead.ok()?);
+        }
+        Some(())
+    }
+
+    fn withheld(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        // One value, replaced as a whole.
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every place: resolves when this lane has nothing leased.
+    /// Until it is given back, the lane withholds nothing.
     pub(super) async fn take_all(&self) -> Option<OwnedSemaphorePermit> {
+        self.withheld().take();
         let all = Arc::clone(&self.claims).acquire_many_owned(self.size as u32);
         all.await.ok()
     }

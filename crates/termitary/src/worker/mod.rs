@@ -10,6 +10,7 @@ mod attempt;
 mod lane;
 mod measures;
 mod news;
+mod pace;
 mod queue;
 mod renewal;
 pub(crate) mod roll;
@@ -30,8 +31,10 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Broker, Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
+use crate::guard;
 use crate::registry::Registry;
 use crate::schedule::ticker;
+use crate::task::lasting;
 
 use lane::Lane;
 use news::News;
@@ -83,9 +86,9 @@ impl<S, T> Worker<S, T> {
     }
 
     /// How many attempts run at once in this process (default: 64), within
-    /// each subscription's own limit.
+    /// each subscription's own limit. `usize::MAX`: no limit but theirs.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.concurrency = concurrency.max(1);
+        self.concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
@@ -172,15 +175,25 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             .map(|(subscription, route)| Lane::new(subscription.clone(), route.clone(), at_once))
             .collect();
         for lane in &lanes {
-            core.tasks.spawn(lane::run(Arc::clone(&core), lane.clone()));
+            let (core, lane) = (Arc::clone(&core), lane.clone());
+            core.tasks.clone().spawn(lasting("lane", move || {
+                lane::run(Arc::clone(&core), lane.clone())
+            }));
         }
-        core.tasks.spawn(suspects::run(Arc::clone(&core), lanes));
+        let alone = Arc::clone(&core);
+        core.tasks.spawn(lasting("suspects", move || {
+            suspects::run(Arc::clone(&alone), lanes.clone())
+        }));
         core.tasks.close();
         shutdown.await;
         stop(&core, grace, kill).await;
         housekeeping.close();
         housekeeping.wait().await;
         leave(&core, &routes).await;
+        // The state and the closures are user code.
+        if let Err(panicked) = guard::discard((core, registry)) {
+            tracing::error!(error = %panicked, "the worker's state panicked when it was dropped");
+        }
         Ok(())
     }
 }
@@ -248,23 +261,35 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks: &TaskTracker,
 ) {
     let db = core.broker.db().clone();
-    tasks.spawn(ticker::run(
-        db.clone(),
-        registry.schedules.clone(),
-        core.stop.clone(),
-    ));
-    tasks.spawn(upkeep::run(
-        core.broker.clone(),
-        core.id.clone(),
-        routes.to_vec(),
-        core.end.clone(),
-    ));
-    tasks.spawn(upkeep::retain(db.clone(), core.stop.clone()));
+    let (all, stop) = (registry.schedules.clone(), core.stop.clone());
+    let on = db.clone();
+    tasks.spawn(lasting("ticker", move || {
+        ticker::run(on.clone(), all.clone(), stop.clone())
+    }));
+    let (of, all) = (Arc::clone(core), routes.to_vec());
+    tasks.spawn(lasting("upkeep", move || {
+        upkeep::run(
+            of.broker.clone(),
+            of.id.clone(),
+            all.clone(),
+            of.end.clone(),
+        )
+    }));
+    let (on, stop) = (db.clone(), core.stop.clone());
+    tasks.spawn(lasting("retention", move || {
+        upkeep::retain(on.clone(), stop.clone())
+    }));
     let versions = registry.subscriptions.iter().map(|one| one.version);
-    let known = routes.iter().map(|route| route.id).zip(versions).collect();
-    tasks.spawn(upkeep::release(db, known, core.stop.clone()));
-    let names = routes.iter().map(|route| route.name.clone()).collect();
-    tasks.spawn(roll::report(Arc::clone(core), names));
+    let known: Vec<_> = routes.iter().map(|route| route.id).zip(versions).collect();
+    let stop = core.stop.clone();
+    tasks.spawn(lasting("release", move || {
+        upkeep::release(db.clone(), known.clone(), stop.clone())
+    }));
+    let names: Vec<_> = routes.iter().map(|route| route.name.clone()).collect();
+    let of = Arc::clone(core);
+    tasks.spawn(lasting("roll", move || {
+        roll::report(Arc::clone(&of), names.clone())
+    }));
     core.broker
         .spawn_side_tasks(registry.wire_names(), &core.id, &core.stop, tasks);
 }

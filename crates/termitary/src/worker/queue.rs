@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::Core;
-use super::attempt;
+use super::attempt::{self, Took};
 use super::measures::Measures;
+use super::pace::{Pace, SHORT};
 use super::renewal::Tracked;
 use crate::broker::Leased;
 use crate::subscription::Subscription;
@@ -37,10 +39,12 @@ struct State {
     runners: usize,
     /// Of these, how many have not begun.
     starting: usize,
+    pace: Pace,
 }
 
 /// A leased delivery that is renewed, and its place among the claims.
 pub(super) struct Waiting {
+    since: Instant,
     pub(super) leased: Leased,
     pub(super) tracked: Tracked,
     pub(super) claim: OwnedSemaphorePermit,
@@ -65,6 +69,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
     pub(super) fn add(&self, leased: Vec<Leased>, mut claims: OwnedSemaphorePermit) {
         let timeout = self.0.subscription.policy.timeout;
         let tracked = self.0.core.renewal.track_all(&leased, timeout);
+        let since = Instant::now();
         let mut state = self.0.lock();
         for (leased, tracked) in leased.into_iter().zip(tracked) {
             let Some(claim) = claims.split(1) else {
@@ -72,6 +77,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
                 break;
             };
             state.waiting.push_back(Waiting {
+                since,
                 leased,
                 tracked,
                 claim,
@@ -82,12 +88,36 @@ impl<S: Send + Sync + 'static> Queue<S> {
         }
     }
 
+    /// Whether handlers are known to be short: only then is work leased ahead.
+    pub(super) fn is_short(&self) -> bool {
+        self.0.lock().pace.is_short()
+    }
+
+    /// Resolves when the first in the queue has waited for longer than a short
+    /// handler takes.
+    pub(super) async fn waits_long(&self) {
+        loop {
+            let first = self.0.lock().waiting.front().map(|first| first.since);
+            match first.map(|since| since + SHORT) {
+                Some(long) if long <= Instant::now() => return,
+                Some(long) => tokio::time::sleep_until(long).await,
+                // Who adds to the queue looks again.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Everything that is queued goes back, no attempt counted.
     pub(super) fn give_back(&self) {
         let waiting = std::mem::take(&mut self.0.lock().waiting);
-        for waiting in waiting {
-            attempt::give_back(&self.0.core, waiting);
-        }
+        self.0.give_back(waiting);
+    }
+
+    /// The same, and nothing is leased ahead until handlers are known to be
+    /// short again.
+    pub(super) fn lease_no_more_ahead(&self) {
+        self.0.lock().pace = Pace::default();
+        self.give_back();
     }
 
     fn start_another(&self, state: &mut State) {
@@ -103,27 +133,73 @@ impl<S: Send + Sync + 'static> Queue<S> {
 
     /// A runner, until nothing waits.
     async fn run(self) {
+        let mut runner = Runner {
+            queue: &self,
+            counted: true,
+        };
         self.0.lock().starting -= 1;
-        while let Some(next) = self.next() {
-            attempt::run(&self.0.core, &self.0.subscription, &self.0.measures, next).await;
+        let mut took = None;
+        while let Some(next) = runner.next(took) {
+            let inner = &self.0;
+            let ran = attempt::run(&inner.core, &inner.subscription, &inner.measures, next);
+            took = Some(ran.await);
             // A long row of short handlers is no reason to keep the thread.
             tokio::task::coop::consume_budget().await;
         }
     }
+}
 
+/// One of the runners that are counted. It is counted no longer once it found
+/// nothing to run, or ended by a panic.
+struct Runner<'a, S: Send + Sync + 'static> {
+    queue: &'a Queue<S>,
+    counted: bool,
+}
+
+impl<S: Send + Sync + 'static> Runner<'_, S> {
     /// What is to be run next; with nothing left, one runner less.
-    fn next(&self) -> Option<Waiting> {
-        let mut state = self.0.lock();
+    fn next(&mut self, took: Option<Took>) -> Option<Waiting> {
+        let inner = &self.queue.0;
+        let mut state = inner.lock();
+        let ahead = state.pace.is_short();
+        match took {
+            Some(Took::Time(took)) => state.pace.add(took),
+            Some(Took::NoPlace) => state.pace = Pace::default(),
+            Some(Took::Stopped) | None => {}
+        }
         let next = state.waiting.pop_front();
         if next.is_none() {
             state.runners -= 1;
+            self.counted = false;
         }
-        self.start_another(&mut state);
+        let mut back = VecDeque::new();
+        if ahead && !state.pace.is_short() {
+            back = std::mem::take(&mut state.waiting);
+        }
+        self.queue.start_another(&mut state);
+        drop(state);
+        inner.give_back(back);
         next
     }
 }
 
+impl<S: Send + Sync + 'static> Drop for Runner<'_, S> {
+    fn drop(&mut self) {
+        if self.counted {
+            let mut state = self.queue.0.lock();
+            state.runners -= 1;
+            self.queue.start_another(&mut state);
+        }
+    }
+}
+
 impl<S> Inner<S> {
+    fn give_back(&self, waiting: impl IntoIterator<Item = Waiting>) {
+        for waiting in waiting {
+            attempt::give_back(&self.core, waiting);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, Claim, Leased};
 use crate::error::Error;
 use crate::fault;
+use crate::subscription::LONGEST_TIMEOUT;
+use crate::task::lasting;
 
 /// How long after its timeout a handler that cannot be cancelled keeps its
 /// lease: then the slot is stuck and the delivery runs elsewhere.
@@ -96,7 +98,11 @@ impl Renewal {
         let (renewed, stopped) = (Arc::clone(&book), stop.clone());
         std::thread::Builder::new()
             .name("termitary-renewal".to_owned())
-            .spawn(move || runtime.block_on(renew_all(broker, renewed, stopped)))
+            .spawn(move || {
+                runtime.block_on(lasting("renewal", || {
+                    renew_all(broker.clone(), Arc::clone(&renewed), stopped.clone())
+                }));
+            })
             .map_err(|error| Error::internal("cannot start the lease renewal").caused_by(error))?;
         Ok(Self { book, stop })
     }
@@ -104,13 +110,13 @@ impl Renewal {
     /// Renews a claim until the answer is dropped, but no longer than its
     /// handler's timeout allows.
     pub(super) fn track(&self, claim: &Claim, timeout: Duration) -> Tracked {
-        let until = Instant::now() + timeout + STUCK_AFTER;
+        let until = renewed_until(timeout);
         self.enter(&mut self.book.lock(), claim, until)
     }
 
     /// The same for each of many.
     pub(super) fn track_all(&self, leased: &[Leased], timeout: Duration) -> Vec<Tracked> {
-        let until = Instant::now() + timeout + STUCK_AFTER;
+        let until = renewed_until(timeout);
         let mut book = self.book.lock();
         let claims = leased.iter().map(|leased| &leased.claim);
         claims
@@ -135,6 +141,11 @@ impl Renewal {
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
+}
+
+/// When a lease that begins now is renewed no more.
+fn renewed_until(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(LONGEST_TIMEOUT) + STUCK_AFTER
 }
 
 impl Drop for Renewal {

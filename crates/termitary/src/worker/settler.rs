@@ -8,7 +8,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::renewal::Tracked;
 use crate::broker::{Broker, Settlement};
+use crate::error::Error;
 use crate::fault;
+use crate::guard;
 
 /// The most settlements of one batch.
 const BATCH: usize = 512;
@@ -88,7 +90,8 @@ fn too_late(settlement: &Settlement) {
 async fn settle_until_taken(broker: &Broker, settlements: &[Settlement]) -> Vec<bool> {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match broker.transport().settle(settlements).await {
+        let settled = guard::future(broker.transport().settle(settlements)).await;
+        match settled.unwrap_or_else(|panicked| Err(Error::internal(panicked.to_string()))) {
             Ok(held) => return held,
             Err(error) => {
                 if backoff == FIRST_BACKOFF {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use termitary::Clock;
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
@@ -126,26 +128,81 @@ async fn hang(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     std::future::pending().await
 }
 
-pub(crate) async fn a_worker_holds_no_more_than_twice_its_concurrency(stand: Stand) {
+/// Publishes events with these numbers.
+async fn publish(broker: &termitary::Broker, numbers: std::ops::Range<u32>) {
+    let events = numbers.map(|n| Ping { n });
+    broker.bus().publish_all(events).await.unwrap();
+}
+
+/// Waits until so many are pending and so many leased.
+async fn until_held(broker: &termitary::Broker, pending: u64, leased: u64) {
+    let what = format!("{pending} pending and {leased} leased");
+    eventually(&what, async || {
+        let status = broker.inspect().status().await.unwrap();
+        let of = &status.subscriptions[0];
+        (of.pending, of.leased) == (pending, leased)
+    })
+    .await;
+}
+
+pub(crate) async fn a_worker_of_unknown_handlers_holds_what_it_can_begin(stand: Stand) {
     let broker = stand.broker();
     let registry = Registry::new().on(subscribe("a", hang).concurrency(2));
     broker.register(&registry).await.unwrap();
-    let bus = broker.bus();
-    let publish = async |numbers: std::ops::Range<u32>| {
-        let events = numbers.map(|n| Ping { n });
-        bus.publish_all(events).await.unwrap();
-    };
-    publish(0..20).await;
+    publish(&broker, 0..20).await;
     let begun = Seen::default();
     let process = Process::start(&stand, registry, begun.clone(), secs(0));
-    let holds = async |pending: u64| {
-        let status = broker.inspect().status().await.unwrap();
-        let of = &status.subscriptions[0];
-        (of.pending, of.leased) == (pending, 4)
-    };
-    eventually("it is full", async || holds(16).await).await;
-    publish(20..40).await;
-    eventually("it takes no more", async || holds(36).await).await;
+    until_held(&broker, 18, 2).await;
+    publish(&broker, 20..40).await;
+    until_held(&broker, 38, 2).await;
     assert_eq!(begun.len(), 2);
     process.kill();
+}
+
+/// Is short for the first twenty, and hangs then.
+async fn slow_down(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(event.n);
+    if event.n >= 20 {
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_worker_whose_handlers_turn_slow_gives_back_what_it_cannot_begin(
+    stand: Stand,
+) {
+    let broker = stand.broker();
+    let registry = Registry::new().on(subscribe("a", slow_down).concurrency(2));
+    broker.register(&registry).await.unwrap();
+    let begun = Seen::default();
+    let process = Process::start(&stand, registry, begun.clone(), secs(0));
+    publish(&broker, 0..20).await;
+    until_held(&broker, 0, 0).await;
+    // Short until now: as much is leased ahead as runs.
+    publish(&broker, 20..40).await;
+    until_held(&broker, 16, 4).await;
+    until_held(&broker, 18, 2).await;
+    assert_eq!(begun.len(), 22);
+    process.kill();
+}
+
+/// Waits for another run of itself.
+async fn meet(_: Ping, State(both): State<Arc<tokio::sync::Barrier>>) -> HandlerResult {
+    both.wait().await;
+    Ok(())
+}
+
+pub(crate) async fn two_workers_of_one_place_each_share_two_events_of_one_commit(stand: Stand) {
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let registry = Registry::new().on(subscribe("a", meet).concurrency(1));
+    let one = TestWorker::start(stand.broker(), registry.clone(), Arc::clone(&both)).await;
+    let _other = TestWorker::start(stand.broker(), registry, both).await;
+    for _ in 0..4 {
+        let mut tx = stand.db().begin().await.unwrap();
+        tx.publish(Ping { n: 1 }).await.unwrap();
+        tx.publish(Ping { n: 2 }).await.unwrap();
+        tx.commit().await.unwrap();
+        // Neither ends before the other has begun: one worker cannot do it alone.
+        one.settle().await;
+    }
 }

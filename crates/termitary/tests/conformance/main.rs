@@ -8,6 +8,7 @@ mod delivery;
 mod keeping;
 mod ledger;
 mod model;
+mod panics;
 mod process;
 mod schedules;
 mod shutdown;
@@ -47,7 +48,9 @@ macro_rules! suite {
                 what_comes_late_or_out_of_its_order_is_found_all_the_same
                 finished_events_are_forgotten_after_a_week_and_unfinished_ones_never
                 the_idempotency_key_is_the_same_in_every_run_and_the_fence_rises
-                a_worker_holds_no_more_than_twice_its_concurrency
+                a_worker_of_unknown_handlers_holds_what_it_can_begin
+                a_worker_whose_handlers_turn_slow_gives_back_what_it_cannot_begin
+                two_workers_of_one_place_each_share_two_events_of_one_commit
             }
             ledger {
                 effects_new_events_and_done_commit_together
@@ -55,6 +58,13 @@ macro_rules! suite {
                 returning_ok_with_an_open_transaction_is_an_error
                 a_worker_that_lost_its_lease_cannot_commit
                 a_worker_that_lost_its_lease_changes_nothing_however_it_ends
+            }
+            panics {
+                a_panic_while_decoding_costs_an_attempt_and_no_place
+                a_panic_while_extracting_costs_an_attempt_and_no_place
+                a_cancelled_handler_that_panics_when_dropped_costs_an_attempt_and_no_place
+                an_error_whose_text_panics_costs_an_attempt_and_no_place
+                a_panic_whose_value_panics_costs_an_attempt_and_no_place
             }
             schedules {
                 two_workers_publish_one_event_per_tick
