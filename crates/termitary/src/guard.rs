@@ -109,6 +109,7 @@ impl<F> Drop for Guarded<F> {
 }
 
 #[cfg(test)]
+#[expect(clippy::panic, reason = "panics are what these tests are about")]
 mod tests {
     use std::future::{pending, ready};
     use std::panic::panic_any;

@@ -28,9 +28,10 @@ pub use self::redis::{Bridge, RedisConfig};
 /// How long a lease lasts unless renewed.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
-/// A delivery whose worker died this often is quarantined: dead, `crashed`.
-/// Before the last of these times it was a suspect and ran alone.
-pub(crate) const CRASH_LIMIT: u32 = 3;
+/// A delivery whose worker died this often is quarantined: dead, `crashed`. The
+/// last two of these times it was a suspect and ran alone: where processes are
+/// killed often, one death while alone accuses a bystander.
+pub(crate) const CRASH_LIMIT: u32 = 4;
 
 /// A handle to a broker; cheap to clone.
 #[derive(Clone)]

@@ -74,19 +74,20 @@ pub(crate) async fn renew(
     .await?)
 }
 
-/// How long a delivery waits after its n-th crash: the first time not at all,
-/// then long enough that it does not take every worker down in turn.
-const SECOND_CRASH_WAIT_US: i64 = 10_000_000;
+/// How long a delivery waits after a crash: the first time not at all, from the
+/// second on long enough that it does not take every worker down in turn.
+const SUSPECT_WAIT_US: i64 = 10_000_000;
 
 /// What becomes of a delivery whose lease is lost: a crash, not an error. The
-/// second makes it a suspect, and who is one was leased alone: the third tells.
-/// Binds $1 [`CRASH_LIMIT`], $2 dead, $3 suspect, $4 now, $5 the second wait.
+/// second makes it a suspect, which is leased alone from then on: two more, and it
+/// is guilty. Binds $1 [`CRASH_LIMIT`], $2 dead, $3 suspect, $4 now, $5 a suspect's
+/// wait.
 macro_rules! crash_rule {
     () => {
         "crashes = crashes + 1,
-         state = CASE WHEN crashes + 1 >= $1 THEN $2 WHEN crashes + 1 = $1 - 1 THEN $3 ELSE 0 END,
+         state = CASE WHEN crashes + 1 >= $1 THEN $2 WHEN crashes + 1 >= 2 THEN $3 ELSE 0 END,
          reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
-         error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last time alone' END,
+         error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last two times alone' END,
          settled_us = CASE WHEN crashes + 1 >= $1 THEN $4 END,
          due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
          worker = NULL, lease_us = NULL, entry = NULL"
@@ -183,7 +184,7 @@ async fn crash_rows(conn: &mut SqliteConnection, rows: &str, now_us: i64) -> Res
     .bind(state::DEAD)
     .bind(state::SUSPECT)
     .bind(now_us)
-    .bind(SECOND_CRASH_WAIT_US)
+    .bind(SUSPECT_WAIT_US)
     .bind(rows)
     .execute(conn)
     .await?;

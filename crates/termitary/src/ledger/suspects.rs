@@ -1,6 +1,6 @@
 //! Suspects: deliveries whose process died twice while it held them. Any of
 //! what such a process held may have killed it, so each of them runs alone
-//! before it is blamed.
+//! before it is blamed, and again if the process dies once more.
 //!
 //! A worker first reserves what is due, then empties itself, then leases one
 //! after the other. A process that dies while it empties itself has leased no

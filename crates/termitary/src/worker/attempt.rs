@@ -262,11 +262,11 @@ impl Ended {
             }
             _ => "interrupted".to_owned(),
         };
-        Self::Failed(and_dropped(why, panicked))
+        Self::Failed(and_dropped(&why, panicked))
     }
 }
 
-fn and_dropped(why: String, panicked: &Panicked) -> String {
+fn and_dropped(why: &str, panicked: &Panicked) -> String {
     format!("{why}; when it was dropped it {panicked}")
 }
 
@@ -384,7 +384,7 @@ fn text_of(error: HandlerError) -> String {
     let text = text.unwrap_or_else(|panicked| format!("an error whose text {panicked}"));
     match guard::discard(error) {
         Ok(()) => text,
-        Err(panicked) => and_dropped(text, &panicked),
+        Err(panicked) => and_dropped(&text, &panicked),
     }
 }
 

@@ -2,7 +2,7 @@
 //! back what waits, and only then leases one suspect at a time. If the process
 //! dies now, nobody else can have done it.
 //!
-//! What this costs a busy worker is bounded: [`FIRST_PATIENCE`] to fall quiet
+//! The cost for a busy worker is bounded: [`FIRST_PATIENCE`] to fall quiet
 //! (more only after it failed to, and never longer than its slowest handler may
 //! take), [`SESSION`] and one handler's run; afterwards it works normally for
 //! at least as long. One worker at a time does this, the others go on.
@@ -26,8 +26,9 @@ use crate::ledger::suspects as ledger;
 const LOOK: Duration = secs(1);
 /// How long the worker may take to fall quiet; doubled after it did not.
 const FIRST_PATIENCE: Duration = secs(5);
-/// How long one suspect after the other is begun.
-const SESSION: Duration = secs(10);
+/// How long one suspect after the other is begun: short, for the other work of
+/// this worker waits meanwhile.
+const SESSION: Duration = secs(2);
 
 /// What one look came to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,22 +79,27 @@ async fn look<S: Send + Sync + 'static>(
     if !ledger::waiting(db, &routes).await? {
         return Ok(Look::Nothing);
     }
-    let window_us = micros(patience + LOOK);
-    if ledger::reserve(db, &core.id, &routes, window_us).await? == 0 {
+    if ledger::reserve(db, &core.id, &routes, window_us(patience)).await? == 0 {
         return Ok(Look::Nothing);
     }
     fault::point!("suspect.reserved");
     let look = {
         let _pause = Pause::begin(&core.alone);
-        alone(core, lanes, patience).await?
+        alone(core, lanes, &routes, patience).await?
     };
     ledger::release(db, &core.id).await?;
     Ok(look)
 }
 
+/// How long a reservation lasts: until the worker is quiet.
+fn window_us(patience: Duration) -> i64 {
+    micros(patience + LOOK)
+}
+
 async fn alone<S: Send + Sync + 'static>(
     core: &Arc<Core<S>>,
     lanes: &[Lane<S>],
+    ids: &[i64],
     patience: Duration,
 ) -> Result<Look, Error> {
     // Who has every place of every lane has stopped them.
@@ -110,14 +116,19 @@ async fn alone<S: Send + Sync + 'static>(
     // What the broker handed us and no lane has seen.
     core.broker.transport().leave(&core.id, &routes).await?;
     fault::point!("suspect.quiet");
+    let db = core.broker.db();
     let lease_us = micros(core.broker.lease_time());
     let until = Instant::now() + SESSION;
     while Instant::now() < until && !core.stop.is_cancelled() {
-        let Some(leased) = ledger::lease(core.broker.db(), &core.id, lease_us).await? else {
-            break;
-        };
-        fault::point!("suspect.leased");
-        run_one(core, lanes, leased).await;
+        match ledger::lease(db, &core.id, lease_us).await? {
+            Some(leased) => {
+                fault::point!("suspect.leased");
+                run_one(core, lanes, leased).await;
+            }
+            // A crowd has more than one reservation holds.
+            None if ledger::reserve(db, &core.id, ids, window_us(patience)).await? > 0 => {}
+            None => break,
+        }
     }
     Ok(Look::Ran)
 }

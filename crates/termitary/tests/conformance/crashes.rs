@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
 use termitary::testing::TestWorker;
@@ -53,37 +55,98 @@ pub(crate) async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_
     assert_eq!(attempts, [0], "a crash is no attempt");
 }
 
-pub(crate) async fn what_takes_three_workers_down_is_quarantined(stand: Stand) {
-    let seen = Seen::default();
-    let broker = stand.broker();
+/// A delivery whose process died twice, and ten seconds have passed.
+async fn suspect(stand: &Stand) {
     let registry = Registry::new().on(subscribe("a", note));
-    broker.register(&registry).await.unwrap();
+    stand.broker().register(&registry).await.unwrap();
     stand.commit(Ping { n: 1 }).await;
-    die(&stand).await;
-    die(&stand).await;
-    // After the second crash it waits, so as not to take all down in turn.
-    let mut worker = TestWorker::start(broker.clone(), registry.clone(), seen.clone()).await;
+    die(stand).await;
+    die(stand).await;
+    // It waits, so as not to take all workers down in turn.
+    assert!(runs(stand).await.is_empty());
+    stand.clock().advance(secs(10));
+}
+
+/// What a worker runs that finds everything as it is now.
+async fn runs(stand: &Stand) -> Vec<String> {
+    let seen = Seen::default();
+    let registry = Registry::new().on(subscribe("a", note));
+    let mut worker = TestWorker::start(stand.broker(), registry, seen.clone()).await;
     worker.allow_leftovers();
     worker.settle().await;
-    assert!(seen.all().is_empty());
     worker.stop().await;
+    seen.all()
+}
+
+pub(crate) async fn what_takes_two_workers_down_while_alone_is_quarantined(stand: Stand) {
+    suspect(&stand).await;
+    die(&stand).await;
+    assert!(runs(&stand).await.is_empty());
     stand.clock().advance(secs(10));
     die(&stand).await;
-    let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
-    worker.allow_leftovers();
+    assert!(runs(&stand).await.is_empty());
+    let broker = stand.broker();
+    let letters = broker.inspect().letters(&LetterFilter::default(), 9).await;
+    let letter = &letters.unwrap()[0];
+    let of = (letter.reason.as_str(), letter.crashes, letter.attempts);
+    assert_eq!(of, ("crashed", 4, 0));
+    assert!(letter.error.contains("4 times"), "{}", letter.error);
+}
+
+pub(crate) async fn one_death_while_alone_is_thin_evidence(stand: Stand) {
+    suspect(&stand).await;
+    die(&stand).await;
+    assert!(runs(&stand).await.is_empty());
+    stand.clock().advance(secs(10));
+    assert_eq!(runs(&stand).await, ["1"]);
+    assert_eq!(crashes(&stand).await, [3]);
+}
+
+/// Waits, as the first, until it may end.
+async fn wait(
+    event: Ping,
+    State((seen, end)): State<(Seen, Arc<tokio::sync::Semaphore>)>,
+) -> HandlerResult {
+    seen.add(event.n);
+    if event.n == 1 {
+        end.acquire().await?.forget();
+    }
+    Ok(())
+}
+
+pub(crate) async fn other_workers_go_on_while_a_suspect_runs_alone(stand: Stand) {
+    suspect(&stand).await;
+    let state = (Seen::default(), Arc::new(tokio::sync::Semaphore::new(0)));
+    let seen = &state.0;
+    let registry = Registry::new().on(subscribe("a", wait));
+    let one = TestWorker::start(stand.broker(), registry.clone(), state.clone()).await;
+    let _other = TestWorker::start(stand.broker(), registry, state.clone()).await;
+    eventually("the suspect runs", async || seen.all() == ["1"]).await;
+    for n in 2..40 {
+        stand.commit(Ping { n }).await;
+    }
+    eventually("all others have run", async || seen.len() == 39).await;
+    state.1.add_permits(1);
+    one.settle().await;
+}
+
+pub(crate) async fn a_crowd_of_suspects_and_other_work_take_turns(stand: Stand) {
+    const CROWD: u32 = 250;
+    let registry = Registry::new().on(subscribe("a", note));
+    stand.broker().register(&registry).await.unwrap();
+    let mut tx = stand.db().begin().await.unwrap();
+    for n in 0..CROWD {
+        tx.publish(Ping { n }).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    stand
+        .write("UPDATE termitary_deliveries SET crashes = 2, state = -1")
+        .await;
+    let seen = Seen::default();
+    let worker = TestWorker::start(stand.broker(), registry, seen.clone()).await;
+    for n in CROWD..CROWD + 20 {
+        stand.commit(Ping { n }).await;
+    }
     worker.settle().await;
-    let letters = broker
-        .inspect()
-        .letters(&LetterFilter::default(), 9)
-        .await
-        .unwrap();
-    assert_eq!(
-        (
-            letters[0].reason.as_str(),
-            letters[0].crashes,
-            letters[0].attempts
-        ),
-        ("crashed", 3, 0)
-    );
-    assert!(seen.all().is_empty());
+    assert_eq!(seen.len(), CROWD as usize + 20);
 }

@@ -42,7 +42,10 @@ macro_rules! suite {
             }
             crashes {
                 a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash
-                what_takes_three_workers_down_is_quarantined
+                what_takes_two_workers_down_while_alone_is_quarantined
+                one_death_while_alone_is_thin_evidence
+                other_workers_go_on_while_a_suspect_runs_alone
+                a_crowd_of_suspects_and_other_work_take_turns
             }
             keeping {
                 what_comes_late_or_out_of_its_order_is_found_all_the_same

@@ -1,5 +1,6 @@
 //! User code that panics wherever the engine calls it: one attempt of one
 //! delivery, never a place.
+#![expect(clippy::panic, reason = "panics are what these tests are about")]
 
 use std::fmt;
 use std::time::Duration;

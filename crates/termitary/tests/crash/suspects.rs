@@ -140,8 +140,8 @@ async fn one_poisonous_delivery(redis: Option<TestRedis>) {
         .unwrap();
     assert_eq!(
         (killed, deaths),
-        (3, 3),
-        "three processes died of it, and no more"
+        (4, 4),
+        "four processes died of it, and no more"
     );
 }
 

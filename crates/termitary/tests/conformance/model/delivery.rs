@@ -8,9 +8,11 @@ pub(crate) const RETRY_AFTER: i64 = 2 * 3_600;
 pub(crate) const SNOOZE: i64 = 3 * 3_600;
 pub(crate) const DELAY: i64 = 24 * 3_600;
 pub(crate) const ATTEMPTS: u32 = 3;
-/// After so many crashes it runs alone, so that the next one tells.
+/// After so many crashes it runs alone, so that the next two tell.
 pub(super) const SUSPECT: u32 = 2;
-const SECOND_CRASH_WAIT: i64 = 10;
+const SUSPECT_WAIT: i64 = 10;
+const GUILTY: u32 = 4;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Due somewhen from the first instant to the second.
@@ -58,7 +60,7 @@ impl Delivery {
         self.crashes += 1;
         self.state = match self.crashes {
             ..SUSPECT => State::Pending(now, now),
-            SUSPECT => State::Pending(now + SECOND_CRASH_WAIT, now + SECOND_CRASH_WAIT),
+            SUSPECT..GUILTY => State::Pending(now + SUSPECT_WAIT, now + SUSPECT_WAIT),
             _ => State::Dead("crashed"),
         };
     }

@@ -97,7 +97,7 @@ impl World {
             d.take_over(self.now);
             if d.state.is_due(self.now) && !d.parks(self.upgraded) {
                 due += 1;
-                suspects += u32::from(d.crashes == SUSPECT);
+                suspects += u32::from(d.crashes >= SUSPECT);
             }
         }
         due > 0 && (suspects == 0 || due == 1)
