@@ -53,7 +53,7 @@ struct Login {
     #[garde(length(max = 254))]
     #[schema(format = Email)]
     email: String,
-    #[garde(length(max = 1024))]
+    #[garde(length(max = 8192))]
     #[schema(format = Password)]
     password: String,
 }
@@ -61,7 +61,7 @@ struct Login {
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ChangePassword {
-    #[garde(length(max = 1024))]
+    #[garde(length(max = 8192))]
     #[schema(format = Password)]
     current_password: String,
     #[garde(custom(check_password))]

@@ -11,6 +11,7 @@ mod http;
 mod journey;
 mod limits;
 mod locked;
+mod memory;
 mod own_program;
 mod readme;
 mod redis_mode;
