@@ -17,7 +17,8 @@ const common = {
   exp_backoff_restart_delay: 200,
   // 2: the configuration is wrong. Starting again does not mend it.
   stop_exit_codes: [2],
-  env: { TERMITARY_ENV: 'production', LOG_FORMAT: 'json' },
+  // The API listens on loopback: whoever comes from elsewhere comes through one proxy.
+  env: { TERMITARY_ENV: 'production', LOG_FORMAT: 'json', TERMITARY_TRUSTED_PROXIES: '1' },
 };
 
 module.exports = {

@@ -14,6 +14,8 @@ pub use crate::accounts::HashCost;
 use crate::accounts::Passwords;
 use crate::auth::Lookups;
 use crate::mail::Mailer;
+pub use crate::secret::Secret;
+use crate::security;
 use crate::{activity, auth, mail, todos, users};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -29,6 +31,7 @@ struct Inner {
     settings: Settings,
     passwords: Passwords,
     lookups: Lookups,
+    security: security::Log,
 }
 
 /// What can be set about the application itself.
@@ -49,8 +52,13 @@ pub struct Settings {
     pub login_limits: LoginLimits,
     /// How long one request may take until its answer begins.
     pub request_timeout: Duration,
+    /// What answers in the database are sealed with, the same in every process that
+    /// serves the API; by default a random one of this process.
+    pub secret: Secret,
     /// How long an answer is kept for its `Idempotency-Key`.
     pub idempotency_kept: Duration,
+    /// The most keys that are kept of one user: the oldest make room.
+    pub idempotency_keys: u32,
     /// How often a live stream checks that its session still holds.
     pub stream_check: Duration,
     /// The most live streams of one process.
@@ -62,15 +70,18 @@ pub struct Settings {
 /// When further attempts have to wait.
 #[derive(Clone, Copy, Debug)]
 pub struct LoginLimits {
-    /// Failures that an account has free.
+    /// Failures that an account has free from one source address.
     pub per_account: u32,
+    /// Failures that an account has free from all addresses together that its user
+    /// never logged in from.
+    pub per_account_elsewhere: u32,
     /// Failures that a source address has free.
     pub per_source: u32,
     /// Registrations that a source address has free.
     pub registrations_per_source: u32,
     /// The first wait; each further failure doubles it.
     pub first_wait: Duration,
-    /// The longest wait. After as long without an attempt all is forgotten.
+    /// The longest wait. As long after it, without an attempt, all is forgotten.
     pub longest_wait: Duration,
 }
 
@@ -84,7 +95,9 @@ impl Default for Settings {
             session_lifetime: days(90),
             login_limits: LoginLimits::default(),
             request_timeout: secs(30),
+            secret: Secret::default(),
             idempotency_kept: days(1),
+            idempotency_keys: 1_000,
             stream_check: secs(5),
             streams: 1_000,
             streams_per_user: 10,
@@ -96,6 +109,7 @@ impl Default for LoginLimits {
     fn default() -> Self {
         Self {
             per_account: 10,
+            per_account_elsewhere: 100,
             per_source: 50,
             registrations_per_source: 200,
             first_wait: secs(5),
@@ -124,6 +138,7 @@ impl App {
             settings,
             passwords,
             lookups: Lookups::default(),
+            security: security::Log::default(),
         }))
     }
 
@@ -158,6 +173,10 @@ impl App {
 
     pub(crate) fn lookups(&self) -> &Lookups {
         &self.0.lookups
+    }
+
+    pub(crate) fn security(&self) -> &security::Log {
+        &self.0.security
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -14,6 +14,8 @@ pub mod http;
 pub mod logging;
 pub mod mail;
 mod provenance;
+mod secret;
+mod security;
 pub mod todos;
 pub mod users;
 

@@ -3,8 +3,9 @@
 use termitary::prelude::*;
 use uuid::Uuid;
 
-use super::store;
+use super::{known, store};
 use crate::app::App;
+use crate::http::forget_answers;
 use crate::users::events::{UserDeleted, UserInactiveCheck};
 
 /// A deleted user's sessions are removed.
@@ -20,7 +21,7 @@ pub(super) async fn end_sessions(event: UserDeleted, ledger: Ledger) -> HandlerR
     Ok(())
 }
 
-/// Sessions that are over by age or by idling are removed.
+/// Removes sessions that are over by age or by idling, and what else has aged.
 pub(super) async fn expire_sessions(
     _: UserInactiveCheck,
     State(app): State<App>,
@@ -29,6 +30,8 @@ pub(super) async fn expire_sessions(
     let mut tx = ledger.begin().await?;
     let removed = store::remove_expired(&mut tx, &app).await?;
     store::remove_old_attempts(&mut tx, &app).await?;
+    known::forget(&mut tx, &app).await?;
+    forget_answers(&mut tx, &app).await?;
     tx.commit().await?;
     tracing::info!(sessions = removed, "removed sessions that were over");
     Ok(())

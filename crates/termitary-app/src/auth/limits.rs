@@ -1,6 +1,11 @@
-//! Guessing is slow: failures are counted per account and per source address
-//! in the shared database, and each one past a few makes the next wait longer.
-//! Nobody is locked out for good.
+//! Guessing is slow: failures are counted in the shared database, and each one past a
+//! few makes the next wait longer. Nobody is locked out for good.
+//!
+//! Three counts limit a login: of the account from this network, of the network over
+//! all accounts, and of the account from all networks that its user never logged in
+//! from. A stranger uses up the first two for themselves alone. The third has more free
+//! failures, and whoever comes from a known network does not meet it: guesses from
+//! elsewhere do not keep the owner out.
 //!
 //! An attempt is counted before the password is looked at and given back when
 //! it was right, so that a thousand attempts at once gain nothing.
@@ -10,49 +15,90 @@ use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
-use super::token;
+use super::known;
 use crate::app::{App, LoginLimits};
-use crate::http::ApiError;
+use crate::http::{ApiError, network};
 
 /// What an attempt counts against.
 pub(super) struct Attempt {
-    /// Each with the failures that it has free.
-    scopes: Vec<(String, u32)>,
+    counts: Vec<Count>,
+    /// Whose account it is, where it is a login.
+    login: Option<Login>,
+}
+
+struct Login {
+    email: String,
+    network: String,
+}
+
+/// One count of failures.
+struct Count {
+    kind: Kind,
+    scope: String,
+    /// The failures that are free.
+    free: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Of an account from one network: forgotten when a password was right.
+    Pair,
+    /// Of an account from unknown networks.
+    Elsewhere,
+    Source,
 }
 
 impl Attempt {
     /// A login to the account of `email` from `source`.
     pub(super) fn login(app: &App, email: &str, source: IpAddr) -> Self {
         let limits = app.settings().login_limits;
+        let network = network(source);
         // Hashed: what people mistype into the address field may be a password.
-        let account = token::hash(email)[..16]
+        let parts = [&b"account"[..], email.as_bytes()];
+        let account = app.settings().secret.mac(parts)[..16]
             .iter()
             .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let count = |kind, scope, free| Count { kind, scope, free };
+        let pair = format!("account:{account}:{network}");
+        let elsewhere = format!("elsewhere:{account}");
         Self {
-            scopes: vec![
-                (format!("account:{account}"), limits.per_account),
-                (format!("source:{}", network(source)), limits.per_source),
+            counts: vec![
+                count(Kind::Pair, pair, limits.per_account),
+                count(Kind::Source, format!("source:{network}"), limits.per_source),
+                count(Kind::Elsewhere, elsewhere, limits.per_account_elsewhere),
             ],
+            login: Some(Login {
+                email: email.to_owned(),
+                network,
+            }),
         }
     }
 
     /// A registration from `source`.
     pub(super) fn registration(app: &App, source: IpAddr) -> Self {
-        let limits = app.settings().login_limits;
-        let scope = format!("register:{}", network(source));
         Self {
-            scopes: vec![(scope, limits.registrations_per_source)],
+            counts: vec![Count {
+                kind: Kind::Source,
+                scope: format!("register:{}", network(source)),
+                free: app.settings().login_limits.registrations_per_source,
+            }],
+            login: None,
         }
     }
 
     /// Counts the attempt, or says how long to wait.
-    pub(super) async fn begin(&self, app: &App) -> Result<(), ApiError> {
+    pub(super) async fn begin(mut self, app: &App) -> Result<Self, ApiError> {
         let now_us = app.now().as_microsecond();
         let limits = app.settings().login_limits;
         let mut tx = app.db().begin().await?;
+        if let Some(login) = &self.login
+            && known::is_known(&mut tx, app, &login.email, &login.network).await?
+        {
+            self.counts.retain(|count| count.kind != Kind::Elsewhere);
+        }
         let mut wait_us = 0;
-        for (scope, _) in &self.scopes {
-            wait_us = wait_us.max(blocked_until(&mut tx, scope).await? - now_us);
+        for count in &self.counts {
+            wait_us = wait_us.max(blocked_until(&mut tx, &count.scope).await? - now_us);
         }
         if wait_us > 0 {
             return Err(ApiError::TooMany {
@@ -60,17 +106,18 @@ impl Attempt {
                 retry_after: Duration::from_micros(wait_us as u64) + Duration::from_millis(999),
             });
         }
-        for (scope, free) in &self.scopes {
+        for Count { scope, free, .. } in &self.counts {
             count(&mut tx, scope, *free, limits, now_us).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(self)
     }
 
-    /// The password was right: the account's failures are forgotten, and the
-    /// attempt is given back to the source.
+    /// The password was right: the failures from this network are forgotten, and the
+    /// attempt is given back to the other counts.
     pub(super) async fn succeeded(&self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
-        for (scope, _) in &self.scopes {
-            if scope.starts_with("account:") {
+        for Count { kind, scope, .. } in &self.counts {
+            if *kind == Kind::Pair {
                 sqlx::query("DELETE FROM attempt_limits WHERE scope = $1")
                     .bind(scope)
                     .execute(&mut *conn)
@@ -85,8 +132,8 @@ impl Attempt {
     /// The attempt never came to its password: it is given back.
     pub(super) async fn undo(&self, app: &App) -> Result<(), ApiError> {
         let mut tx = app.db().begin().await?;
-        for (scope, _) in &self.scopes {
-            give_back(&mut tx, scope).await?;
+        for count in &self.counts {
+            give_back(&mut tx, &count.scope).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -112,7 +159,7 @@ async fn count(
     let failures: i64 = sqlx::query_scalar(
         "INSERT INTO attempt_limits (scope, failures, blocked_until_us, last_us) VALUES ($1, 1, 0, $2)
          ON CONFLICT (scope) DO UPDATE SET
-             failures = CASE WHEN last_us <= $3 THEN 1 ELSE failures + 1 END, last_us = $2
+             failures = CASE WHEN max(last_us, blocked_until_us) <= $3 THEN 1 ELSE failures + 1 END, last_us = $2
          RETURNING failures",
     )
     .bind(scope)
@@ -149,17 +196,6 @@ async fn give_back(conn: &mut SqliteConnection, scope: &str) -> sqlx::Result<()>
     .execute(conn)
     .await
     .map(drop)
-}
-
-/// One IPv6 customer has a whole /64 to try from.
-fn network(source: IpAddr) -> String {
-    match source {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
 }
 
 #[cfg(test)]

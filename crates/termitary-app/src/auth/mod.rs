@@ -5,6 +5,7 @@
 
 pub mod events;
 mod handlers;
+mod known;
 mod limits;
 mod lookups;
 mod routes;

@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::events::UserLoggedIn;
+use super::known;
 use super::limits::Attempt;
 use super::store::{self, Session};
 use crate::accounts::{self, Draft, PasswordsBusy, Role, User, check_password, normal_email};
@@ -17,6 +18,7 @@ use crate::http::{
     Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check_both, commit, commit_empty,
 };
 use crate::provenance::{self, Provenance};
+use crate::security::{Event, Note};
 use crate::users::events::UserUpdated;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
@@ -99,6 +101,7 @@ async fn register(
     let Ok(user) = accounts::create(&mut tx, draft, &hash, None, id, app.now()).await? else {
         return Err(cannot_use_address());
     };
+    known::remember(&mut tx, &app, id, &client.network()).await?;
     let token = store::open_session(&mut tx, &app, id, &client).await?;
     commit(tx, StatusCode::CREATED, LoggedIn { user, token }).await
 }
@@ -121,7 +124,7 @@ async fn login(
 ) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
     let email = normal_email(&body.email);
     let attempt = Attempt::login(&app, &email, client.address);
-    attempt.begin(&app).await?;
+    let attempt = attempt.begin(&app).await?;
     let mut reader = app.db().reader().acquire().await?;
     let known = store::credentials(&mut reader, &email).await?;
     drop(reader);
@@ -135,6 +138,11 @@ async fn login(
             return Err(busy.into());
         }
     };
+    if !fits {
+        let user = known.as_ref().map(|known| known.user);
+        let note = Note::new(Event::LoginFailed, client.address).user(user);
+        note.log(&app);
+    }
     let Some(known) = known.filter(|_| fits) else {
         return Err(wrong_login());
     };
@@ -158,6 +166,7 @@ async fn login(
         .await?
         .ok_or_else(wrong_login)?;
     attempt.succeeded(&mut tx).await?;
+    known::remember(&mut tx, &app, user.id, &client.network()).await?;
     let token = store::open_session(&mut tx, &app, user.id, &client).await?;
     let event = UserLoggedIn {
         user_id: user.id.to_string(),
@@ -176,10 +185,23 @@ fn wrong_login() -> ApiError {
 
 /// Log out: end the session of this request.
 #[utoipa::path(post, path = "/auth/logout", tag = "auth", responses((status = 204)))]
-async fn logout(State(app): State<App>, caller: Caller) -> Result<StatusCode, ApiError> {
+async fn logout(
+    State(app): State<App>,
+    caller: Caller,
+    client: Client,
+) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
     store::end_session(&mut tx, caller.user, caller.session).await?;
-    commit_empty(tx).await
+    let done = commit_empty(tx).await?;
+    note_end(&app, caller, &client, "logged out");
+    Ok(done)
+}
+
+fn note_end(app: &App, caller: Caller, client: &Client, how: &str) {
+    Note::new(Event::SessionEnded, client.address)
+        .user(caller.user)
+        .detail(how)
+        .log(app);
 }
 
 /// Who am I?
@@ -213,12 +235,15 @@ async fn change_password(
     drop(reader);
     // A stolen session must not become a place to guess the password.
     let attempt = Attempt::login(&app, &user.email, client.address);
-    attempt.begin(&app).await?;
+    let attempt = attempt.begin(&app).await?;
     if !app
         .passwords()
         .verify(&body.current_password, Some(&old))
         .await?
     {
+        Note::new(Event::PasswordRefused, client.address)
+            .user(caller.user)
+            .log(&app);
         return Err(ApiError::field("currentPassword", "is wrong"));
     }
     let new = app.passwords().hash(&body.new_password).await?;
@@ -241,7 +266,12 @@ async fn change_password(
         updated_at: now,
         ..user
     };
-    commit(tx, StatusCode::OK, LoggedIn { user, token }).await
+    let done = commit(tx, StatusCode::OK, LoggedIn { user, token }).await?;
+    Note::new(Event::PasswordChanged, client.address)
+        .user(caller.user)
+        .detail("all sessions ended")
+        .log(&app);
+    Ok(done)
 }
 
 /// Where am I logged in? The newest session first.
@@ -262,10 +292,12 @@ async fn list_sessions(
 async fn end_other_sessions(
     State(app): State<App>,
     caller: Caller,
+    client: Client,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
     store::end_sessions(&mut tx, caller.user, Some(caller.session)).await?;
     tx.commit().await?;
+    note_end(&app, caller, &client, "all others ended");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -279,12 +311,14 @@ async fn end_other_sessions(
 async fn end_session(
     State(app): State<App>,
     caller: Caller,
+    client: Client,
     Id(id): Id,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
     let ended = store::end_session(&mut tx, caller.user, id).await?;
     tx.commit().await?;
     if ended {
+        note_end(&app, caller, &client, "one ended");
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::NotFound)

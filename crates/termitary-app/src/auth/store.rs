@@ -286,7 +286,7 @@ pub(super) async fn remove_old_attempts(
     app: &App,
 ) -> sqlx::Result<()> {
     let longest_us = app.settings().login_limits.longest_wait.as_micros() as i64;
-    sqlx::query("DELETE FROM attempt_limits WHERE last_us <= $1")
+    sqlx::query("DELETE FROM attempt_limits WHERE last_us <= $1 AND blocked_until_us <= $1")
         .bind(app.now().as_microsecond().saturating_sub(longest_us))
         .execute(conn)
         .await

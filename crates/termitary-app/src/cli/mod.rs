@@ -63,8 +63,12 @@ fn refuse_secrets_in_argv(matches: &ArgMatches) -> Result<(), Mistake> {
             continue;
         }
         let value = matches.get_one::<String>(id).map_or("", String::as_str);
-        if id == "redis_password" || config::redact(value) != config::escape(value) {
-            let variable = id.to_uppercase();
+        let whole = ["redis_password", "secret"].contains(&id);
+        if whole || config::redact(value) != config::escape(value) {
+            let variable = match id {
+                "secret" => "TERMITARY_SECRET".to_owned(),
+                id => id.to_uppercase(),
+            };
             return Err(Mistake::new(format!(
                 "a password on the command line can be read by others: set {variable} or {variable}_FILE in the environment instead"
             )));

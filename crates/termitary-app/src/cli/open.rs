@@ -11,6 +11,7 @@ use super::out;
 use crate::app::{self, App};
 use crate::config::{Config, MailWay, Mistake, redact};
 use crate::mail::Mailer;
+use crate::secret::Secret;
 
 /// How long Redis may take to refuse a password before a command goes on: the
 /// API serves without Redis, and a worker keeps trying.
@@ -77,13 +78,27 @@ impl System {
     }
 
     /// The application on this system.
-    pub(super) fn app(&self, config: &Config, public_url: String) -> anyhow::Result<App> {
+    pub(super) fn app(
+        &self,
+        config: &Config,
+        public_url: String,
+        secret: Secret,
+    ) -> anyhow::Result<App> {
         let settings = app::Settings {
             public_url: config.public_url.clone().unwrap_or(public_url),
             trusted_proxy_hops: config.trusted_proxies,
+            secret,
             ..app::Settings::default()
         };
         Ok(App::new(self.broker.clone(), mailer(config)?, settings))
+    }
+}
+
+/// The secret that every API process of this installation has.
+pub(super) fn secret(config: &Config, db: &Db) -> Result<Secret, Mistake> {
+    match &config.secret {
+        Some(secret) => Ok(secret.clone()),
+        None => Secret::beside(db.path()).map_err(|error| Mistake::new(out::chain(&error))),
     }
 }
 

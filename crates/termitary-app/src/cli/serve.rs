@@ -8,11 +8,12 @@ use termitary::Worker;
 use tokio::net::TcpListener;
 
 use super::banner;
-use super::open::{Missing, System};
+use super::open::{self, Missing, System};
 use super::signals::Stop;
 use crate::app::App;
 use crate::config::{Config, Mistake};
 use crate::http;
+use crate::secret::Secret;
 
 /// What this process does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,13 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         system = System::open(&config, Missing::Create) => system?,
         () = stop.drain.cancelled() => return Ok(()),
     };
-    let app = system.app(&config, config.local_url(port))?;
+    // Workers seal nothing: they need not be able to read it.
+    let secret = if role.api() {
+        open::secret(&config, &system.db)?
+    } else {
+        Secret::default()
+    };
+    let app = system.app(&config, config.local_url(port), secret)?;
     banner::print(&config, role, port)?;
     let result = serve(&config, &system, &app, listener, role, &stop).await;
     system.db.close().await;

@@ -10,6 +10,7 @@ use super::open::{Missing, System};
 use super::out;
 use crate::auth::{self, NewUser, Role};
 use crate::config::{Config, Mistake};
+use crate::secret::Secret;
 
 /// Without those that are easily mistaken for each other; 32 of them, so that
 /// each random byte picks one evenly.
@@ -32,7 +33,7 @@ async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
     let name = args.name.clone().unwrap_or_else(|| local_part(&args.email));
     let role = if args.admin { Role::Admin } else { Role::User };
     let system = System::open(config, Missing::Create).await?;
-    let app = system.app(config, config.local_url(config.port))?;
+    let app = system.app(config, config.local_url(config.port), Secret::default())?;
     let new = NewUser {
         email: args.email,
         name,

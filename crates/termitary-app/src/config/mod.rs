@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use termitary::broker::{Bridge, RedisConfig};
 
+use crate::secret::Secret;
 pub use dotenv::load as load_dotenv;
 pub use redact::{escape, redact};
 pub(crate) use settings::SECRETS;
@@ -36,6 +37,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// How many reverse proxies stand in front of the API.
     pub trusted_proxies: usize,
+    /// What answers in the database are sealed with, where that is set.
+    pub secret: Option<Secret>,
     /// How many deliveries a worker runs at once.
     pub concurrency: usize,
     /// How long running work may take to finish when the process stops.
@@ -116,6 +119,7 @@ impl TryFrom<Settings> for Config {
                 "how many proxies stand in front, such as 1",
             )?
             .unwrap_or(0),
+            secret: installation_secret(&s)?,
             concurrency: concurrency(&s)?,
             grace: time("TERMITARY_SHUTDOWN_GRACE", s.shutdown_grace.as_deref())?
                 .unwrap_or(Duration::from_secs(25)),
@@ -280,6 +284,17 @@ fn public_url(s: &Settings) -> Result<Option<String>, Mistake> {
         ));
     }
     Ok(Some(url.trim_end_matches('/').to_owned()))
+}
+
+fn installation_secret(s: &Settings) -> Result<Option<Secret>, Mistake> {
+    let text = secret(
+        "TERMITARY_SECRET",
+        s.secret.as_deref(),
+        s.secret_file.as_deref(),
+    )?;
+    text.map(|text| Secret::from_text(&text))
+        .transpose()
+        .map_err(|error| Mistake::new(format!("TERMITARY_SECRET {error}")))
 }
 
 fn concurrency(s: &Settings) -> Result<usize, Mistake> {

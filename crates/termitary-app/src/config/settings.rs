@@ -185,7 +185,7 @@ pub struct Settings {
     )]
     pub public_url: Option<String>,
 
-    /// How many reverse proxies stand in front of the API: so many entries of X-Forwarded-For are believed. [default: 0]
+    /// How many reverse proxies stand in front of the API: so many entries of X-Forwarded-For are believed, from its end. Without it everybody behind a proxy counts as one source. [default: 0]
     #[arg(
         long,
         env = "TERMITARY_TRUSTED_PROXIES",
@@ -194,6 +194,27 @@ pub struct Settings {
         hide = true
     )]
     pub trusted_proxies: Option<String>,
+
+    /// At least 32 random characters, the same for every API process: answers kept for Idempotency-Key are sealed with it. Changing it only forgets those. [default: generated into a file beside the database, such as termitary.db.secret]
+    #[arg(
+        long,
+        env = "TERMITARY_SECRET",
+        value_name = "SECRET",
+        global = true,
+        hide = true,
+        hide_env_values = true
+    )]
+    pub secret: Option<String>,
+
+    /// A file that holds TERMITARY_SECRET.
+    #[arg(
+        long,
+        env = "TERMITARY_SECRET_FILE",
+        value_name = "FILE",
+        global = true,
+        hide = true
+    )]
+    pub secret_file: Option<String>,
 
     /// Plain Redis PUBLISH and SUBSCRIBE for programs that use nothing else: off, in (what they publish becomes an event), out (events are published to them) or both. [default: in, where Redis is configured]
     #[arg(
@@ -262,7 +283,13 @@ pub struct Settings {
 }
 
 /// The settings that hold passwords, by clap's name for them.
-pub(crate) const SECRETS: [&str; 4] = ["database_url", "redis_url", "redis_password", "smtp_url"];
+pub(crate) const SECRETS: [&str; 5] = [
+    "database_url",
+    "redis_url",
+    "redis_password",
+    "smtp_url",
+    "secret",
+];
 
 /// Settings that help does not mention.
 const UNDOCUMENTED: [&str; 1] = ["lease"];

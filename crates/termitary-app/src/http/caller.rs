@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use uuid::Uuid;
 
 use super::problem::ApiError;
+use super::refusals::Identified;
 use crate::accounts::Role;
 use crate::app::App;
 
@@ -62,6 +63,10 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        Self::of(&App::from_ref(state), &parts.headers).await
+        let caller = Self::of(&App::from_ref(state), &parts.headers).await?;
+        if let Some(identified) = parts.extensions.get::<Identified>() {
+            identified.as_user(caller.user);
+        }
+        Ok(caller)
     }
 }

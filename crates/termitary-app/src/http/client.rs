@@ -1,10 +1,12 @@
 //! Who is at the other end: the address and the agent of a request.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Once;
 
 use axum::extract::{ConnectInfo, FromRef, FromRequestParts};
 use axum::http::header::USER_AGENT;
 use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap};
 
 use crate::app::App;
 
@@ -17,39 +19,139 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn of(parts: &Parts, trusted_hops: usize) -> Self {
-        let peer = parts
-            .extensions
-            .get::<ConnectInfo<SocketAddr>>()
-            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let agent = parts
             .headers
             .get(USER_AGENT)
             .and_then(|value| value.to_str().ok());
         Self {
-            address: forwarded(parts, trusted_hops)
-                .unwrap_or(peer)
-                .to_canonical(),
+            address: address(&parts.headers, &parts.extensions, trusted_hops),
             agent: agent.map(|agent| agent.chars().take(300).collect()),
+        }
+    }
+
+    /// The network that counts as one source.
+    pub(crate) fn network(&self) -> String {
+        network(self.address)
+    }
+}
+
+/// One IPv6 customer has a whole /64 to try from.
+pub(crate) fn network(source: IpAddr) -> String {
+    match source {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
         }
     }
 }
 
-/// The address that the outermost trusted proxy saw. Each proxy appends the
-/// address it saw, so only entries from the end can be believed.
-fn forwarded(parts: &Parts, trusted_hops: usize) -> Option<IpAddr> {
-    let entries: Vec<_> = parts
-        .headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    let index = entries.len().checked_sub(trusted_hops.max(1))?;
-    if trusted_hops == 0 {
-        None
-    } else {
-        entries.get(index)?.parse().ok()
+/// The client's address: what the outermost trusted proxy saw, or else the other end of
+/// the connection.
+pub(super) fn address(headers: &HeaderMap, extensions: &Extensions, trusted_hops: usize) -> IpAddr {
+    let peer = extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
+        .to_canonical();
+    let forwarded = Forwarded::of(headers, trusted_hops);
+    forwarded.warn_once(peer);
+    match forwarded {
+        Forwarded::By(address) => address.to_canonical(),
+        Forwarded::Nobody | Forwarded::NotTrusted | Forwarded::Unreadable => peer,
+    }
+}
+
+/// What `X-Forwarded-For` says.
+#[derive(Debug, PartialEq, Eq)]
+enum Forwarded {
+    /// There is none.
+    Nobody,
+    /// There is one, and no proxy is trusted.
+    NotTrusted,
+    /// The address that the outermost trusted proxy saw.
+    By(IpAddr),
+    /// The entry that counts is no address, or there are fewer than trusted proxies.
+    Unreadable,
+}
+
+impl Forwarded {
+    /// Each proxy appends the address it saw, so only entries from the end can be
+    /// believed, whatever a client wrote before them.
+    fn of(headers: &HeaderMap, trusted_hops: usize) -> Self {
+        let lines = headers.get_all("x-forwarded-for");
+        let entries: Vec<&[u8]> = lines
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|entry| !entry.is_empty())
+            .collect();
+        if entries.is_empty() {
+            return Self::Nobody;
+        }
+        if trusted_hops == 0 {
+            return Self::NotTrusted;
+        }
+        entries
+            .len()
+            .checked_sub(trusted_hops)
+            .and_then(|index| parse(entries[index]))
+            .map_or(Self::Unreadable, Self::By)
+    }
+
+    /// Says once what an operator has to know; never what stands in the header.
+    fn warn_once(&self, peer: IpAddr) {
+        static UNREADABLE: Once = Once::new();
+        static NOT_TRUSTED: Once = Once::new();
+        match self {
+            Self::Unreadable => UNREADABLE.call_once(|| {
+                tracing::warn!(
+                    source.ip = %peer,
+                    "X-Forwarded-For has no address where TERMITARY_TRUSTED_PROXIES says that one stands: such requests count as the proxy's own. Set it to the number of proxies that append to the header (said once)"
+                );
+            }),
+            Self::NotTrusted if is_near(peer) => NOT_TRUSTED.call_once(|| {
+                tracing::warn!(
+                    source.ip = %peer,
+                    "a proxy sends X-Forwarded-For, and TERMITARY_TRUSTED_PROXIES is 0: all of its clients count as one source. Set it to the number of proxies in front (said once)"
+                );
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Proxies are on this machine or in its network; clients elsewhere may send what
+/// they like.
+fn is_near(peer: IpAddr) -> bool {
+    match peer {
+        IpAddr::V4(peer) => peer.is_loopback() || peer.is_private(),
+        IpAddr::V6(peer) => peer.is_loopback() || peer.is_unique_local(),
+    }
+}
+
+/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`,
+/// also in quotes and with a zone.
+fn parse(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim_matches('"').trim();
+    let text = without_zone(text);
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse().ok()
+}
+
+/// `fe80::1%eth0` names an interface of the proxy, which is nobody's address.
+fn without_zone(text: &str) -> String {
+    match text.split_once('%') {
+        Some((address, rest)) => {
+            let after = rest.find(']').map_or("", |end| &rest[end..]);
+            format!("{address}{after}")
+        }
+        None => text.to_owned(),
     }
 }
 
@@ -72,30 +174,74 @@ where
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use axum::http::HeaderValue;
+
     use super::*;
 
-    fn address(header: Option<&str>, hops: usize) -> String {
-        let mut request = axum::http::Request::builder();
-        if let Some(header) = header {
-            request = request.header("x-forwarded-for", header);
+    fn address_of(lines: &[&[u8]], hops: usize) -> String {
+        let (mut parts, ()) = axum::http::Request::new(()).into_parts();
+        for line in lines {
+            let value = HeaderValue::from_bytes(line).unwrap();
+            parts.headers.append("x-forwarded-for", value);
         }
-        let (mut parts, ()) = request.body(()).unwrap().into_parts();
         parts
             .extensions
             .insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 4711))));
         Client::of(&parts, hops).address.to_string()
     }
 
+    fn address(header: &str, hops: usize) -> String {
+        address_of(&[header.as_bytes()], hops)
+    }
+
     #[test]
     fn a_forwarded_address_is_ignored_unless_proxies_are_trusted() {
-        assert_eq!(address(Some("203.0.113.9"), 0), "192.0.2.1");
-        assert_eq!(address(Some("203.0.113.9"), 1), "203.0.113.9");
-        assert_eq!(address(Some("10.6.6.6, 203.0.113.9"), 1), "203.0.113.9");
+        assert_eq!(address("203.0.113.9", 0), "192.0.2.1");
+        assert_eq!(address("203.0.113.9", 1), "203.0.113.9");
+        assert_eq!(address("10.6.6.6, 203.0.113.9", 1), "203.0.113.9");
         assert_eq!(
-            address(Some("10.6.6.6, 203.0.113.9, 198.51.100.2"), 2),
+            address("10.6.6.6, 203.0.113.9, 198.51.100.2", 2),
             "203.0.113.9"
         );
-        assert_eq!(address(Some("nonsense"), 1), "192.0.2.1");
-        assert_eq!(address(None, 1), "192.0.2.1");
+        assert_eq!(address("nonsense", 1), "192.0.2.1");
+        assert_eq!(address("203.0.113.9", 2), "192.0.2.1", "one is missing");
+        assert_eq!(address_of(&[], 1), "192.0.2.1");
+    }
+
+    #[test]
+    fn an_address_is_read_in_every_form_that_proxies_write() {
+        for (written, meant) in [
+            ("203.0.113.9:51234", "203.0.113.9"),
+            ("2001:db8::9", "2001:db8::9"),
+            ("[2001:db8::9]", "2001:db8::9"),
+            ("[2001:db8::9]:51234", "2001:db8::9"),
+            ("\"[2001:db8::9]:51234\"", "2001:db8::9"),
+            ("[fe80::1%eth0]:51234", "fe80::1"),
+            ("fe80::1%3", "fe80::1"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("  203.0.113.9  ", "203.0.113.9"),
+            ("203.0.113.9,", "203.0.113.9"),
+            ("10.6.6.6, , 203.0.113.9, ,", "203.0.113.9"),
+        ] {
+            assert_eq!(address(written, 1), meant, "{written}");
+        }
+        for nobody in [
+            "unknown",
+            "_hidden",
+            "203.0.113.9:",
+            "[2001:db8::9",
+            "1.2.3",
+        ] {
+            assert_eq!(address(nobody, 1), "192.0.2.1", "{nobody}");
+        }
+    }
+
+    #[test]
+    fn several_lines_are_one_list_and_what_a_client_wrote_spoils_no_entry_after_it() {
+        let lines: [&[u8]; 2] = [b"10.6.6.6", b"203.0.113.9"];
+        assert_eq!(address_of(&lines, 1), "203.0.113.9");
+        assert_eq!(address_of(&lines, 2), "10.6.6.6");
+        assert_eq!(address_of(&[b"\xff\xfe, 203.0.113.9"], 1), "203.0.113.9");
+        assert_eq!(address_of(&[b"\xff"], 1), "192.0.2.1");
     }
 }

@@ -75,7 +75,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
 }
 
 /// Labels come from closed sets only: a client may invent methods.
-fn label(method: &axum::http::Method) -> String {
+pub(super) fn label(method: &axum::http::Method) -> String {
     match method.as_str() {
         known @ ("GET" | "POST" | "PATCH" | "DELETE" | "PUT" | "HEAD" | "OPTIONS") => {
             known.to_owned()

@@ -10,6 +10,7 @@ mod layers;
 mod ops;
 mod page;
 mod problem;
+mod refusals;
 mod serve;
 
 use axum::Router;
@@ -27,8 +28,8 @@ use crate::app::App;
 use crate::{activity, auth, todos, users};
 
 pub(crate) use caller::Caller;
-pub(crate) use client::Client;
-pub(crate) use idempotency::{commit, commit_empty};
+pub(crate) use client::{Client, network};
+pub(crate) use idempotency::{commit, commit_empty, forget_answers};
 pub(crate) use json::{Id, Json, Params, Valid, check, check_both, not_null, nullable};
 pub(crate) use page::{Page, Paging, decode, page_size};
 pub(crate) use problem::{ApiError, Problem};
@@ -73,6 +74,7 @@ pub fn router(app: App, shutdown: CancellationToken) -> Router {
         .layer(from_fn_with_state(app.clone(), layers::timeout))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(from_fn(layers::finish))
+        .layer(from_fn_with_state(app.clone(), refusals::layer))
         .layer(from_fn_with_state(app, layers::observe))
 }
 

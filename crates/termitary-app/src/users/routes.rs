@@ -16,10 +16,11 @@ use super::store;
 use crate::accounts::{self, Draft, Role, User, check_password};
 use crate::app::App;
 use crate::http::{
-    Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, check, check_both,
-    commit, not_null,
+    Api, ApiError, Caller, Client, Id, Json, Page, Paging, Params, Problem, Valid, check,
+    check_both, commit, not_null,
 };
 use crate::provenance::{self, Provenance};
+use crate::security::{Event, Note};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -89,6 +90,7 @@ async fn list(
 async fn create(
     State(app): State<App>,
     caller: Caller,
+    client: Client,
     Json(body): Json<CreateUser>,
 ) -> Result<(StatusCode, Json<User>), ApiError> {
     caller.admin_only()?;
@@ -102,7 +104,20 @@ async fn create(
     else {
         return Err(ApiError::field("email", "has an account already"));
     };
-    commit(tx, StatusCode::CREATED, user).await
+    let (id, role) = (user.id, user.role);
+    let done = commit(tx, StatusCode::CREATED, user).await?;
+    if role == Role::Admin {
+        note_role(&app, caller, &client, id, role);
+    }
+    Ok(done)
+}
+
+fn note_role(app: &App, caller: Caller, client: &Client, user: Uuid, role: Role) {
+    Note::new(Event::RoleChanged, client.address)
+        .user(user)
+        .actor(caller.user)
+        .detail(format!("now {role}"))
+        .log(app);
 }
 
 /// Read a user: yourself, or anyone as admin.
@@ -137,6 +152,7 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
 async fn change(
     State(app): State<App>,
     caller: Caller,
+    client: Client,
     Id(id): Id,
     Valid(Json(body)): Valid<Json<ChangeUser>>,
 ) -> Result<Json<User>, ApiError> {
@@ -171,6 +187,7 @@ async fn change(
     );
     check(&draft)?;
     let changes = differences(&old, &draft);
+    let old_role = old.role;
     if changes.is_empty() {
         return Ok(Json(old));
     }
@@ -190,6 +207,9 @@ async fn change(
     let known = Provenance::by(caller.user, vec![id]);
     provenance::publish(&mut tx, event, id, known, now).await?;
     tx.commit().await?;
+    if user.role != old_role {
+        note_role(&app, caller, &client, id, user.role);
+    }
     Ok(Json(user))
 }
 

@@ -1,10 +1,11 @@
 //! Registration, login, sessions, users.
 
-use axum::http::Method;
+use axum::body::Body;
+use axum::http::{Method, Request};
 use serde_json::json;
 use termitary::clock::{days, hours, secs};
 
-use crate::support::{PASSWORD, TestApp};
+use crate::support::{Answer, PASSWORD, TestApp};
 
 const ME: &str = "/api/v1/auth/me";
 const SESSIONS: &str = "/api/v1/auth/sessions";
@@ -276,6 +277,86 @@ async fn guessing_at_one_account_has_to_wait_longer_and_longer() {
     app.try_login(&ada.email, "a wrong guess")
         .await
         .assert_problem(401);
+    app.settle().await;
+}
+
+async fn login_from(app: &TestApp, source: &str, email: &str, password: &str) -> Answer {
+    let body = json!({ "email": email, "password": password });
+    let request = Request::post("/api/v1/auth/login")
+        .header("content-type", "application/json")
+        .header("x-forwarded-for", source)
+        .body(Body::from(body.to_string()))
+        .unwrap();
+    app.send(request).await
+}
+
+#[tokio::test]
+async fn a_stranger_who_guesses_does_not_keep_the_owner_out() {
+    let app = TestApp::start_with(|settings| {
+        settings.trusted_proxy_hops = 1;
+        settings.login_limits.per_account_elsewhere = 30;
+    })
+    .await;
+    let ada = app.register("Ada").await;
+    let home = "198.51.100.7";
+    login_from(&app, home, &ada.email, PASSWORD)
+        .await
+        .assert_status(200);
+    for _ in 0..10 {
+        login_from(&app, "203.0.113.1", &ada.email, "a wrong guess")
+            .await
+            .assert_problem(401);
+    }
+    login_from(&app, "203.0.113.1", &ada.email, PASSWORD)
+        .await
+        .assert_problem(429);
+    // Neither at home nor anywhere else.
+    for source in [home, "198.51.100.200", "[2001:db8::1]:4711"] {
+        login_from(&app, source, &ada.email, PASSWORD)
+            .await
+            .assert_status(200);
+    }
+    // Many strangers use up what all unknown networks share, and no known one.
+    let mut limited = 0;
+    for n in 0..60 {
+        let source = format!("203.0.113.{}", n + 2);
+        let answer = login_from(&app, &source, &ada.email, "a wrong guess").await;
+        limited += usize::from(answer.status == 429);
+    }
+    assert_eq!(limited, 60 - 20, "ten of thirty were guessed before");
+    login_from(&app, "192.0.2.77", &ada.email, PASSWORD)
+        .await
+        .assert_problem(429);
+    for source in [home, "198.51.100.200", "2001:db8::99"] {
+        login_from(&app, source, &ada.email, PASSWORD)
+            .await
+            .assert_status(200);
+    }
+    // What the owner does gives the strangers nothing back.
+    login_from(&app, "203.0.113.99", &ada.email, "a wrong guess")
+        .await
+        .assert_problem(429);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn who_waits_out_the_longest_wait_gets_one_guess_and_not_all_again() {
+    let app = TestApp::start_with(|settings| settings.login_limits.per_account = 2).await;
+    let ada = app.register("Ada").await;
+    let guess = async || app.try_login(&ada.email, "a wrong guess").await;
+    let mut longest = 0;
+    for _ in 0..31 {
+        let answer = guess().await;
+        let wait: u64 = answer.header("retry-after").parse().unwrap_or(0);
+        longest = longest.max(wait);
+        app.db().clock().advance(secs(wait));
+    }
+    assert_eq!(longest, 15 * 60);
+    guess().await.assert_problem(401);
+    guess().await.assert_problem(429);
+    app.db().clock().advance(secs(2 * 15 * 60));
+    guess().await.assert_problem(401);
+    guess().await.assert_problem(401);
     app.settle().await;
 }
 

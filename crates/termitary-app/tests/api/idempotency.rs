@@ -4,7 +4,11 @@ use axum::body::Body;
 use axum::http::Request;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use termitary::clock::{hours, secs};
+use termitary::clock::hours;
+use termitary_app::app::{App, Settings};
+use termitary_app::http;
+use termitary_app::mail::Mailer;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Answer, PASSWORD, Person, TestApp};
 
@@ -127,7 +131,7 @@ async fn an_answer_that_only_says_not_now_is_not_kept() {
 }
 
 #[tokio::test]
-async fn keys_are_forgotten_after_a_day_and_those_of_dead_requests_after_a_minute() {
+async fn keys_are_forgotten_after_a_day() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
     let body = json!({ "title": "once" });
@@ -137,17 +141,154 @@ async fn keys_are_forgotten_after_a_day_and_those_of_dead_requests_after_a_minut
         post(&app, TODOS, Some(&ada), "k1", &body).await.json()["id"],
         first["id"]
     );
+    assert_eq!(kept(&app).await, 1);
+    app.settle().await;
+}
 
+/// How many answers lie in the database.
+async fn kept(app: &TestApp) -> i64 {
+    sqlx::query_scalar("SELECT COUNT(*) FROM answers")
+        .fetch_one(app.db().reader())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_request_that_changed_nothing_is_not_kept_and_its_key_stays_free() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    post(&app, TODOS, Some(&ada), "k1", &json!({ "title": "" }))
+        .await
+        .assert_fields(&["title"]);
+    assert_eq!(kept(&app).await, 0);
+    post(&app, TODOS, Some(&ada), "k1", &json!({ "title": "better" }))
+        .await
+        .assert_status(201);
+    assert_eq!(kept(&app).await, 1);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn nothing_is_written_for_the_key_of_somebody_without_a_session() {
+    let app = TestApp::start().await;
+    let before = app.db().path().metadata().unwrap().len();
+    let long = "x".repeat(60_000);
+    for n in 0..50 {
+        let key = format!("k{n}");
+        let email = json!({ "email": long, "name": "A", "password": PASSWORD });
+        for (path, body, status) in [
+            ("/api/v1/auth/register", &email, 422),
+            ("/api/v1/auth/login", &json!({ "email": long }), 422),
+            ("/api/v1/todos", &json!({ "title": long }), 401),
+            ("/nowhere", &json!({}), 404),
+        ] {
+            let answer = post(&app, path, None, &key, body).await;
+            answer.assert_problem(status);
+        }
+    }
+    assert_eq!(kept(&app).await, 0);
+    let ahead = format!("{}-wal", app.db().path().display());
+    let written = std::fs::metadata(ahead).map_or(0, |file| file.len());
+    assert!(written + before < 4_000_000, "{written} bytes");
+}
+
+#[tokio::test]
+async fn a_caller_has_so_many_keys_and_the_oldest_make_room() {
+    let app = TestApp::start_with(|settings| settings.idempotency_keys = 3).await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let body = json!({ "title": "once" });
+    let his = post(&app, TODOS, Some(&bob), "k0", &body).await;
+    let mut answers = Vec::new();
+    for n in 0..5 {
+        answers.push(post(&app, TODOS, Some(&ada), &format!("k{n}"), &body).await);
+    }
+    assert_eq!(kept(&app).await, 3 + 1);
+    for (n, answer) in answers.iter().enumerate().skip(2) {
+        let again = post(&app, TODOS, Some(&ada), &format!("k{n}"), &body).await;
+        assert_eq!(again.body, answer.body);
+    }
+    let again = post(&app, TODOS, Some(&bob), "k0", &body).await;
+    assert_eq!(again.body, his.body, "nobody makes room for another caller");
+    let again = post(&app, TODOS, Some(&ada), "k0", &body).await;
+    assert_ne!(again.body, answers[0].body);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn the_answer_with_the_longest_description_is_kept_whole() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    // Each of these control characters is six bytes of JSON.
+    let body = json!({ "title": "long", "description": "\u{1}".repeat(10_000) });
+    let first = post(&app, TODOS, Some(&ada), "k1", &body).await;
+    first.assert_status(201);
+    assert!(first.body.len() > 60_000);
+    let again = post(&app, TODOS, Some(&ada), "k1", &body).await;
+    assert_eq!(again.body, first.body);
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn a_stored_answer_cannot_be_compared_read_or_changed_without_the_secret() {
+    let mut app = TestApp::start().await;
+    let body = json!({ "email": "ada@example.com", "name": "Ada", "password": PASSWORD });
+    let register = "/api/v1/auth/register";
+    post(&app, register, None, "k1", &body)
+        .await
+        .assert_status(201);
+    let rows = async |app: &TestApp| -> Vec<(Vec<u8>, Vec<u8>)> {
+        sqlx::query_as("SELECT key_hash, request FROM answers ORDER BY nth")
+            .fetch_all(app.db().reader())
+            .await
+            .unwrap()
+    };
+    let first = rows(&app).await;
+
+    // Whoever has the database, the key and a guess at the request makes other hashes.
+    let home = app.router.clone();
+    let thief = App::new(
+        app.app.broker().clone(),
+        Mailer::memory(),
+        Settings {
+            hash_cost: app.app.settings().hash_cost,
+            ..Settings::default()
+        },
+    );
+    app.router = http::router(thief, CancellationToken::new());
+    let guessed = post(&app, register, None, "k1", &body).await;
+    guessed.assert_fields(&["email"]);
+    assert_eq!(guessed.header("idempotency-replayed"), "");
+    let login = json!({ "email": "ada@example.com", "password": PASSWORD });
+    post(&app, "/api/v1/auth/login", None, "k1", &login)
+        .await
+        .assert_status(200);
+    let both = rows(&app).await;
+    assert!(!both[1..].iter().any(|row| row.0 == first[0].0), "the key");
+
+    app.router = home;
     let mut tx = app.db().begin().await.unwrap();
-    sqlx::query("UPDATE idempotency SET status = NULL, answer = NULL")
+    sqlx::query("UPDATE answers SET answer = zeroblob(length(answer))")
         .execute(&mut *tx)
         .await
         .unwrap();
     tx.commit().await.unwrap();
-    app.db().clock().advance(secs(61));
-    post(&app, TODOS, Some(&ada), "k1", &body)
-        .await
-        .assert_status(201);
+    let changed = post(&app, register, None, "k1", &body).await;
+    changed.assert_problem(500);
+    app.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_registrations_at_once_under_one_key_are_one_account_and_one_answer() {
+    let app = TestApp::start().await;
+    let body = json!({ "email": "ada@example.com", "name": "Ada", "password": PASSWORD });
+    let register = "/api/v1/auth/register";
+    let answers = join_all((0..10).map(|_| post(&app, register, None, "k1", &body))).await;
+    for answer in &answers {
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body),
+            (201, &answers[0].body)
+        );
+    }
     app.settle().await;
 }
 
@@ -205,7 +346,6 @@ async fn an_answer_commits_with_what_was_done() {
             }
         } => {}
     }
-    app.db().clock().advance(secs(61));
     post(&app, TODOS, Some(&ada), "k1", &body)
         .await
         .assert_status(201);

@@ -17,6 +17,7 @@ mod readme;
 mod redis_mode;
 mod redis_server;
 mod sandbox;
+mod security_log;
 mod settings;
 mod smtp;
 mod sqlite_mode;

@@ -57,3 +57,34 @@ fn a_broken_line_is_named_without_being_shown() {
         "{text}"
     );
 }
+
+#[test]
+fn a_secret_that_is_not_set_is_generated_once_and_shared() {
+    let sandbox = Sandbox::new();
+    let mut first = sandbox.start(&["api"]);
+    first.port();
+    let file = sandbox.path("termitary.db.secret");
+    let secret = std::fs::read_to_string(&file).unwrap();
+    assert!(first.said().contains("TERMITARY_SECRET is not set"));
+    assert!(!first.said().contains(secret.trim()));
+    let mut second = sandbox.start(&["api"]);
+    second.port();
+    assert!(!second.said().contains("TERMITARY_SECRET"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), secret);
+}
+
+#[test]
+fn a_secret_that_is_too_short_or_on_the_command_line_is_refused_and_not_shown() {
+    let sandbox = Sandbox::new().with("TERMITARY_SECRET", "hunter2");
+    let text = sandbox.fails(2, &["migrate"]);
+    assert!(
+        text.contains("TERMITARY_SECRET has 7 characters") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let secret = "a5f0".repeat(16);
+    let text = Sandbox::new().fails(2, &["migrate", "--secret", &secret]);
+    assert!(
+        text.contains("TERMITARY_SECRET_FILE") && !text.contains(&secret),
+        "{text}"
+    );
+}

@@ -1,42 +1,46 @@
 //! `Idempotency-Key`: a POST that is sent again is answered again, not done
 //! again.
 //!
-//! The key is remembered per user, or per route and address where there is no
-//! session. A route that changes something commits its answer with its effects
-//! ([`commit`]), so that no crash can part them. Answers that changed nothing
-//! are kept by the layer.
+//! A route that changes something commits its answer with its effects ([`commit`]), so
+//! that no crash can part them, and of requests that run at the same time under one key
+//! only one commits: the others are undone and get its answer. Nothing is written
+//! before that. A request that changed nothing leaves its key free: it may be
+//! corrected and sent again under it.
+//!
+//! Keys are remembered per user, or per route and network where somebody registers or
+//! logs in; for each only the newest.
 
+mod seal;
 mod slot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use termitary::Tx;
 
-use self::slot::{Claim, Slot};
-use super::BODY_LIMIT;
+use self::slot::{Found, Scope, Slot};
 use super::caller::{Caller, bearer};
 use super::client::Client;
 use super::json::{Json, read_body};
 use super::problem::ApiError;
 use crate::app::App;
 
-/// How long a repeated request waits for the first one's answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(25);
+pub(crate) use slot::forget as forget_answers;
+
 /// These end the session that they are sent with: sent again, the token says
 /// nothing about the user any more.
 const ENDS_SESSION: &[&str] = &["/api/v1/auth/logout", "/api/v1/auth/password"];
+/// These change something without a session.
+const WITHOUT_SESSION: &[&str] = &["/api/v1/auth/register", "/api/v1/auth/login"];
+/// The most keys of one session that ended, and of one network without a session.
+const FEW: u32 = 100;
 
 tokio::task_local! {
     static RUNNING: Arc<Running>;
@@ -87,38 +91,29 @@ async fn commit_answer(
 async fn keyed(app: &App, request: Request, next: Next) -> Result<Response, ApiError> {
     let key = key(&request)?;
     let (parts, body) = request.into_parts();
-    let scope = scope(app, &parts).await?;
+    let Some(scope) = scope(app, &parts).await? else {
+        // Refused, or changes nothing.
+        return Ok(next.run(Request::from_parts(parts, body)).await);
+    };
     let body = read_body(Request::new(body)).await?;
-    let slot = Slot::new(scope, &key, &parts, &body);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match slot.claim(app).await? {
-            Claim::Mine(since) => {
-                let request = Request::from_parts(parts, Body::from(body));
-                let running = Running {
-                    app: app.clone(),
-                    slot,
-                    since,
-                    kept: AtomicBool::new(false),
-                };
-                return run(request, next, running).await;
-            }
-            Claim::Answered(response) => return Ok(response),
-            Claim::Other => {
-                return Err(ApiError::field(
-                    "Idempotency-Key",
-                    "was used for another request already: send a new key with a new request",
-                ));
-            }
-            Claim::Running if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(POLL).await;
-            }
-            Claim::Running => {
-                return Err(ApiError::Conflict(
-                    "The first request with this Idempotency-Key is still running.",
-                ));
-            }
-        }
+    let slot = Slot::new(app, scope, &key, &parts, &body);
+    if let Some(found) = slot.find(app).await? {
+        return replayed(found);
+    }
+    let request = Request::from_parts(parts, Body::from(body));
+    run(app, slot, request, next).await
+}
+
+fn replayed(found: Found) -> Result<Response, ApiError> {
+    match found {
+        Found::Answer(response) => Ok(response),
+        Found::Done => Err(ApiError::Conflict(
+            "This request was done already; its answer was too long to be kept: read what it made.",
+        )),
+        Found::Other => Err(ApiError::field(
+            "Idempotency-Key",
+            "was used for another request already: send a new key with a new request",
+        )),
     }
 }
 
@@ -138,61 +133,61 @@ fn key(request: &Request) -> Result<String, ApiError> {
         })
 }
 
-/// Whose key it is: one user's keys never meet another's.
-async fn scope(app: &App, parts: &Parts) -> Result<String, ApiError> {
+/// Whose key it is: one user's keys never meet another's. None where nobody has keys.
+async fn scope(app: &App, parts: &Parts) -> Result<Option<Scope>, ApiError> {
     let path = parts.uri.path();
+    if WITHOUT_SESSION.contains(&path) {
+        let client = Client::of(parts, app.settings().trusted_proxy_hops);
+        return Ok(Some(Scope {
+            name: format!("anonymous:{path}:{}", client.network()),
+            most: FEW,
+        }));
+    }
     if let Some(token) = bearer(&parts.headers)
         && ENDS_SESSION.contains(&path)
     {
-        let hash = Sha256::digest(format!("scope {token}"));
-        return Ok(hash
-            .iter()
-            .fold("token:".to_owned(), |hex, byte| format!("{hex}{byte:02x}")));
+        let hash = app
+            .settings()
+            .secret
+            .mac([&b"idempotency token"[..], token.as_bytes()]);
+        return Ok(Some(Scope {
+            name: hash
+                .iter()
+                .fold("token:".to_owned(), |hex, byte| format!("{hex}{byte:02x}")),
+            most: FEW,
+        }));
     }
     match Caller::of(app, &parts.headers).await {
-        Ok(caller) => Ok(format!("user:{}", caller.user)),
-        Err(ApiError::Unauthorized(_)) => {
-            let client = Client::of(parts, app.settings().trusted_proxy_hops);
-            Ok(format!("anonymous:{path}:{}", client.address))
-        }
+        Ok(caller) => Ok(Some(Scope {
+            name: format!("user:{}", caller.user),
+            most: app.settings().idempotency_keys,
+        })),
+        Err(ApiError::Unauthorized(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-async fn run(request: Request, next: Next, running: Running) -> Result<Response, ApiError> {
-    let running = Arc::new(running);
+async fn run(app: &App, slot: Slot, request: Request, next: Next) -> Result<Response, ApiError> {
+    let running = Arc::new(Running {
+        app: app.clone(),
+        slot,
+        kept: AtomicBool::new(false),
+    });
     let response = RUNNING.scope(Arc::clone(&running), next.run(request)).await;
-    if running.kept.load(Ordering::Acquire) || !is_final(response.status()) {
+    if running.kept.load(Ordering::Acquire) || response.status().is_success() {
         return Ok(response);
     }
-    let (parts, body) = response.into_parts();
-    let body = axum::body::to_bytes(body, 8 * BODY_LIMIT)
-        .await
-        .map_err(|error| ApiError::Internal(error.into()))?;
-    let kind = parts
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let tx = running.app.db().begin().await?;
-    running.keep(tx, parts.status, kind, &body).await?;
-    Ok(Response::from_parts(parts, Body::from(body)))
+    // Perhaps it failed because the same request was done meanwhile.
+    match running.slot.find_in_turn(app).await? {
+        Some(found @ (Found::Answer(_) | Found::Done)) => replayed(found),
+        Some(Found::Other) | None => Ok(response),
+    }
 }
 
-/// An answer that the same request would get again. The others say "not now".
-fn is_final(status: StatusCode) -> bool {
-    !status.is_server_error()
-        && !matches!(
-            status,
-            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-        )
-}
-
-/// The first request with a key, while it runs.
+/// A request with a key, while it runs.
 struct Running {
     app: App,
     slot: Slot,
-    since: i64,
     kept: AtomicBool,
 }
 
@@ -205,36 +200,15 @@ impl Running {
         kind: &str,
         body: &[u8],
     ) -> Result<(), ApiError> {
-        if !self
-            .slot
-            .keep(&mut tx, self.since, status, kind, body)
-            .await?
-        {
-            // So slow that it was taken for dead: another one runs by now, and
-            // this one's effects must not become real as well.
+        let free = self.slot.keep(&mut tx, &self.app, status, kind, body);
+        if !free.await? {
+            // Without a commit what this one did is undone.
             return Err(ApiError::Conflict(
-                "Another request with this Idempotency-Key took over.",
+                "Another request with this Idempotency-Key was done at the same time.",
             ));
         }
         tx.commit().await?;
         self.kept.store(true, Ordering::Release);
         Ok(())
-    }
-}
-
-/// Frees the key when the request ended without an answer to keep: it failed,
-/// panicked, took too long, or its client went away. Where the answer was kept
-/// after all, this changes nothing.
-impl Drop for Running {
-    fn drop(&mut self) {
-        let (app, slot, since) = (self.app.clone(), self.slot.clone(), self.since);
-        if self.kept.load(Ordering::Acquire) {
-            return;
-        }
-        tokio::spawn(async move {
-            if let Err(error) = slot.release(&app, since).await {
-                tracing::warn!(error = ?error, "an idempotency key stays taken for a minute");
-            }
-        });
     }
 }
