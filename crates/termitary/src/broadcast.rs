@@ -1,14 +1,16 @@
 //! Messages to every live process: at most once each, not stored.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use sqlx::SqliteConnection;
 use tokio::sync::{Notify, broadcast};
 
+use crate::clock::{forward, minutes};
 use crate::db::Db;
 use crate::error::Error;
+use crate::ledger::broadcasts as rows;
 
 /// How far a listener may fall behind before it misses messages.
 const BUFFER: usize = 1024;
@@ -16,8 +18,8 @@ const BUFFER: usize = 1024;
 const POLL: Duration = Duration::from_millis(50);
 /// How long to rest after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long a message stays for other processes to see.
-const KEEP_US: i64 = 60_000_000;
+/// How long a message stays at least for other processes to see.
+const KEEP: Duration = minutes(1);
 
 /// One broadcast message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,38 @@ struct Inner {
     sent: Arc<Notify>,
     /// The last row that this process sent: who subscribes now comes after it.
     last_sent: AtomicI64,
+    pruning: Mutex<Pruning>,
+}
+
+/// Which messages are old: those that were there [`KEEP`] ago, by a clock that only
+/// runs forward. Most messages are sent without a look at older ones.
+#[derive(Default)]
+struct Pruning {
+    /// The newest message at an earlier instant.
+    mark: Option<(i64, Instant)>,
+    /// Messages up to this row are old and not deleted yet.
+    old: Option<i64>,
+}
+
+impl Pruning {
+    /// Up to which row a page of messages is to be deleted, if any is.
+    fn old(&mut self) -> Option<i64> {
+        if let Some((seq, at)) = self.mark
+            && forward().saturating_duration_since(at) >= KEEP
+        {
+            self.mark = None;
+            self.old = Some(seq);
+        }
+        self.old
+    }
+
+    /// The message `seq` was sent, and so many old ones were deleted.
+    fn sent(&mut self, seq: i64, deleted: u64) {
+        if deleted < rows::PAGE {
+            self.old = None;
+        }
+        self.mark.get_or_insert_with(|| (seq, forward()));
+    }
 }
 
 enum Wire {
@@ -67,13 +101,14 @@ impl Broadcasts {
             listening: Mutex::new(false),
             sent: Arc::default(),
             last_sent: AtomicI64::new(0),
+            pruning: Mutex::default(),
         }))
     }
 
     pub(crate) async fn send(&self, name: &str, data: &str) -> Result<(), Error> {
         match &self.0.wire {
             Wire::Sql(db) => {
-                let seq = send_sql(db, name, data).await?;
+                let seq = self.0.send_sql(db, name, data).await?;
                 self.0.last_sent.fetch_max(seq, Ordering::AcqRel);
                 self.0.sent.notify_waiters();
                 Ok(())
@@ -116,10 +151,29 @@ impl Broadcasts {
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, bool> {
+    fn lock(&self) -> MutexGuard<'_, bool> {
         self.listening
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pruning(&self) -> MutexGuard<'_, Pruning> {
+        // Every change is whole before anything can panic.
+        self.pruning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records one message; returns its row.
+    async fn send_sql(&self, db: &Db, name: &str, data: &str) -> Result<i64, Error> {
+        let old = self.pruning().old();
+        let mut tx = db.begin().await?;
+        let seq = rows::send(&mut tx, name, data, db.clock().now_us()).await?;
+        let mut deleted = 0;
+        if let Some(old) = old {
+            deleted = rows::prune(&mut tx, old, rows::PAGE).await?;
+        }
+        tx.commit().await?;
+        self.pruning().sent(seq, deleted);
+        Ok(seq)
     }
 
     /// Whether anybody hears; if not, the task that asks ends.
@@ -128,26 +182,6 @@ impl Inner {
         *listening = self.heard.receiver_count() > 0;
         *listening
     }
-}
-
-/// Writes one message; answers its row.
-async fn send_sql(db: &Db, name: &str, data: &str) -> Result<i64, Error> {
-    let now = db.clock().now_us();
-    let mut tx = db.begin().await?;
-    let seq = sqlx::query_scalar(
-        "INSERT INTO termitary_broadcasts (time_us, name, data) VALUES ($1, $2, $3) RETURNING seq",
-    )
-    .bind(now)
-    .bind(name)
-    .bind(data)
-    .fetch_one(&mut *tx)
-    .await?;
-    sqlx::query("DELETE FROM termitary_broadcasts WHERE seq IN (SELECT seq FROM termitary_broadcasts WHERE time_us < $1 ORDER BY seq LIMIT 100)")
-        .bind(now - KEEP_US)
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    Ok(seq)
 }
 
 /// Where a listener begins, whenever it first gets to look: behind what this
@@ -208,11 +242,11 @@ impl Listener {
     ) -> Result<(), Error> {
         let mut at = match *seq {
             Some(seq) => seq,
-            None => first(conn, start).await?,
+            None => rows::before(conn, start.after, start.since_us).await?,
         };
         loop {
             *seq = Some(at);
-            let rows = after(conn, at).await?;
+            let rows = rows::after(conn, at).await?;
             let Some(last) = rows.last() else {
                 return Ok(());
             };
@@ -220,34 +254,16 @@ impl Listener {
             let Some(inner) = self.inner.upgrade() else {
                 return Ok(());
             };
-            for (_, name, data) in rows {
+            for (seq, name, data) in rows {
+                let (Some(name), Some(data)) = (name.text(), data.text()) else {
+                    tracing::warn!(row = seq, "left out a broadcast: it is not UTF-8");
+                    continue;
+                };
                 // Nobody listening now is not an error.
                 let _ = inner.heard.send(Message { name, data });
             }
         }
     }
-}
-
-async fn first(conn: &mut SqliteConnection, start: Start) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT COALESCE(
-            (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2),
-            (SELECT MAX(seq) FROM termitary_broadcasts),
-            0)",
-    )
-    .bind(start.after)
-    .bind(start.since_us)
-    .fetch_one(conn)
-    .await?)
-}
-
-async fn after(conn: &mut SqliteConnection, seq: i64) -> Result<Vec<(i64, String, String)>, Error> {
-    Ok(sqlx::query_as(
-        "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500",
-    )
-    .bind(seq)
-    .fetch_all(conn)
-    .await?)
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -305,5 +321,38 @@ mod tests {
         assert_eq!(next(&mut receiver).await, "heard");
         drop(here);
         assert!(receiver.recv().await.is_err(), "the last handle is gone");
+    }
+
+    async fn kept(db: &TestDb) -> (i64, i64) {
+        sqlx::query_as("SELECT COUNT(*), COALESCE(MIN(seq), 0) FROM termitary_broadcasts")
+            .fetch_one(db.db().reader())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn messages_are_deleted_after_a_minute_in_pages_and_not_before() {
+        let db = TestDb::open().await;
+        let here = Broadcasts::sql(db.db().clone());
+        for _ in 0..150 {
+            here.send("a", "early").await.unwrap();
+        }
+        crate::clock::ahead::advance(KEEP / 2);
+        // A wall clock that jumps makes nothing old.
+        db.clock().advance(crate::clock::days(1));
+        here.send("a", "later").await.unwrap();
+        assert_eq!(kept(&db).await, (151, 1));
+        crate::clock::ahead::advance(KEEP / 2);
+        // The mark is the first message; the next one covers the rest.
+        here.send("a", "later").await.unwrap();
+        assert_eq!(kept(&db).await, (151, 2));
+        crate::clock::ahead::advance(KEEP);
+        here.send("a", "last").await.unwrap();
+        assert_eq!(kept(&db).await, (52, 102));
+        here.send("a", "last").await.unwrap();
+        assert_eq!(kept(&db).await, (2, 153));
+        // With nothing old nothing is looked for.
+        here.send("a", "last").await.unwrap();
+        assert_eq!(here.0.pruning().old(), None);
     }
 }

@@ -16,6 +16,10 @@ use crate::error::Error;
 /// The most bytes of JSON that one event may carry; more is refused at publish.
 pub const MAX_DATA_BYTES: usize = 256 * 1024;
 
+/// How much of an unreadable text is kept: escaped at its worst, it still fits
+/// into an event.
+const KEEP: usize = 32 * 1024;
+
 /// A typed fact. Its serde form is its wire form.
 ///
 /// ```
@@ -69,10 +73,11 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Outgoing::from(self).keyed(key)
     }
 
-    /// Make the publish idempotent: within one source, a second publish with
-    /// the same id, of whatever event, records nothing and returns the first
-    /// one's event id. Remembered as long as that event is kept: at least seven
-    /// days.
+    /// Make the publish idempotent: `id` is an idempotency id, unique for each source
+    /// and event name. A second publish of an event of this name with the same id
+    /// records nothing and returns the first one's event id; an event of another name
+    /// may have the same id. Remembered as long as the first event is kept: at least
+    /// seven days.
     fn id(self, id: impl Into<String>) -> Outgoing<Self>
     where
         Self: Sized,
@@ -222,6 +227,20 @@ pub(crate) fn payload(name: &str, json: String) -> Result<Box<RawValue>, Error> 
 pub(crate) fn sized(name: &str, json: Box<RawValue>) -> Result<Box<RawValue>, Error> {
     fits(name, json.get().len())?;
     Ok(json)
+}
+
+/// A text of any origin as a JSON string, cut where it is too long.
+pub(crate) fn as_json_text(text: &str) -> Box<RawValue> {
+    let mut end = text.len().min(KEEP);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let cut = if end < text.len() {
+        format!("{} … ({} bytes in all)", &text[..end], text.len())
+    } else {
+        text.to_owned()
+    };
+    serde_json::value::to_raw_value(&cut).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 fn fits(name: &str, bytes: usize) -> Result<(), Error> {

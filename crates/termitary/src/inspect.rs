@@ -127,8 +127,9 @@ pub struct Letter {
     /// Dead or parked.
     pub state: LetterState,
     /// Dead: `error` (the last attempt failed), `permanent` or `crashed`.
-    /// Parked: `version`, `undecodable`, and what came in from plain pub/sub as
-    /// `unknown-event` or `malformed`.
+    /// Parked: `version`, `unknown-name` (the subscription's code does not name this
+    /// event), `undecodable`, `unreadable` (a row of the ledger; what can be shown of it
+    /// is), and what came in from plain pub/sub as `unknown-event` or `malformed`.
     pub reason: String,
     /// The last error's text.
     pub error: String,
@@ -188,12 +189,13 @@ impl Inspect {
         let mut subscriptions = Vec::new();
         for tally in ledger::tally(db).await? {
             let beside = beside.get(&tally.id).copied().unwrap_or_default();
-            if tally.name == ledger::BRIDGE && tally.parked == 0 {
+            let name = tally.name.0;
+            if name == ledger::BRIDGE && tally.parked == 0 {
                 continue;
             }
-            let oldest = tally
-                .oldest_us
-                .map_or(0, |us| (now.as_microsecond() - us).max(0) / 1_000_000);
+            let oldest = tally.oldest_us.map_or(0, |us| {
+                now.as_microsecond().saturating_sub(us).max(0) / 1_000_000
+            });
             subscriptions.push(SubscriptionStatus {
                 pending: tally.pending as u64 + beside.pending,
                 leased: (tally.leased as u64).saturating_sub(beside.handed) + beside.leased,
@@ -204,10 +206,10 @@ impl Inspect {
                 oldest_pending_seconds: oldest as u64,
                 workers: workers
                     .iter()
-                    .filter(|w| w.subscriptions.contains(&tally.name))
+                    .filter(|w| w.subscriptions.contains(&name))
                     .count() as u64,
-                name: tally.name,
-                event: tally.event,
+                name,
+                event: tally.event.0,
             });
         }
         Ok(Status {
@@ -254,14 +256,14 @@ impl Inspect {
         ledger::letter(self.0.db(), event).await
     }
 
-    /// Runs matching letters again, with all their attempts; `who` goes into
-    /// the audit. Answers how many. Stopped half-way, it can be repeated. What
-    /// came in from plain pub/sub and was parked has no handler, and stays.
+    /// Runs the letters that match now again, with all their attempts; `who` goes
+    /// into the audit. Returns how many. A letter that is given up again meanwhile
+    /// stays one. Stopped half-way, it can be repeated. What came in from plain pub/sub and was parked has no handler, and stays.
     pub async fn replay(&self, filter: &LetterFilter, who: &str) -> Result<u64, Error> {
         self.resolve(filter, Resolve::Replay, who).await
     }
 
-    /// Drops matching letters for good; `who` goes into the audit.
+    /// Drops the letters that match now for good; `who` goes into the audit.
     pub async fn drop_letters(&self, filter: &LetterFilter, who: &str) -> Result<u64, Error> {
         self.resolve(filter, Resolve::Drop, who).await
     }
@@ -278,11 +280,16 @@ impl Inspect {
         } else {
             "drop"
         };
+        // Only what is a letter now: what is given up again meanwhile would keep this
+        // going for ever.
+        let mut reader = db.reader().acquire().await?;
+        let letters = ledger::matching(&mut reader, filter, resolve).await?;
+        drop(reader);
         let mut total = 0;
-        loop {
+        for page in letters.chunks(PAGE as usize) {
             let mut tx = db.begin().await?;
             let now = db.clock().now_us();
-            let count = ledger::resolve(&mut tx, filter, resolve, now, PAGE).await?;
+            let count = ledger::resolve(&mut tx, page, resolve, now).await?;
             if count > 0 {
                 audit(&mut tx, now, who, act, &format!("{filter:?}"), count).await?;
                 fault::point!("replay.before_commit");
@@ -292,9 +299,6 @@ impl Inspect {
                 fault::point!("replay.after_commit");
             }
             total += count;
-            if count < u64::from(PAGE) {
-                break;
-            }
         }
         db.published().notify_waiters();
         Ok(total)

@@ -18,7 +18,8 @@ use crate::trace;
 pub struct Published {
     /// The event's id; of the earlier event where this one was a duplicate.
     pub id: Uuid,
-    /// The `.id(..)` was known already: nothing was recorded now.
+    /// An event of this name with this `.id(..)` was known already: nothing was recorded
+    /// now.
     pub duplicate: bool,
 }
 
@@ -27,6 +28,7 @@ pub struct Published {
 pub(crate) struct Draft {
     pub(crate) envelope: Envelope,
     pub(crate) due_us: i64,
+    /// Its idempotency id, see [`scoped`].
     pub(crate) dedup: Option<String>,
 }
 
@@ -48,7 +50,7 @@ impl Draft {
             Due::At(instant) => instant.as_microsecond(),
         };
         draft.envelope.key = outgoing.key;
-        draft.dedup = checked_dedup(outgoing.dedup)?;
+        draft.dedup = outgoing.dedup.map(|id| scoped(E::NAME, &id)).transpose()?;
         Ok(draft)
     }
 
@@ -92,14 +94,16 @@ impl Draft {
     }
 }
 
-fn checked_dedup(dedup: Option<String>) -> Result<Option<String>, Error> {
-    match dedup {
-        Some(id) if id.is_empty() || id.len() > 128 => Err(Error::invalid(format!(
-            "an event's own id has 1 to 128 bytes, this one {}",
+/// An idempotency id as the ledger keeps it, for one source: within the event's name,
+/// which has no spaces.
+fn scoped(name: &str, id: &str) -> Result<String, Error> {
+    if id.is_empty() || id.len() > 128 {
+        return Err(Error::invalid(format!(
+            "the idempotency id of {name} has {} bytes: use 1 to 128",
             id.len()
-        ))),
-        other => Ok(other),
+        )));
     }
+    Ok(format!("{name} {id}"))
 }
 
 /// Publishes outside any transaction: as durable as the broker.

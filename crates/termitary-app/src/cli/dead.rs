@@ -129,12 +129,20 @@ async fn show(inspect: &Inspect, args: DeadShowArgs) -> anyhow::Result<()> {
         ))?;
         out::line(&format!("  {}", escape(&letter.error)))?;
     }
-    let payload: serde_json::Value = serde_json::from_str(event.data.get())?;
-    let pretty = serde_json::to_string_pretty(&payload)?;
+    let pretty = pretty(event.data.get());
     out::line(&format!(
         "\npayload\n{}",
         pretty.lines().map(escape).collect::<Vec<_>>().join("\n")
     ))
+}
+
+/// JSON with a line for each value; as it is stored where it cannot be taken apart, such
+/// as one with many nested levels.
+fn pretty(data: &str) -> String {
+    let value: serde_json::Result<serde_json::Value> = serde_json::from_str(data);
+    value
+        .and_then(|value| serde_json::to_string_pretty(&value))
+        .unwrap_or_else(|_| data.to_owned())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -159,3 +159,62 @@ fn a_subscription_that_no_program_has_any_more_is_dropped_when_that_is_meant() {
     assert_eq!(dropped["dropped"], "users.old-name");
     assert!(!sandbox.ok(&["status"]).contains("users.old-name"));
 }
+
+#[test]
+fn what_cannot_be_read_is_listed_and_shown_as_far_as_it_can_be() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
+    for id in ["cut", "deep"] {
+        let user = format!(r#"{{"id":"{id}","email":"a@example.com","name":"N"}}"#);
+        sandbox.ok(&["publish", "users.created", &user]);
+    }
+    let set = "UPDATE termitary_events SET";
+    spoil(
+        &sandbox,
+        format!(r#"{set} id = x'0102', data = '{{"id":"cut' WHERE data LIKE '%cut%'"#),
+    );
+    let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    spoil(
+        &sandbox,
+        format!("{set} data = '{deep}' WHERE data LIKE '%deep%'"),
+    );
+    let _worker = sandbox.start(&["worker"]).works();
+    eventually("all are parked", || {
+        sandbox.count("users.send-welcome", "parked") == 2
+    });
+    let list = sandbox.ok(&["dead", "list"]);
+    let letters = list
+        .lines()
+        .filter(|line| line.contains("users.send-welcome"));
+    let mut unreadable = 0;
+    for letter in letters {
+        let id = letter.split_whitespace().next().unwrap();
+        let shown = sandbox.ok(&["dead", "show", id]);
+        sandbox.ok(&["dead", "show", id, "--json"]);
+        assert!(shown.contains("users.send-welcome is parked"), "{shown}");
+        if letter.contains("unreadable") {
+            unreadable += 1;
+            assert!(shown.contains("column `id` of event row"), "{shown}");
+            assert!(shown.contains(r#"{\"id\":\"cut"#), "{shown}");
+        } else {
+            assert!(shown.contains("[[[["), "{shown}");
+        }
+    }
+    assert_eq!(unreadable, 1);
+}
+
+/// Writes behind the program's back.
+fn spoil(sandbox: &Sandbox, sql: String) {
+    let url = format!("sqlite://{}", sandbox.path("termitary.db").display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        use sqlx::Connection as _;
+        let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(done.rows_affected(), 1);
+        conn.close().await.unwrap();
+    });
+}

@@ -11,6 +11,7 @@ use crate::fault;
 use crate::registry::Registry;
 
 use super::state;
+use super::stored::Text;
 
 /// The subscription under which unreadable foreign input is parked. It has no
 /// route: no event ever fans out to it.
@@ -62,7 +63,7 @@ pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Ro
 
 /// The routes of every subscription that was ever registered and not dropped.
 pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
-    let rows: Vec<(i64, String, String, Option<String>)> = sqlx::query_as(
+    let rows: Vec<(i64, Text, Text, Option<Text>)> = sqlx::query_as(
         "SELECT s.id, s.name, s.event, r.event FROM termitary_subscriptions s
          LEFT JOIN termitary_routes r ON r.subscription = s.id AND r.event <> s.event
          ORDER BY s.name, r.event",
@@ -70,7 +71,7 @@ pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
     .fetch_all(db.reader())
     .await?;
     let mut routes: Vec<Route> = Vec::new();
-    for (id, name, event, alias) in rows {
+    for (id, Text(name), Text(event), alias) in rows {
         if routes.last().is_none_or(|last| last.id != id) {
             routes.push(Route {
                 id,
@@ -80,7 +81,7 @@ pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
             });
         }
         if let (Some(last), Some(alias)) = (routes.last_mut(), alias) {
-            last.events.push(alias);
+            last.events.push(alias.0);
         }
     }
     Ok(routes)

@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::relay::Row;
+use super::stored::Text;
 use crate::error::Error;
 
 /// The server that entries of `route` were last read from.
@@ -13,12 +14,12 @@ pub(crate) async fn server(
     conn: &mut SqliteConnection,
     route: i64,
 ) -> Result<Option<String>, Error> {
-    let found: Option<Option<String>> =
+    let found: Option<Option<Text>> =
         sqlx::query_scalar("SELECT server FROM termitary_subscriptions WHERE id = $1")
             .bind(route)
             .fetch_optional(conn)
             .await?;
-    Ok(found.flatten())
+    Ok(found.flatten().map(|server| server.0))
 }
 
 /// Notes the server that entries of `route` are read from now.
@@ -56,7 +57,8 @@ pub(crate) struct Again<'a> {
     pub(crate) entry: String,
 }
 
-/// Gives each the next fence, where it stands unchanged; answers the new rows.
+/// Gives each the next fence, where it stands unchanged and there is a next one;
+/// returns the new rows.
 pub(crate) async fn refence(
     conn: &mut SqliteConnection,
     again: &[Again<'_>],
@@ -70,6 +72,7 @@ pub(crate) async fn refence(
         "UPDATE termitary_deliveries AS d SET fence = d.fence + 1, lease_us = $2, worker = j.value->>3, entry = j.value->>4
          FROM json_each($1) j
          WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
+           AND d.fence < 9223372036854775807
          RETURNING event, subscription, fence",
     )
     .bind(json!(rows).to_string())

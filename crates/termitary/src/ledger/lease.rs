@@ -9,11 +9,13 @@ use sqlx::SqliteConnection;
 use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
 use crate::db::Db;
 use crate::error::Error;
+use crate::event::Envelope;
 
-use super::{EventRow, event_columns, state};
+use super::state;
+use super::stored::{StoredEvent, Unreadable, event_columns};
 
 const EVENT: &str = concat!(
-    "SELECT ",
+    "SELECT e.seq, ",
     event_columns!(),
     " FROM termitary_events e WHERE e.seq = $1"
 );
@@ -22,12 +24,12 @@ const EVENT: &str = concat!(
 pub(super) fn leased(
     route: i64,
     worker: &WorkerId,
-    attempts: i64,
+    attempts: u32,
     fence: i64,
-    event: EventRow,
-) -> Result<Leased, Error> {
-    let seq = event.seq;
-    let envelope = Arc::new(event.envelope()?);
+    seq: i64,
+    envelope: Envelope,
+) -> Leased {
+    let envelope = Arc::new(envelope);
     let claim = Claim {
         event: envelope.id,
         route,
@@ -35,26 +37,20 @@ pub(super) fn leased(
         fence,
         origin: Origin::Ledger { seq, entry: None },
     };
-    Ok(Leased {
+    Leased {
         envelope,
-        attempts: attempts as u32,
+        attempts,
         claim,
-    })
+    }
 }
 
-/// A claimed delivery with its event.
-pub(super) async fn with_event(
+/// The event of a row.
+pub(super) async fn event(
     conn: &mut SqliteConnection,
-    (seq, route, attempts, fence): (i64, i64, i64, i64),
-    worker: &WorkerId,
-) -> Result<Leased, Error> {
-    let event: Option<EventRow> = sqlx::query_as(EVENT)
-        .bind(seq)
-        .fetch_optional(&mut *conn)
-        .await?;
-    let event = event
-        .ok_or_else(|| Error::internal(format!("delivery of event row {seq} without its event")))?;
-    leased(route, worker, attempts, fence, event)
+    seq: i64,
+) -> Result<Result<Envelope, Unreadable>, Error> {
+    let event: Option<StoredEvent> = sqlx::query_as(EVENT).bind(seq).fetch_optional(conn).await?;
+    Ok(event.unwrap_or_else(|| StoredEvent::missing(seq)).read())
 }
 
 /// Extends the leases of these `(seq, route, fence)`; answers those that held.
@@ -84,7 +80,7 @@ const SUSPECT_WAIT_US: i64 = 10_000_000;
 /// wait.
 macro_rules! crash_rule {
     () => {
-        "crashes = crashes + 1,
+        "crashes = min(crashes, 1000000) + 1,
          state = CASE WHEN crashes + 1 >= $1 THEN $2 WHEN crashes + 1 >= 2 THEN $3 ELSE 0 END,
          reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
          error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last two times alone' END,

@@ -1,5 +1,6 @@
 //! Dead letters and parked events: listed, shown, run again, dropped.
 
+use serde_json::json;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
@@ -7,14 +8,15 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::inspect::{Letter, LetterFilter, LetterState};
 
-use super::{EventRow, event_columns, state};
+use super::state;
+use super::stored::{StoredEvent, Text, clamped, event_columns, stands_in_for};
 
 const SELECT: &str = concat!(
-    "SELECT ",
+    "SELECT d.event AS seq, ",
     event_columns!(),
     ", s.name AS subscription, d.state, d.reason, d.error, d.attempts, d.crashes, d.settled_us
      FROM termitary_deliveries d
-     JOIN termitary_events e ON e.seq = d.event
+     LEFT JOIN termitary_events e ON e.seq = d.event
      JOIN termitary_subscriptions s ON s.id = d.subscription
      WHERE d.state >= 3"
 );
@@ -22,32 +24,32 @@ const SELECT: &str = concat!(
 #[derive(sqlx::FromRow)]
 struct Row {
     #[sqlx(flatten)]
-    event: EventRow,
-    subscription: String,
+    event: StoredEvent,
+    subscription: Text,
     state: i64,
-    reason: Option<String>,
-    error: Option<String>,
+    reason: Option<Text>,
+    error: Option<Text>,
     attempts: i64,
     crashes: i64,
     settled_us: Option<i64>,
 }
 
 impl Row {
-    fn letter(self) -> Result<Letter, Error> {
-        Ok(Letter {
-            event: self.event.envelope()?,
-            subscription: self.subscription,
+    fn letter(self) -> Letter {
+        Letter {
+            event: self.event.shown(),
+            subscription: self.subscription.0,
             state: if self.state == state::DEAD {
                 LetterState::Dead
             } else {
                 LetterState::Parked
             },
-            reason: self.reason.unwrap_or_default(),
-            error: self.error.unwrap_or_default(),
-            attempts: self.attempts as u32,
-            crashes: self.crashes as u32,
+            reason: self.reason.unwrap_or_default().0,
+            error: self.error.unwrap_or_default().0,
+            attempts: clamped(self.attempts),
+            crashes: clamped(self.crashes),
             at: crate::clock::from_micros(self.settled_us.unwrap_or_default()),
-        })
+        }
     }
 }
 
@@ -63,7 +65,7 @@ pub(crate) async fn letters(
         .push(" ORDER BY d.event, d.subscription LIMIT ")
         .push_bind(i64::from(limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(db.reader()).await?;
-    rows.into_iter().map(Row::letter).collect()
+    Ok(rows.into_iter().map(Row::letter).collect())
 }
 
 /// The letters of one event.
@@ -80,7 +82,9 @@ pub(crate) async fn letter(db: &Db, event: Uuid) -> Result<Vec<Letter>, Error> {
 }
 
 fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
-    if let Some(event) = filter.event {
+    if let Some(seq) = filter.event.and_then(stands_in_for) {
+        query.push(" AND d.event = ").push_bind(seq);
+    } else if let Some(event) = filter.event {
         query
             .push(" AND d.event = (SELECT seq FROM termitary_events WHERE id = ")
             .push_bind(event)
@@ -109,26 +113,18 @@ pub(crate) enum Resolve {
     Drop,
 }
 
-/// Resolves one page of matching letters; answers how many.
-pub(crate) async fn resolve(
+/// A letter by its row, its route and the fence that it was given up under: what is run
+/// again and given up again is another letter.
+pub(crate) type Key = (i64, i64, i64);
+
+/// Every letter that matches now and can be resolved so, the oldest first.
+pub(crate) async fn matching(
     conn: &mut SqliteConnection,
     filter: &LetterFilter,
     resolve: Resolve,
-    now_us: i64,
-    page: u32,
-) -> Result<u64, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new(match resolve {
-        // A replay starts afresh: all attempts again, no crashes held against it.
-        Resolve::Replay => {
-            "UPDATE termitary_deliveries SET state = 0, attempts = 0, crashes = 0,
-            reason = NULL, error = NULL, settled_us = NULL, due_us = "
-        }
-        Resolve::Drop => {
-            "UPDATE termitary_deliveries SET state = 2, reason = 'dropped', settled_us = "
-        }
-    });
-    query.push_bind(now_us).push(
-        " WHERE (event, subscription) IN (SELECT d.event, d.subscription FROM termitary_deliveries d WHERE d.state >= 3",
+) -> Result<Vec<Key>, Error> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT d.event, d.subscription, d.fence FROM termitary_deliveries d WHERE d.state >= 3",
     );
     push_filter(&mut query, filter);
     if resolve == Resolve::Replay {
@@ -138,9 +134,42 @@ pub(crate) async fn resolve(
             .push_bind(super::BRIDGE)
             .push(")");
     }
-    query
-        .push(" ORDER BY d.event, d.subscription LIMIT ")
-        .push_bind(i64::from(page))
-        .push(")");
-    Ok(query.build().execute(conn).await?.rows_affected())
+    query.push(" ORDER BY d.event, d.subscription");
+    Ok(query.build_query_as().fetch_all(conn).await?)
 }
+
+/// Resolves those of these letters that are letters still; returns how many.
+pub(crate) async fn resolve(
+    conn: &mut SqliteConnection,
+    letters: &[Key],
+    resolve: Resolve,
+    now_us: i64,
+) -> Result<u64, Error> {
+    let sql = match resolve {
+        Resolve::Replay => REPLAY,
+        Resolve::Drop => DROP,
+    };
+    let done = sqlx::query(sql)
+        .bind(json!(letters).to_string())
+        .bind(now_us)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+macro_rules! these {
+    ($set:literal) => {
+        concat!(
+            "UPDATE termitary_deliveries AS d SET ",
+            $set,
+            " FROM json_each($1) j WHERE d.event = j.value->>0 AND d.subscription = j.value->>1
+                AND d.fence = j.value->>2 AND d.state >= 3"
+        )
+    };
+}
+
+/// A replay starts afresh: all attempts again, no crashes held against it.
+const REPLAY: &str = these!(
+    "state = 0, attempts = 0, crashes = 0, reason = NULL, error = NULL, settled_us = NULL, due_us = $2"
+);
+const DROP: &str = these!("state = 2, reason = 'dropped', settled_us = $2");

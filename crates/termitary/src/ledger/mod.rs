@@ -3,6 +3,7 @@
 //! compares the fence, so that a worker that lost its lease changes nothing.
 
 pub(crate) mod batch;
+pub(crate) mod broadcasts;
 #[cfg(feature = "redis")]
 pub(crate) mod carried;
 mod declare;
@@ -10,6 +11,8 @@ mod declare;
 mod declare_tests;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;
+#[cfg(feature = "redis")]
+mod events;
 #[cfg(feature = "redis")]
 mod handed;
 mod insert;
@@ -24,6 +27,9 @@ mod read;
 pub(crate) mod relay;
 mod retain;
 mod settle;
+#[cfg(feature = "redis")]
+pub(crate) mod standing;
+pub(crate) mod stored;
 pub(crate) mod suspects;
 #[cfg(test)]
 mod twice_tests;
@@ -36,7 +42,7 @@ pub(crate) use handed::settle;
 #[cfg(feature = "redis")]
 pub(crate) use lease::crash_held;
 pub(crate) use lease::{Lease, Whose, crash, renew, stale};
-pub(crate) use letters::{Resolve, letter, letters, resolve};
+pub(crate) use letters::{Resolve, letter, letters, matching, resolve};
 #[cfg(feature = "redis")]
 pub(crate) use publish::park_foreign;
 pub(crate) use publish::publish;
@@ -74,64 +80,9 @@ pub(crate) mod state {
     pub(crate) const PARKED: i64 = 4;
 }
 
-/// An event as its row, or as the JSON array that [`event_json`] makes of it.
-#[derive(serde::Deserialize, sqlx::FromRow)]
-pub(crate) struct EventRow {
-    pub(crate) seq: i64,
-    id: uuid::Uuid,
-    name: String,
-    version: i64,
-    source: String,
-    time_us: i64,
-    key: Option<String>,
-    traceparent: Option<String>,
-    cause: Option<uuid::Uuid>,
-    data: String,
-}
-
-/// The columns of an [`EventRow`].
-macro_rules! event_columns {
-    () => {
-        "e.seq, e.id, e.name, e.version, e.source, e.time_us, e.key, e.traceparent, e.cause, e.data"
-    };
-}
-pub(crate) use event_columns;
-
-/// The same as one JSON array. Rows cross from the database's thread one by
-/// one, and that costs more than most statements: what a hot path reads is
-/// gathered into a single one (`json_group_array`).
-#[cfg(feature = "redis")]
-macro_rules! event_json {
-    () => {
-        "json_array(e.seq, hex(e.id), e.name, e.version, e.source, e.time_us, e.key, e.traceparent, iif(e.cause IS NULL, NULL, hex(e.cause)), e.data)"
-    };
-}
-#[cfg(feature = "redis")]
-pub(crate) use event_json;
-
 /// What a statement gathered.
 pub(crate) fn gathered<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, crate::Error> {
     serde_json::from_str(json).map_err(|error| {
         crate::Error::internal("rows of the ledger are not what they should be").caused_by(error)
     })
-}
-
-impl EventRow {
-    pub(crate) fn envelope(self) -> Result<crate::event::Envelope, crate::Error> {
-        let data = serde_json::value::RawValue::from_string(self.data).map_err(|error| {
-            crate::Error::internal(format!("event {} is stored with broken JSON", self.id))
-                .caused_by(error)
-        })?;
-        Ok(crate::event::Envelope {
-            id: self.id,
-            name: self.name,
-            version: self.version as u32,
-            time: crate::clock::from_micros(self.time_us),
-            source: self.source,
-            key: self.key,
-            traceparent: self.traceparent,
-            cause: self.cause,
-            data,
-        })
-    }
 }

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::publish::{Draft, Published};
 
 use super::insert::{Inserts, WAITS, owed, owed_now};
+use super::stored::{Bytes, known_or_stand_in};
 #[cfg(feature = "redis")]
 use super::{declare::BRIDGE, insert::FANNED, state};
 #[cfg(feature = "redis")]
@@ -97,13 +98,13 @@ async fn delay(
 }
 
 async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> Result<Uuid, Error> {
-    Ok(
-        sqlx::query_scalar("SELECT id FROM termitary_events WHERE source = $1 AND dedup = $2")
+    let (seq, id): (i64, Bytes) =
+        sqlx::query_as("SELECT seq, id FROM termitary_events WHERE source = $1 AND dedup = $2")
             .bind(source)
             .bind(dedup)
             .fetch_one(conn)
-            .await?,
-    )
+            .await?;
+    Ok(known_or_stand_in(Some(&id), seq))
 }
 
 /// Records an event that stands on its stream already, for all its subscriptions.

@@ -10,6 +10,8 @@ use sqlx::SqliteConnection;
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
+#[cfg(feature = "redis")]
+use super::stored::Text;
 use crate::db::nothing_lost;
 #[cfg(feature = "redis")]
 use crate::db::{Cargo, Trust};
@@ -104,7 +106,7 @@ pub(crate) async fn reached(
     conn: &mut SqliteConnection,
     since_us: i64,
 ) -> Result<HashMap<String, u64>, Error> {
-    let names: Vec<(String, i64)> = sqlx::query_as(
+    let names: Vec<(Text, i64)> = sqlx::query_as(
         "SELECT event, COUNT(*) FROM termitary_routes
          WHERE EXISTS (SELECT 1 FROM termitary_workers WHERE seen_us >= $1) GROUP BY event",
     )
@@ -113,6 +115,6 @@ pub(crate) async fn reached(
     .await?;
     Ok(names
         .into_iter()
-        .map(|(name, n)| (name, n as u64))
+        .map(|(name, n)| (name.0, n as u64))
         .collect())
 }

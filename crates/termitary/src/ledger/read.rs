@@ -6,12 +6,14 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::event::Envelope;
 
-use super::{EventRow, event_columns, gathered};
+use super::gathered;
+use super::stored::{StoredEvent, Text, event_columns};
 
-/// Events after `seq` in commit order, and the `seq` to go on from.
+/// Events after `seq` in commit order, and the `seq` to go on from. Rows that cannot be
+/// read are left out, with a line in the log.
 pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelope>, i64), Error> {
-    let rows: Vec<EventRow> = sqlx::query_as(concat!(
-        "SELECT ",
+    let rows: Vec<StoredEvent> = sqlx::query_as(concat!(
+        "SELECT e.seq, ",
         event_columns!(),
         " FROM termitary_events e WHERE e.seq > $1 ORDER BY e.seq LIMIT $2 + 0"
     ))
@@ -20,10 +22,13 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
     .fetch_all(db.reader())
     .await?;
     let next = rows.last().map_or(after, |row| row.seq);
-    let events = rows
-        .into_iter()
-        .map(EventRow::envelope)
-        .collect::<Result<_, _>>()?;
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row.read() {
+            Ok(event) => events.push(event),
+            Err(error) => tracing::warn!(%error, "left out an event"),
+        }
+    }
     Ok((events, next))
 }
 
@@ -40,8 +45,8 @@ pub(crate) async fn last_seq(db: &Db) -> Result<i64, Error> {
 #[derive(sqlx::FromRow)]
 pub(crate) struct Tally {
     pub(crate) id: i64,
-    pub(crate) name: String,
-    pub(crate) event: String,
+    pub(crate) name: Text,
+    pub(crate) event: Text,
     pub(crate) done: i64,
     pub(crate) pending: i64,
     pub(crate) due: i64,

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde_json::json;
 use sqlx::SqliteConnection;
-use uuid::Uuid;
 
-use super::{EventRow, event_json, gathered};
+use super::events::{Events, events};
+use super::gathered;
+use super::stored::{Bytes, Text, Unreadable, counters, park};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
@@ -32,7 +33,8 @@ pub(crate) struct Claimed {
     pub(crate) fresh_rows: Vec<Row>,
 }
 
-/// Claims a page of what is due for `routes`, at most about `bytes` of payload.
+/// Claims a page of what is due for `routes`, at most about `bytes` of payload. A
+/// delivery whose row cannot be read is parked.
 pub(crate) async fn claim(
     conn: &mut SqliteConnection,
     routes: &[i64],
@@ -41,7 +43,18 @@ pub(crate) async fn claim(
     page: usize,
     bytes: i64,
 ) -> Result<Claimed, Error> {
-    let candidates = candidates(conn, routes, now_us, page, bytes).await?;
+    let Candidates {
+        found,
+        mut unreadable,
+    } = candidates(conn, routes, now_us, page, bytes).await?;
+    let seqs: HashSet<_> = found.iter().map(|(seq, ..)| *seq).collect();
+    let events = events(conn, &seqs.into_iter().collect::<Vec<_>>()).await?;
+    let (candidates, left): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|(seq, ..)| !events.unreadable.contains_key(seq));
+    let why = |(seq, route, _): Row| Some((*events.unreadable.get(&seq)?, route));
+    unreadable.extend(left.into_iter().filter_map(why));
+    park(conn, &unreadable, now_us).await?;
     if candidates.is_empty() {
         return Ok(Claimed::default());
     }
@@ -53,14 +66,19 @@ pub(crate) async fn claim(
         .filter(|(seq, ..)| !whole.contains(seq))
         .collect();
     let again = lease_again(conn, &rest, until_us).await?;
-    let seqs: HashSet<_> = candidates.iter().map(|(seq, ..)| *seq).collect();
-    let events = events(conn, &seqs.into_iter().collect::<Vec<_>>()).await?;
     Ok(Claimed {
-        events,
+        events: events.readable,
         fresh,
         again,
         fresh_rows,
     })
+}
+
+#[derive(Default)]
+struct Candidates {
+    found: Vec<Row>,
+    /// Of which routes.
+    unreadable: Vec<(Unreadable, i64)>,
 }
 
 async fn candidates(
@@ -69,15 +87,18 @@ async fn candidates(
     now_us: i64,
     page: usize,
     bytes: i64,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Candidates, Error> {
     let share = (page / routes.len().max(1)).max(10);
-    let mut found = Vec::new();
+    let Candidates {
+        mut found,
+        mut unreadable,
+    } = Candidates::default();
     let mut room = bytes;
     for route in routes {
         let rows: String = sqlx::query_scalar(
-            "SELECT json_group_array(json_array(event, subscription, fence, size)) FROM (
-                SELECT d.event, d.subscription, d.fence, octet_length(e.data) AS size
-                FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+            "SELECT json_group_array(json_array(event, attempts, fence, size)) FROM (
+                SELECT d.event, d.attempts, d.fence, coalesce(octet_length(e.data), 0) AS size
+                FROM termitary_deliveries d LEFT JOIN termitary_events e ON e.seq = d.event
                 WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3 + 0)",
         )
         .bind(route)
@@ -86,12 +107,17 @@ async fn candidates(
         .fetch_one(&mut *conn)
         .await?;
         let rows: Vec<(i64, i64, i64, i64)> = gathered(&rows)?;
-        for (seq, route, fence, size) in rows {
+        for (seq, attempts, fence, size) in rows {
             if room <= 0 && !found.is_empty() {
-                return Ok(found);
+                return Ok(Candidates { found, unreadable });
             }
-            room -= size;
-            found.push((seq, route, fence));
+            match counters(seq, attempts, fence) {
+                Ok(_) => {
+                    room -= size;
+                    found.push((seq, *route, fence));
+                }
+                Err(why) => unreadable.push((why, *route)),
+            }
         }
     }
     if planted::is("cursor-relay") {
@@ -100,7 +126,7 @@ async fn candidates(
         let mark = MARK.fetch_max(last, Ordering::Relaxed);
         found.retain(|(seq, ..)| *seq > mark);
     }
-    Ok(found)
+    Ok(Candidates { found, unreadable })
 }
 
 /// Of the candidates, the events that no subscription was given anything of,
@@ -184,24 +210,6 @@ async fn lease_again(
     .await?)
 }
 
-async fn events(
-    conn: &mut SqliteConnection,
-    seqs: &[i64],
-) -> Result<HashMap<i64, Envelope>, Error> {
-    let rows: String = sqlx::query_scalar(concat!(
-        "SELECT json_group_array(",
-        event_json!(),
-        ") FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
-    ))
-    .bind(json!(seqs).to_string())
-    .fetch_one(conn)
-    .await?;
-    let rows: Vec<EventRow> = gathered(&rows)?;
-    rows.into_iter()
-        .map(|row| Ok((row.seq, row.envelope()?)))
-        .collect()
-}
-
 /// Whether there are events since `since_us` that no subscription got and that
 /// were not sent out on their plain channels.
 pub(crate) async fn has_unrouted(
@@ -232,8 +240,14 @@ pub(crate) async fn claim_unrouted(
     .fetch_all(&mut *conn)
     .await?;
     seqs.sort_unstable();
-    let mut events = events(conn, &seqs).await?;
-    Ok(seqs.iter().filter_map(|seq| events.remove(seq)).collect())
+    let Events {
+        mut readable,
+        unreadable,
+    } = events(conn, &seqs).await?;
+    for error in unreadable.values() {
+        tracing::warn!(%error, "an event is not sent out on its plain channel");
+    }
+    Ok(seqs.iter().filter_map(|seq| readable.remove(seq)).collect())
 }
 
 /// Notes which stream entry carries each delivery.
@@ -324,77 +338,15 @@ pub(crate) async fn renew(
     .await?)
 }
 
-/// What the ledger says of one delivery.
-#[derive(serde::Deserialize)]
-pub(crate) struct Standing {
-    pub(crate) seq: i64,
-    /// Which event that is here: an entry of another ledger may name the same `seq`.
-    pub(crate) id: Uuid,
-    /// Missing: the subscription is younger than the event.
-    pub(crate) state: Option<i64>,
-    pub(crate) attempts: Option<i64>,
-    pub(crate) fence: Option<i64>,
-    /// The entry that carries it.
-    pub(crate) entry: Option<String>,
-    /// Up to which entry its subscription may have been given entries before.
-    pub(crate) doubt_ms: Option<i64>,
-    /// 1 where no entry is known and the ledger owes it again before `soon_us`.
-    pub(crate) soon_owed: Option<i64>,
-}
-
-/// What the ledger says of the deliveries of these events to `route`, by `seq`;
-/// nothing of events it has not.
-pub(crate) async fn standing(
-    conn: &mut SqliteConnection,
-    route: i64,
-    seqs: &[i64],
-    soon_us: i64,
-) -> Result<HashMap<i64, Standing>, Error> {
-    let rows: String = sqlx::query_scalar(
-        "SELECT json_group_array(json_array(e.seq, hex(e.id), d.state, d.attempts, d.fence, d.entry,
-            (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2),
-            d.entry IS NULL AND d.lease_us < $3))
-         FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value
-         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
-    )
-    .bind(json!(seqs).to_string())
-    .bind(route)
-    .bind(soon_us)
-    .fetch_one(conn)
-    .await?;
-    let rows: Vec<Standing> = gathered(&rows)?;
-    Ok(rows.into_iter().map(|row| (row.seq, row)).collect())
-}
-
-/// Of these events, those whose delivery to `route` the ledger has already,
-/// with the entry that is still to be counted where it is only noted as done.
-pub(crate) async fn adopted(
-    conn: &mut SqliteConnection,
-    route: i64,
-    events: &[Uuid],
-) -> Result<HashMap<Uuid, Option<String>>, Error> {
-    let ids: Vec<_> = events.iter().map(|id| id.simple().to_string()).collect();
-    let found: Vec<(Uuid, Option<String>)> = sqlx::query_as(
-        "SELECT e.id, CASE d.state WHEN 2 THEN d.entry END
-         FROM json_each($1) j JOIN termitary_events e ON e.id = unhex(j.value)
-         JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
-    )
-    .bind(json!(ids).to_string())
-    .bind(route)
-    .fetch_all(conn)
-    .await?;
-    Ok(found.into_iter().collect())
-}
-
 /// A delivery that Redis is trusted with.
 #[derive(sqlx::FromRow)]
 pub(crate) struct Trusted {
     pub(crate) seq: i64,
-    pub(crate) id: Uuid,
+    pub(crate) id: Bytes,
     pub(crate) route: i64,
     pub(crate) fence: i64,
     pub(crate) due_us: i64,
-    pub(crate) entry: Option<String>,
+    pub(crate) entry: Option<Text>,
 }
 
 /// A page of deliveries handed to Redis (suspects never are) whose trust ended before `now_us`.

@@ -7,6 +7,8 @@ use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
 
+use super::broadcasts;
+
 /// How long a finished event is kept.
 pub(crate) const RETENTION: Duration = days(7);
 
@@ -23,6 +25,9 @@ const AHEAD: Duration = days(1);
 pub(crate) struct Walk {
     /// The `seq` of the last one looked at.
     at: i64,
+    /// The newest broadcast when the last walk began: old by now. Processes that live
+    /// long delete theirs themselves.
+    broadcasts: i64,
 }
 
 /// An event that the walk comes by.
@@ -55,6 +60,7 @@ impl Walk {
         let over = page.iter().filter(|it| it.time_us < old && it.finished);
         let over: Vec<_> = over.map(|it| it.seq).collect();
         delete(&mut tx, &over).await?;
+        let more_broadcasts = self.at == 0 && self.prune_broadcasts(&mut tx).await?;
         sqlx::query("DELETE FROM termitary_ticks WHERE tick_us < $1")
             .bind(now - micros(TICK_RETENTION))
             .execute(&mut *tx)
@@ -68,8 +74,22 @@ impl Walk {
         }
         let goes_on = page.iter().any(|it| it.time_us < old)
             || page.iter().all(|it| it.time_us > wrong) && !page.is_empty();
-        self.at = page.last().filter(|_| goes_on).map_or(0, |it| it.seq);
-        Ok(goes_on)
+        self.at = page
+            .last()
+            .filter(|_| goes_on && !more_broadcasts)
+            .map_or(0, |it| it.seq);
+        Ok(goes_on || more_broadcasts)
+    }
+
+    /// At the beginning of a walk, and so long after the last one; returns whether
+    /// there are more.
+    async fn prune_broadcasts(&mut self, tx: &mut Tx) -> Result<bool, Error> {
+        let page = PAGE as u64;
+        let more = broadcasts::prune(tx, self.broadcasts, page).await? == page;
+        if !more {
+            self.broadcasts = broadcasts::newest(tx).await?;
+        }
+        Ok(more)
     }
 }
 
@@ -186,5 +206,32 @@ mod tests {
         let mut walk = Walk::default();
         while walk.step(&db).await.unwrap() {}
         assert_eq!(kept(&db).await, 2 * PAGE + 100);
+    }
+
+    #[tokio::test]
+    async fn broadcasts_of_processes_that_are_gone_are_deleted_by_the_next_walk() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = database(&folder).await;
+        let send = async |messages: i64| {
+            let mut tx = db.begin().await.unwrap();
+            for _ in 0..messages {
+                broadcasts::send(&mut tx, "a", "{}", 0).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+        };
+        let kept = async || -> i64 {
+            sqlx::query_scalar("SELECT COUNT(*) FROM termitary_broadcasts")
+                .fetch_one(db.reader())
+                .await
+                .unwrap()
+        };
+        let mut walk = Walk::default();
+        send(PAGE + 10).await;
+        while walk.step(&db).await.unwrap() {}
+        assert_eq!(kept().await, PAGE + 10, "they may be young");
+        send(1).await;
+        assert!(walk.step(&db).await.unwrap(), "a page, and there is more");
+        assert!(!walk.step(&db).await.unwrap());
+        assert_eq!(kept().await, 1);
     }
 }

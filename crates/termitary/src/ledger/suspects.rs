@@ -9,10 +9,12 @@
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::lease::with_event;
+use super::lease::{event, leased};
+use super::stored::{counters, park};
 use crate::broker::{Leased, WorkerId};
 use crate::db::Db;
 use crate::error::Error;
+use crate::event::Envelope;
 
 /// The most suspects of one reservation.
 const PAGE: i64 = 100;
@@ -73,12 +75,7 @@ pub(crate) async fn lease(
     lease_us: i64,
 ) -> Result<Option<Leased>, Error> {
     let mut tx = db.begin().await?;
-    let leased = lease_one(
-        &mut tx,
-        worker,
-        db.clock().now_us().saturating_add(lease_us),
-    )
-    .await?;
+    let leased = lease_one(&mut tx, worker, db.clock().now_us(), lease_us).await?;
     tx.commit().await?;
     Ok(leased)
 }
@@ -86,23 +83,26 @@ pub(crate) async fn lease(
 async fn lease_one(
     conn: &mut SqliteConnection,
     worker: &WorkerId,
-    until_us: i64,
+    now_us: i64,
+    lease_us: i64,
 ) -> Result<Option<Leased>, Error> {
-    let row: Option<(i64, i64, i64, i64)> = sqlx::query_as(
-        "UPDATE termitary_deliveries SET state = 1, lease_us = $2, fence = fence + 1
-         WHERE (event, subscription) IN (
-             SELECT event, subscription FROM termitary_deliveries
-             WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1
-             ORDER BY due_us LIMIT 1)
-         RETURNING event, subscription, attempts, fence",
-    )
-    .bind(&**worker)
-    .bind(until_us)
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some(row) = row else {
+    let until_us = now_us.saturating_add(lease_us);
+    let Some((seq, route, attempts, fence, envelope)) =
+        first_readable(conn, worker, now_us).await?
+    else {
         return Ok(None);
     };
+    let fence = fence + 1;
+    sqlx::query(
+        "UPDATE termitary_deliveries SET state = 1, fence = $3, lease_us = $4
+         WHERE event = $1 AND subscription = $2",
+    )
+    .bind(seq)
+    .bind(route)
+    .bind(fence)
+    .bind(until_us)
+    .execute(&mut *conn)
+    .await?;
     sqlx::query(
         "UPDATE termitary_deliveries SET lease_us = $2
          WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1",
@@ -111,7 +111,39 @@ async fn lease_one(
     .bind(until_us)
     .execute(&mut *conn)
     .await?;
-    with_event(conn, row, worker).await.map(Some)
+    Ok(Some(leased(route, worker, attempts, fence, seq, envelope)))
+}
+
+/// The next suspect that `worker` reserved: row, route, attempts and fence.
+const NEXT: &str = "
+    SELECT event, subscription, attempts, fence FROM termitary_deliveries
+    WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1
+    ORDER BY due_us LIMIT 1";
+
+/// The first of the reserved suspects that can be read, with its event; those before
+/// it are parked.
+async fn first_readable(
+    conn: &mut SqliteConnection,
+    worker: &WorkerId,
+    now_us: i64,
+) -> Result<Option<(i64, i64, u32, i64, Envelope)>, Error> {
+    loop {
+        let next: Option<(i64, i64, i64, i64)> = sqlx::query_as(NEXT)
+            .bind(&**worker)
+            .fetch_optional(&mut *conn)
+            .await?;
+        let Some((seq, route, attempts, fence)) = next else {
+            return Ok(None);
+        };
+        let event = event(conn, seq).await?;
+        let counters = counters(seq, attempts, fence);
+        match counters.and_then(|counters| Ok((counters, event?))) {
+            Ok(((attempts, fence), event)) => {
+                return Ok(Some((seq, route, attempts, fence, event)));
+            }
+            Err(unreadable) => park(conn, &[(unreadable, route)], now_us).await?,
+        }
+    }
 }
 
 /// Gives back what is reserved and was not leased.

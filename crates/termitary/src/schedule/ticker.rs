@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::fault;
 use crate::guard;
 use crate::inspect::{ScheduleStatus, instant};
+use crate::ledger::stored::Text;
 use crate::publish::Draft;
 
 /// How often the clock is looked at.
@@ -118,7 +119,7 @@ async fn fire(db: &Db, schedule: &Schedule, rule: &Rule, now: Timestamp) -> Resu
     .bind(&schedule.name)
     .fetch_one(&mut *tx)
     .await?;
-    if record.cron != schedule.cron || record.timezone != schedule.timezone {
+    if record.cron.0 != schedule.cron || record.timezone.0 != schedule.timezone {
         // Edited since this process started: its ticks are the newer's to publish.
         return tx.rollback().await;
     }
@@ -148,8 +149,8 @@ async fn fire(db: &Db, schedule: &Schedule, rule: &Rule, now: Timestamp) -> Resu
 struct Record {
     last_us: i64,
     paused: bool,
-    cron: String,
-    timezone: String,
+    cron: Text,
+    timezone: Text,
 }
 
 /// Notes that the latest missed tick was skipped, so that operators see it.
@@ -292,7 +293,7 @@ pub(crate) async fn pause(tx: &mut Tx, name: &str, paused: bool) -> Result<(), E
 
 /// Every schedule on record.
 pub(crate) async fn list(db: &Db) -> Result<Vec<ScheduleStatus>, Error> {
-    let rows: Vec<(String, String, String, Option<i64>, bool)> = sqlx::query_as(
+    let rows: Vec<(Text, Text, Text, Option<i64>, bool)> = sqlx::query_as(
         "SELECT name, cron, timezone, fired_us, paused FROM termitary_schedules ORDER BY name",
     )
     .fetch_all(db.reader())
@@ -300,18 +301,20 @@ pub(crate) async fn list(db: &Db) -> Result<Vec<ScheduleStatus>, Error> {
     let now = db.clock().now();
     Ok(rows
         .into_iter()
-        .map(|(name, cron, timezone, fired_us, paused)| {
-            let rule = Rule::parse(&cron, &timezone).ok().filter(|_| !paused);
-            let next = rule.and_then(|rule| rule.next_after(now));
-            ScheduleStatus {
-                name,
-                cron,
-                timezone,
-                next,
-                last: instant(fired_us),
-                paused,
-            }
-        })
+        .map(
+            |(Text(name), Text(cron), Text(timezone), fired_us, paused)| {
+                let rule = Rule::parse(&cron, &timezone).ok().filter(|_| !paused);
+                let next = rule.and_then(|rule| rule.next_after(now));
+                ScheduleStatus {
+                    name,
+                    cron,
+                    timezone,
+                    next,
+                    last: instant(fired_us),
+                    paused,
+                }
+            },
+        )
         .collect())
 }
 

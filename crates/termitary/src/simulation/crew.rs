@@ -262,7 +262,9 @@ pub(super) async fn operator(world: Rc<World>, mut random: Rng) {
 pub(super) async fn resolve(world: &World, act: Resolve, page: u32) -> Result<u64, Error> {
     let now_us = world.db.clock().now_us();
     let mut tx = world.db.begin().await?;
-    let count = ledger::resolve(&mut tx, &LetterFilter::default(), act, now_us, page).await?;
+    let mut letters = ledger::matching(&mut tx, &LetterFilter::default(), act).await?;
+    letters.truncate(page as usize);
+    let count = ledger::resolve(&mut tx, &letters, act, now_us).await?;
     tx.commit().await?;
     world.note(&format!("  an operator: {act:?} of {count}"));
     Ok(count)

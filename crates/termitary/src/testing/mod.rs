@@ -204,7 +204,7 @@ impl TestWorker {
                     .map(|s| {
                         format!(
                             "{}: {} due, {} leased, {} dead, {} parked",
-                            s.name, s.due, s.leased, s.dead, s.parked
+                            s.name.0, s.due, s.leased, s.dead, s.parked
                         )
                     })
                     .collect();

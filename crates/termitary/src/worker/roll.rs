@@ -8,6 +8,7 @@ use crate::clock::{from_micros, micros, minutes, secs};
 use crate::db::Db;
 use crate::error::Error;
 use crate::inspect::WorkerStatus;
+use crate::ledger::stored::Text;
 
 const EVERY: Duration = secs(5);
 /// A worker not heard of for this long is not shown as live.
@@ -76,7 +77,7 @@ pub(super) async fn sign_off(db: &Db, id: &str) -> Result<(), Error> {
 
 /// The workers heard of lately, the oldest first.
 pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
-    let rows: Vec<(String, String, i64, i64, i64, String, String)> = sqlx::query_as(
+    let rows: Vec<(Text, Text, i64, i64, i64, Text, Text)> = sqlx::query_as(
         "SELECT id, host, started_us, running, concurrency, subscriptions, mode FROM termitary_workers
          WHERE seen_us >= $1 ORDER BY started_us, id",
     )
@@ -87,13 +88,13 @@ pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
         .into_iter()
         .map(
             |(id, host, started_us, running, concurrency, subscriptions, mode)| WorkerStatus {
-                id,
-                host,
-                mode,
+                id: id.0,
+                host: host.0,
+                mode: mode.0,
                 started_at: from_micros(started_us),
-                running: running as u64,
-                concurrency: concurrency as u64,
-                subscriptions: serde_json::from_str(&subscriptions).unwrap_or_default(),
+                running: running.max(0) as u64,
+                concurrency: concurrency.max(0) as u64,
+                subscriptions: serde_json::from_str(&subscriptions.0).unwrap_or_default(),
             },
         )
         .collect())

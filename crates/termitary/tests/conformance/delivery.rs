@@ -112,6 +112,45 @@ pub(crate) async fn an_event_with_an_id_of_its_own_is_recorded_once(stand: Stand
     assert_eq!(seen.len(), 1);
 }
 
+#[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
+struct Pong {
+    n: u32,
+}
+
+impl Event for Pong {
+    const NAME: &'static str = "pong.sent";
+}
+
+async fn note_pong(event: Pong, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(format!("pong {}", event.n));
+    Ok(())
+}
+
+pub(crate) async fn an_idempotency_id_belongs_to_one_event_name(stand: Stand) {
+    let seen = Seen::default();
+    let broker = stand.broker();
+    let registry = Registry::new()
+        .on(subscribe("a", note))
+        .on(subscribe("b", note_pong));
+    let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    let bus = broker.bus();
+    let first = bus.publish(Ping { n: 1 }.id("order-1")).await.unwrap();
+    let other = bus.publish(Pong { n: 1 }.id("order-1")).await.unwrap();
+    assert!(!first.duplicate && !other.duplicate && first.id != other.id);
+    for _ in 0..2 {
+        assert_eq!(stand.commit(Ping { n: 2 }.id("order-1")).await.id, first.id);
+        let again = bus.publish(Pong { n: 2 }.id("order-1")).await.unwrap();
+        assert!(again.duplicate && again.id == other.id);
+    }
+    let new = stand.commit(Pong { n: 3 }.id("order-2")).await;
+    let again = stand.commit(Pong { n: 3 }.id("order-2")).await;
+    assert!(!new.duplicate && again.duplicate && again.id == new.id);
+    worker.settle().await;
+    let mut all = seen.all();
+    all.sort();
+    assert_eq!(all, ["1", "pong 1", "pong 3"]);
+}
+
 async fn fail_twice(_: Ping, State(seen): State<Seen>, Attempt(n): Attempt) -> HandlerResult {
     seen.add(n);
     if n < 3 { Err("not yet".into()) } else { Ok(()) }

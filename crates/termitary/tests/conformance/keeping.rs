@@ -123,6 +123,36 @@ pub(crate) async fn the_idempotency_key_is_the_same_in_every_run_and_the_fence_r
     }
 }
 
+async fn never(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    seen.add(event.n);
+    Err(HandlerError::permanent("never"))
+}
+
+pub(crate) async fn a_replay_takes_each_letter_once_however_fast_it_dies_again(stand: Stand) {
+    const LETTERS: u32 = 3_000;
+    let seen = Seen::default();
+    let broker = stand.broker();
+    let registry = Registry::new().on(subscribe("a", never).concurrency(64));
+    let mut worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
+    worker.allow_leftovers();
+    let events = (0..LETTERS).map(|n| Ping { n });
+    broker.bus().publish_all(events).await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.len(), LETTERS as usize);
+    let all = LetterFilter::default();
+    let replayed = broker.inspect().replay(&all, "test").await.unwrap();
+    assert_eq!(replayed, u64::from(LETTERS));
+    worker.settle().await;
+    let mut runs = vec![0; LETTERS as usize];
+    for n in seen.all() {
+        runs[n.parse::<usize>().unwrap()] += 1;
+    }
+    assert!(runs.iter().all(|runs| *runs == 2), "{runs:?}");
+    // What is given up meanwhile is not dropped, either.
+    let dropped = broker.inspect().drop_letters(&all, "test").await.unwrap();
+    assert_eq!(dropped, u64::from(LETTERS));
+}
+
 async fn hang(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     seen.add(event.n);
     std::future::pending().await

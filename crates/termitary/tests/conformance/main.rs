@@ -13,6 +13,7 @@ mod process;
 mod schedules;
 mod shutdown;
 mod stand;
+mod unreadable;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ macro_rules! suite {
                 what_was_published_before_any_worker_started_waits_for_one
                 a_delayed_event_waits_for_its_time
                 an_event_with_an_id_of_its_own_is_recorded_once
+                an_idempotency_id_belongs_to_one_event_name
                 an_error_is_retried_after_its_wait_and_counted
                 a_permanent_error_is_a_dead_letter_at_once_and_runs_again_on_replay
                 a_panic_is_an_error_of_its_delivery_only
@@ -48,6 +50,7 @@ macro_rules! suite {
                 a_crowd_of_suspects_and_other_work_take_turns
             }
             keeping {
+                a_replay_takes_each_letter_once_however_fast_it_dies_again
                 what_comes_late_or_out_of_its_order_is_found_all_the_same
                 finished_events_are_forgotten_after_a_week_and_unfinished_ones_never
                 the_idempotency_key_is_the_same_in_every_run_and_the_fence_rises
@@ -75,6 +78,12 @@ macro_rules! suite {
                 missed_ticks_are_caught_up_with_the_latest_only
                 an_edited_rule_neither_repeats_nor_catches_up
                 a_paused_schedule_skips_and_resumes_without_catching_up
+            }
+            unreadable {
+                a_row_that_cannot_be_read_is_parked_alone
+                a_row_spoilt_while_its_worker_dies_is_parked_alone
+                a_suspect_that_cannot_be_read_is_parked_and_the_others_run
+                rows_beside_events_that_cannot_be_read_keep_nobody_waiting
             }
             shutdown {
                 shutdown_lets_running_handlers_finish_and_releases_the_rest

@@ -69,9 +69,12 @@ impl Stand {
     }
 
     /// Publishes in a transaction of its own.
-    pub(crate) async fn commit<E: Event>(&self, event: E) -> Published {
+    pub(crate) async fn commit<E: Event>(
+        &self,
+        event: impl Into<termitary::event::Outgoing<E>>,
+    ) -> Published {
         let mut tx = self.db().begin().await.unwrap();
-        let published = tx.publish(event).await.unwrap();
+        let published = tx.publish(event.into()).await.unwrap();
         tx.commit().await.unwrap();
         published
     }

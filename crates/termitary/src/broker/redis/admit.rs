@@ -16,7 +16,7 @@ use crate::broker::{Claim, Entry, Leased, Origin, Outcome, Settlement, WorkerId}
 use crate::db::Tx;
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::relay::Standing;
+use crate::ledger::standing::{self, Standing};
 use crate::ledger::{self, state};
 
 /// Entries of one read, sorted by what they are.
@@ -178,7 +178,7 @@ impl Known {
         let mut conn = redis.db.read().await?;
         if !seqs.is_empty() {
             let soon_us = redis.renewed_until_us();
-            known.standing = ledger::relay::standing(&mut conn, lane.route, &seqs, soon_us).await?;
+            known.standing = standing::standing(&mut conn, lane.route, &seqs, soon_us).await?;
             let orphans = seqs
                 .iter()
                 .filter(|seq| !known.standing.contains_key(seq))
@@ -189,7 +189,7 @@ impl Known {
             }
         }
         if !seen.is_empty() {
-            known.adopted = ledger::relay::adopted(&mut conn, lane.route, &seen).await?;
+            known.adopted = standing::adopted(&mut conn, lane.route, &seen).await?;
         }
         Ok(known)
     }
@@ -209,7 +209,11 @@ impl Known {
         else {
             return Fate::Over;
         };
-        let (now, attempts) = (row.fence.unwrap_or(0), row.attempts.unwrap_or(0) as u32);
+        let now = row.fence.unwrap_or(0);
+        // Owed again by the reconciler, a row that cannot be read is parked.
+        let Ok(attempts) = u32::try_from(row.attempts.unwrap_or(0)) else {
+            return Fate::Over;
+        };
         // Under a later fence it was given out again, and is the row's all the same.
         if now != fence && row.entry.as_deref() != Some(&*doubt::noted(entry)) {
             return Fate::Over;

@@ -18,14 +18,12 @@ use uuid::Uuid;
 use super::keys::{self, Stream};
 use super::reply::Raw;
 use crate::clock::from_micros;
+pub(super) use crate::event::as_json_text;
 use crate::event::{Envelope, MAX_DATA_BYTES, payload};
 use crate::planted;
 
 /// The source of what no service of ours wrote.
 const FOREIGN: &str = "/termitary/foreign";
-/// How much of an unreadable text is kept: escaped at its worst, it still fits
-/// into an event.
-const KEEP: usize = 32 * 1024;
 
 /// The most words of an `XADD`, and the most bytes of those that are no text.
 const WORDS: usize = 17;
@@ -266,20 +264,6 @@ fn keep(stream: &Stream, raw: &Raw) -> Envelope {
         cause: None,
         data: as_json_text(&text),
     }
-}
-
-/// A text of any origin as a JSON string, cut where it is too long.
-pub(super) fn as_json_text(text: &str) -> Box<RawValue> {
-    let mut end = text.len().min(KEEP);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let cut = if end < text.len() {
-        format!("{} … ({} bytes in all)", &text[..end], text.len())
-    } else {
-        text.to_owned()
-    };
-    serde_json::value::to_raw_value(&cut).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// The id of an entry whose writer gave none: the same for every reader.

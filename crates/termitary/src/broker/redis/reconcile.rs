@@ -101,12 +101,13 @@ pub(super) async fn distrust(redis: &Redis) -> Result<(), Error> {
 
 fn trust(redis: &Redis, row: &Trusted, now_us: i64) -> i64 {
     let least = micros(redis.config.reconcile_time());
-    now_us.saturating_add((now_us - row.due_us).clamp(least, micros(LONGEST_TRUST).max(least)))
+    let waited = now_us.saturating_sub(row.due_us);
+    now_us.saturating_add(waited.clamp(least, micros(LONGEST_TRUST).max(least)))
 }
 
 /// The entry that carries it, if that is where its subscription reads today.
 fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<Entry> {
-    let (key, id) = row.entry.as_deref()?.split_once('|')?;
+    let (key, id) = row.entry.as_ref()?.0.split_once('|')?;
     let lane = lanes.get(&row.route)?;
     let stream = lane.streams.iter().find(|stream| *stream.key == *key)?;
     Some(lane.entry(stream, id))
@@ -157,7 +158,9 @@ fn stands(
 ) -> RedisResult<bool> {
     let ours = reply::unless_absent(found)?.is_some_and(|found| {
         let found = reply::entries(found);
-        found.iter().any(|raw| entry::carries(raw, row.seq, row.id))
+        let id = row.id.uuid();
+        let carries = |raw| id.is_some_and(|id| entry::carries(raw, row.seq, id));
+        found.iter().any(carries)
     });
     let pending =
         reply::unless_absent(pending)?.is_some_and(|pending| !reply::list(pending).is_empty());

@@ -238,7 +238,7 @@ async fn row(
     if let Some(row) = adopted.as_ref().and_then(Claim::row) {
         return Ok(Found::Owed(row));
     }
-    let known = ledger::relay::adopted(tx, lane.route, &[envelope.id]).await?;
+    let known = ledger::standing::adopted(tx, lane.route, &[envelope.id]).await?;
     let uncounted = known.get(&envelope.id).and_then(Option::as_ref);
     Ok(match uncounted {
         Some(entry) if *entry == noted => Found::Noted,

@@ -2,20 +2,23 @@
 
 use std::sync::LazyLock;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
-use uuid::Uuid;
+use serde_json::json;
 
 use super::super::lease::leased;
-use super::super::{EventRow, event_columns};
+use super::super::stored::{
+    Bytes, PARK, StoredEvent, Unreadable, counters, event_columns, park_row,
+};
 use super::{Binder, Sized, list};
 use crate::broker::{Leased, WorkerId};
 use crate::error::Error;
 
 const HEAD: &str = concat!(
-    "SELECT ",
+    "SELECT d.event, ",
     event_columns!(),
     ", d.attempts, d.fence
-     FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+     FROM termitary_deliveries d LEFT JOIN termitary_events e ON e.seq = d.event
      WHERE d.state = 0 AND d.subscription = ?1 AND d.due_us <= ?2
      ORDER BY d.due_us, d.event LIMIT ?3 + 0"
 );
@@ -33,7 +36,7 @@ static CLAIM: LazyLock<Sized> = LazyLock::new(|| {
 
 /// Leases up to `max` due deliveries of one subscription until `until_us`.
 /// The transaction keeps every other writer out, so that what is read is what
-/// is claimed.
+/// is claimed. A delivery whose row cannot be read is parked.
 pub(crate) fn lease(
     conn: &Connection,
     route: i64,
@@ -46,14 +49,38 @@ pub(crate) fn lease(
     let mut rows = head.query(params![route, now_us, max as i64])?;
     let mut found = Vec::new();
     let mut seqs = Vec::new();
+    let mut unreadable = Vec::new();
     while let Some(row) = rows.next()? {
         let event = event(row)?;
-        seqs.push(event.seq);
-        let (attempts, fence): (i64, i64) = (row.get(10)?, row.get(11)?);
-        found.push(leased(route, worker, attempts, fence + 1, event)?);
+        let seq = event.seq;
+        let counters = counters(seq, row.get(10)?, row.get(11)?);
+        match counters.and_then(|counters| Ok((counters, event.read()?))) {
+            Ok(((attempts, fence), envelope)) => {
+                seqs.push(seq);
+                let fence = fence + 1;
+                found.push(leased(route, worker, attempts, fence, seq, envelope));
+            }
+            Err(why) => unreadable.push(why),
+        }
     }
     claim(conn, route, worker, until_us, &seqs)?;
+    park(conn, route, &unreadable, now_us)?;
     Ok(found)
+}
+
+fn park(
+    conn: &Connection,
+    route: i64,
+    unreadable: &[Unreadable],
+    now_us: i64,
+) -> Result<(), Error> {
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = unreadable.iter().map(|it| park_row(it, route)).collect();
+    conn.prepare_cached(PARK)?
+        .execute(params![json!(rows).to_string(), now_us])?;
+    Ok(())
 }
 
 fn claim(
@@ -80,17 +107,23 @@ fn claim(
 }
 
 /// The first columns of a row, which are an event's.
-fn event(row: &Row<'_>) -> rusqlite::Result<EventRow> {
-    Ok(EventRow {
+fn event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
+    let bytes = |column: usize| -> rusqlite::Result<Option<Bytes>> {
+        Ok(match row.get_ref(column)? {
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(Bytes(bytes.to_vec())),
+            _ => None,
+        })
+    };
+    Ok(StoredEvent {
         seq: row.get(0)?,
-        id: Uuid::from_bytes(row.get(1)?),
-        name: row.get(2)?,
+        id: bytes(1)?,
+        name: bytes(2)?,
         version: row.get(3)?,
-        source: row.get(4)?,
+        source: bytes(4)?,
         time_us: row.get(5)?,
-        key: row.get(6)?,
-        traceparent: row.get(7)?,
-        cause: row.get::<_, Option<[u8; 16]>>(8)?.map(Uuid::from_bytes),
-        data: row.get(9)?,
+        key: bytes(6)?,
+        traceparent: bytes(7)?,
+        cause: bytes(8)?,
+        data: bytes(9)?,
     })
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Binder, Sized, list};
 use crate::error::Error;
 use crate::ledger::publish::count;
+use crate::ledger::stored::{Bytes, known_or_stand_in};
 use crate::publish::{Draft, Published};
 
 static EVENTS: LazyLock<Sized> = LazyLock::new(|| {
@@ -31,7 +32,7 @@ static DELIVERIES: LazyLock<Sized> = LazyLock::new(|| {
 });
 
 const ROUTES: &str = "SELECT subscription FROM termitary_routes WHERE event = ?1";
-const FIRST: &str = "SELECT id FROM termitary_events WHERE source = ?1 AND dedup = ?2";
+const FIRST: &str = "SELECT seq, id FROM termitary_events WHERE source = ?1 AND dedup = ?2";
 
 /// `fanned` of an event that no subscription gets.
 const UNROUTED: i64 = -1;
@@ -148,7 +149,8 @@ fn recorded_now(draft: &Draft) -> Published {
 fn recorded_before(conn: &Connection, draft: &Draft) -> Result<Published, Error> {
     let mut first = conn.prepare_cached(FIRST)?;
     let id = first.query_row(params![draft.envelope.source, draft.dedup], |row| {
-        row.get(0).map(Uuid::from_bytes)
+        let id = Bytes(row.get(1)?);
+        Ok(known_or_stand_in(Some(&id), row.get(0)?))
     })?;
     Ok(Published {
         id,

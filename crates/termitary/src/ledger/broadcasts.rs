@@ -1,0 +1,82 @@
+//! Broadcasts on their way to other processes on this file.
+
+use sqlx::SqliteConnection;
+
+use super::stored::Bytes;
+use crate::error::Error;
+
+/// The most messages that one statement deletes.
+pub(crate) const PAGE: u64 = 100;
+
+/// A walk along the key from the oldest message: it meets no row that it keeps.
+pub(super) const PRUNE: &str = "
+    DELETE FROM termitary_broadcasts WHERE seq IN
+        (SELECT seq FROM termitary_broadcasts WHERE seq <= $1 ORDER BY seq LIMIT $2 + 0)";
+
+/// Records one message; returns its row.
+pub(crate) async fn send(
+    conn: &mut SqliteConnection,
+    name: &str,
+    data: &str,
+    now_us: i64,
+) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(
+        "INSERT INTO termitary_broadcasts (time_us, name, data) VALUES ($1, $2, $3) RETURNING seq",
+    )
+    .bind(now_us)
+    .bind(name)
+    .bind(data)
+    .fetch_one(conn)
+    .await?)
+}
+
+/// Deletes up to `most` messages up to row `seq`; returns how many.
+pub(crate) async fn prune(conn: &mut SqliteConnection, seq: i64, most: u64) -> Result<u64, Error> {
+    let done = sqlx::query(PRUNE)
+        .bind(seq)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// The newest message's row.
+pub(crate) async fn newest(conn: &mut SqliteConnection) -> Result<i64, Error> {
+    Ok(
+        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_broadcasts")
+            .fetch_one(conn)
+            .await?,
+    )
+}
+
+/// The row before the first message after row `seq` that was sent at `since_us` or
+/// later.
+pub(crate) async fn before(
+    conn: &mut SqliteConnection,
+    seq: i64,
+    since_us: i64,
+) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT COALESCE(
+            (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2),
+            (SELECT MAX(seq) FROM termitary_broadcasts),
+            0)",
+    )
+    .bind(seq)
+    .bind(since_us)
+    .fetch_one(conn)
+    .await?)
+}
+
+/// Up to 500 messages after row `seq`: row, name and payload.
+pub(crate) async fn after(
+    conn: &mut SqliteConnection,
+    seq: i64,
+) -> Result<Vec<(i64, Bytes, Bytes)>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500",
+    )
+    .bind(seq)
+    .fetch_all(conn)
+    .await?)
+}

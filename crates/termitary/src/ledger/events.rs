@@ -1,0 +1,108 @@
+//! Many events at once, for the relay of the redis broker.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::stored::{Bytes, StoredEvent, Unreadable, event_columns};
+use crate::error::Error;
+use crate::event::Envelope;
+
+/// Events by their rows, and the rows that cannot be read.
+#[derive(Default)]
+pub(super) struct Events {
+    pub(super) readable: HashMap<i64, Envelope>,
+    pub(super) unreadable: HashMap<i64, Unreadable>,
+}
+
+impl Events {
+    fn add(&mut self, event: StoredEvent) {
+        let seq = event.seq;
+        match event.read() {
+            Ok(event) => drop(self.readable.insert(seq, event)),
+            Err(why) => drop(self.unreadable.insert(seq, why)),
+        }
+    }
+}
+
+/// An event as one JSON array. Rows cross from the database's thread one by one, and
+/// that costs more than most statements: what a hot path reads is gathered into a
+/// single one (`json_group_array`).
+macro_rules! event_json {
+    () => {
+        "json_array(e.seq, hex(e.id), e.name, e.version, e.source, e.time_us, e.key, e.traceparent, iif(e.cause IS NULL, NULL, hex(e.cause)), e.data)"
+    };
+}
+
+/// What [`event_json`] makes of an event.
+#[derive(serde::Deserialize)]
+struct Gathered {
+    seq: i64,
+    id: Uuid,
+    name: String,
+    version: i64,
+    source: String,
+    time_us: i64,
+    key: Option<String>,
+    traceparent: Option<String>,
+    cause: Option<Uuid>,
+    data: String,
+}
+
+impl From<Gathered> for StoredEvent {
+    fn from(event: Gathered) -> Self {
+        let text = |text: String| Some(Bytes(text.into_bytes()));
+        let id = |id: Uuid| Bytes(id.as_bytes().to_vec());
+        Self {
+            seq: event.seq,
+            id: Some(id(event.id)),
+            name: text(event.name),
+            version: Some(event.version),
+            source: text(event.source),
+            time_us: Some(event.time_us),
+            key: event.key.and_then(text),
+            traceparent: event.traceparent.and_then(text),
+            cause: event.cause.map(id),
+            data: text(event.data),
+        }
+    }
+}
+
+/// The events of these rows. They are gathered; where that fails, one cannot be read,
+/// and they are read one by one.
+pub(super) async fn events(conn: &mut SqliteConnection, seqs: &[i64]) -> Result<Events, Error> {
+    let mut events = Events::default();
+    if seqs.is_empty() {
+        return Ok(events);
+    }
+    let rows: Bytes = sqlx::query_scalar(concat!(
+        "SELECT json_group_array(",
+        event_json!(),
+        ") FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
+    ))
+    .bind(json!(seqs).to_string())
+    .fetch_one(&mut *conn)
+    .await?;
+    if let Ok(rows) = serde_json::from_slice::<Vec<Gathered>>(&rows.0)
+        && rows.len() == seqs.len()
+    {
+        for row in rows {
+            events.add(row.into());
+        }
+        return Ok(events);
+    }
+    let rows: Vec<StoredEvent> = sqlx::query_as(concat!(
+        "SELECT j.value AS seq, ",
+        event_columns!(),
+        " FROM json_each($1) j LEFT JOIN termitary_events e ON e.seq = j.value"
+    ))
+    .bind(json!(seqs).to_string())
+    .fetch_all(conn)
+    .await?;
+    for row in rows {
+        events.add(row);
+    }
+    Ok(events)
+}
