@@ -12,7 +12,7 @@ use crate::schedule::Schedule;
 use crate::subscription::{Policy, Subscription};
 
 /// What a name that is refused should look like.
-const FORM: &str = "use dotted lower-case words";
+pub(crate) const FORM: &str = "use dotted lower-case words";
 
 /// The events, subscriptions and schedules of a service.
 pub struct Registry<S> {
@@ -112,15 +112,23 @@ impl<S> Registry<S> {
     ) {
         let event = self.events.entry(name.to_owned()).or_insert(Declared {
             version,
-            aliases,
+            aliases: Vec::new(),
             schema,
         });
-        event.version = event.version.max(version);
+        if version > event.version {
+            (event.version, event.schema) = (version, schema);
+        }
+        for alias in aliases {
+            if !event.aliases.contains(&alias) {
+                event.aliases.push(alias);
+            }
+        }
     }
 
     /// Finds every mistake at once: duplicate and reserved names, names that cannot
     /// be wire names, aliases that are not one event's alone, policies with values
-    /// that cannot work, cron rules and time zones that do not exist.
+    /// that cannot work, cron rules that do not exist or never come due, time zones
+    /// that do not exist.
     pub fn check(&self) -> Result<(), Error> {
         let mut mistakes = self.mistaken_subscriptions();
         mistakes.extend(self.mistaken_schedules());
@@ -169,11 +177,10 @@ impl<S> Registry<S> {
         let mut seen = BTreeSet::new();
         for schedule in &self.schedules {
             if !seen.insert(&schedule.name) {
-                mistakes.push(format!("two schedules are named `{}`", schedule.name));
+                let name = schedule.name.escape_debug();
+                mistakes.push(format!("two schedules are named `{name}`"));
             }
-            if let Err(mistake) = schedule.rule() {
-                mistakes.push(format!("schedule `{}`: {mistake}", schedule.name));
-            }
+            mistakes.extend(schedule.mistakes());
         }
         mistakes
     }
@@ -321,6 +328,7 @@ mod tests {
     use super::*;
     use crate::handler::HandlerResult;
     use crate::retry::Retry;
+    use crate::schedule::{CatchUp, schedule};
     use crate::subscription::subscribe;
 
     #[derive(Serialize, Deserialize, schemars::JsonSchema)]
@@ -341,6 +349,70 @@ mod tests {
 
     async fn sold(_: Sold) -> HandlerResult {
         Ok(())
+    }
+
+    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    struct Moved {}
+
+    impl Event for Moved {
+        const NAME: &'static str = "things.moved";
+        const ALIASES: &'static [&'static str] = &["things.shifted"];
+    }
+
+    async fn moved(_: Moved) -> HandlerResult {
+        Ok(())
+    }
+
+    #[test]
+    fn aliases_are_kept_whichever_of_schedule_and_subscription_comes_first() {
+        let by_schedule = || schedule("things.move", "0 0 * * *", |_| Moved {});
+        let first = Registry::<()>::new()
+            .on(by_schedule())
+            .on(subscribe("shop.move", moved));
+        let last = Registry::<()>::new()
+            .on(subscribe("shop.move", moved))
+            .on(by_schedule());
+        let merged = Registry::<()>::new()
+            .on(by_schedule())
+            .merge(Registry::new().on(subscribe("shop.move", moved)));
+        for registry in [first, last, merged] {
+            assert!(registry.knows("things.shifted"));
+            assert_eq!(registry.map()[0].aliases, ["things.shifted"]);
+            assert_eq!(registry.wire_names(), ["things.moved", "things.shifted"]);
+        }
+    }
+
+    #[test]
+    fn an_alias_is_kept_when_an_older_declaration_of_the_event_did_not_have_it() {
+        let mut registry = Registry::<()>::new();
+        let schema = || schemars::schema_for!(Moved);
+        registry.declare("things.moved", 1, Vec::new(), schema);
+        registry.declare("things.moved", 2, vec!["things.shifted".to_owned()], schema);
+        assert!(registry.knows("things.shifted"));
+        assert_eq!(registry.map()[0].version, 2);
+    }
+
+    #[test]
+    fn every_mistake_of_a_schedule_is_found_at_once_and_named() {
+        let tick = |name: &str, cron: &str| schedule(name, cron, |_| Moved {});
+        let registry = Registry::<()>::new()
+            .on(tick("a \" b", "0 0 * * *"))
+            .on(tick("line\nbreak", "0 0 30 2 *"))
+            .on(tick("too.far", "*/90 * * * *"))
+            .on(tick("never", "0 0 * * *").catch_up(CatchUp::All(0)))
+            .on(tick("never", "0 0 * * *").timezone("Berlin"));
+        let said = registry.check().unwrap_err().to_string();
+        for mistake in [
+            "schedule name `a \\\" b`: use dotted lower-case words",
+            "schedule name `line\\nbreak`: use dotted lower-case words",
+            "schedule `line\\nbreak`: `0 0 30 2 *` never comes due",
+            "schedule `too.far`: `*/90 * * * *`: the step of `*/90` in the minute field",
+            "schedule `never`: CatchUp::All(0) would publish no tick at all",
+            "two schedules are named `never`",
+            "schedule `never`: `Berlin` is not an IANA time zone",
+        ] {
+            assert!(said.contains(mistake), "{mistake}: {said}");
+        }
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn gauges(status: &Status, text: &mut String) {
             subscription.done,
         ];
         for (state, count) in kinds.iter().zip(counts) {
-            let name = &subscription.name;
+            let name = label(&subscription.name);
             line(
                 text,
                 format_args!(
@@ -166,7 +166,8 @@ fn gauges(status: &Status, text: &mut String) {
             text,
             format_args!(
                 "termitary_subscription_oldest_pending_seconds{{subscription=\"{}\"}} {}",
-                s.name, s.oldest_pending_seconds
+                label(&s.name),
+                s.oldest_pending_seconds
             ),
         );
     }
@@ -180,7 +181,8 @@ fn gauges(status: &Status, text: &mut String) {
             text,
             format_args!(
                 "termitary_subscription_workers{{subscription=\"{}\"}} {}",
-                s.name, s.workers
+                label(&s.name),
+                s.workers
             ),
         );
     }
@@ -194,7 +196,7 @@ fn gauges(status: &Status, text: &mut String) {
             text,
             format_args!(
                 "termitary_schedule_paused{{schedule=\"{}\"}} {}",
-                s.name,
+                label(&s.name),
                 u8::from(s.paused)
             ),
         );
@@ -224,6 +226,14 @@ fn gauges(status: &Status, text: &mut String) {
     );
 }
 
+/// The value of a label: an older program may have recorded any name.
+fn label(value: &str) -> String {
+    value
+        .replace('\\', r"\\")
+        .replace('"', "\\\"")
+        .replace('\n', r"\n")
+}
+
 fn heading(text: &mut String, name: &str, help: &str) {
     line(
         text,
@@ -241,4 +251,15 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 async fn openapi_json() -> axum::Json<&'static utoipa::openapi::OpenApi> {
     static DOCUMENT: OnceLock<utoipa::openapi::OpenApi> = OnceLock::new();
     axum::Json(DOCUMENT.get_or_init(super::openapi))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn a_label_can_hold_any_name() {
+        assert_eq!(label("todos.check"), "todos.check");
+        assert_eq!(label("a \" b\nc\\"), r#"a \" b\nc\\"#);
+    }
 }

@@ -8,6 +8,7 @@ mod oracle;
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod races;
 mod rule;
+mod steps;
 pub(crate) mod ticker;
 mod wall;
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, valid_name};
 use crate::handler::{FromDelivery, Handler, HandlerResult};
-use crate::registry::{Entry, MapSchedule, Registry};
+use crate::registry::{Entry, FORM, MapSchedule, Registry};
 use crate::subscription::{Subscription, subscribe};
 
 pub(crate) use rule::Rule;
@@ -66,6 +67,7 @@ pub struct Schedule {
     pub(crate) name: String,
     pub(crate) event: String,
     pub(crate) version: u32,
+    pub(crate) aliases: Vec<String>,
     pub(crate) cron: String,
     pub(crate) timezone: String,
     pub(crate) catch_up: CatchUp,
@@ -111,6 +113,7 @@ pub fn schedule<E: Event>(
         name: name.into(),
         event: E::NAME.to_owned(),
         version: E::VERSION,
+        aliases: E::ALIASES.iter().map(|&alias| alias.to_owned()).collect(),
         cron: cron.into(),
         timezone: "UTC".to_owned(),
         catch_up: CatchUp::Latest,
@@ -136,6 +139,27 @@ impl Schedule {
         Rule::parse(&self.cron, &self.timezone)
     }
 
+    /// Every mistake of this schedule alone.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let (name, event) = (self.name.escape_debug(), self.event.escape_debug());
+        let mut mistakes = Vec::new();
+        if !valid_name(&self.name) {
+            mistakes.push(format!("schedule name `{name}`: {FORM}"));
+        }
+        if self.event != self.name && !valid_name(&self.event) {
+            mistakes.push(format!("event name `{event}`: {FORM}"));
+        }
+        if let Err(mistake) = self.rule() {
+            mistakes.push(format!("schedule `{name}`: {mistake}"));
+        }
+        if self.catch_up == CatchUp::All(0) {
+            mistakes.push(format!(
+                "schedule `{name}`: CatchUp::All(0) would publish no tick at all: write CatchUp::Skip to skip missed ticks only"
+            ));
+        }
+        mistakes
+    }
+
     pub(crate) fn describe(&self) -> MapSchedule {
         MapSchedule {
             name: self.name.clone(),
@@ -152,7 +176,8 @@ impl Schedule {
 
 impl<S> Entry<S> for Schedule {
     fn register(self, registry: &mut Registry<S>) {
-        registry.declare(&self.event, self.version, Vec::new(), self.schema);
+        let aliases = self.aliases.clone();
+        registry.declare(&self.event, self.version, aliases, self.schema);
         registry.schedules.push(self);
     }
 }

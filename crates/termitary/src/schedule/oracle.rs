@@ -166,7 +166,7 @@ fn field(low: u8, high: u8) -> impl Strategy<Value = String> {
     prop_oneof![
         3 => Just("*".to_owned()),
         4 => value.clone().prop_map(|n| n.to_string()),
-        2 => (2..=12u8).prop_map(|n| format!("*/{n}")),
+        2 => (2..=12.min(high - low + 1)).prop_map(|n| format!("*/{n}")),
         1 => (value.clone(), value.clone()).prop_map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))),
         1 => (value.clone(), value).prop_map(|(a, b)| format!("{a},{b}")),
     ]

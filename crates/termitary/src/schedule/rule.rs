@@ -6,11 +6,12 @@
 //! instant after it, a time in an overlap at its first occurrence only.
 
 use croner::Cron;
-use croner::parser::{CronParser, Seconds};
+use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
+use super::steps;
 use super::wall::{Hands, Zoned};
 use crate::clock::from_micros;
 
@@ -24,9 +25,12 @@ impl Rule {
     pub(crate) fn parse(cron: &str, timezone: &str) -> Result<Self, String> {
         let parsed = CronParser::builder()
             .seconds(Seconds::Optional)
+            // A rule for a year that is over would never fire.
+            .year(Year::Disallowed)
             .build()
             .parse(cron)
             .map_err(|error| format!("`{cron}` is not a cron expression ({error}): five fields, minute hour day month weekday, or six with seconds first"))?;
+        steps::check(cron).map_err(|mistake| format!("`{cron}`: {mistake}"))?;
         let timezone = TimeZone::get(timezone).map_err(|_| {
             format!("`{timezone}` is not an IANA time zone such as UTC or Europe/Berlin")
         })?;
@@ -224,6 +228,19 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_never_comes_due_is_refused() {
+        for cron in [
+            "0 0 30 2 *",
+            "0 0 31 2,4,6,9,11 *",
+            "0 , * * *",
+            "0 0 0 1 1 * 2020",
+            "0 0 0 1 1 * 2999",
+        ] {
+            assert!(Rule::parse(cron, "Europe/Berlin").is_err(), "{cron}");
+        }
+    }
+
+    #[test]
     fn a_bad_rule_is_named_with_the_way_out() {
         let error = Rule::parse("61 * * * *", "UTC").err().unwrap_or_default();
         assert!(
@@ -232,6 +249,11 @@ mod tests {
         );
         let error = Rule::parse("0 0 30 2 *", "UTC").err().unwrap_or_default();
         assert!(error.contains("never comes due"), "{error}");
+        let error = Rule::parse("*/90 * * * *", "UTC").err().unwrap_or_default();
+        assert!(
+            error.contains("`*/90 * * * *`") && error.contains("minute"),
+            "{error}"
+        );
         let error = Rule::parse("* * * * *", "Berlin").err().unwrap_or_default();
         assert!(
             error.contains("`Berlin`") && error.contains("Europe/Berlin"),
