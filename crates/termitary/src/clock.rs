@@ -54,6 +54,14 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock, be it back.
+    #[cfg(all(test, feature = "testing"))]
+    pub(crate) fn set(&self, now: Timestamp) {
+        if let Source::Manual(manual) = &self.0 {
+            lock(manual).now = now;
+        }
+    }
+
     /// The present instant, in whole microseconds.
     pub fn now(&self) -> Timestamp {
         from_micros(match &self.0 {

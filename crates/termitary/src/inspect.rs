@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::{self, Resolve};
-use crate::schedule::ticker;
+use crate::schedule::{fire, record};
 use crate::worker::roll;
 
 /// The whole system at one moment.
@@ -78,12 +78,29 @@ pub struct ScheduleStatus {
     pub cron: String,
     /// The IANA time zone it is evaluated in.
     pub timezone: String,
-    /// The next tick; none while paused or when the rule never comes again.
+    /// The next tick whose event is still to be published; none while paused.
     pub next: Option<Timestamp>,
     /// The last tick that published an event.
     pub last: Option<Timestamp>,
     /// Whether an operator stopped it.
     pub paused: bool,
+    /// A tick is due whose event cannot be made.
+    pub failing: Option<ScheduleFailure>,
+    /// A clock that was ahead has settled the ticks up to this time, which is
+    /// still to come for every living worker. The next worker that looks sets it
+    /// back to its own time, once a tick would be missing.
+    pub settled_ahead: Option<Timestamp>,
+}
+
+/// Why a schedule cannot make its event.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ScheduleFailure {
+    /// When that was first noticed.
+    pub since: Timestamp,
+    /// What went wrong at the last try, in up to 1,000 bytes.
+    pub error: String,
 }
 
 /// One worker process.
@@ -216,7 +233,7 @@ impl Inspect {
             mode: self.0.mode(),
             events: self.count_events().await?,
             subscriptions,
-            schedules: ticker::list(db).await?,
+            schedules: record::list(db).await?,
             workers,
         })
     }
@@ -306,14 +323,14 @@ impl Inspect {
 
     /// Publishes a schedule's event now, beside its ticks; answers the event id.
     pub async fn run_schedule(&self, schedule: &crate::schedule::Schedule) -> Result<Uuid, Error> {
-        ticker::run_now(self.0.db(), schedule).await
+        fire::run_now(self.0.db(), schedule).await
     }
 
     /// Stops or resumes a schedule. Ticks of the pause are not caught up.
     pub async fn pause_schedule(&self, name: &str, paused: bool, who: &str) -> Result<(), Error> {
         let db = self.0.db();
         let mut tx = db.begin().await?;
-        ticker::pause(&mut tx, name, paused).await?;
+        record::pause(&mut tx, name, paused).await?;
         let act = if paused { "pause" } else { "resume" };
         audit(&mut tx, db.clock().now_us(), who, act, name, 1).await?;
         tx.commit().await
@@ -397,7 +414,7 @@ impl Tail {
     }
 }
 
-async fn audit(
+pub(crate) async fn audit(
     tx: &mut crate::db::Tx,
     now_us: i64,
     who: &str,

@@ -62,6 +62,7 @@
 //! `cargo run -p termitary --example hello`, then `transaction`, `retry`,
 //! `schedule` and `shutdown`.
 
+mod agreed;
 pub mod broadcast;
 pub mod broker;
 pub mod clock;

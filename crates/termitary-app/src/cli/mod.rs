@@ -34,20 +34,31 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 pub use args::Cli;
 use args::Command;
 
-use crate::config::{self, Config, Mistake};
+use crate::config::{self, Config, Dotenv, Mistake, Settings};
 use crate::logging;
 
 /// Everything that the `termitary` binary does.
 pub fn main() -> ExitCode {
-    // First of all: reading `.env` changes the environment, which is only safe
-    // while there is one thread.
-    if let Err(mistake) = config::load_dotenv() {
-        return report(&mistake.into());
-    }
-    let matches = Cli::command().get_matches();
-    match parse(&matches).and_then(run) {
+    let dotenv = Dotenv::load();
+    let command = dotenv.fill(Cli::command());
+    let matches = command.clone().get_matches();
+    let config = |settings| {
+        dotenv.readable()?;
+        Config::try_from(settings).map_err(|mistake| {
+            tell(&dotenv);
+            dotenv.blame(mistake, &command, &matches)
+        })
+    };
+    match parse(&matches).and_then(|cli| run(cli, config, &dotenv)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
+    }
+}
+
+/// Prints the lines of `.env` that were left out, where nothing logs yet.
+fn tell(dotenv: &Dotenv) {
+    for warning in dotenv.warnings() {
+        let _ = writeln!(std::io::stderr(), "termitary: {warning}");
     }
 }
 
@@ -77,13 +88,23 @@ fn refuse_secrets_in_argv(matches: &ArgMatches) -> Result<(), Mistake> {
     Ok(())
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(
+    cli: Cli,
+    config: impl FnOnce(Settings) -> Result<Config, Mistake>,
+    dotenv: &Dotenv,
+) -> anyhow::Result<()> {
     if let Some(Command::Completions(args)) = &cli.command {
         return completions::run(args);
     }
-    let config = Config::try_from(cli.settings)?;
+    let config = config(cli.settings)?;
     let command = cli.command.unwrap_or(Command::Dev);
     logging::init(&config, command.serves())?;
+    for warning in dotenv.warnings() {
+        tracing::warn!("{warning}");
+    }
+    for note in &config.notes {
+        tracing::debug!("{note}");
+    }
     // Either of two providers may be compiled in; with both, the first TLS
     // connection would panic. An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();

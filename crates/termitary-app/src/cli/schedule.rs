@@ -7,7 +7,7 @@ use super::args::{ScheduleCommand, ScheduleNameArgs};
 use super::nearest;
 use super::open::{Missing, System, exists, operator};
 use super::out;
-use super::status::schedule_rows;
+use super::status::{schedule_notes, schedule_rows};
 use crate::app::{self, App};
 use crate::config::{Config, Mistake};
 
@@ -31,7 +31,8 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
         &heading,
         &schedule_rows(&status),
         "no schedules yet: start `termitary worker`",
-    )
+    )?;
+    schedule_notes(&status)
 }
 
 async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()> {

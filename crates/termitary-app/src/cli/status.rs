@@ -6,7 +6,7 @@ use termitary::inspect::Status;
 use super::args::JsonArgs;
 use super::open::{Missing, System};
 use super::out;
-use crate::config::Config;
+use crate::config::{Config, escape};
 
 pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
     let system = System::open(&config, Missing::Refuse).await?;
@@ -64,7 +64,28 @@ fn schedules(status: &Status) -> anyhow::Result<()> {
         &["schedule", "cron", "zone", "next", "last"],
         &schedule_rows(status),
         "no schedules",
-    )
+    )?;
+    schedule_notes(status)
+}
+
+/// One line for each schedule that does not do what it should.
+pub(super) fn schedule_notes(status: &Status) -> anyhow::Result<()> {
+    for schedule in &status.schedules {
+        let name = escape(&schedule.name);
+        if let Some(failing) = &schedule.failing {
+            out::line(&format!(
+                "{name} cannot make its event since {}: {}",
+                failing.since,
+                escape(&out::short(&failing.error, 200))
+            ))?;
+        }
+        if let Some(ahead) = schedule.settled_ahead {
+            out::line(&format!(
+                "{name}: a clock that was ahead settled its ticks until {ahead}; a worker brings it back"
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// One row per schedule, for `schedule list` too.

@@ -1,34 +1,89 @@
-//! `.env` in the working folder, read before any thread starts.
+//! `.env` in the working folder: settings for the command line to fall back on. The
+//! environment of the process stays as it is.
 
 use std::io::ErrorKind;
 
-use super::Mistake;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 
-/// Adds the variables of `.env` to the environment, where the file is there.
-/// The real environment wins.
-///
-/// Only for the first lines of `main`: changing the environment beside other
-/// threads is not safe.
-pub fn load() -> Result<(), Mistake> {
-    match dotenvy::from_path(".env") {
-        Ok(()) => Ok(()),
-        Err(dotenvy::Error::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(dotenvy::Error::Io(error)) => Err(Mistake::new(format!("cannot read .env: {error}"))),
-        // The message of the crate shows the line, which may hold a password.
-        Err(dotenvy::Error::LineParse(line, _)) => Err(Mistake::new(format!(
-            ".env, line {}: not NAME=value; put values with spaces in double quotes",
-            number_of(&line)
-        ))),
-        Err(_) => Err(Mistake::new(
-            ".env cannot be read: write one NAME=value per line",
-        )),
+use super::Mistake;
+use super::envfile::EnvFile;
+
+const FILE: &str = ".env";
+
+/// What `.env` says, and what is wrong with it.
+#[derive(Default)]
+pub(crate) struct Dotenv {
+    file: EnvFile,
+    unreadable: Option<String>,
+}
+
+impl Dotenv {
+    /// Reads `.env`, where it is there. A folder of that name is something else's.
+    pub(crate) fn load() -> Self {
+        match std::fs::read(FILE) {
+            Ok(bytes) => Self {
+                file: EnvFile::read(&bytes),
+                unreadable: None,
+            },
+            Err(error) if is_absent(error.kind()) => Self::default(),
+            Err(error) => Self {
+                file: EnvFile::default(),
+                unreadable: Some(format!("cannot read {FILE}: {error}")),
+            },
+        }
+    }
+
+    /// Makes the file's values those of settings that neither a flag nor the real
+    /// environment sets.
+    pub(crate) fn fill(&self, mut command: clap::Command) -> clap::Command {
+        let found: Vec<_> = command
+            .get_arguments()
+            .filter_map(|arg| {
+                let variable = self.file.variables.get(arg.get_env()?.to_str()?)?;
+                Some((arg.get_id().clone(), variable.value.clone()))
+            })
+            .collect();
+        for (id, value) in found {
+            command = command.mut_arg(id, |arg| arg.default_value(value).hide_default_value(true));
+        }
+        command
+    }
+
+    /// A file that is there and cannot be read: what it sets would be missing.
+    pub(crate) fn readable(&self) -> Result<(), Mistake> {
+        self.unreadable.clone().map_or(Ok(()), |text| {
+            Err(Mistake::new(format!(
+                "{text}: let this user read it, or start in another folder"
+            )))
+        })
+    }
+
+    /// The lines that were left out, without what stands in them.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let skipped = self.file.skipped.iter();
+        skipped.map(|skipped| format!("{FILE}, line {}: left out, {}", skipped.line, skipped.why))
+    }
+
+    /// Adds to a mistake that begins with a setting's name which line sets it, where
+    /// neither a flag nor the real environment does.
+    pub(crate) fn blame(&self, mistake: Mistake, command: &clap::Command, matches: &ArgMatches) -> Mistake {
+        let text = mistake.to_string();
+        let name = text.split([' ', ':']).next().unwrap_or_default();
+        let arg = command.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == name));
+        let source = arg.and_then(|arg| matches.value_source(arg.get_id().as_str()));
+        match self.file.variables.get(name) {
+            Some(variable) if source == Some(ValueSource::DefaultValue) => {
+                Mistake::new(format!("{text} ({FILE}, line {})", variable.line))
+            }
+            _ => mistake,
+        }
     }
 }
 
-fn number_of(line: &str) -> String {
-    let text = std::fs::read_to_string(".env").unwrap_or_default();
-    let first = line.lines().next().unwrap_or_default().trim();
-    text.lines()
-        .position(|candidate| candidate.trim() == first)
-        .map_or_else(|| "somewhere".to_owned(), |index| (index + 1).to_string())
+fn is_absent(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory
+    )
 }

@@ -2,6 +2,7 @@
 //! mistake names the setting, the value and the way out.
 
 mod dotenv;
+mod envfile;
 mod redact;
 mod settings;
 mod values;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use termitary::broker::{Bridge, RedisConfig};
 
 use crate::secret::Secret;
-pub use dotenv::load as load_dotenv;
+pub(crate) use dotenv::Dotenv;
 pub use redact::{escape, redact};
 pub(crate) use settings::SECRETS;
 pub use settings::{Documented, Settings, documented};
@@ -51,6 +52,8 @@ pub struct Config {
     pub log_json: Option<bool>,
     /// Another lease than the library's, for tests.
     pub(crate) lease: Option<Duration>,
+    /// What was left out on purpose, for a log that wants to know.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Where mail goes.
@@ -88,8 +91,10 @@ impl TryFrom<Settings> for Config {
     type Error = Mistake;
 
     fn try_from(settings: Settings) -> Result<Self, Mistake> {
-        let s = settings;
+        let mut s = settings;
+        let notes = Vec::from_iter(ignore_service_link(&mut s));
         Ok(Self {
+            notes,
             database_url: database_url(secret(
                 "DATABASE_URL",
                 s.database_url.as_deref(),
@@ -215,6 +220,13 @@ fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
             _ => redis,
         }),
     )
+}
+
+/// Kubernetes sets REDIS_PORT to `tcp://…` in every container beside a service that is
+/// named `redis`. Nobody chose that: it is not ours.
+fn ignore_service_link(s: &mut Settings) -> Option<String> {
+    s.redis_port.take_if(|port| port.trim().starts_with("tcp://"))?;
+    Some("REDIS_PORT is an address that Kubernetes made for a service: ignored".to_owned())
 }
 
 /// REDIS_HOST and its companions, the way the original service is configured.

@@ -112,6 +112,25 @@ fn the_original_settings_of_redis_work() {
 }
 
 #[test]
+fn a_port_that_kubernetes_made_of_a_service_is_not_ours() {
+    let link = || some("tcp://10.0.0.1:6379");
+    let config = Config::try_from(Settings {
+        redis_port: link(),
+        ..Settings::default()
+    });
+    assert!(config.unwrap().redis.is_none());
+    let config = Config::try_from(Settings {
+        redis_port: link(),
+        redis_host: some("cache"),
+        ..Settings::default()
+    })
+    .unwrap();
+    assert!(config.notes[0].starts_with("REDIS_PORT"), "{:?}", config.notes);
+    let shown = config.redis.unwrap().to_string();
+    assert!(shown.contains("cache:6379"), "{shown}");
+}
+
+#[test]
 fn a_password_for_no_redis_is_a_mistake() {
     let text = mistake(Settings {
         redis_password: some("hunter2"),

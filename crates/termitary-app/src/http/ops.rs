@@ -201,6 +201,21 @@ fn gauges(status: &Status, text: &mut String) {
             ),
         );
     }
+    heading(
+        text,
+        "termitary_schedule_failing",
+        "Whether a schedule cannot make its event.",
+    );
+    for s in &status.schedules {
+        line(
+            text,
+            format_args!(
+                "termitary_schedule_failing{{schedule=\"{}\"}} {}",
+                label(&s.name),
+                u8::from(s.failing.is_some())
+            ),
+        );
+    }
     heading(text, "termitary_events", "Events that the ledger keeps.");
     line(text, format_args!("termitary_events {}", status.events));
     heading(

@@ -1,6 +1,6 @@
 //! Where mail goes: a server, a folder of `.eml` files, or memory for tests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
-use super::MailError;
+use super::{MailError, folder};
 
 /// How long the mail server may take for one answer.
 const SMTP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -83,7 +83,8 @@ impl Mailer {
         Ok(self)
     }
 
-    /// Sends one mail; returns when the server, the folder or memory has it.
+    /// Sends one mail; returns when the server or memory has it, or when it stands in
+    /// the folder and on the disk.
     pub async fn send(&self, mail: Mail) -> Result<(), MailError> {
         match &self.way {
             Way::Smtp(transport) => {
@@ -91,8 +92,12 @@ impl Mailer {
             }
             Way::Files(dir) => {
                 let bytes = self.message(&mail)?.formatted();
-                write_file(dir, &safe_id(&mail.message_id), &bytes)
-                    .await
+                let (dir, id) = (dir.clone(), safe_id(&mail.message_id));
+                let write = move || folder::write(&folder::Real, &dir, &id, &bytes);
+                let written = tokio::task::spawn_blocking(write).await;
+                written
+                    .map_err(std::io::Error::other)
+                    .flatten()
                     .map_err(|error| {
                         MailError::passing("cannot write the mail into its folder", error)
                     })?;
@@ -139,14 +144,6 @@ impl Mailer {
             .body(mail.text.clone())
             .map_err(|error| MailError::permanent("the mail cannot be written down", error))
     }
-}
-
-/// Writes `<id>.eml` whole or not at all. Sent again, a mail replaces itself.
-async fn write_file(dir: &Path, id: &str, bytes: &[u8]) -> std::io::Result<()> {
-    tokio::fs::create_dir_all(dir).await?;
-    let half = dir.join(format!(".{id}.part"));
-    tokio::fs::write(&half, bytes).await?;
-    tokio::fs::rename(&half, dir.join(format!("{id}.eml"))).await
 }
 
 fn one_line(text: &str) -> String {

@@ -6,6 +6,7 @@
 //! as one.
 
 mod error;
+mod folder;
 mod handlers;
 mod mailer;
 mod store;

@@ -76,6 +76,7 @@ async fn metrics_show_every_number_of_the_status() {
         "termitary_subscription_workers{subscription=\"activity.user-created\"} 1",
         "termitary_subscription_oldest_pending_seconds{subscription=\"activity.user-created\"} 0",
         "termitary_schedule_paused{schedule=\"todos.overdue.check\"} 0",
+        "termitary_schedule_failing{schedule=\"todos.overdue.check\"} 0",
         "termitary_events 1",
         "termitary_workers 1",
         "termitary_http_requests_total{method=\"POST\",route=\"/api/v1/auth/register\",status=\"201\"}",

@@ -112,6 +112,29 @@ fn schedules_are_listed_run_paused_and_resumed() {
     assert_eq!(find("todos.overdue.check")["paused"], false);
 }
 
+#[tokio::test]
+async fn a_schedule_that_fails_is_shown_with_its_error_and_since_when() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
+    let url = format!("sqlite://{}", sandbox.path("termitary.db").display());
+    let db = Db::open(&url).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    sqlx::query("UPDATE termitary_schedules SET failing_us = 1768478400000000, failure = 'too\x1b[31mlarge'")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    db.close().await;
+    for args in [&["schedule", "list"][..], &["status"]] {
+        let text = sandbox.ok(args);
+        let line = "todos.overdue.check cannot make its event since 2026-01-15T12:00:00Z: too";
+        assert!(text.contains(line) && !text.contains('\x1b'), "{text}");
+    }
+    let failing = &sandbox.json(&["status", "--json"])["schedules"][0]["failing"];
+    assert_eq!(failing["since"], "2026-01-15T12:00:00Z");
+    assert_eq!(failing["error"], "too\u{1b}[31mlarge");
+}
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Created {}
 

@@ -47,15 +47,87 @@ fn an_empty_variable_means_not_set() {
     assert!(sandbox.ok(&["migrate"]).contains("termitary.db"));
 }
 
+/// A `.env` as it stands beside other programs.
+const FOREIGN: &str = r#"
+export NODE_ENV=development
+APP NAME=hunter2
+hunter2 hunter2
+export GREETING
+DEBUG = app:*  # spaces around, and a comment
+SALT=$2b$10$hunter2
+GREETING="Hello,
+it's $USER"
+KEY='-----BEGIN-----
+hunter2
+-----END-----'
+JSON={"a": "b"}
+REDIS_PORT=tcp://10.0.0.1:6379
+DATABASE_URL = "sqlite://from-$file.db" # ours
+"#;
+
 #[test]
-fn a_broken_line_is_named_without_being_shown() {
+fn the_file_of_another_program_stops_nothing_and_shows_nothing() {
     let sandbox = Sandbox::new();
-    std::fs::write(sandbox.path(".env"), "PORT=3000\nhunter2 hunter2\n").unwrap();
-    let text = sandbox.fails(2, &["status"]);
+    std::fs::write(sandbox.path(".env"), FOREIGN).unwrap();
+    let output = sandbox.run(&["migrate"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(sandbox.path("from-$file.db").exists(), "{text}");
+    for line in [3, 4, 5] {
+        assert!(text.contains(&format!(".env, line {line}: ")), "{text}");
+    }
+    assert_eq!(text.matches(".env, line").count(), 3, "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    for args in [&["--help"][..], &["--version"], &["completions", "bash"], &["help", "dead"]] {
+        let output = sandbox.run(args);
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}");
+        assert!(!String::from_utf8(output.stdout).unwrap().contains("from-"));
+    }
+}
+
+#[test]
+fn a_nul_in_the_file_is_left_out_without_being_shown() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path(".env"), "PORT=0\nSECRET=hunter2\0hunter2\n").unwrap();
+    let output = sandbox.run(&["migrate"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains(".env, line 2: ") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_setting_that_the_file_gets_wrong_is_named_with_its_line_and_help_still_works() {
+    let mut sandbox = Sandbox::new();
+    std::fs::write(sandbox.path(".env"), "hunter2\nTERMITARY_CONCURRENCY=many\n").unwrap();
+    let text = sandbox.fails(2, &["migrate"]);
     assert!(
-        text.contains(".env, line 2") && !text.contains("hunter2"),
+        text.contains("TERMITARY_CONCURRENCY is `many`") && text.contains("(.env, line 2)"),
         "{text}"
     );
+    assert!(text.contains(".env, line 1: left out") && !text.contains("hunter2"), "{text}");
+    sandbox.ok(&["--help"]);
+    sandbox.set("TERMITARY_CONCURRENCY", "some");
+    let text = sandbox.fails(2, &["migrate"]);
+    assert!(text.contains("`some`") && !text.contains("(.env, line 2)"), "{text}");
+    let text = sandbox.fails(2, &["migrate", "--concurrency", "any"]);
+    assert!(text.contains("`any`") && !text.contains("(.env, line 2)"), "{text}");
+}
+
+#[test]
+fn a_flag_wins_over_the_file_wherever_it_stands() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path(".env"), "DATABASE_URL=sqlite://from-file.db\n").unwrap();
+    sandbox.ok(&["migrate", "--database-url", "sqlite://behind.db"]);
+    sandbox.ok(&["--database-url", "sqlite://before.db", "migrate"]);
+    assert!(sandbox.path("behind.db").exists() && sandbox.path("before.db").exists());
+    assert!(!sandbox.path("from-file.db").exists());
+}
+
+#[test]
+fn a_folder_named_like_the_file_is_another_programs() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path(".env")).unwrap();
+    sandbox.ok(&["migrate"]);
 }
 
 #[test]

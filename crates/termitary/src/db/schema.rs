@@ -13,6 +13,7 @@ const STEPS: &[&str] = &[
     include_str!("0005_kept.sql"),
     include_str!("0006_worker_mode.sql"),
     include_str!("0007_scoped_ids.sql"),
+    include_str!("0008_failing.sql"),
 ];
 
 /// Brings the file to this code's version; refuses one from the future.

@@ -54,7 +54,7 @@ pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Ro
     let read: Vec<_> = routes.iter().map(|route| route.id).zip(versions).collect();
     release_parked(&mut tx, &read, now).await?;
     for schedule in &registry.schedules {
-        crate::schedule::ticker::declare(&mut tx, schedule, now).await?;
+        crate::schedule::record::declare(&mut tx, schedule, now).await?;
     }
     fault::point!("declare.before_commit");
     tx.commit().await?;
@@ -168,7 +168,7 @@ async fn owe_retained(tx: &mut Tx, id: i64, now: i64) -> Result<(), Error> {
 /// `state >= 3` names the index, as what is bound is not known when the plan is made;
 /// `CROSS JOIN` and the inner query keep the order, whatever statistics say.
 pub(super) const RELEASE: &str = "
-    UPDATE termitary_deliveries SET state = $2, due_us = $3, crashes = 0, reason = NULL, error = NULL, settled_us = NULL
+    UPDATE termitary_deliveries SET state = $2, due_us = $3, crashes = 0, reason = NULL, error = NULL, settled_us = $3
     WHERE (event, subscription) IN
         (SELECT d.event, d.subscription FROM json_each($1) j CROSS JOIN termitary_deliveries d
          WHERE d.state >= 3 AND d.state = $4 AND d.subscription = j.value->>0 AND d.reason = 'version'

@@ -84,7 +84,7 @@ macro_rules! crash_rule {
          state = CASE WHEN crashes + 1 >= $1 THEN $2 WHEN crashes + 1 >= 2 THEN $3 ELSE 0 END,
          reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
          error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last two times alone' END,
-         settled_us = CASE WHEN crashes + 1 >= $1 THEN $4 END,
+         settled_us = $4,
          due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
          worker = NULL, lease_us = NULL, entry = NULL"
     };

@@ -170,6 +170,6 @@ macro_rules! these {
 
 /// A replay starts afresh: all attempts again, no crashes held against it.
 const REPLAY: &str = these!(
-    "state = 0, attempts = 0, crashes = 0, reason = NULL, error = NULL, settled_us = NULL, due_us = $2"
+    "state = 0, attempts = 0, crashes = 0, reason = NULL, error = NULL, settled_us = $2, due_us = $2"
 );
 const DROP: &str = these!("state = 2, reason = 'dropped', settled_us = $2");

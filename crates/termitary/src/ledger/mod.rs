@@ -11,6 +11,7 @@ mod declare;
 mod declare_tests;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;
+mod forward;
 #[cfg(feature = "redis")]
 mod events;
 #[cfg(feature = "redis")]
@@ -37,6 +38,7 @@ mod twice_tests;
 #[cfg(feature = "redis")]
 pub(crate) use declare::has_route;
 pub(crate) use declare::{BRIDGE, declare, release, routes};
+pub(crate) use forward::Forward;
 #[cfg(feature = "redis")]
 pub(crate) use handed::settle;
 #[cfg(feature = "redis")]

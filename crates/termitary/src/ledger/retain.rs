@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::agreed;
 use crate::clock::{days, micros};
 use crate::db::{Db, Tx};
 use crate::error::Error;
@@ -44,7 +45,8 @@ impl Walk {
     /// more. A page with nothing old and something of today ends the walk: what is
     /// behind was recorded later. The next one begins with the oldest again.
     pub(crate) async fn step(&mut self, db: &Db) -> Result<bool, Error> {
-        let now = db.clock().now_us();
+        // By every living worker's clock: what one that is ahead deletes is gone.
+        let now = agreed::earliest(db).await?;
         let (old, wrong) = (now - micros(RETENTION), now + micros(AHEAD));
         let mut tx = db.begin().await?;
         let page: Vec<Passed> = sqlx::query_as(
@@ -193,6 +195,31 @@ mod tests {
         tx.commit().await.unwrap();
         assert!(walk.step(&db).await.unwrap());
         assert_eq!(kept(&db).await, 4 * PAGE - 10);
+    }
+
+    #[tokio::test]
+    async fn what_is_old_for_a_clock_that_is_ahead_alone_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = database(&folder).await;
+        record(&db, 1, micros(RETENTION) + 1, 2).await;
+        let behind = db.clock().now_us() - micros(days(3));
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions)
+             VALUES ('other', 'h', 0, $1, 0, 1, '[]')",
+        )
+        .bind(behind)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        Walk::default().step(&db).await.unwrap();
+        assert_eq!(kept(&db).await, 1);
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query("DELETE FROM termitary_workers").execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        Walk::default().step(&db).await.unwrap();
+        assert_eq!(kept(&db).await, 0);
     }
 
     #[tokio::test]

@@ -24,17 +24,22 @@ pub(super) const SETTLE: &str = "
         /* owner */ AND d.fence = j.value->>2 AND d.state = 1
     RETURNING event, subscription, fence";
 
-/// What ended otherwise than well.
+/// What ended otherwise than well. `now_us` is noted beside a due time, too: see
+/// [`super::forward`].
 pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_json::Value> {
     use state::{DEAD, PARKED, PENDING};
     let (seq, route, fence) = settlement.claim.row()?;
     Some(match &settlement.outcome {
         Outcome::Done { .. } => return None,
         Outcome::Retry { due_us, error } => {
-            json!([seq, route, fence, PENDING, due_us, 1, null, error, null])
+            json!([
+                seq, route, fence, PENDING, due_us, 1, null, error, now_us
+            ])
         }
         Outcome::Snooze { due_us } => {
-            json!([seq, route, fence, PENDING, due_us, 0, null, null, null])
+            json!([
+                seq, route, fence, PENDING, due_us, 0, null, null, now_us
+            ])
         }
         Outcome::Dead {
             reason,

@@ -1,12 +1,22 @@
 //! Schedules publish events on time: exactly one per tick, however many
 //! workers try.
 
+mod ahead;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod ahead_tests;
+mod failing;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod failing_tests;
+pub(crate) mod fire;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod oracle;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod races;
+pub(crate) mod record;
 mod rule;
 mod steps;
 pub(crate) mod ticker;
@@ -53,7 +63,7 @@ impl Event for Tick {
 /// What happens to ticks that came due while no scheduler ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatchUp {
-    /// The latest one only, if it is no older than one interval and 24 hours.
+    /// The latest one only, if it is no older than 24 hours.
     Latest,
     /// Every one, at most this many, the latest first to keep.
     All(u32),
@@ -78,7 +88,14 @@ pub struct Schedule {
 /// The JSON of a tick's event.
 pub(crate) type MakePayload = Arc<dyn Fn(Tick) -> Result<String, serde_json::Error> + Send + Sync>;
 
-/// At each instant of `cron`, publishes the event that `make` answers.
+/// At each instant of `cron`, publishes the event that `make` returns.
+///
+/// `make` runs on a thread of the runtime and should only build a value. Where it
+/// panics, or its event is larger than an event may be, that tick waits: it is
+/// tried again with growing waits up to a minute, logged, shown in
+/// [`ScheduleStatus::failing`](crate::inspect::ScheduleStatus::failing), and given
+/// up when the schedule's [`CatchUp`] would no longer publish it. Other schedules
+/// go on.
 ///
 /// `cron` has five fields (minute, hour, day of month, month, day of week) or
 /// six with seconds first. The schedule is known by `name`, which must stay

@@ -7,7 +7,8 @@ use std::task::Poll;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::ticker::{declare, fire_due};
+use super::record::declare;
+use super::ticker::fire_due;
 use super::{CatchUp, Rule, Schedule, Tick, schedule};
 use crate::clock::{Clock, from_micros, secs};
 use crate::db::{Db, Options};

@@ -279,6 +279,10 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks.spawn(lasting("retention", move || {
         upkeep::retain(on.clone(), stop.clone())
     }));
+    let (on, stop) = (db.clone(), core.stop.clone());
+    tasks.spawn(lasting("forward", move || {
+        upkeep::forward(on.clone(), stop.clone())
+    }));
     let versions = registry.subscriptions.iter().map(|one| one.version);
     let known: Vec<_> = routes.iter().map(|route| route.id).zip(versions).collect();
     let stop = core.stop.clone();

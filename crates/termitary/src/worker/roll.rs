@@ -1,11 +1,15 @@
 //! Who is there: every worker signs in, and again every few seconds.
+//!
+//! Each row holds its worker's time, and that clock may be wrong; so may ours. So
+//! a row whose time is not ours is watched, and deleted when it no longer changes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Core;
-use crate::clock::{from_micros, micros, minutes, secs};
-use crate::db::Db;
+use crate::clock::{forward, from_micros, micros, minutes, secs};
+use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::inspect::WorkerStatus;
 use crate::ledger::stored::Text;
@@ -15,6 +19,27 @@ const EVERY: Duration = secs(5);
 pub(crate) const LIVE: Duration = secs(20);
 const FORGET: Duration = minutes(10);
 
+/// Workers whose time is not ours, with that time, and since when it has stood.
+#[derive(Default)]
+struct Watch(HashMap<String, (i64, Instant)>);
+
+impl Watch {
+    /// Of these, the workers that are gone: their time stands still.
+    fn gone(&mut self, rows: Vec<(String, i64)>, now: Instant) -> Vec<(String, i64)> {
+        let stood = |row: &(String, i64)| {
+            let seen = self.0.get(&row.0).filter(|(seen_us, _)| *seen_us == row.1);
+            seen.map_or(now, |(_, since)| *since)
+        };
+        let watched: Vec<_> = rows.into_iter().map(|row| (stood(&row), row)).collect();
+        self.0 = watched
+            .iter()
+            .map(|(since, (id, seen_us))| (id.clone(), (*seen_us, *since)))
+            .collect();
+        let gone = watched.into_iter().filter(|(since, _)| now.saturating_duration_since(*since) >= LIVE);
+        gone.map(|(_, row)| row).collect()
+    }
+}
+
 /// Signs in, and again every few seconds until housekeeping ends.
 pub(super) async fn report<S: Send + Sync + 'static>(
     core: Arc<Core<S>>,
@@ -23,8 +48,9 @@ pub(super) async fn report<S: Send + Sync + 'static>(
     let started_us = core.broker.db().clock().now_us();
     let subscriptions = serde_json::json!(subscriptions).to_string();
     let mut failing = false;
+    let mut watch = Watch::default();
     loop {
-        match sign_in(&core, started_us, &subscriptions).await {
+        match sign_in(&core, started_us, &subscriptions, &mut watch).await {
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
@@ -40,7 +66,12 @@ pub(super) async fn report<S: Send + Sync + 'static>(
     }
 }
 
-async fn sign_in<S>(core: &Core<S>, started_us: i64, subscriptions: &str) -> Result<(), Error> {
+async fn sign_in<S>(
+    core: &Core<S>,
+    started_us: i64,
+    subscriptions: &str,
+    watch: &mut Watch,
+) -> Result<(), Error> {
     let db = core.broker.db();
     let now = db.clock().now_us();
     let mut tx = db.begin().await?;
@@ -59,11 +90,27 @@ async fn sign_in<S>(core: &Core<S>, started_us: i64, subscriptions: &str) -> Res
     .bind(core.broker.mode())
     .execute(&mut *tx)
     .await?;
-    sqlx::query("DELETE FROM termitary_workers WHERE seen_us < $1")
-        .bind(now - micros(FORGET))
-        .execute(&mut *tx)
-        .await?;
+    forget(&mut tx, now, watch).await?;
     tx.commit().await
+}
+
+/// Deletes the rows of workers that are gone.
+async fn forget(tx: &mut Tx, now_us: i64, watch: &mut Watch) -> Result<(), Error> {
+    let rows = sqlx::query_as(
+        "SELECT id, seen_us FROM termitary_workers WHERE seen_us < $1 OR seen_us > $2",
+    )
+    .bind(now_us - micros(FORGET))
+    .bind(now_us.saturating_add(micros(LIVE)))
+    .fetch_all(&mut **tx)
+    .await?;
+    for (id, seen_us) in watch.gone(rows, forward()) {
+        sqlx::query("DELETE FROM termitary_workers WHERE id = $1 AND seen_us = $2")
+            .bind(id)
+            .bind(seen_us)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn sign_off(db: &Db, id: &str) -> Result<(), Error> {
@@ -75,13 +122,16 @@ pub(super) async fn sign_off(db: &Db, id: &str) -> Result<(), Error> {
     tx.commit().await
 }
 
-/// The workers heard of lately, the oldest first.
+/// The workers heard of lately, the oldest first. Where no worker is left to delete
+/// the row of one whose clock was ahead, that one does not count as live either.
 pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
+    let now_us = db.clock().now_us();
     let rows: Vec<(Text, Text, i64, i64, i64, Text, Text)> = sqlx::query_as(
         "SELECT id, host, started_us, running, concurrency, subscriptions, mode FROM termitary_workers
-         WHERE seen_us >= $1 ORDER BY started_us, id",
+         WHERE seen_us BETWEEN $1 AND $2 ORDER BY started_us, id",
     )
-    .bind(db.clock().now_us() - micros(LIVE))
+    .bind(now_us - micros(LIVE))
+    .bind(now_us.saturating_add(micros(LIVE)))
     .fetch_all(db.reader())
     .await?;
     Ok(rows
@@ -105,4 +155,63 @@ pub(crate) fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::fs::read_to_string("/etc/hostname"))
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::clock::{ahead, days};
+    use crate::testing::TestDb;
+
+    async fn signed_in(db: &Db, id: &str, seen_us: i64) {
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions)
+             VALUES ($1, 'h', 0, $2, 0, 1, '[]') ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us",
+        )
+        .bind(id)
+        .bind(seen_us)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn look(db: &Db, watch: &mut Watch) {
+        let mut tx = db.begin().await.unwrap();
+        forget(&mut tx, db.clock().now_us(), watch).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn known(db: &Db) -> Vec<String> {
+        sqlx::query_scalar("SELECT id FROM termitary_workers ORDER BY id")
+            .fetch_all(db.reader())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_gone_is_forgotten_whatever_its_clock_said_and_a_living_one_never() {
+        let test = TestDb::open().await;
+        let (db, mut watch) = (test.db(), Watch::default());
+        let now_us = db.clock().now_us();
+        let day = micros(days(1));
+        for (id, off) in [("gone.ahead", 9 * day), ("gone.behind", -9 * day), ("right", 0)] {
+            signed_in(db, id, now_us + off).await;
+        }
+        for second in (0..=25).step_by(5) {
+            let seen_us = now_us + second * 1_000_000;
+            signed_in(db, "lives.ahead", seen_us + 9 * day).await;
+            signed_in(db, "lives.behind", seen_us - 9 * day).await;
+            look(db, &mut watch).await;
+            if second < 20 {
+                assert_eq!(known(db).await.len(), 5, "after {second} s");
+            }
+            ahead::advance(secs(5));
+        }
+        assert_eq!(known(db).await, ["lives.ahead", "lives.behind", "right"]);
+        let live: Vec<_> = live(db).await.unwrap().into_iter().map(|w| w.id).collect();
+        assert_eq!(live, ["right"], "of others it cannot be told");
+    }
 }

@@ -15,7 +15,9 @@ const RETAIN_EVERY: Duration = minutes(10);
 /// By chance up to twice as long more: in step with the workers' reads the older
 /// one would be served first every time, and park it again.
 const RELEASE_EVERY: Duration = secs(1);
-/// Between two pages of deletions, so that others get to write.
+const FORWARD_FIRST: Duration = minutes(1);
+const FORWARD_EVERY: Duration = minutes(10);
+/// Between two pages, so that others get to write.
 const BREATH: Duration = Duration::from_millis(50);
 
 /// The broker's own housekeeping, over and over.
@@ -65,6 +67,36 @@ pub(super) async fn retain(db: Db, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(rest) => {}
         }
+    }
+}
+
+/// Brings forward what a clock that was ahead made due on a day still to come: at
+/// first when the rows of workers that are gone have been deleted.
+pub(super) async fn forward(db: Db, stop: CancellationToken) {
+    let mut rest = FORWARD_FIRST;
+    let mut walk = ledger::Forward::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
+        }
+        rest = match walk.step(&db).await {
+            Ok((deliveries, goes_on)) => {
+                if deliveries > 0 {
+                    metrics::counter!("termitary_deliveries_brought_forward_total")
+                        .increment(deliveries);
+                    tracing::warn!(
+                        deliveries,
+                        "a clock that was ahead had made these due on a day still to come: brought forward"
+                    );
+                }
+                if goes_on { BREATH } else { FORWARD_EVERY }
+            }
+            Err(error) => {
+                tracing::warn!(error = ?error, "cannot look for what a wrong clock made due; trying again later");
+                FORWARD_EVERY
+            }
+        };
     }
 }
 

@@ -1,0 +1,75 @@
+//! A schedule whose ticks a clock that was ahead has settled up to a day that is
+//! still to come: brought back, or it would be silent until then.
+
+use jiff::Timestamp;
+
+use super::record::{self, Record};
+use super::{Rule, Schedule};
+use crate::agreed;
+use crate::db::Db;
+use crate::error::Error;
+use crate::inspect;
+
+/// Who acts, for the audit.
+const WHO: &str = "scheduler";
+
+/// Sets the record back to `now` where it is further ahead than the clocks of all
+/// living workers, and the next tick would not be published. Ticks that the wrong
+/// clock has published stay published: each is one event, be it too early. Returns
+/// whether the record was changed.
+pub(super) async fn bring_back(
+    db: &Db,
+    schedule: &Schedule,
+    rule: &Rule,
+    record: &Record,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    if record.paused || !agreed::is_ahead(db, record.last_us).await? {
+        return Ok(false);
+    }
+    let next = rule.next_after(now).filter(|&next| next <= record.last());
+    let Some(next) = next else {
+        return Ok(false);
+    };
+    if record::is_published(db, &schedule.name, next).await? {
+        return Ok(false);
+    }
+    let changed = reset(db, &schedule.name, record.last_us, now).await?;
+    if changed {
+        metrics::counter!("termitary_schedules_brought_back_total").increment(1);
+        tracing::warn!(
+            schedule = %schedule.name,
+            settled_until = %record.last(),
+            now = %now,
+            next = %next,
+            "a clock that was ahead had settled this schedule's ticks up to a time that is still to come: it goes on from now"
+        );
+    }
+    Ok(changed)
+}
+
+/// Ticks to come that were skipped as missed were not missed.
+async fn reset(db: &Db, name: &str, last_us: i64, now: Timestamp) -> Result<bool, Error> {
+    let now_us = now.as_microsecond();
+    let mut tx = db.begin().await?;
+    let set = sqlx::query(
+        "UPDATE termitary_schedules SET last_us = $3 WHERE name = $1 AND last_us = $2",
+    )
+    .bind(name)
+    .bind(last_us)
+    .bind(now_us)
+    .execute(&mut *tx)
+    .await?;
+    if set.rows_affected() == 0 {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    sqlx::query("DELETE FROM termitary_ticks WHERE schedule = $1 AND tick_us > $2 AND event IS NULL")
+        .bind(name)
+        .bind(now_us)
+        .execute(&mut *tx)
+        .await?;
+    inspect::audit(&mut tx, now_us, WHO, "bring-back", name, 1).await?;
+    tx.commit().await?;
+    Ok(true)
+}

@@ -1,0 +1,334 @@
+//! What comes due of one schedule: its events are made, and published in one
+//! transaction with their ticks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::record::{self, Record};
+use super::{CatchUp, Rule, Schedule, Tick, ahead};
+use crate::clock::{days, from_micros, micros, minutes};
+use crate::db::{Db, Tx};
+use crate::error::Error;
+use crate::fault;
+use crate::publish::Draft;
+
+/// A missed tick older than this is skipped under [`CatchUp::Latest`].
+const LATEST_WINDOW: Duration = days(1);
+/// A tick published within this of its instant was not missed.
+const ON_TIME: Duration = minutes(1);
+/// How often to begin again where another process changed the row meanwhile.
+const TRIES: usize = 3;
+/// How much of a failure is kept, in bytes.
+const FAILURE_BYTES: usize = 1_000;
+
+/// A tick and its event, or why it cannot be made.
+type Made = (Timestamp, Result<Draft, Error>);
+
+/// Settles every tick of one schedule up to `now`. Returns why one of its events
+/// could not be made, if so: that tick, and no other, waits for another try. An
+/// error is the database's.
+pub(super) async fn settle(
+    db: &Db,
+    schedule: &Schedule,
+    rule: &Rule,
+    now: Timestamp,
+) -> Result<Option<Error>, Error> {
+    for _ in 0..TRIES {
+        let Some(mut record) = record::read(db, &schedule.name).await? else {
+            return Ok(None);
+        };
+        if !record.is_of(schedule) {
+            return Ok(None);
+        }
+        if ahead::bring_back(db, schedule, rule, &record, now).await? {
+            record.last_us = now.as_microsecond();
+        }
+        if !has_tick(rule, record.last(), now) {
+            return Ok(None);
+        }
+        // Outside of any transaction: user code must not hold up the writers.
+        let made = make_due(db, schedule, rule, &record, now);
+        let failure = first_failure(&made);
+        let all_failed = made.iter().all(|(_, draft)| draft.is_err());
+        if failure.is_some() && failure == record.failure && all_failed {
+            return Ok(into_failure(made)); // as before: nothing to write
+        }
+        if let Some(failed) = write(db, schedule, rule, now, &record, made, failure).await? {
+            return Ok(failed);
+        }
+    }
+    Ok(None)
+}
+
+fn make_due(
+    db: &Db,
+    schedule: &Schedule,
+    rule: &Rule,
+    record: &Record,
+    now: Timestamp,
+) -> Vec<Made> {
+    if record.paused {
+        return Vec::new();
+    }
+    due_ticks(schedule.catch_up, rule, record.last(), now)
+        .into_iter()
+        .map(|tick| (tick, draft(db, schedule, tick)))
+        .collect()
+}
+
+/// One transaction for all of it. `None`: another process changed the row since it
+/// was read.
+async fn write(
+    db: &Db,
+    schedule: &Schedule,
+    rule: &Rule,
+    now: Timestamp,
+    record: &Record,
+    made: Vec<Made>,
+    failure: Option<String>,
+) -> Result<Option<Option<Error>>, Error> {
+    let mut tx = db.begin().await?;
+    if record::read_again(&mut tx, &schedule.name).await?.as_ref() != Some(record) {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    if made.is_empty() && !record.paused {
+        skip_tick(&mut tx, schedule, rule, record.last(), now).await?;
+    }
+    let (mut until, mut failed, mut published) = (now, None, false);
+    for (tick, draft) in made {
+        match draft {
+            Ok(draft) => {
+                publish_tick(&mut tx, db, schedule, tick, draft).await?;
+                published = true;
+            }
+            Err(error) => {
+                until = until.min(from_micros(tick.as_microsecond() - 1));
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    let name = &schedule.name;
+    record::settle(&mut tx, name, until, failure.as_deref(), published).await?;
+    fault::point!("tick.before_commit");
+    tx.commit_and_wake().await?;
+    fault::point!("tick.after_commit");
+    Ok(Some(failed))
+}
+
+fn first_failure(made: &[Made]) -> Option<String> {
+    made.iter()
+        .find_map(|(_, draft)| draft.as_ref().err())
+        .map(failure_text)
+}
+
+fn into_failure(made: Vec<Made>) -> Option<Error> {
+    made.into_iter().find_map(|(_, draft)| draft.err())
+}
+
+/// The error and its causes on one line, cut to what a row should hold.
+pub(super) fn failure_text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.truncate(text.floor_char_boundary(FAILURE_BYTES));
+    text
+}
+
+fn has_tick(rule: &Rule, after: Timestamp, until: Timestamp) -> bool {
+    rule.next_after(after).is_some_and(|next| next <= until)
+}
+
+/// Notes that the latest missed tick was skipped, so that operators see it.
+async fn skip_tick(
+    tx: &mut Tx,
+    schedule: &Schedule,
+    rule: &Rule,
+    last: Timestamp,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(missed) = rule.last_until(now).filter(|&tick| tick > last) else {
+        return Ok(());
+    };
+    let skipped = sqlx::query(
+        "INSERT INTO termitary_ticks (schedule, tick_us) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    )
+    .bind(&schedule.name)
+    .bind(missed.as_microsecond())
+    .execute(&mut **tx)
+    .await?;
+    if skipped.rows_affected() == 1 {
+        tracing::warn!(schedule = %schedule.name, tick = %missed, "missed while no scheduler ran, and skipped as its catch-up policy says");
+    }
+    Ok(())
+}
+
+/// The ticks after `last` up to `now` that the catch-up policy keeps, in order.
+fn due_ticks(catch_up: CatchUp, rule: &Rule, last: Timestamp, now: Timestamp) -> Vec<Timestamp> {
+    let keep = match catch_up {
+        CatchUp::Latest | CatchUp::Skip => 1,
+        CatchUp::All(cap) => cap as usize,
+    };
+    let mut ticks = Vec::new();
+    let mut at = now;
+    while ticks.len() < keep {
+        match rule.last_until(at) {
+            Some(tick) if tick > last => {
+                ticks.push(tick);
+                at = from_micros(tick.as_microsecond() - 1);
+            }
+            _ => break,
+        }
+    }
+    let age = |tick: Timestamp| now.as_microsecond() - tick.as_microsecond();
+    match catch_up {
+        CatchUp::Latest => ticks.retain(|&tick| age(tick) <= micros(LATEST_WINDOW)),
+        // On time is within a few looks at the clock; later counts as missed.
+        CatchUp::Skip => ticks.retain(|&tick| age(tick) <= micros(ON_TIME)),
+        CatchUp::All(_) => {}
+    }
+    ticks.reverse();
+    ticks
+}
+
+async fn publish_tick(
+    tx: &mut Tx,
+    db: &Db,
+    schedule: &Schedule,
+    tick: Timestamp,
+    mut draft: Draft,
+) -> Result<(), Error> {
+    let id = tick_id(&schedule.name, tick);
+    let row = sqlx::query(
+        "INSERT INTO termitary_ticks (schedule, tick_us, event) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(&schedule.name)
+    .bind(tick.as_microsecond())
+    .bind(id)
+    .execute(&mut **tx)
+    .await?;
+    if row.rows_affected() == 0 {
+        return Ok(()); // another worker was first
+    }
+    draft.envelope.id = id;
+    crate::ledger::publish(tx, db.source(), &[draft]).await?;
+    sqlx::query("UPDATE termitary_schedules SET fired_us = $2 WHERE name = $1")
+        .bind(&schedule.name)
+        .bind(tick.as_microsecond())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("with no message"))
+}
+
+/// The event of a tick, as the schedule's closure makes it.
+fn draft(db: &Db, schedule: &Schedule, at: Timestamp) -> Result<Draft, Error> {
+    let make = AssertUnwindSafe(|| (schedule.make)(Tick { at }));
+    let json = match catch_unwind(make) {
+        Ok(json) => json.map_err(|error| {
+            Error::invalid("its event does not serialize").caused_by(error)
+        })?,
+        Err(panic) => {
+            return Err(Error::invalid(format!("its closure {}", panic_text(&*panic))));
+        }
+    };
+    let mut draft = Draft::untyped(&schedule.event, json, db)?;
+    draft.envelope.version = schedule.version;
+    Ok(draft)
+}
+
+/// The same id from whichever worker publishes the tick.
+fn tick_id(name: &str, tick: Timestamp) -> Uuid {
+    let key = format!("{name}@{}", tick.as_microsecond());
+    let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
+    Uuid::new_v8(*hash.as_bytes())
+}
+
+/// Publishes the schedule's event now, beside its ticks.
+pub(crate) async fn run_now(db: &Db, schedule: &Schedule) -> Result<Uuid, Error> {
+    let draft = draft(db, schedule, db.clock().now()).map_err(|error| {
+        Error::invalid(format!(
+            "the schedule `{}` cannot make its event: {}",
+            schedule.name,
+            failure_text(&error)
+        ))
+    })?;
+    let id = draft.envelope.id;
+    let mut tx = db.begin().await?;
+    crate::ledger::publish(&mut tx, db.source(), &[draft]).await?;
+    tx.commit_and_wake().await?;
+    Ok(id)
+}
+
+#[cfg(test)]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn due(catch_up: CatchUp, last: &str, now: &str) -> Vec<String> {
+        let rule = Rule::parse("0 * * * *", "UTC").unwrap_or_else(|error| panic!("{error}"));
+        due_ticks(catch_up, &rule, at(last), at(now))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_missed_span_catches_up_as_its_policy_says() {
+        let (last, now) = ("2026-01-01T00:00:00Z", "2026-01-01T05:30:00Z");
+        assert_eq!(due(CatchUp::Latest, last, now), ["2026-01-01T05:00:00Z"]);
+        assert_eq!(
+            due(CatchUp::All(2), last, now),
+            ["2026-01-01T04:00:00Z", "2026-01-01T05:00:00Z"]
+        );
+        assert_eq!(due(CatchUp::All(100), last, now).len(), 5);
+        assert!(due(CatchUp::Skip, last, now).is_empty());
+    }
+
+    #[test]
+    fn a_tick_on_time_fires_under_every_policy() {
+        for catch_up in [CatchUp::Latest, CatchUp::All(3), CatchUp::Skip] {
+            let ticks = due(catch_up, "2026-01-01T00:59:59Z", "2026-01-01T01:00:00.2Z");
+            assert_eq!(ticks, ["2026-01-01T01:00:00Z"], "{catch_up:?}");
+        }
+    }
+
+    #[test]
+    fn a_settled_tick_is_not_due_again() {
+        assert!(
+            due(
+                CatchUp::All(9),
+                "2026-01-01T05:00:00Z",
+                "2026-01-01T05:30:00Z"
+            )
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_ticks_event_id_is_the_same_everywhere() {
+        let tick = at("2026-01-01T00:00:00Z");
+        assert_eq!(tick_id("a", tick), tick_id("a", tick));
+        assert_ne!(tick_id("a", tick), tick_id("b", tick));
+        assert_eq!(tick_id("a", tick).get_version_num(), 8);
+    }
+}
