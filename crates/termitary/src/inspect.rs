@@ -240,7 +240,7 @@ impl Inspect {
 
     /// Every schedule, by name.
     pub async fn schedules(&self) -> Result<Vec<ScheduleStatus>, Error> {
-        ticker::list(self.0.db()).await
+        record::list(self.0.db()).await
     }
 
     /// The workers that were heard of within 20 seconds, the oldest first.

@@ -64,11 +64,20 @@ fn text(config: &Config, role: Role, url: &str) -> String {
 }
 
 fn attempts(url: &str, role: Role) -> String {
-    let worker = match role {
-        Role::Dev => "",
-        _ => "  termitary worker    # another terminal: handles what the API publishes\n",
-    };
-    format!(
-        "\nTry:\n  curl {url}/api/v1/auth/register -H 'content-type: application/json' \\\n    -d '{{\"email\":\"ada@example.com\",\"name\":\"Ada\",\"password\":\"a walk in the rain\"}}'\n{worker}  termitary events    # what can happen, and who handles it\n  termitary tail      # what happens now\n"
-    )
+    let register = format!(
+        "curl {url}/api/v1/auth/register -H 'content-type: application/json' \\\n    -d '{{\"email\":\"ada@example.com\",\"name\":\"Ada\",\"password\":\"a walk in the rain\"}}'"
+    );
+    let program = out::program();
+    let mut commands = vec![
+        ("events", "what can happen, and who handles it"),
+        ("tail", "what happens now"),
+    ];
+    if role != Role::Dev {
+        commands.insert(0, ("worker", "another terminal: handles what the API publishes"));
+    }
+    let mut text = format!("\nTry:\n  {register}\n");
+    for (command, what) in commands {
+        let _ = writeln!(text, "  {program} {command:<9} # {what}");
+    }
+    text
 }

@@ -8,10 +8,13 @@ use termitary::inspect::{Inspect, Letter, LetterFilter, LetterState};
 use uuid::Uuid;
 
 use super::args::{DeadCommand, DeadFilter, DeadListArgs, DeadResolveArgs, DeadShowArgs};
-use super::ask;
+use super::{ask, nearest};
 use super::open::{Missing, System, operator};
 use super::out;
 use crate::config::{Config, Mistake, escape};
+
+/// Unreadable input from elsewhere is parked under it, and it is listed only then.
+const BRIDGE: &str = "bridge.in";
 
 pub(super) async fn run(config: Config, command: DeadCommand) -> anyhow::Result<()> {
     let system = System::open(&config, Missing::Refuse).await?;
@@ -40,6 +43,20 @@ impl DeadFilter {
     }
 }
 
+/// The filter, of a subscription that is there.
+async fn filter(inspect: &Inspect, asked: &DeadFilter) -> anyhow::Result<LetterFilter> {
+    let filter = asked.to_filter()?;
+    let Some(name) = filter.subscription.as_deref().filter(|name| *name != BRIDGE) else {
+        return Ok(filter);
+    };
+    let known = inspect.status().await?.subscriptions;
+    if known.iter().any(|known| known.name == name) {
+        return Ok(filter);
+    }
+    let names: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
+    Err(nearest::unknown("subscription", name, &names).into())
+}
+
 fn event_id(text: &str) -> Result<Uuid, Mistake> {
     text.parse().map_err(|_| {
         Mistake::new(format!(
@@ -50,7 +67,7 @@ fn event_id(text: &str) -> Result<Uuid, Mistake> {
 }
 
 async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
-    let filter = args.filter.to_filter()?;
+    let filter = filter(inspect, &args.filter).await?;
     let letters = inspect.letters(&filter, args.limit).await?;
     if args.json {
         return out::json(&letters);
@@ -129,20 +146,11 @@ async fn show(inspect: &Inspect, args: DeadShowArgs) -> anyhow::Result<()> {
         ))?;
         out::line(&format!("  {}", escape(&letter.error)))?;
     }
-    let pretty = pretty(event.data.get());
+    let pretty = out::pretty(event.data.get());
     out::line(&format!(
         "\npayload\n{}",
         pretty.lines().map(escape).collect::<Vec<_>>().join("\n")
     ))
-}
-
-/// JSON with a line for each value; as it is stored where it cannot be taken apart, such
-/// as one with many nested levels.
-fn pretty(data: &str) -> String {
-    let value: serde_json::Result<serde_json::Value> = serde_json::from_str(data);
-    value
-        .and_then(|value| serde_json::to_string_pretty(&value))
-        .unwrap_or_else(|_| data.to_owned())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -169,7 +177,7 @@ async fn resolve(inspect: &Inspect, args: DeadResolveArgs, act: Act) -> anyhow::
         ))
         .into());
     }
-    let filter = args.filter.to_filter()?;
+    let filter = filter(inspect, &args.filter).await?;
     let count = count(inspect, &filter).await?;
     if count > 0 && !args.yes && !agreed(act, count)? {
         return out::line("nothing was changed");

@@ -4,6 +4,12 @@ use crate::config::{Mistake, escape};
 
 /// No `kind` has this name: those that are near it, or else all there are.
 pub(super) fn unknown(kind: &str, name: &str, known: &[&str]) -> Mistake {
+    if known.is_empty() {
+        return Mistake::new(format!(
+            "no {kind} is named `{}`: there is none at all yet",
+            escape(name)
+        ));
+    }
     let near = nearest(name, known.iter().copied());
     let listed = if near.is_empty() { known } else { &near };
     Mistake::new(format!(

@@ -68,6 +68,79 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
     escape(&text)
 }
 
+/// The deepest level that is indented: each costs twice its depth in every line.
+const DEEPEST: usize = 32;
+
+/// JSON with line breaks and indents, every value as it is written: a number may be
+/// larger than any type here holds, and that may be why somebody looks at it.
+pub(super) fn pretty(json: &str) -> String {
+    let mut text = String::with_capacity(json.len() * 2);
+    let mut depth: usize = 0;
+    let (mut in_string, mut escaped) = (false, false);
+    let mut chars = json.chars().peekable();
+    while let Some(c) = chars.next() {
+        if in_string {
+            text.push(c);
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            continue;
+        }
+        match c {
+            c if c.is_ascii_whitespace() => {}
+            '{' | '[' => {
+                text.push(c);
+                while chars.next_if(char::is_ascii_whitespace).is_some() {}
+                if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
+                    text.push(end);
+                } else {
+                    depth += 1;
+                    new_line(&mut text, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut text, depth);
+                text.push(c);
+            }
+            ',' => {
+                text.push(c);
+                new_line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            c => {
+                in_string = c == '"';
+                text.push(c);
+            }
+        }
+    }
+    text
+}
+
+fn new_line(text: &mut String, depth: usize) {
+    if depth <= DEEPEST {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth));
+    }
+}
+
+/// The command that started this program, as a shell takes it: what is printed to be
+/// tried must run where it is read.
+pub(super) fn program() -> String {
+    let started = std::env::args_os().next().unwrap_or_default();
+    shell_word(&started.to_string_lossy())
+}
+
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
+    if text.is_empty() {
+        "termitary".to_owned()
+    } else if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// `1 event`, `2 events`.
 pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
@@ -83,4 +156,42 @@ pub(super) fn short(text: &str, characters: usize) -> String {
         .take(characters.saturating_sub(1))
         .chain(['…'])
         .collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_indented_as_others_indent_it() {
+        for json in [
+            r#"{"a":1,"b":[true,null,{}],"c":{"d":"x, y: {z} \" \\"},"e":[]}"#,
+            r#" { "a" : [ ] , "b" : "\\" } "#,
+            "1",
+            r#""text""#,
+            "[[1],[2,[3]]]",
+        ] {
+            let value: serde_json::Value = serde_json::from_str(json).unwrap();
+            assert_eq!(pretty(json), serde_json::to_string_pretty(&value).unwrap());
+        }
+    }
+
+    #[test]
+    fn json_that_no_type_holds_is_shown_as_it_is_written() {
+        let shown = pretty(r#"{"n":1e999,"m":1.50,"s":"\ud800"}"#);
+        assert_eq!(shown, "{\n  \"n\": 1e999,\n  \"m\": 1.50,\n  \"s\": \"\\ud800\"\n}");
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(pretty(&deep).len() < 300_000);
+        for broken in ["{", "]]", r#"{"a"#, "", "\\"] {
+            let _ = pretty(broken);
+        }
+    }
+
+    #[test]
+    fn a_program_is_named_as_a_shell_takes_it() {
+        assert_eq!(shell_word("target/debug/termitary"), "target/debug/termitary");
+        assert_eq!(shell_word("/opt/my app/it's"), r"'/opt/my app/it'\''s'");
+        assert_eq!(shell_word(""), "termitary");
+    }
 }

@@ -164,7 +164,9 @@ mod tests {
         }
 
         fn create_folder(&self, folder: &Path) -> io::Result<()> {
-            self.step(|state| drop(state.names.insert(folder.to_owned(), Entry::Folder)));
+            self.step(|state| {
+                state.names.insert(folder.to_owned(), Entry::Folder);
+            });
             Ok(())
         }
 
@@ -204,7 +206,9 @@ mod tests {
         }
 
         fn remove(&self, file: &Path) -> io::Result<()> {
-            self.step(|state| drop(state.names.remove(file)));
+            self.step(|state| {
+                state.names.remove(file);
+            });
             Ok(())
         }
     }

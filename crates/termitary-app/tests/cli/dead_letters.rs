@@ -88,6 +88,57 @@ fn many_are_replayed_or_dropped_only_when_that_is_meant() {
 }
 
 #[test]
+fn a_subscription_that_is_not_there_is_named_with_the_nearest() {
+    let (sandbox, _worker) = with_dead_letters(1);
+    for args in [
+        &["dead", "list"][..],
+        &["dead", "list", "--json"],
+        &["dead", "replay", "--yes"],
+        &["dead", "drop", "--yes"],
+    ] {
+        let args = [args, &["--subscription", "users.send-welcom"]].concat();
+        let text = sandbox.fails(2, &args);
+        assert!(
+            text.contains("no subscription is named `users.send-welcom`")
+                && text.contains("users.send-welcome"),
+            "{args:?}: {text}"
+        );
+    }
+    assert_eq!(sandbox.count("users.send-welcome", "dead"), 1);
+    let empty = sandbox.ok(&["dead", "list", "--subscription", "bridge.in"]);
+    assert_eq!(empty, "nothing is dead or parked\n");
+}
+
+#[tokio::test]
+async fn a_payload_that_no_type_holds_is_shown_as_it_is_written() {
+    let (sandbox, worker) = with_dead_letters(1);
+    worker.stop();
+    let deep = format!("{}1{}", "[".repeat(300), "]".repeat(300));
+    for (data, shown) in [
+        (r#"{"n":1e999,"m":1.50}"#, "\"n\": 1e999,\n  \"m\": 1.50"),
+        (r#"{"s":"\ud800"}"#, r#""s": "\ud800""#),
+        (deep.as_str(), "[[[["),
+    ] {
+        let url = format!("sqlite://{}", sandbox.path("termitary.db").display());
+        let db = Db::open(&url).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query("UPDATE termitary_events SET data = $1 WHERE name = 'users.created'")
+            .bind(data)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        db.close().await;
+        let list = sandbox.ok(&["dead", "list"]);
+        let id = list.lines().nth(1).unwrap().split(' ').next().unwrap();
+        let text = sandbox.ok(&["dead", "show", id]);
+        assert!(text.contains(shown), "{text}");
+        let json = sandbox.ok(&["dead", "show", id, "--json"]);
+        assert!(json.contains(data), "{json}");
+    }
+}
+
+#[test]
 fn schedules_are_listed_run_paused_and_resumed() {
     let sandbox = Sandbox::new();
     let _worker = sandbox.start(&["worker"]).works();

@@ -44,6 +44,15 @@ fn the_command_that_the_banner_offers_works() {
         &serde_json::from_str(body).unwrap(),
     );
     assert_eq!(status, 201, "{answer}");
+    // As it is printed, in a shell whose PATH does not know the program.
+    let events = said.lines().find(|line| line.contains("/termitary events")).unwrap();
+    let shown = std::process::Command::new("sh")
+        .args(["-c", events])
+        .current_dir(sandbox.path("."))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("users.created"), "{events}: {shown}");
     dev.says("worker started");
     eventually("the welcome mail lies in its folder", || {
         sandbox.mails().len() == 1
