@@ -99,7 +99,7 @@ pub struct ScheduleStatus {
 pub struct ScheduleFailure {
     /// When that was first noticed.
     pub since: Timestamp,
-    /// What went wrong at the last try, in up to 1,000 bytes.
+    /// What went wrong, cut as every stored error is.
     pub error: String,
 }
 

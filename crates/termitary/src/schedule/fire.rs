@@ -1,7 +1,6 @@
 //! What comes due of one schedule: its events are made, and published in one
 //! transaction with their ticks.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +11,9 @@ use super::{CatchUp, Rule, Schedule, Tick, ahead};
 use crate::clock::{days, from_micros, micros, minutes};
 use crate::db::{Db, Tx};
 use crate::error::Error;
+use crate::excerpt::Excerpt;
 use crate::fault;
+use crate::guard;
 use crate::publish::Draft;
 
 /// A missed tick older than this is skipped under [`CatchUp::Latest`].
@@ -21,8 +22,6 @@ const LATEST_WINDOW: Duration = days(1);
 const ON_TIME: Duration = minutes(1);
 /// How often to begin again where another process changed the row meanwhile.
 const TRIES: usize = 3;
-/// How much of a failure is kept, in bytes.
-const FAILURE_BYTES: usize = 1_000;
 
 /// A tick and its event, or why it cannot be made.
 type Made = (Timestamp, Result<Draft, Error>);
@@ -129,17 +128,9 @@ fn into_failure(made: Vec<Made>) -> Option<Error> {
     made.into_iter().find_map(|(_, draft)| draft.err())
 }
 
-/// The error and its causes on one line, cut to what a row should hold.
+/// The error and its causes on one line, cut to the bound of every error text.
 pub(super) fn failure_text(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.truncate(text.floor_char_boundary(FAILURE_BYTES));
-    text
+    Excerpt::of_chain(error)
 }
 
 fn has_tick(rule: &Rule, after: Timestamp, until: Timestamp) -> bool {
@@ -227,25 +218,12 @@ async fn publish_tick(
     Ok(())
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panicked: {}", text.unwrap_or("with no message"))
-}
-
 /// The event of a tick, as the schedule's closure makes it.
 fn draft(db: &Db, schedule: &Schedule, at: Timestamp) -> Result<Draft, Error> {
-    let make = AssertUnwindSafe(|| (schedule.make)(Tick { at }));
-    let json = match catch_unwind(make) {
-        Ok(json) => json.map_err(|error| {
-            Error::invalid("its event does not serialize").caused_by(error)
-        })?,
-        Err(panic) => {
-            return Err(Error::invalid(format!("its closure {}", panic_text(&*panic))));
-        }
-    };
+    let made = guard::call(|| (schedule.make)(Tick { at }))
+        .map_err(|panicked| Error::invalid("its closure does not make one").caused_by(panicked))?;
+    let json = made
+        .map_err(|error| Error::invalid("its event does not serialize").caused_by(error))?;
     let mut draft = Draft::untyped(&schedule.event, json, db)?;
     draft.envelope.version = schedule.version;
     Ok(draft)
