@@ -73,7 +73,10 @@ fn attempts(url: &str, role: Role) -> String {
         ("tail", "what happens now"),
     ];
     if role != Role::Dev {
-        commands.insert(0, ("worker", "another terminal: handles what the API publishes"));
+        commands.insert(
+            0,
+            ("worker", "another terminal: handles what the API publishes"),
+        );
     }
     let mut text = format!("\nTry:\n  {register}\n");
     for (command, what) in commands {

@@ -8,9 +8,9 @@ use termitary::inspect::{Inspect, Letter, LetterFilter, LetterState};
 use uuid::Uuid;
 
 use super::args::{DeadCommand, DeadFilter, DeadListArgs, DeadResolveArgs, DeadShowArgs};
-use super::{ask, nearest};
 use super::open::{Missing, System, operator};
 use super::out;
+use super::{ask, nearest};
 use crate::config::{Config, Mistake, escape};
 
 /// Unreadable input from elsewhere is parked under it, and it is listed only then.
@@ -46,7 +46,11 @@ impl DeadFilter {
 /// The filter, of a subscription that is there.
 async fn filter(inspect: &Inspect, asked: &DeadFilter) -> anyhow::Result<LetterFilter> {
     let filter = asked.to_filter()?;
-    let Some(name) = filter.subscription.as_deref().filter(|name| *name != BRIDGE) else {
+    let Some(name) = filter
+        .subscription
+        .as_deref()
+        .filter(|name| *name != BRIDGE)
+    else {
         return Ok(filter);
     };
     let known = inspect.status().await?.subscriptions;

@@ -180,7 +180,10 @@ mod tests {
     #[test]
     fn json_that_no_type_holds_is_shown_as_it_is_written() {
         let shown = pretty(r#"{"n":1e999,"m":1.50,"s":"\ud800"}"#);
-        assert_eq!(shown, "{\n  \"n\": 1e999,\n  \"m\": 1.50,\n  \"s\": \"\\ud800\"\n}");
+        assert_eq!(
+            shown,
+            "{\n  \"n\": 1e999,\n  \"m\": 1.50,\n  \"s\": \"\\ud800\"\n}"
+        );
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(pretty(&deep).len() < 300_000);
         for broken in ["{", "]]", r#"{"a"#, "", "\\"] {
@@ -190,7 +193,10 @@ mod tests {
 
     #[test]
     fn a_program_is_named_as_a_shell_takes_it() {
-        assert_eq!(shell_word("target/debug/termitary"), "target/debug/termitary");
+        assert_eq!(
+            shell_word("target/debug/termitary"),
+            "target/debug/termitary"
+        );
         assert_eq!(shell_word("/opt/my app/it's"), r"'/opt/my app/it'\''s'");
         assert_eq!(shell_word(""), "termitary");
     }

@@ -67,10 +67,17 @@ impl Dotenv {
 
     /// Adds to a mistake that begins with a setting's name which line sets it, where
     /// neither a flag nor the real environment does.
-    pub(crate) fn blame(&self, mistake: Mistake, command: &clap::Command, matches: &ArgMatches) -> Mistake {
+    pub(crate) fn blame(
+        &self,
+        mistake: Mistake,
+        command: &clap::Command,
+        matches: &ArgMatches,
+    ) -> Mistake {
         let text = mistake.to_string();
         let name = text.split([' ', ':']).next().unwrap_or_default();
-        let arg = command.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == name));
+        let arg = command
+            .get_arguments()
+            .find(|arg| arg.get_env().is_some_and(|env| env == name));
         let source = arg.and_then(|arg| matches.value_source(arg.get_id().as_str()));
         match self.file.variables.get(name) {
             Some(variable) if source == Some(ValueSource::DefaultValue) => {

@@ -234,7 +234,11 @@ mod tests {
         ("A=a=b=c", "A", "a=b=c"),
         ("A=YWJjZA==", "A", "YWJjZA=="),
         ("A==1", "A", "=1"),
-        ("A=postgres://u:p@h:5432/d?sslmode=disable&x=1", "A", "postgres://u:p@h:5432/d?sslmode=disable&x=1"),
+        (
+            "A=postgres://u:p@h:5432/d?sslmode=disable&x=1",
+            "A",
+            "postgres://u:p@h:5432/d?sslmode=disable&x=1",
+        ),
         ("A=tcp://10.0.0.1:6379", "A", "tcp://10.0.0.1:6379"),
         ("A=0 3 * * *", "A", "0 3 * * *"),
         (r#"A=["a","b"]"#, "A", r#"["a","b"]"#),
@@ -244,7 +248,11 @@ mod tests {
         ("1A=1", "1A", "1"),
         ("A=\"one\ntwo\nthree\"", "A", "one\ntwo\nthree"),
         ("A='one\ntwo'", "A", "one\ntwo"),
-        ("A=\"-----BEGIN KEY-----\nabc+/=\n# not a comment\n-----END KEY-----\n\"", "A", "-----BEGIN KEY-----\nabc+/=\n# not a comment\n-----END KEY-----\n"),
+        (
+            "A=\"-----BEGIN KEY-----\nabc+/=\n# not a comment\n-----END KEY-----\n\"",
+            "A",
+            "-----BEGIN KEY-----\nabc+/=\n# not a comment\n-----END KEY-----\n",
+        ),
         ("A=1\nA=2", "A", "2"),
         ("A=\"1\"x", "A", "1"),
         ("\u{feff}A=1", "A", "1"),
@@ -323,7 +331,8 @@ mod tests {
     fn no_text_at_all_stops_the_reading() {
         let mut random = fastrand::Rng::with_seed(7);
         let pieces = [
-            "A", "=", "\"", "'", "`", "\\", "\n", "\r", " ", "#", "$", "export", "é", "\0", "\u{feff}",
+            "A", "=", "\"", "'", "`", "\\", "\n", "\r", " ", "#", "$", "export", "é", "\0",
+            "\u{feff}",
         ];
         for _ in 0..20_000 {
             let length = random.usize(0..14);

@@ -225,7 +225,8 @@ fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
 /// Kubernetes sets REDIS_PORT to `tcp://…` in every container beside a service that is
 /// named `redis`. Nobody chose that: it is not ours.
 fn ignore_service_link(s: &mut Settings) -> Option<String> {
-    s.redis_port.take_if(|port| port.trim().starts_with("tcp://"))?;
+    s.redis_port
+        .take_if(|port| port.trim().starts_with("tcp://"))?;
     Some("REDIS_PORT is an address that Kubernetes made for a service: ignored".to_owned())
 }
 

@@ -125,9 +125,16 @@ fn a_port_that_kubernetes_made_of_a_service_is_not_ours() {
         ..Settings::default()
     })
     .unwrap();
-    assert!(config.notes[0].starts_with("REDIS_PORT"), "{:?}", config.notes);
+    assert!(
+        config.notes[0].starts_with("REDIS_PORT"),
+        "{:?}",
+        config.notes
+    );
     let shown = config.redis.unwrap().to_string();
-    assert!(shown.contains("cache") && !shown.contains("10.0.0.1"), "{shown}");
+    assert!(
+        shown.contains("cache") && !shown.contains("10.0.0.1"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -198,7 +198,10 @@ mod tests {
                     _ => PathBuf::from("."),
                 };
                 state.kept_names.retain(|path, _| parent(path) != folder);
-                let here = state.names.iter().filter(|(path, _)| parent(path) == folder);
+                let here = state
+                    .names
+                    .iter()
+                    .filter(|(path, _)| parent(path) == folder);
                 let here: Vec<_> = here.map(|(path, entry)| (path.clone(), *entry)).collect();
                 state.kept_names.extend(here);
             });
@@ -219,7 +222,11 @@ mod tests {
         let (folder, file) = (Path::new("var/mail"), Path::new("var/mail/one.eml"));
         write(&disk, folder, "one", b"first").unwrap();
         let left = disk.state.borrow().left(file, false);
-        assert_eq!(left.as_deref(), Some(&b"first"[..]), "once it is called sent");
+        assert_eq!(
+            left.as_deref(),
+            Some(&b"first"[..]),
+            "once it is called sent"
+        );
         let sent = disk.history.borrow().len();
         write(&disk, folder, "one", b"again").unwrap();
         let left = disk.state.borrow().left(file, false);
@@ -250,7 +257,9 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            let mode = std::fs::metadata(folder.join("one.eml")).unwrap().permissions();
+            let mode = std::fs::metadata(folder.join("one.eml"))
+                .unwrap()
+                .permissions();
             assert_eq!(mode.mode() & 0o777, 0o600);
         }
     }

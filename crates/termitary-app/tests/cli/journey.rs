@@ -45,7 +45,10 @@ fn the_command_that_the_banner_offers_works() {
     );
     assert_eq!(status, 201, "{answer}");
     // As it is printed, in a shell whose PATH does not know the program.
-    let events = said.lines().find(|line| line.contains("/termitary events")).unwrap();
+    let events = said
+        .lines()
+        .find(|line| line.contains("/termitary events"))
+        .unwrap();
     let shown = std::process::Command::new("sh")
         .args(["-c", events])
         .current_dir(sandbox.path("."))

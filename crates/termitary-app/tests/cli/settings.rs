@@ -78,9 +78,17 @@ fn the_file_of_another_program_stops_nothing_and_shows_nothing() {
     }
     assert_eq!(text.matches(".env, line").count(), 3, "{text}");
     assert!(!text.contains("hunter2"), "{text}");
-    for args in [&["--help"][..], &["--version"], &["completions", "bash"], &["help", "dead"]] {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["completions", "bash"],
+        &["help", "dead"],
+    ] {
         let output = sandbox.run(args);
-        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}");
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{args:?}"
+        );
         assert!(!String::from_utf8(output.stdout).unwrap().contains("from-"));
     }
 }
@@ -92,25 +100,41 @@ fn a_nul_in_the_file_is_left_out_without_being_shown() {
     let output = sandbox.run(&["migrate"]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains(".env, line 2: ") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.contains(".env, line 2: ") && !text.contains("hunter2"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_setting_that_the_file_gets_wrong_is_named_with_its_line_and_help_still_works() {
     let mut sandbox = Sandbox::new();
-    std::fs::write(sandbox.path(".env"), "hunter2\nTERMITARY_CONCURRENCY=many\n").unwrap();
+    std::fs::write(
+        sandbox.path(".env"),
+        "hunter2\nTERMITARY_CONCURRENCY=many\n",
+    )
+    .unwrap();
     let text = sandbox.fails(2, &["migrate"]);
     assert!(
         text.contains("TERMITARY_CONCURRENCY is `many`") && text.contains("(.env, line 2)"),
         "{text}"
     );
-    assert!(text.contains(".env, line 1: left out") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.contains(".env, line 1: left out") && !text.contains("hunter2"),
+        "{text}"
+    );
     sandbox.ok(&["--help"]);
     sandbox.set("TERMITARY_CONCURRENCY", "some");
     let text = sandbox.fails(2, &["migrate"]);
-    assert!(text.contains("`some`") && !text.contains("(.env, line 2)"), "{text}");
+    assert!(
+        text.contains("`some`") && !text.contains("(.env, line 2)"),
+        "{text}"
+    );
     let text = sandbox.fails(2, &["migrate", "--concurrency", "any"]);
-    assert!(text.contains("`any`") && !text.contains("(.env, line 2)"), "{text}");
+    assert!(
+        text.contains("`any`") && !text.contains("(.env, line 2)"),
+        "{text}"
+    );
 }
 
 #[test]

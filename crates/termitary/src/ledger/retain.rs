@@ -216,7 +216,10 @@ mod tests {
         Walk::default().step(&db).await.unwrap();
         assert_eq!(kept(&db).await, 1);
         let mut tx = db.begin().await.unwrap();
-        sqlx::query("DELETE FROM termitary_workers").execute(&mut *tx).await.unwrap();
+        sqlx::query("DELETE FROM termitary_workers")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         Walk::default().step(&db).await.unwrap();
         assert_eq!(kept(&db).await, 0);

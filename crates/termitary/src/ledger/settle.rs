@@ -32,14 +32,10 @@ pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_j
     Some(match &settlement.outcome {
         Outcome::Done { .. } => return None,
         Outcome::Retry { due_us, error } => {
-            json!([
-                seq, route, fence, PENDING, due_us, 1, null, error, now_us
-            ])
+            json!([seq, route, fence, PENDING, due_us, 1, null, error, now_us])
         }
         Outcome::Snooze { due_us } => {
-            json!([
-                seq, route, fence, PENDING, due_us, 0, null, null, now_us
-            ])
+            json!([seq, route, fence, PENDING, due_us, 0, null, null, now_us])
         }
         Outcome::Dead {
             reason,

@@ -52,23 +52,24 @@ pub(super) async fn bring_back(
 async fn reset(db: &Db, name: &str, last_us: i64, now: Timestamp) -> Result<bool, Error> {
     let now_us = now.as_microsecond();
     let mut tx = db.begin().await?;
-    let set = sqlx::query(
-        "UPDATE termitary_schedules SET last_us = $3 WHERE name = $1 AND last_us = $2",
-    )
-    .bind(name)
-    .bind(last_us)
-    .bind(now_us)
-    .execute(&mut *tx)
-    .await?;
+    let set =
+        sqlx::query("UPDATE termitary_schedules SET last_us = $3 WHERE name = $1 AND last_us = $2")
+            .bind(name)
+            .bind(last_us)
+            .bind(now_us)
+            .execute(&mut *tx)
+            .await?;
     if set.rows_affected() == 0 {
         tx.rollback().await?;
         return Ok(false);
     }
-    sqlx::query("DELETE FROM termitary_ticks WHERE schedule = $1 AND tick_us > $2 AND event IS NULL")
-        .bind(name)
-        .bind(now_us)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "DELETE FROM termitary_ticks WHERE schedule = $1 AND tick_us > $2 AND event IS NULL",
+    )
+    .bind(name)
+    .bind(now_us)
+    .execute(&mut *tx)
+    .await?;
     inspect::audit(&mut tx, now_us, WHO, "bring-back", name, 1).await?;
     tx.commit().await?;
     Ok(true)

@@ -108,7 +108,8 @@ async fn a_schedule_goes_on_after_a_clock_that_was_ahead_by_days() {
     file.fire(&right, "2026-03-01T12:00:10Z").await;
     assert_eq!(status(&right).await.settled_ahead, None);
     for day in 2..=12 {
-        file.fire(&right, &format!("2026-03-{day:02}T06:00:01Z")).await;
+        file.fire(&right, &format!("2026-03-{day:02}T06:00:01Z"))
+            .await;
     }
     let mut found = published(&right).await;
     found.sort();
@@ -146,7 +147,8 @@ async fn a_tick_published_early_is_not_published_again_and_not_named_as_the_next
     assert_eq!(published(&right).await.len(), 3);
     assert_eq!(next(&right).await, "2026-03-05T06:00:00Z");
     for day in 2..=5 {
-        file.fire(&right, &format!("2026-03-{day:02}T06:00:01Z")).await;
+        file.fire(&right, &format!("2026-03-{day:02}T06:00:01Z"))
+            .await;
     }
     assert_eq!(published(&right).await.len(), 4);
 }
@@ -175,7 +177,11 @@ async fn what_a_living_worker_settled_by_its_clock_stays_settled() {
     sign_in(&wrong, "ahead").await;
     file.fire(&right, "2026-03-01T12:00:10Z").await;
     assert_eq!(status(&right).await.settled_ahead, None);
-    assert_eq!(next(&right).await, "2026-03-09T06:00:00Z", "by the clock ahead");
+    assert_eq!(
+        next(&right).await,
+        "2026-03-09T06:00:00Z",
+        "by the clock ahead"
+    );
 
     // Its clock is set right, and it goes on signing in.
     wrong.clock().set(at("2026-03-01T12:00:20Z"));

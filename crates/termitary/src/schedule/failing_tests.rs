@@ -35,7 +35,9 @@ fn good(name: &str) -> Schedule {
 async fn record(db: &Db, schedules: &[Schedule]) {
     let mut tx = db.begin().await.unwrap();
     for schedule in schedules {
-        declare(&mut tx, schedule, db.clock().now_us()).await.unwrap();
+        declare(&mut tx, schedule, db.clock().now_us())
+            .await
+            .unwrap();
     }
     tx.commit().await.unwrap();
 }
@@ -72,8 +74,18 @@ async fn a_schedule_that_cannot_make_its_event_hinders_no_other_and_is_shown() {
     let noticed = db.clock().now();
     ticker.look().await.unwrap();
     assert_eq!(rung(db).await, ["sound"]);
-    assert!(failure(db, "large").await.unwrap().contains("more than the 262144 allowed"));
-    assert!(failure(db, "broken").await.unwrap().contains("panicked: no bell"));
+    assert!(
+        failure(db, "large")
+            .await
+            .unwrap()
+            .contains("more than the 262144 allowed")
+    );
+    assert!(
+        failure(db, "broken")
+            .await
+            .unwrap()
+            .contains("panicked: no bell")
+    );
     assert_eq!(failure(db, "sound").await, None);
 
     ahead::advance(minutes(2));
@@ -81,7 +93,10 @@ async fn a_schedule_that_cannot_make_its_event_hinders_no_other_and_is_shown() {
     ticker.look().await.unwrap();
     assert_eq!(rung(db).await, ["sound", "sound"]);
     let failing = status(db, "broken").await.failing.unwrap();
-    assert_eq!(failing.since, noticed, "since when it fails, not since the last try");
+    assert_eq!(
+        failing.since, noticed,
+        "since when it fails, not since the last try"
+    );
 }
 
 #[tokio::test]
@@ -127,7 +142,9 @@ async fn one_tick_that_cannot_be_made_keeps_back_no_other_of_its_schedule() {
     record(db, std::slice::from_ref(&one)).await;
     db.clock().advance(hours(3));
     for _ in 0..2 {
-        let failed = fire::settle(db, &one, &rule, db.clock().now()).await.unwrap();
+        let failed = fire::settle(db, &one, &rule, db.clock().now())
+            .await
+            .unwrap();
         assert!(failed.is_some());
         assert_eq!(
             rung(db).await,
@@ -135,7 +152,9 @@ async fn one_tick_that_cannot_be_made_keeps_back_no_other_of_its_schedule() {
         );
     }
     works.store(true, Ordering::Relaxed);
-    let failed = fire::settle(db, &one, &rule, db.clock().now()).await.unwrap();
+    let failed = fire::settle(db, &one, &rule, db.clock().now())
+        .await
+        .unwrap();
     assert!(failed.is_none());
     assert_eq!(rung(db).await.last().unwrap(), "2026-01-15T14:00:00Z");
     assert_eq!(failure(db, "bell").await, None);
@@ -170,7 +189,10 @@ async fn a_panic_of_a_schedule_run_by_hand_is_an_error_that_names_it() {
     let one = hourly("bell", |_| panic!("no bell"));
     let error = fire::run_now(test.db(), &one).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("`bell`") && text.contains("no bell"), "{text}");
+    assert!(
+        text.contains("`bell`") && text.contains("no bell"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -181,11 +203,15 @@ async fn a_pause_holds_for_a_schedule_that_fails() {
     let rule = one.rule().unwrap();
     record(db, std::slice::from_ref(&one)).await;
     db.clock().advance(hours(1));
-    fire::settle(db, &one, &rule, db.clock().now()).await.unwrap();
+    fire::settle(db, &one, &rule, db.clock().now())
+        .await
+        .unwrap();
     let mut tx = db.begin().await.unwrap();
     pause(&mut tx, "bell", true).await.unwrap();
     tx.commit().await.unwrap();
     db.clock().advance(hours(1));
-    let failed = fire::settle(db, &one, &rule, db.clock().now()).await.unwrap();
+    let failed = fire::settle(db, &one, &rule, db.clock().now())
+        .await
+        .unwrap();
     assert!(failed.is_none(), "nothing is made in a pause");
 }

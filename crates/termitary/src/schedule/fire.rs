@@ -222,8 +222,8 @@ async fn publish_tick(
 fn draft(db: &Db, schedule: &Schedule, at: Timestamp) -> Result<Draft, Error> {
     let made = guard::call(|| (schedule.make)(Tick { at }))
         .map_err(|panicked| Error::invalid("its closure does not make one").caused_by(panicked))?;
-    let json = made
-        .map_err(|error| Error::invalid("its event does not serialize").caused_by(error))?;
+    let json =
+        made.map_err(|error| Error::invalid("its event does not serialize").caused_by(error))?;
     let mut draft = Draft::untyped(&schedule.event, json, db)?;
     draft.envelope.version = schedule.version;
     Ok(draft)

@@ -37,7 +37,8 @@ impl Record {
     }
 }
 
-const READ: &str = "SELECT last_us, paused, cron, timezone, failure FROM termitary_schedules WHERE name = $1";
+const READ: &str =
+    "SELECT last_us, paused, cron, timezone, failure FROM termitary_schedules WHERE name = $1";
 
 pub(super) async fn read(db: &Db, name: &str) -> Result<Option<Record>, Error> {
     Ok(sqlx::query_as(READ)

@@ -83,10 +83,7 @@ fn values(field: &Field, range: &str) -> u32 {
 fn value(field: &Field, text: &str) -> Option<u32> {
     let word = |word: &&str| word.eq_ignore_ascii_case(text);
     let named = field.words.iter().position(word);
-    named.map_or_else(
-        || text.parse().ok(),
-        |place| Some(place as u32 + field.low),
-    )
+    named.map_or_else(|| text.parse().ok(), |place| Some(place as u32 + field.low))
 }
 
 #[cfg(test)]
@@ -105,7 +102,11 @@ mod tests {
             ("0 0 * * */8", "*/8", "day of week"),
             ("0 0 * * mon-fri/6", "mon-fri/6", "day of week"),
             ("5,10-20/12 * * * *", "10-20/12", "minute"),
-            ("*/99999999999999999999 * * * *", "*/99999999999999999999", "minute"),
+            (
+                "*/99999999999999999999 * * * *",
+                "*/99999999999999999999",
+                "minute",
+            ),
         ] {
             let error = check(cron).err().unwrap_or_default();
             let named = format!("`{part}` in the {field} field");

@@ -35,7 +35,9 @@ impl Watch {
             .iter()
             .map(|(since, (id, seen_us))| (id.clone(), (*seen_us, *since)))
             .collect();
-        let gone = watched.into_iter().filter(|(since, _)| now.saturating_duration_since(*since) >= LIVE);
+        let gone = watched
+            .into_iter()
+            .filter(|(since, _)| now.saturating_duration_since(*since) >= LIVE);
         gone.map(|(_, row)| row).collect()
     }
 }
@@ -197,7 +199,11 @@ mod tests {
         let (db, mut watch) = (test.db(), Watch::default());
         let now_us = db.clock().now_us();
         let day = micros(days(1));
-        for (id, off) in [("gone.ahead", 9 * day), ("gone.behind", -9 * day), ("right", 0)] {
+        for (id, off) in [
+            ("gone.ahead", 9 * day),
+            ("gone.behind", -9 * day),
+            ("right", 0),
+        ] {
             signed_in(db, id, now_us + off).await;
         }
         for second in (0..=25).step_by(5) {
