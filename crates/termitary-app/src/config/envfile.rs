@@ -197,7 +197,7 @@ mod tests {
         ("A='a b c'", "A", "a b c"),
         (r#"A="a b c""#, "A", "a b c"),
         ("A=`a b c`", "A", "a b c"),
-        (r#"A=' a '"#, "A", " a "),
+        (r"A=' a '", "A", " a "),
         (r#"A=" a ""#, "A", " a "),
         (r#"A='{"foo": "bar"}'"#, "A", r#"{"foo": "bar"}"#),
         (r#"A={"foo": "bar"}"#, "A", r#"{"foo": "bar"}"#),

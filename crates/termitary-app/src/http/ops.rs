@@ -186,6 +186,33 @@ fn gauges(status: &Status, text: &mut String) {
             ),
         );
     }
+    schedules(status, text);
+    heading(text, "termitary_events", "Events that the ledger keeps.");
+    line(text, format_args!("termitary_events {}", status.events));
+    heading(
+        text,
+        "termitary_workers",
+        "Worker processes heard of within a minute.",
+    );
+    line(
+        text,
+        format_args!("termitary_workers {}", status.workers.len()),
+    );
+    heading(
+        text,
+        "termitary_workers_running",
+        "Attempts running over all workers.",
+    );
+    line(
+        text,
+        format_args!(
+            "termitary_workers_running {}",
+            status.workers.iter().map(|w| w.running).sum::<u64>()
+        ),
+    );
+}
+
+fn schedules(status: &Status, text: &mut String) {
     heading(
         text,
         "termitary_schedule_paused",
@@ -216,29 +243,6 @@ fn gauges(status: &Status, text: &mut String) {
             ),
         );
     }
-    heading(text, "termitary_events", "Events that the ledger keeps.");
-    line(text, format_args!("termitary_events {}", status.events));
-    heading(
-        text,
-        "termitary_workers",
-        "Worker processes heard of within a minute.",
-    );
-    line(
-        text,
-        format_args!("termitary_workers {}", status.workers.len()),
-    );
-    heading(
-        text,
-        "termitary_workers_running",
-        "Attempts running over all workers.",
-    );
-    line(
-        text,
-        format_args!(
-            "termitary_workers_running {}",
-            status.workers.iter().map(|w| w.running).sum::<u64>()
-        ),
-    );
 }
 
 /// The value of a label: an older program may have recorded any name.

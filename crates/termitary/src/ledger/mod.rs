@@ -11,9 +11,9 @@ mod declare;
 mod declare_tests;
 #[cfg(feature = "redis")]
 pub(crate) mod doubt;
-mod forward;
 #[cfg(feature = "redis")]
 mod events;
+mod forward;
 #[cfg(feature = "redis")]
 mod handed;
 mod insert;

@@ -188,10 +188,10 @@ async fn a_panic_of_a_schedule_run_by_hand_is_an_error_that_names_it() {
     let test = TestDb::open().await;
     let one = hourly("bell", |_| panic!("no bell"));
     let error = fire::run_now(test.db(), &one).await.unwrap_err();
-    let text = error.to_string();
+    let said = error.to_string();
     assert!(
-        text.contains("`bell`") && text.contains("no bell"),
-        "{text}"
+        said.contains("`bell`") && said.contains("no bell"),
+        "{said}"
     );
 }
 

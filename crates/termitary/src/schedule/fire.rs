@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::fault;
 use crate::guard;
+use crate::ledger::stored::Text;
 use crate::publish::Draft;
 
 /// A missed tick older than this is skipped under [`CatchUp::Latest`].
@@ -52,7 +53,8 @@ pub(super) async fn settle(
         let made = make_due(db, schedule, rule, &record, now);
         let failure = first_failure(&made);
         let all_failed = made.iter().all(|(_, draft)| draft.is_err());
-        if failure.is_some() && failure == record.failure && all_failed {
+        let told = record.failure.as_ref().map(|Text(text)| text);
+        if failure.is_some() && failure.as_ref() == told && all_failed {
             return Ok(into_failure(made)); // as before: nothing to write
         }
         if let Some(failed) = write(db, schedule, rule, now, &record, made, failure).await? {

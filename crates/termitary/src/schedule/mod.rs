@@ -7,7 +7,11 @@ mod ahead;
 mod ahead_tests;
 mod failing;
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "panics are what these tests are about"
+)]
 mod failing_tests;
 pub(crate) mod fire;
 #[cfg(test)]

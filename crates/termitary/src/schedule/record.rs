@@ -10,8 +10,8 @@ use crate::agreed;
 use crate::clock::from_micros;
 use crate::db::{Db, Tx};
 use crate::error::Error;
-use crate::ledger::stored::Text;
 use crate::inspect::{ScheduleFailure, ScheduleStatus, instant};
+use crate::ledger::stored::Text;
 
 /// What a scheduler needs of a row.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -206,5 +206,8 @@ async fn published_after(
     .bind(now.as_microsecond())
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|(Text(name), at)| (name, at)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(Text(name), at)| (name, at))
+        .collect())
 }
