@@ -14,6 +14,7 @@ use termitary::Tx;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::mail::is_address;
 use crate::provenance::{self, Provenance};
 use crate::users::events::UserCreated;
 
@@ -93,7 +94,7 @@ impl sqlx::FromRow<'_, SqliteRow> for User {
 /// What an account is made from; the address is checked and lower case.
 #[derive(Clone, Debug, Validate)]
 pub(crate) struct Draft {
-    #[garde(email, length(max = 254))]
+    #[garde(custom(check_email), length(max = 254))]
     pub(crate) email: String,
     #[garde(custom(check_name))]
     pub(crate) name: String,
@@ -165,6 +166,19 @@ pub(crate) async fn find(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<
 /// One address has one spelling.
 pub(crate) fn normal_email(email: &str) -> String {
     email.trim().to_lowercase()
+}
+
+/// An address that the mailer can write to.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "garde hands its context over by reference"
+)]
+fn check_email(email: &str, (): &()) -> garde::Result {
+    garde::rules::email::apply(&email, ())?;
+    if is_address(email) {
+        return Ok(());
+    }
+    Err(garde::Error::new("not an address that mail can be sent to"))
 }
 
 /// A name goes into mails and feeds: one line, not blank, not a page.

@@ -49,16 +49,36 @@ impl std::error::Error for MailError {
     }
 }
 
-impl From<smtp::Error> for MailError {
-    fn from(error: smtp::Error) -> Self {
-        let code = error.status().map(u16::from);
-        let permanent = error.is_permanent() && code.is_some_and(refuses_recipient);
+/// How far a mail had come when the server refused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Connect,
+    Sender,
+    Recipient,
+    Content,
+}
+
+impl MailError {
+    /// What the server said at this step.
+    pub(super) fn of_server(step: Step, error: &smtp::Error) -> Self {
         // As text, and all of it: the causes behind it repeat the server's words.
-        let said = without_addresses(&error.to_string());
-        if permanent {
+        let said = error.to_string();
+        let code = error.status().filter(|_| error.is_permanent());
+        let final_for_recipient = code.is_some_and(|code| is_final(step, u16::from(code), &said));
+        let said = without_addresses(&said);
+        if final_for_recipient {
             return Self::permanent("the mail server refuses this recipient for good", said);
         }
-        Self::passing("the mail server did not take the mail", said)
+        Self::passing(
+            match step {
+                Step::Connect => "the mail server did not take the connection",
+                Step::Sender => {
+                    "the mail server refuses the sender: check TERMITARY_MAIL_FROM and SMTP_URL"
+                }
+                Step::Recipient | Step::Content => "the mail server did not take the mail",
+            },
+            said,
+        )
     }
 }
 
@@ -75,16 +95,32 @@ fn without_addresses(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The permanent answers that are about the recipient. Others, such as a wrong
-/// password (535), are about this server's configuration: the mail waits until
-/// somebody corrects it.
-fn refuses_recipient(code: u16) -> bool {
-    matches!(code, 550..=553 | 556)
+/// Whether a permanent answer is about this recipient or this mail. Others,
+/// such as a wrong password (535) or a sender that the server does not relay
+/// for, are about this server's configuration: the mail waits until somebody
+/// corrects it.
+fn is_final(step: Step, code: u16, said: &str) -> bool {
+    let about_mailbox = matches!(code, 550..=553 | 556);
+    match step {
+        Step::Connect | Step::Sender => false,
+        Step::Recipient => about_mailbox && !blames_sender(said),
+        Step::Content => about_mailbox,
+    }
+}
+
+/// Many servers wait with their refusal of the sender until the recipient is
+/// named; the enhanced code (RFC 3463) says whom they mean. 5.1.7 and 5.1.8
+/// are the sender's address, 5.7.* is what the server allows.
+fn blames_sender(said: &str) -> bool {
+    let enhanced = said
+        .split([' ', ':'])
+        .find(|word| word.starts_with("5.") && word.split('.').count() == 3);
+    enhanced.is_some_and(|code| matches!(code, "5.1.7" | "5.1.8") || code.starts_with("5.7."))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{refuses_recipient, without_addresses};
+    use super::*;
 
     #[test]
     fn what_a_server_says_is_told_without_addresses() {
@@ -102,7 +138,22 @@ mod tests {
 
     #[test]
     fn only_answers_about_the_recipient_are_final() {
-        assert!(refuses_recipient(550) && refuses_recipient(553));
-        assert!(!refuses_recipient(535) && !refuses_recipient(530) && !refuses_recipient(450));
+        let unknown = "permanent error (550): 5.1.1 no such user";
+        assert!(is_final(Step::Recipient, 550, unknown));
+        assert!(is_final(Step::Recipient, 553, "permanent error (553): no"));
+        assert!(is_final(Step::Content, 552, "permanent error (552): full"));
+        assert!(!is_final(Step::Sender, 550, unknown));
+        assert!(!is_final(Step::Sender, 553, "permanent error (553): no"));
+        for code in [535, 530, 450, 554] {
+            assert!(!is_final(Step::Recipient, code, unknown), "{code}");
+        }
+        for sender in [
+            "5.1.8 bad sender",
+            "5.1.7 bad sender",
+            "5.7.1 relaying denied",
+        ] {
+            let said = format!("permanent error (550): {sender}");
+            assert!(!is_final(Step::Recipient, 550, &said), "{said}");
+        }
     }
 }

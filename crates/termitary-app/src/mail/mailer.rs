@@ -2,17 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context as _;
+use lettre::Address;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message};
-use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
+use super::smtp::Smtp;
 use super::{MailError, folder};
-
-/// How long the mail server may take for one answer.
-const SMTP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One mail to one person, in plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +35,7 @@ pub struct Mailer {
 
 #[derive(Clone)]
 enum Way {
-    Smtp(AsyncSmtpTransport<Tokio1Executor>),
+    Smtp(Arc<Smtp>),
     Files(PathBuf),
     Memory(Arc<Mutex<Vec<Mail>>>),
 }
@@ -47,13 +44,10 @@ impl Mailer {
     /// To the server of an `smtp://` or `smtps://` URL, with
     /// `?tls=required` for STARTTLS.
     pub fn smtp(url: &str) -> anyhow::Result<Self> {
-        // lettre's own message may repeat the URL, and with it the password.
-        let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| {
+        let smtp = Smtp::from_url(url).map_err(|_| {
             anyhow::anyhow!("not a mail server's URL: write smtp://host:25, smtps://user:password@host, or smtp://user:password@host:587?tls=required")
         })?;
-        Ok(Self::new(Way::Smtp(
-            builder.timeout(Some(SMTP_TIMEOUT)).build(),
-        )))
+        Ok(Self::new(Way::Smtp(Arc::new(smtp))))
     }
 
     /// Into `.eml` files in `dir`, which is created when the first mail comes.
@@ -87,8 +81,11 @@ impl Mailer {
     /// the folder and on the disk.
     pub async fn send(&self, mail: Mail) -> Result<(), MailError> {
         match &self.way {
-            Way::Smtp(transport) => {
-                transport.send(self.message(&mail)?).await?;
+            Way::Smtp(server) => {
+                let message = self.message(&mail)?;
+                server
+                    .send(message.envelope(), &message.formatted())
+                    .await?;
             }
             Way::Files(dir) => {
                 let bytes = self.message(&mail)?.formatted();
@@ -123,12 +120,8 @@ impl Mailer {
     /// The mail as RFC 5322 text. The address is parsed and the rest encoded
     /// or stripped, so that no value can begin a header of its own.
     fn message(&self, mail: &Mail) -> Result<Message, MailError> {
-        let to: Address = mail
-            .to
-            .parse()
-            .map_err(|error: lettre::address::AddressError| {
-                MailError::permanent("the recipient's address is not one", error)
-            })?;
+        let to = address(&mail.to)
+            .map_err(|error| MailError::permanent("the recipient's address is not one", error))?;
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
         Message::builder()
             .from(self.from.clone())
@@ -144,6 +137,16 @@ impl Mailer {
             .body(mail.text.clone())
             .map_err(|error| MailError::permanent("the mail cannot be written down", error))
     }
+}
+
+/// The address that `text` is, in the form that mail is sent to.
+fn address(text: &str) -> Result<Address, lettre::address::AddressError> {
+    text.parse()
+}
+
+/// Whether mail can be sent to `text`: what registration asks.
+pub(crate) fn is_address(text: &str) -> bool {
+    address(text).is_ok()
 }
 
 fn one_line(text: &str) -> String {

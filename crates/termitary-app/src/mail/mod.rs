@@ -9,6 +9,7 @@ mod error;
 mod folder;
 mod handlers;
 mod mailer;
+mod smtp;
 mod store;
 mod templates;
 
@@ -19,6 +20,7 @@ use termitary::prelude::{secs, subscribe};
 use crate::app::App;
 
 pub use error::MailError;
+pub(crate) use mailer::is_address;
 pub use mailer::{Mail, Mailer};
 
 /// The module's handlers.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::due::Due;
 use super::todo::{Priority, Status};
 use crate::app::instant;
 
@@ -24,8 +25,8 @@ pub(super) struct Gathered<'a> {
     assignee: Option<Uuid>,
     #[serde(deserialize_with = "of_rank")]
     pub(super) priority: Option<Priority>,
-    #[serde(deserialize_with = "some_instant")]
-    pub(super) due_date: Option<Timestamp>,
+    #[serde(deserialize_with = "some_due")]
+    pub(super) due_date: Option<Due>,
     #[serde(deserialize_with = "an_instant")]
     pub(super) created_at: Timestamp,
     #[serde(deserialize_with = "an_instant")]
@@ -52,7 +53,7 @@ fn an_instant<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error>
     i64::deserialize(from).map(instant)
 }
 
-fn some_instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+fn some_due<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Due>, D::Error> {
     let micros = Option::<i64>::deserialize(from)?;
-    Ok(micros.map(instant))
+    Ok(micros.map(Due::from_microsecond))
 }

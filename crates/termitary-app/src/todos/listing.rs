@@ -1,12 +1,12 @@
 //! The list of todos: filters, orders, and the cursor that continues both.
 
 use axum::response::{IntoResponse as _, Response};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 use termitary::Reader;
 use uuid::Uuid;
 
+use super::due::Due;
 use super::gathered::Gathered;
 use super::todo::{Priority, Status};
 use crate::http::{ApiError, Caller, Json, Page, decode, page_size};
@@ -111,7 +111,7 @@ impl Order {
             Field::Updated => Key::Number(todo.updated_at.as_microsecond()),
             Field::Title => Key::Text(todo.title()),
             Field::Due => Key::Number(or_last(
-                todo.due_date.map(Timestamp::as_microsecond),
+                todo.due_date.map(Due::as_microsecond),
                 i64::MAX,
                 i64::MIN,
             )),

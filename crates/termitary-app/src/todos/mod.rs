@@ -4,6 +4,7 @@
 //! For everyone else it does not exist.
 
 mod comments;
+mod due;
 pub mod events;
 mod gathered;
 mod handlers;

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 use sqlx::SqliteConnection;
+use termitary::Tx;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -50,7 +51,7 @@ async fn create(
         owner: caller.user,
         assignee: body.assignee,
         priority: body.priority,
-        due_date: body.due_date.map(|when| when.0),
+        due_date: body.due_date,
         created_at: now,
         updated_at: now,
     };
@@ -126,22 +127,54 @@ async fn change(
         updated_at: now,
         ..new
     };
+    publish_change(&mut tx, &old, &new, changes, caller.user).await?;
+    tx.commit().await?;
+    Ok(Json(new))
+}
+
+/// Writes the change and publishes it. A former assignee is told that the todo
+/// is theirs no longer, and nothing of what else changed: those two are events
+/// of their own.
+async fn publish_change(
+    tx: &mut Tx,
+    old: &Todo,
+    new: &Todo,
+    mut changes: Map<String, Value>,
+    actor: Uuid,
+) -> Result<(), termitary::Error> {
+    let (id, now) = (new.id, new.updated_at);
+    let former = old
+        .assignee
+        .filter(|assignee| !new.viewers().contains(assignee));
+    let handed_on = match former {
+        Some(former) => changes
+            .remove("assignee")
+            .map(|assignee| (former, assignee)),
+        None => None,
+    };
+    let mut change = store::update(new);
+    if let Some((former, assignee)) = handed_on {
+        let mut viewers = new.viewers();
+        viewers.push(former);
+        let event = TodoUpdated {
+            id: id.to_string(),
+            title: old.title.clone(),
+            changes: Map::from_iter([("assignee".to_owned(), assignee)]),
+        };
+        let known = Provenance::by(actor, viewers);
+        let first = std::mem::take(&mut change);
+        provenance::change_and_publish(tx, first, event, id, known, now).await?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+    }
     let event = TodoUpdated {
         id: id.to_string(),
         title: new.title.clone(),
         changes,
     };
-    // Who is not assigned any more may still see that.
-    let mut viewers = new.viewers();
-    viewers.extend(
-        old.assignee
-            .filter(|assignee| !new.viewers().contains(assignee)),
-    );
-    let change = store::update(&new);
-    let known = Provenance::by(caller.user, viewers);
-    provenance::change_and_publish(&mut tx, change, event, id, known, now).await?;
-    tx.commit().await?;
-    Ok(Json(new))
+    let known = Provenance::by(actor, new.viewers());
+    provenance::change_and_publish(tx, change, event, id, known, now).await
 }
 
 fn changed(old: &Todo, body: ChangeTodo) -> Todo {
@@ -154,9 +187,7 @@ fn changed(old: &Todo, body: ChangeTodo) -> Todo {
         status: body.status.unwrap_or(old.status),
         assignee: body.assignee.unwrap_or(old.assignee),
         priority: body.priority.unwrap_or(old.priority),
-        due_date: body
-            .due_date
-            .map_or(old.due_date, |due| due.map(|when| when.0)),
+        due_date: body.due_date.unwrap_or(old.due_date),
         ..old
     }
 }

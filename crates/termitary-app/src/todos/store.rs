@@ -8,6 +8,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::due::Due;
 use super::todo::{Priority, Todo};
 use crate::app::instant;
 use crate::http::Caller;
@@ -56,7 +57,7 @@ pub(super) fn insert(todo: &Todo) -> QueryBuilder<Sqlite> {
         .push_bind(todo.owner)
         .push_bind(todo.assignee)
         .push_bind(todo.priority.map(Priority::rank))
-        .push_bind(todo.due_date.map(Timestamp::as_microsecond))
+        .push_bind(todo.due_date.map(Due::as_microsecond))
         .push_bind(todo.created_at.as_microsecond())
         .push_bind(todo.updated_at.as_microsecond());
     change.push(")");
@@ -79,7 +80,7 @@ pub(super) fn update(todo: &Todo) -> QueryBuilder<Sqlite> {
         .push(", priority = ")
         .push_bind(todo.priority.map(Priority::rank))
         .push(", due_us = ")
-        .push_bind(todo.due_date.map(Timestamp::as_microsecond))
+        .push_bind(todo.due_date.map(Due::as_microsecond))
         .push(", updated_us = ")
         .push_bind(todo.updated_at.as_microsecond())
         .push(" WHERE id = ")
@@ -144,7 +145,7 @@ pub(super) async fn overdue(
 pub(super) async fn note_reminder(
     conn: &mut SqliteConnection,
     todo: Uuid,
-    due: Timestamp,
+    due: Due,
     now: Timestamp,
 ) -> sqlx::Result<bool> {
     let done = sqlx::query(
@@ -225,7 +226,7 @@ pub(super) async fn comments(
 pub(super) async fn is_still_due(
     conn: &mut SqliteConnection,
     todo: Uuid,
-    due: Timestamp,
+    due: Due,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM todos WHERE id = $1 AND status = 'open' AND due_us = $2)",

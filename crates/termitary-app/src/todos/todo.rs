@@ -2,13 +2,12 @@
 
 use garde::Validate;
 use jiff::Timestamp;
-use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::due::Due;
 use super::events::TodoCreated;
 use crate::app::instant;
 
@@ -30,7 +29,7 @@ pub(super) struct Todo {
     pub(super) priority: Option<Priority>,
     /// When it should be done.
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub(super) due_date: Option<Timestamp>,
+    pub(super) due_date: Option<Due>,
     #[schema(value_type = String, format = DateTime)]
     pub(super) created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
@@ -105,7 +104,7 @@ impl Todo {
             description: self.description.clone(),
             assignee: self.assignee.as_ref().map(Uuid::to_string),
             priority: self.priority.map(|priority| priority.as_str().to_owned()),
-            due_date: self.due_date.as_ref().map(Timestamp::to_string),
+            due_date: self.due_date.as_ref().map(Due::to_string),
         }
     }
 }
@@ -127,7 +126,9 @@ impl sqlx::FromRow<'_, SqliteRow> for Todo {
             owner: row.try_get("owner_id")?,
             assignee: row.try_get("assignee_id")?,
             priority: priority.and_then(Priority::of_rank),
-            due_date: row.try_get::<Option<i64>, _>("due_us")?.map(instant),
+            due_date: row
+                .try_get::<Option<i64>, _>("due_us")?
+                .map(Due::from_microsecond),
             created_at: instant(row.try_get("created_us")?),
             updated_at: instant(row.try_get("updated_us")?),
         })
@@ -149,10 +150,11 @@ pub(super) struct CreateTodo {
     pub(super) assignee: Option<Uuid>,
     #[garde(skip)]
     pub(super) priority: Option<Priority>,
-    /// ISO 8601; without a time it is the start of that day, without an offset UTC.
+    /// ISO 8601, up to the year 9999. Without a time: the start of that day; without an offset or a
+    /// zone in brackets (`2026-12-24T18:00:00[Europe/Berlin]`): UTC.
     #[garde(skip)]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub(super) due_date: Option<When>,
+    pub(super) due_date: Option<Due>,
 }
 
 /// What changes; what is left out stays, `null` clears.
@@ -184,14 +186,15 @@ pub(super) struct ChangeTodo {
     #[serde(default, deserialize_with = "crate::http::nullable")]
     #[schema(value_type = Option<Priority>)]
     pub(super) priority: Option<Option<Priority>>,
-    /// ISO 8601; without a time it is the start of that day, without an offset UTC.
+    /// ISO 8601, up to the year 9999. Without a time: the start of that day; without an offset or a
+    /// zone in brackets (`2026-12-24T18:00:00[Europe/Berlin]`): UTC.
     #[garde(skip)]
     #[serde(default, deserialize_with = "crate::http::nullable")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub(super) due_date: Option<Option<When>>,
+    pub(super) due_date: Option<Option<Due>>,
 }
 
-/// A title is one line: it becomes the subject of a mail.
+/// A title is one line.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "garde hands its context over by reference"
@@ -204,66 +207,4 @@ fn check_title(title: &str, (): &()) -> garde::Result {
         return Err(garde::Error::new("must not have control characters"));
     }
     Ok(())
-}
-
-/// An instant as people write it in ISO 8601.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct When(pub(super) Timestamp);
-
-impl<'de> Deserialize<'de> for When {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        parse_instant(&text).map(Self).ok_or_else(|| {
-            serde::de::Error::custom(
-                "not an ISO 8601 time such as 2026-12-24T18:00:00Z or 2026-12-24",
-            )
-        })
-    }
-}
-
-fn parse_instant(text: &str) -> Option<Timestamp> {
-    let exact = text.parse::<Timestamp>().ok();
-    // A trailing `Z` without a valid time must not fall through to a date.
-    let instant = exact.or_else(|| {
-        let civil = if text.len() == 10 {
-            text.parse::<Date>().ok()?.at(0, 0, 0, 0)
-        } else {
-            text.parse::<DateTime>().ok()?
-        };
-        TimeZone::UTC.to_timestamp(civil).ok()
-    })?;
-    // Stored as microseconds: what is shown is what is kept.
-    Timestamp::from_microsecond(instant.as_microsecond()).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn due_dates_are_read_with_and_without_time_and_offset() {
-        let read = |text| parse_instant(text).map(|instant| instant.to_string());
-        assert_eq!(
-            read("2026-12-24T18:00:00Z").as_deref(),
-            Some("2026-12-24T18:00:00Z")
-        );
-        assert_eq!(
-            read("2026-12-24T18:00:00+01:00").as_deref(),
-            Some("2026-12-24T17:00:00Z")
-        );
-        assert_eq!(read("2026-12-24").as_deref(), Some("2026-12-24T00:00:00Z"));
-        assert_eq!(
-            read("2026-12-24T18:00:00").as_deref(),
-            Some("2026-12-24T18:00:00Z")
-        );
-        for bad in [
-            "",
-            "tomorrow",
-            "2026-13-01",
-            "2026-12-24T25:00:00Z",
-            "1766599200",
-        ] {
-            assert_eq!(read(bad), None, "{bad}");
-        }
-    }
 }

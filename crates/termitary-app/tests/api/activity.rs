@@ -214,3 +214,44 @@ async fn one_user_cannot_take_every_live_stream() {
     app.get("/api/v1/stream", &ada).await.assert_status(200);
     app.settle().await;
 }
+
+#[tokio::test]
+async fn a_former_assignee_sees_that_it_was_handed_on_and_nothing_else_of_the_same_change() {
+    let app = TestApp::start().await;
+    let (ada, bob, cleo) = (
+        app.register("Ada").await,
+        app.register("Bob").await,
+        app.register("Cleo").await,
+    );
+    let todo = app
+        .todo(&ada, json!({ "title": "Write", "assignee": bob.id }))
+        .await;
+    let path = format!("/api/v1/todos/{}", todo["id"].as_str().unwrap());
+    let body = json!({ "title": "Fire Bob", "description": "for good", "assignee": cleo.id });
+    app.patch(&path, &ada, body).await.assert_status(200);
+
+    let seen = feed(&app, &bob).await;
+    let text = json!(seen).to_string();
+    assert!(
+        !text.contains("Fire") && !text.contains("for good"),
+        "{text}"
+    );
+    assert_eq!(seen[0]["event"], "todos.updated");
+    assert_eq!(seen[0]["changes"], json!({ "assignee": cleo.id }));
+    assert_eq!(seen[0]["title"], "Write");
+    for who in [&ada, &cleo] {
+        let seen = feed(&app, who).await;
+        let changes: Vec<_> = seen.iter().map(|entry| &entry["changes"]).collect();
+        assert!(
+            changes.contains(&&json!({ "title": "Fire Bob", "description": "for good" }))
+                && changes.contains(&&json!({ "assignee": cleo.id })),
+            "{changes:?}"
+        );
+    }
+    // With nothing else in it, the change is one event as ever.
+    app.patch(&path, &ada, json!({ "assignee": null }))
+        .await
+        .assert_status(200);
+    assert_eq!(app.events("todos.updated").await.len(), 3);
+    app.settle().await;
+}

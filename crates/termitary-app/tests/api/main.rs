@@ -11,8 +11,10 @@ mod support;
 
 mod accounts;
 mod activity;
+mod addresses;
 mod bad_input;
 mod contract;
+mod due_dates;
 mod events;
 mod idempotency;
 mod mail;
