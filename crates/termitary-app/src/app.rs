@@ -13,9 +13,10 @@ use termitary::{Broker, Bus, Db, Registry};
 pub use crate::accounts::HashCost;
 use crate::accounts::Passwords;
 use crate::auth::Lookups;
-use crate::mail::Mailer;
+use crate::mail::{Limit, Mailer};
 pub use crate::secret::Secret;
 use crate::security;
+use crate::users::PeopleSearches;
 use crate::{activity, auth, mail, todos, users};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -32,6 +33,7 @@ struct Inner {
     passwords: Passwords,
     lookups: Lookups,
     security: security::Log,
+    people_searches: PeopleSearches,
 }
 
 /// What can be set about the application itself.
@@ -50,6 +52,8 @@ pub struct Settings {
     pub session_lifetime: Duration,
     /// What limits guessing at passwords.
     pub login_limits: LoginLimits,
+    /// How much mail is sent, to whom and because of whom.
+    pub mail_limits: MailLimits,
     /// How long one request may take until its answer begins.
     pub request_timeout: Duration,
     /// What answers in the database are sealed with, the same in every process that
@@ -79,10 +83,42 @@ pub struct LoginLimits {
     pub per_source: u32,
     /// Registrations that a source address has free.
     pub registrations_per_source: u32,
+    /// Requests for a new password that a source address has free.
+    pub resets_per_source: u32,
+    /// Requests for another address, or for a link to confirm one, that an
+    /// account has free.
+    pub links_per_account: u32,
     /// The first wait; each further failure doubles it.
     pub first_wait: Duration,
     /// The longest wait. As long after it, without an attempt, all is forgotten.
     pub longest_wait: Duration,
+}
+
+/// How much mail is sent before further mail is dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct MailLimits {
+    /// Links to confirm an address, and links to a new password, to one
+    /// address; each of the two kinds by itself.
+    pub links_per_recipient: Limit,
+    /// Warnings about the account to one address.
+    pub warnings_per_recipient: Limit,
+    /// Mails about todos to one address.
+    pub todos_per_recipient: Limit,
+    /// Mails about todos that one user causes to others. Less than what a
+    /// recipient may get: nobody uses that up alone.
+    pub todos_per_actor: Limit,
+}
+
+impl Default for MailLimits {
+    fn default() -> Self {
+        let limit = |per_hour, per_day| Limit { per_hour, per_day };
+        Self {
+            links_per_recipient: limit(3, 10),
+            warnings_per_recipient: limit(20, 50),
+            todos_per_recipient: limit(100, 300),
+            todos_per_actor: limit(50, 150),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -94,6 +130,7 @@ impl Default for Settings {
             session_idle: days(14),
             session_lifetime: days(90),
             login_limits: LoginLimits::default(),
+            mail_limits: MailLimits::default(),
             request_timeout: secs(30),
             secret: Secret::default(),
             idempotency_kept: days(1),
@@ -112,6 +149,8 @@ impl Default for LoginLimits {
             per_account_elsewhere: 100,
             per_source: 50,
             registrations_per_source: 200,
+            resets_per_source: 20,
+            links_per_account: 5,
             first_wait: secs(5),
             longest_wait: minutes(15),
         }
@@ -139,6 +178,7 @@ impl App {
             passwords,
             lookups: Lookups::default(),
             security: security::Log::default(),
+            people_searches: PeopleSearches::default(),
         }))
     }
 
@@ -177,6 +217,10 @@ impl App {
 
     pub(crate) fn security(&self) -> &security::Log {
         &self.0.security
+    }
+
+    pub(crate) fn people_searches(&self) -> &PeopleSearches {
+        &self.0.people_searches
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -1,8 +1,9 @@
 //! The Termitary application: a team to-do service whose API, workers and
 //! schedules run on the `termitary` library, with no private doors.
 //!
-//! Each module has two doors, `router()` and `subscriptions()`; another module
-//! may import only its `events`.
+//! Each module has two doors, `router()` and `subscriptions()`, and a third,
+//! `pages()`, where links in mails lead to it; another module may import only its
+//! `events`, and from `auth` what proves who is calling.
 
 mod accounts;
 pub mod activity;

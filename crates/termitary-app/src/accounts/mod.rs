@@ -1,6 +1,8 @@
 //! What a person's account is: shared ground of the `auth` and `users`
 //! modules. It has no routes and no handlers.
 
+pub(crate) mod changes;
+pub(crate) mod links;
 mod passwords;
 
 use std::fmt;
@@ -8,8 +10,8 @@ use std::fmt;
 use garde::Validate;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use termitary::Tx;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -62,6 +64,12 @@ pub struct User {
     pub id: Uuid,
     /// In lower case, unique.
     pub email: String,
+    /// Whether the link that was sent there was followed: mail about todos goes
+    /// to confirmed addresses only.
+    pub email_confirmed: bool,
+    /// The address that was asked for in its place; it counts once the link
+    /// that was sent there is followed.
+    pub pending_email: Option<String>,
     /// As they want to be called.
     pub name: String,
     /// What they may do.
@@ -75,7 +83,8 @@ pub struct User {
 }
 
 /// The columns that [`User`] is read from.
-pub(crate) const USER_COLUMNS: &str = "id, email, name, role, created_us, updated_us";
+pub(crate) const USER_COLUMNS: &str =
+    "id, email, confirmed_us, pending_email, name, role, created_us, updated_us";
 
 impl sqlx::FromRow<'_, SqliteRow> for User {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
@@ -83,6 +92,8 @@ impl sqlx::FromRow<'_, SqliteRow> for User {
         Ok(Self {
             id: row.try_get("id")?,
             email: row.try_get("email")?,
+            email_confirmed: row.try_get::<Option<i64>, _>("confirmed_us")?.is_some(),
+            pending_email: row.try_get("pending_email")?,
             name: row.try_get("name")?,
             role: Role::parse(row.try_get("role")?),
             created_at: crate::app::instant(row.try_get("created_us")?),
@@ -100,6 +111,9 @@ pub(crate) struct Draft {
     pub(crate) name: String,
     #[garde(skip)]
     pub(crate) role: Role,
+    /// Somebody who may say so vouches for the address.
+    #[garde(skip)]
+    pub(crate) email_confirmed: bool,
 }
 
 impl Draft {
@@ -108,6 +122,14 @@ impl Draft {
             email: normal_email(email),
             name: name.trim().to_owned(),
             role,
+            email_confirmed: false,
+        }
+    }
+
+    pub(crate) fn with_confirmed_email(self) -> Self {
+        Self {
+            email_confirmed: true,
+            ..self
         }
     }
 }
@@ -127,8 +149,8 @@ pub(crate) async fn create(
     now: Timestamp,
 ) -> Result<Result<User, EmailTaken>, termitary::Error> {
     let inserted = sqlx::query(
-        "INSERT INTO users (id, email, name, role, password_hash, created_us, updated_us)
-         VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (email) DO NOTHING",
+        "INSERT INTO users (id, email, name, role, password_hash, created_us, updated_us, confirmed_us)
+         VALUES ($1, $2, $3, $4, $5, $6, $6, $7) ON CONFLICT (email) DO NOTHING",
     )
     .bind(id)
     .bind(&draft.email)
@@ -136,15 +158,23 @@ pub(crate) async fn create(
     .bind(draft.role.as_str())
     .bind(password_hash)
     .bind(now.as_microsecond())
+    .bind(draft.email_confirmed.then(|| now.as_microsecond()))
     .execute(&mut **tx)
     .await?;
     if inserted.rows_affected() == 0 {
         return Ok(Err(EmailTaken));
     }
-    let Draft { email, name, role } = draft;
+    let Draft {
+        email,
+        name,
+        role,
+        email_confirmed,
+    } = draft;
     let user = User {
         id,
         email,
+        email_confirmed,
+        pending_email: None,
         name,
         role,
         created_at: now,
@@ -157,10 +187,25 @@ pub(crate) async fn create(
 
 /// The user of this id.
 pub(crate) async fn find(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<Option<User>> {
-    sqlx::query_as("SELECT id, email, name, role, created_us, updated_us FROM users WHERE id = $1")
-        .bind(id)
-        .fetch_optional(conn)
-        .await
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(USER_COLUMNS)
+        .push(" FROM users WHERE id = ")
+        .push_bind(id);
+    query.build_query_as().fetch_optional(conn).await
+}
+
+/// The user whose account has this address.
+pub(crate) async fn find_by_email(
+    conn: &mut SqliteConnection,
+    email: &str,
+) -> sqlx::Result<Option<User>> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(USER_COLUMNS)
+        .push(" FROM users WHERE email = ")
+        .push_bind(normal_email(email));
+    query.build_query_as().fetch_optional(conn).await
 }
 
 /// One address has one spelling.

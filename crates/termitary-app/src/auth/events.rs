@@ -23,3 +23,17 @@ pub struct UserLoggedIn {
 impl Event for UserLoggedIn {
     const NAME: &'static str = "users.login";
 }
+
+/// Somebody forgot a password, or says so. Published for every address that is
+/// typed, whether it has an account or not: the difference is made where nobody
+/// can see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PasswordForgotten {
+    /// The address that was typed.
+    pub email: String,
+}
+
+impl Event for PasswordForgotten {
+    const NAME: &'static str = "users.password-forgotten";
+}

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use sqlx::SqliteConnection;
+use uuid::Uuid;
 
 use super::known;
 use crate::app::{App, LoginLimits};
@@ -76,11 +77,29 @@ impl Attempt {
 
     /// A registration from `source`.
     pub(super) fn registration(app: &App, source: IpAddr) -> Self {
+        let free = app.settings().login_limits.registrations_per_source;
+        Self::requests(format!("register:{}", network(source)), free)
+    }
+
+    /// A request for a new password from `source`.
+    pub(super) fn reset(app: &App, source: IpAddr) -> Self {
+        let free = app.settings().login_limits.resets_per_source;
+        Self::requests(format!("reset:{}", network(source)), free)
+    }
+
+    /// A request of `user` for a mail with a link to an address.
+    pub(super) fn link(app: &App, user: Uuid) -> Self {
+        let free = app.settings().login_limits.links_per_account;
+        Self::requests(format!("link:{user}"), free)
+    }
+
+    /// Requests that are counted whether they succeed or not.
+    fn requests(scope: String, free: u32) -> Self {
         Self {
             counts: vec![Count {
                 kind: Kind::Source,
-                scope: format!("register:{}", network(source)),
-                free: app.settings().login_limits.registrations_per_source,
+                scope,
+                free,
             }],
             login: None,
         }

@@ -3,72 +3,79 @@
 //! Tokens are opaque; only their hash is stored. Nothing here tells a stranger
 //! whether an address has an account (docs/decisions/0004).
 
+mod confirmation;
+mod current;
 pub mod events;
 mod handlers;
 mod known;
 mod limits;
 mod lookups;
+pub(crate) mod operator;
+mod pages;
+mod recovery;
 mod routes;
 mod store;
 mod token;
 
-use anyhow::bail;
-use garde::Validate;
+use axum::extract::State;
 use termitary::Registry;
 use termitary::prelude::subscribe;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::accounts::{self, Draft, check_password};
 use crate::app::App;
-use crate::config::Mistake;
-use crate::http::{Api, ApiError, Caller};
+use crate::http::{Api, ApiError, Caller, Client, Json, Valid, check};
 
 pub use crate::accounts::{Role, User};
+pub(crate) use current::prove;
 pub(crate) use lookups::Lookups;
+pub use operator::{NewUser, create_user};
 
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
     routes::router()
+        .merge(confirmation::router())
+        .merge(recovery::router())
+}
+
+/// The module's pages, for people who follow a link in a mail.
+pub(crate) fn pages() -> axum::Router<Api> {
+    pages::router()
 }
 
 /// The module's events and handlers.
 pub(crate) fn subscriptions() -> Registry<App> {
     Registry::new()
         .event::<events::UserLoggedIn>()
+        .event::<events::PasswordForgotten>()
         .on(subscribe("auth.end-sessions", handlers::end_sessions))
         .on(subscribe("auth.expire-sessions", handlers::expire_sessions))
 }
 
-/// What an operator makes an account from.
-#[derive(Clone)]
-pub struct NewUser {
-    /// The address they log in with.
-    pub email: String,
-    /// As they want to be called.
-    pub name: String,
-    /// 8 to 256 characters.
-    pub password: String,
-    /// What they may do.
-    pub role: Role,
+/// Logs in, and out again at once: for a page that is shown once. It counts and
+/// is told as every login.
+pub(crate) async fn sign_in_once(
+    app: &App,
+    client: Client,
+    email: String,
+    password: String,
+) -> Result<Caller, ApiError> {
+    let login = routes::Login { email, password };
+    check(&login)?;
+    let login = Valid(Json(login));
+    let (_, Json(logged_in)) = routes::login(State(app.clone()), client, login).await?;
+    let caller = caller(app, &logged_in.token)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let mut tx = app.db().begin().await?;
+    store::end_session(&mut tx, caller.user, caller.session).await?;
+    tx.commit().await?;
+    Ok(caller)
 }
 
-/// Makes an account, as an operator does: the only way to a first admin.
-pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
-    let draft = Draft::new(&new.email, &new.name, new.role);
-    draft
-        .validate()
-        .map_err(|report| Mistake::new(report.to_string().trim()))?;
-    check_password(&new.password, &())
-        .map_err(|error| Mistake::new(format!("password: {error}")))?;
-    let email = draft.email.clone();
-    let hash = app.passwords().hash(&new.password).await?;
-    let mut tx = app.db().begin().await?;
-    let id = app.db().clock().new_id();
-    let Ok(user) = accounts::create(&mut tx, draft, &hash, None, id, app.now()).await? else {
-        bail!("{email} has an account already");
-    };
-    tx.commit().await?;
-    Ok(user)
+/// Counts a request of `user` for a mail with a link, or says how long to wait.
+pub(crate) async fn count_link(app: &App, user: uuid::Uuid) -> Result<(), ApiError> {
+    limits::Attempt::link(app, user).begin(app).await?;
+    Ok(())
 }
 
 /// The session behind a token; none if it is over. For the `Caller` extractor.

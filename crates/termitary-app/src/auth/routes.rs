@@ -11,15 +11,18 @@ use utoipa_axum::routes;
 use super::events::UserLoggedIn;
 use super::known;
 use super::limits::Attempt;
+use super::prove;
 use super::store::{self, Session};
-use crate::accounts::{self, Draft, PasswordsBusy, Role, User, check_password, normal_email};
+use crate::accounts::{
+    self, Draft, PasswordsBusy, Role, User, changes, check_password, normal_email,
+};
 use crate::app::App;
 use crate::http::{
-    Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check_both, commit, commit_empty,
+    Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check_both, commit,
+    commit_status,
 };
 use crate::provenance::{self, Provenance};
 use crate::security::{Event, Note};
-use crate::users::events::UserUpdated;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -34,6 +37,7 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "email": "ada@example.com", "name": "Ada", "password": "a walk in the rain" }))]
 struct Register {
     /// The address to log in with.
     #[garde(skip)]
@@ -51,17 +55,19 @@ struct Register {
 
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Login {
+#[schema(example = json!({ "email": "ada@example.com", "password": "a walk in the rain" }))]
+pub(super) struct Login {
     #[garde(length(max = 254))]
     #[schema(format = Email)]
-    email: String,
+    pub(super) email: String,
     #[garde(length(max = 8192))]
     #[schema(format = Password)]
-    password: String,
+    pub(super) password: String,
 }
 
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "currentPassword": "a walk in the rain", "newPassword": "a walk in the sun" }))]
 struct ChangePassword {
     #[garde(length(max = 8192))]
     #[schema(format = Password)]
@@ -73,10 +79,10 @@ struct ChangePassword {
 
 /// A user and the token of their new session.
 #[derive(Serialize, ToSchema)]
-struct LoggedIn {
+pub(super) struct LoggedIn {
     user: User,
     /// Send it as `Authorization: Bearer <token>`. It is not shown again.
-    token: String,
+    pub(super) token: String,
 }
 
 /// Register: make an account and log in.
@@ -117,7 +123,7 @@ fn cannot_use_address() -> ApiError {
     (status = 401, body = Problem, content_type = "application/problem+json", description = "The address or the password is wrong"),
     (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
 ))]
-async fn login(
+pub(super) async fn login(
     State(app): State<App>,
     client: Client,
     Valid(Json(body)): Valid<Json<Login>>,
@@ -192,7 +198,7 @@ async fn logout(
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
     store::end_session(&mut tx, caller.user, caller.session).await?;
-    let done = commit_empty(tx).await?;
+    let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
     note_end(&app, caller, &client, "logged out");
     Ok(done)
 }
@@ -225,43 +231,23 @@ async fn change_password(
     client: Client,
     Valid(Json(body)): Valid<Json<ChangePassword>>,
 ) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
-    let mut reader = app.db().reader().acquire().await?;
-    let user = accounts::find(&mut reader, caller.user)
-        .await?
-        .ok_or(ApiError::NotFound)?;
-    let old = store::password_hash(&mut reader, caller.user)
-        .await?
-        .ok_or(ApiError::NotFound)?;
-    drop(reader);
     // A stolen session must not become a place to guess the password.
-    let attempt = Attempt::login(&app, &user.email, client.address);
-    let attempt = attempt.begin(&app).await?;
-    if !app
-        .passwords()
-        .verify(&body.current_password, Some(&old))
-        .await?
-    {
-        Note::new(Event::PasswordRefused, client.address)
-            .user(caller.user)
-            .log(&app);
-        return Err(ApiError::field("currentPassword", "is wrong"));
-    }
+    let proven = prove(&app, caller, &client, Some(&body.current_password)).await?;
     let new = app.passwords().hash(&body.new_password).await?;
 
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    if !store::set_password_hash(&mut tx, caller.user, &old, &new).await? {
+    if store::password_hash(&mut tx, caller.user).await?.as_ref() != Some(&proven.hash) {
         return Err(ApiError::Conflict(
             "The password was changed elsewhere at the same moment.",
         ));
     }
-    store::touch_user(&mut tx, caller.user, now).await?;
-    attempt.succeeded(&mut tx).await?;
-    store::end_sessions(&mut tx, caller.user, None).await?;
+    let user = accounts::find(&mut tx, caller.user)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    proven.note(&mut tx).await?;
+    changes::set_password(&mut tx, &user, &new, Some(user.id), now).await?;
     let token = store::open_session(&mut tx, &app, caller.user, &client).await?;
-    let event = UserUpdated::new(&user, [("passwordChangedAt", serde_json::json!(now))]);
-    let known = Provenance::by(user.id, vec![user.id]);
-    provenance::publish(&mut tx, event, user.id, known, now).await?;
     let user = User {
         updated_at: now,
         ..user
@@ -295,7 +281,7 @@ async fn end_other_sessions(
     client: Client,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
-    store::end_sessions(&mut tx, caller.user, Some(caller.session)).await?;
+    changes::end_sessions(&mut tx, caller.user, Some(caller.session)).await?;
     tx.commit().await?;
     note_end(&app, caller, &client, "all others ended");
     Ok(StatusCode::NO_CONTENT)

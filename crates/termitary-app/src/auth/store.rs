@@ -65,19 +65,6 @@ pub(super) async fn set_password_hash(
     Ok(done.rows_affected() == 1)
 }
 
-pub(super) async fn touch_user(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    sqlx::query("UPDATE users SET updated_us = $1 WHERE id = $2")
-        .bind(now.as_microsecond())
-        .bind(user)
-        .execute(conn)
-        .await
-        .map(drop)
-}
-
 /// Opens a session and answers its token.
 pub(super) async fn open_session(
     conn: &mut SqliteConnection,
@@ -239,20 +226,6 @@ pub(super) async fn end_session(
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// Ends every session of a user, except one.
-pub(super) async fn end_sessions(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-    except: Option<Uuid>,
-) -> sqlx::Result<u64> {
-    let done = sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND ($2 IS NULL OR id <> $2)")
-        .bind(user)
-        .bind(except)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected())
 }
 
 /// Removes every session of a user who is gone; of one who is not, none.

@@ -70,7 +70,7 @@ pub(super) enum Command {
     Schedule(ScheduleArgs),
     /// Forget a subscription that no program has any more
     Subscription(SubscriptionArgs),
-    /// Create users; the first admin is made here
+    /// Create users, the first admin too; list them, help them, end their sessions
     User(UserArgs),
     /// Measure how fast this machine is, beside your data and without touching it
     #[command(after_help = BENCH)]
@@ -326,6 +326,66 @@ pub(super) enum UserCommand {
         after_help = "Examples:\n  termitary user create ada@example.com --admin\n  termitary user create bob@example.com --name Bob --password-stdin < password.txt\n\nA password is never taken from the command line, where others could read it."
     )]
     Create(UserCreateArgs),
+    /// List all users, the oldest first
+    #[command(
+        after_help = "Examples:\n  termitary user list\n  termitary user list --json | jq -r '.[] | select(.role == \"admin\") | .email'"
+    )]
+    List(JsonArgs),
+    /// End every session of a user
+    #[command(after_help = "Example:\n  termitary user logout ada@example.com")]
+    Logout(UserNameArgs),
+    /// Set a user's password; asks for it, or reads stdin
+    #[command(
+        after_help = "Examples:\n  termitary user password ada@example.com\n  termitary user password ada@example.com --generate\n  termitary user password ada@example.com --password-stdin < password.txt\n\nEvery session of the user ends, and they get a mail. A password is never taken from\nthe command line, where others could read it."
+    )]
+    Password(UserPasswordArgs),
+    /// Make a user an admin, or an admin a user
+    #[command(
+        after_help = "Example:\n  termitary user role ada@example.com admin\n\nEvery session of the user ends."
+    )]
+    Role(UserRoleArgs),
+    /// Confirm a user's address, where no mail can prove it
+    #[command(after_help = "Example:\n  termitary user confirm ada@example.com")]
+    Confirm(UserNameArgs),
+}
+
+/// The argument of `user logout` and `user confirm`.
+#[derive(Args)]
+pub(super) struct UserNameArgs {
+    /// The user's e-mail address
+    pub(super) email: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `user password`.
+#[derive(Args)]
+pub(super) struct UserPasswordArgs {
+    /// The user's e-mail address
+    pub(super) email: String,
+    /// Read the password from the first line of stdin
+    #[arg(long)]
+    pub(super) password_stdin: bool,
+    /// Make a password and print it
+    #[arg(long, conflicts_with = "password_stdin")]
+    pub(super) generate: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments of `user role`.
+#[derive(Args)]
+pub(super) struct UserRoleArgs {
+    /// The user's e-mail address
+    pub(super) email: String,
+    /// What they may do
+    #[arg(value_parser = ["user", "admin"])]
+    pub(super) role: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// The arguments of `user create`.

@@ -14,7 +14,13 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 pub(crate) const PATH: &str = "/docs";
 
 /// Routes of the API that need no session.
-const OPEN: &[&str] = &["/api/v1/auth/register", "/api/v1/auth/login"];
+const OPEN: &[&str] = &[
+    "/api/v1/auth/register",
+    "/api/v1/auth/login",
+    "/api/v1/auth/email/confirm",
+    "/api/v1/auth/password/forgot",
+    "/api/v1/auth/password/reset",
+];
 
 /// What the macros cannot say once for all routes.
 pub(crate) fn complete(mut document: OpenApi) -> OpenApi {

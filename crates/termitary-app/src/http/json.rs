@@ -1,7 +1,9 @@
 //! What comes in: JSON bodies, queries and ids, each refused with the field's
 //! name where it is wrong.
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -43,6 +45,30 @@ impl<T: Serialize> IntoResponse for Json<T> {
             Ok(()) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
             Err(error) => ApiError::Internal(error.into()).into_response(),
         }
+    }
+}
+
+/// A JSON body that may be left out: then it is an object without fields, and
+/// what is missing in it is told by its name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JsonOrNothing<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrNothing<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let nothing = request.body().size_hint().exact() == Some(0)
+            && !request.headers().contains_key(CONTENT_TYPE);
+        let request = if nothing {
+            let (mut parts, _) = request.into_parts();
+            let json = HeaderValue::from_static("application/json");
+            parts.headers.insert(CONTENT_TYPE, json);
+            Request::from_parts(parts, Body::from("{}"))
+        } else {
+            request
+        };
+        let Json(value) = Json::from_request(request, state).await?;
+        Ok(Self(value))
     }
 }
 

@@ -111,7 +111,10 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     } else {
         "default-src 'none'; frame-ancestors 'none'"
     };
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    // A page that came with a policy keeps it.
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(policy));
     if !is_page {
         headers
             .entry(CACHE_CONTROL)
@@ -121,14 +124,17 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
 }
 
 /// An error that no handler put into words: from the router, a layer or an
-/// extractor. JSON is words: a problem, or what `/readyz` says when it is not.
+/// extractor. JSON is words: a problem, or what `/readyz` says when it is not;
+/// so is a page.
 fn is_bare_error(response: &Response<Body>) -> bool {
     let status = response.status();
     let kind = response
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let in_words = matches!(kind, Some(PROBLEM_JSON | "application/json"));
+    let in_words = kind.is_some_and(|kind| {
+        matches!(kind, PROBLEM_JSON | "application/json") || kind.starts_with("text/html")
+    });
     (status.is_client_error() || status.is_server_error()) && !in_words
 }
 

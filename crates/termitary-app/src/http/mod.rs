@@ -4,6 +4,7 @@
 mod caller;
 mod client;
 mod docs;
+mod html;
 mod idempotency;
 mod json;
 mod layers;
@@ -29,8 +30,11 @@ use crate::{activity, auth, todos, users};
 
 pub(crate) use caller::Caller;
 pub(crate) use client::{Client, network};
-pub(crate) use idempotency::{commit, commit_empty, forget_answers};
-pub(crate) use json::{Id, Json, Params, Valid, check, check_both, not_null, nullable};
+pub(crate) use html::{Html, Tag, words_of};
+pub(crate) use idempotency::{commit, commit_status, forget_answers};
+pub(crate) use json::{
+    Id, Json, JsonOrNothing, Params, Valid, check, check_both, not_null, nullable,
+};
 pub(crate) use page::{Page, Paging, decode, page_size};
 pub(crate) use problem::{ApiError, Problem};
 pub use serve::serve;
@@ -58,7 +62,9 @@ impl FromRef<Api> for App {
 pub fn router(app: App, shutdown: CancellationToken) -> Router {
     // Counters count from here on, not from the first look at them.
     ops::recorder();
-    let routes = Router::from(routes());
+    let routes = Router::from(routes())
+        .merge(auth::pages())
+        .merge(todos::pages());
     let api = Api {
         streams: activity::Streams::new(app.settings()),
         app: app.clone(),

@@ -80,7 +80,7 @@ impl ApiError {
         }])
     }
 
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
@@ -96,7 +96,7 @@ impl ApiError {
         }
     }
 
-    fn detail(self) -> (Option<String>, Vec<FieldError>) {
+    pub(super) fn detail(self) -> (Option<String>, Vec<FieldError>) {
         match self {
             Self::Malformed(detail) => (Some(detail), Vec::new()),
             Self::Unauthorized(detail)

@@ -1,26 +1,18 @@
-//! Which mail follows from which event.
+//! Which mail about todos and logins follows from which event. An address that
+//! nobody confirmed gets none of it.
 
 use serde_json::Value;
 use termitary::prelude::*;
 use uuid::Uuid;
 
-use super::templates::Letter;
-use super::{Mail, MailError, store, templates};
+use super::budget::{self, Kind};
+use super::post::{Post, Somebody, post};
+use super::{store, templates};
 use crate::app::App;
 use crate::auth::events::UserLoggedIn;
 use crate::provenance;
 use crate::todos::events::{TodoCreated, TodoOverdue, TodoUpdated};
-use crate::users::events::{UserCreated, UserDeleted};
-
-/// Greets a new user.
-pub(super) async fn welcome(
-    event: UserCreated,
-    State(app): State<App>,
-    meta: Meta,
-) -> HandlerResult {
-    let letter = templates::welcome(&event.name, &app.settings().public_url);
-    send(&app, &meta, event.email, letter).await
-}
+use crate::users::events::{UserDeleted, UserInactiveCheck};
 
 /// Tells somebody that a new todo is theirs.
 pub(super) async fn assignment(
@@ -59,15 +51,26 @@ async fn tell_assignee(
     };
     let mut reader = app.db().reader().acquire().await?;
     let known = provenance::of(&mut reader, meta.event_id).await?;
-    if known.is_some_and(|known| known.actor == Some(assignee)) {
+    let actor = known.as_ref().and_then(|known| known.actor);
+    if actor == Some(assignee) {
         return Ok(());
     }
-    let Some(person) = store::person(&mut reader, assignee).await? else {
+    let person = store::person(&mut reader, assignee).await?;
+    let Some(person) = person.filter(|person| person.confirmed) else {
         return Ok(());
     };
+    // As it is called now; another service's is not known here.
+    let title = match store::title_of(&mut reader, todo).await? {
+        Some(title) => title,
+        None if known.is_some() => return Ok(()),
+        None => title.to_owned(),
+    };
     drop(reader);
-    let letter = templates::assignment(&person.name, title, todo, &app.settings().public_url);
-    send(app, meta, person.email, letter).await
+    let letter = templates::assignment(&person.name, &title, &link(app, todo));
+    match Post::admit(app, meta, &person.email, Kind::Todo, actor).await? {
+        Some(post) => post.send(letter).await,
+        None => Ok(()),
+    }
 }
 
 /// Reminds whoever has to do it, or the owner where nobody has to.
@@ -79,18 +82,28 @@ pub(super) async fn overdue(
     let responsible = event.assignee.as_deref().unwrap_or(&event.owner);
     let responsible: Uuid = responsible.parse().permanent()?;
     let mut reader = app.db().reader().acquire().await?;
-    let Some(person) = store::person(&mut reader, responsible).await? else {
+    let person = store::person(&mut reader, responsible).await?;
+    let Some(person) = person.filter(|person| person.confirmed) else {
         return Ok(());
     };
     drop(reader);
-    let letter = templates::overdue(
-        &person.name,
-        &event.title,
-        &event.id,
-        &event.due_date,
-        &app.settings().public_url,
-    );
-    send(&app, &meta, person.email, letter).await
+    let link = link(&app, &event.id);
+    let letter = templates::overdue(&person.name, &event.title, &event.due_date, &link);
+    let owner = event.owner.parse().ok();
+    let actor = owner.filter(|owner| *owner != responsible);
+    match Post::admit(&app, &meta, &person.email, Kind::Todo, actor).await? {
+        Some(post) => post.send(letter).await,
+        None => Ok(()),
+    }
+}
+
+/// The page of a todo; of another service's, the front page.
+fn link(app: &App, todo: &str) -> String {
+    let url = &app.settings().public_url;
+    match todo.parse::<Uuid>() {
+        Ok(id) => format!("{url}/todos/{id}"),
+        Err(_) => url.clone(),
+    }
 }
 
 /// Warns of a login from an address or with an agent not seen before. The
@@ -112,12 +125,18 @@ pub(super) async fn new_device(
     if !new {
         return Ok(());
     }
+    let to = match Somebody::of(&app, &meta, &event.user_id).await? {
+        Somebody::Here(person) if person.confirmed => person.email,
+        Somebody::Here(_) | Somebody::Gone => return Ok(()),
+        Somebody::Elsewhere => event.email,
+    };
     let letter = templates::new_device(
         &meta.published_at.to_string(),
         event.ip_address.as_deref(),
         event.user_agent.as_deref(),
+        &app.settings().public_url,
     );
-    send(&app, &meta, event.email, letter).await
+    post(&app, &meta, &to, Kind::Security, letter).await
 }
 
 /// A deleted user's devices are forgotten.
@@ -128,21 +147,13 @@ pub(super) async fn forget_devices(event: UserDeleted, ledger: Ledger) -> Handle
     tx.commit().await
 }
 
-async fn send(app: &App, meta: &Meta, to: String, letter: Letter) -> HandlerResult {
-    let Letter { subject, text } = letter;
-    let mail = Mail {
-        to,
-        subject,
-        text,
-        message_id: meta.idempotency_key(),
-    };
-    app.mailer().send(mail).await.map_err(verdict)
-}
-
-fn verdict(error: MailError) -> HandlerError {
-    if error.is_permanent() {
-        HandlerError::permanent(error)
-    } else {
-        error.into()
-    }
+/// Counts that no limit looks at any more are removed.
+pub(super) async fn prune(
+    _: UserInactiveCheck,
+    State(app): State<App>,
+    ledger: Ledger,
+) -> HandlerResult {
+    let mut tx = ledger.begin().await?;
+    budget::prune(&mut tx, app.now()).await?;
+    tx.commit().await
 }

@@ -144,9 +144,15 @@ fn address(text: &str) -> Result<Address, lettre::address::AddressError> {
     text.parse()
 }
 
-/// Whether mail can be sent to `text`: what registration asks.
+/// Whether mail can be sent to `text`: what registration asks. The address must
+/// also be found again in the header that it was written into.
 pub(crate) fn is_address(text: &str) -> bool {
-    address(text).is_ok()
+    let Ok(to) = address(text) else { return false };
+    let trial = Message::builder()
+        .from(Mailbox::new(None, to.clone()))
+        .to(Mailbox::new(None, to.clone()));
+    let written = trial.body(String::new());
+    written.is_ok_and(|message| message.envelope().to() == [to])
 }
 
 fn one_line(text: &str) -> String {

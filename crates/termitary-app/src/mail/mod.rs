@@ -1,14 +1,20 @@
-//! E-mail that follows from events: welcome, assignment, overdue reminder,
-//! sign-in from a new device.
+//! E-mail that follows from events: welcome, links, warnings about the account,
+//! assignments, overdue reminders.
+//!
+//! An address that nobody confirmed gets nothing but the links that were asked
+//! for there, and every address and every user has limits.
 //!
 //! A mail is an effect outside the database: it is sent at least once. Its
 //! `Message-ID` is the delivery's idempotency key, so a second copy is known
 //! as one.
 
+mod accounts;
+mod budget;
 mod error;
 mod folder;
 mod handlers;
 mod mailer;
+mod post;
 mod smtp;
 mod store;
 mod templates;
@@ -19,6 +25,7 @@ use termitary::prelude::{secs, subscribe};
 
 use crate::app::App;
 
+pub use budget::Limit;
 pub use error::MailError;
 pub(crate) use mailer::is_address;
 pub use mailer::{Mail, Mailer};
@@ -26,7 +33,20 @@ pub use mailer::{Mail, Mailer};
 /// The module's handlers.
 pub fn subscriptions() -> Registry<App> {
     Registry::new()
-        .on(patient(subscribe("users.send-welcome", handlers::welcome)))
+        .on(patient(subscribe("users.send-welcome", accounts::welcome)))
+        .on(patient(subscribe(
+            "users.mail-confirmation",
+            accounts::confirmation,
+        )))
+        .on(patient(subscribe("users.mail-reset", accounts::reset)))
+        .on(patient(subscribe(
+            "users.mail-password-changed",
+            accounts::password_changed,
+        )))
+        .on(patient(subscribe(
+            "users.mail-email-changed",
+            accounts::email_changed,
+        )))
         .on(patient(subscribe(
             "users.mail-new-device",
             handlers::new_device,
@@ -41,6 +61,7 @@ pub fn subscriptions() -> Registry<App> {
             handlers::reassignment,
         )))
         .on(patient(subscribe("todos.mail-overdue", handlers::overdue)))
+        .on(subscribe("mail.prune", handlers::prune))
 }
 
 /// Mail servers are slow and take few connections from one sender; an answer

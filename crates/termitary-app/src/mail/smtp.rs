@@ -4,6 +4,7 @@
 //! things: a 550 for `RCPT TO` is about the recipient, a 550 for `MAIL FROM`
 //! about the sender, which is this server's configuration.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use lettre::address::Envelope;
@@ -178,7 +179,7 @@ async fn within<T>(
 
 fn decoded(text: &str) -> Result<String, BadUrl> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(|text| text.into_owned()).map_err(|_| BadUrl)
+    decoded.map(Cow::into_owned).map_err(|_| BadUrl)
 }
 
 #[cfg(test)]
@@ -193,7 +194,7 @@ mod tests {
             Tls::None => "none",
             Tls::Required(_) => "required",
             Tls::Opportunistic(_) => "opportunistic",
-            _ => "wrapper",
+            Tls::Wrapper(_) => "wrapper",
         };
         Some((smtp.host, smtp.port, tls))
     }

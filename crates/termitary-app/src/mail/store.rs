@@ -9,14 +9,48 @@ use uuid::Uuid;
 /// Somebody who can get mail.
 #[derive(sqlx::FromRow)]
 pub(super) struct Person {
+    pub(super) id: Uuid,
     pub(super) email: String,
     pub(super) name: String,
+    /// They followed the link that was sent to the address.
+    pub(super) confirmed: bool,
+    /// The address that they want to have.
+    pub(super) pending_email: Option<String>,
 }
 
 /// The person with this id; none where the account is gone.
 pub(super) async fn person(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<Option<Person>> {
-    sqlx::query_as("SELECT email, name FROM users WHERE id = $1")
-        .bind(id)
+    sqlx::query_as(
+        "SELECT id, email, name, confirmed_us IS NOT NULL AS confirmed, pending_email FROM users WHERE id = $1",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// The person whose account has this address.
+pub(super) async fn person_at(
+    conn: &mut SqliteConnection,
+    email: &str,
+) -> sqlx::Result<Option<Person>> {
+    sqlx::query_as(
+        "SELECT id, email, name, confirmed_us IS NOT NULL AS confirmed, pending_email FROM users WHERE email = $1",
+    )
+    .bind(email)
+    .fetch_optional(conn)
+    .await
+}
+
+/// The title of a todo of this service.
+pub(super) async fn title_of(
+    conn: &mut SqliteConnection,
+    todo: &str,
+) -> sqlx::Result<Option<String>> {
+    let Ok(todo) = todo.parse::<Uuid>() else {
+        return Ok(None);
+    };
+    sqlx::query_scalar("SELECT title FROM todos WHERE id = $1")
+        .bind(todo)
         .fetch_optional(conn)
         .await
 }

@@ -18,6 +18,7 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "text": "Done, all but the fern." }))]
 struct AddComment {
     #[garde(custom(check_text))]
     #[schema(min_length = 1, max_length = 10_000)]

@@ -9,6 +9,7 @@ pub mod events;
 mod gathered;
 mod handlers;
 mod listing;
+mod page;
 mod routes;
 mod store;
 mod todo;
@@ -23,6 +24,11 @@ use crate::http::Api;
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
     routes::router().merge(comments::router())
+}
+
+/// The module's page, for people who follow a link in a mail.
+pub(crate) fn pages() -> axum::Router<Api> {
+    page::router()
 }
 
 /// The module's events, schedules and handlers.

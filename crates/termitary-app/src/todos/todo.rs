@@ -75,7 +75,7 @@ impl Priority {
         self as i64
     }
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Low => "low",
             Self::Medium => "medium",
@@ -138,6 +138,12 @@ impl sqlx::FromRow<'_, SqliteRow> for Todo {
 /// What a new todo is made from.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "title": "Water the plants",
+    "description": "The ones on the balcony, too.",
+    "priority": "high",
+    "dueDate": "2030-06-01T18:00:00Z"
+}))]
 pub(super) struct CreateTodo {
     #[garde(custom(check_title))]
     #[schema(min_length = 1, max_length = 200)]
@@ -145,7 +151,7 @@ pub(super) struct CreateTodo {
     #[garde(inner(length(chars, max = 10_000)))]
     #[schema(max_length = 10_000)]
     pub(super) description: Option<String>,
-    /// A user's id.
+    /// A user's id; `GET /people` finds it.
     #[garde(skip)]
     pub(super) assignee: Option<Uuid>,
     #[garde(skip)]
@@ -164,6 +170,7 @@ pub(super) struct CreateTodo {
 )]
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "status": "done" }))]
 pub(super) struct ChangeTodo {
     #[garde(inner(custom(check_title)))]
     #[serde(default, deserialize_with = "crate::http::not_null")]
@@ -177,7 +184,7 @@ pub(super) struct ChangeTodo {
     #[serde(default, deserialize_with = "crate::http::not_null")]
     #[schema(nullable = false)]
     pub(super) status: Option<Status>,
-    /// A user's id.
+    /// A user's id; `GET /people` finds it.
     #[garde(skip)]
     #[serde(default, deserialize_with = "crate::http::nullable")]
     #[schema(value_type = Option<Uuid>)]

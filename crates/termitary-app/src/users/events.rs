@@ -80,6 +80,63 @@ impl Event for UserDeleted {
     const NAME: &'static str = "users.deleted";
 }
 
+/// Somebody asked to confirm an address: the one they have, or another one that
+/// they want to have. It gets a mail with a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserConfirmationRequested {
+    /// Who.
+    pub id: String,
+    /// The address to confirm.
+    pub email: String,
+}
+
+impl Event for UserConfirmationRequested {
+    const NAME: &'static str = "users.confirmation-requested";
+}
+
+/// An address was confirmed: mail to it is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserEmailConfirmed {
+    /// Whose.
+    pub id: String,
+    /// The address.
+    pub email: String,
+}
+
+impl Event for UserEmailConfirmed {
+    const NAME: &'static str = "users.email-confirmed";
+}
+
+impl From<&User> for UserEmailConfirmed {
+    fn from(user: &User) -> Self {
+        Self {
+            id: user.id.to_string(),
+            email: user.email.clone(),
+        }
+    }
+}
+
+/// The address of an account became another one. `users.updated` tells the
+/// same without the old address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserEmailChanged {
+    /// Whose.
+    pub id: String,
+    /// The address before, which is warned.
+    pub old_email: String,
+    /// Whether it had been confirmed.
+    pub old_email_confirmed: bool,
+    /// The address now.
+    pub email: String,
+}
+
+impl Event for UserEmailChanged {
+    const NAME: &'static str = "users.email-changed";
+}
+
 /// It is time to look for sessions that nobody uses any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -4,6 +4,7 @@ use termitary::clock::days;
 use termitary::prelude::*;
 
 use super::events::UserInactiveCheck;
+use crate::accounts::links;
 use crate::app::App;
 use crate::provenance;
 
@@ -11,7 +12,8 @@ use crate::provenance;
 /// is written from it, keeps its own copy.
 const PROVENANCE_KEPT: std::time::Duration = days(90);
 
-/// Notes about events that were handled long ago are removed.
+/// Notes about events that were handled long ago are removed, and links that
+/// expired.
 pub(super) async fn prune(
     _: UserInactiveCheck,
     State(app): State<App>,
@@ -20,5 +22,6 @@ pub(super) async fn prune(
     let kept_us = PROVENANCE_KEPT.as_micros() as i64;
     let mut tx = ledger.begin().await?;
     provenance::forget(&mut tx, app.now().as_microsecond().saturating_sub(kept_us)).await?;
+    links::prune(&mut tx, app.now()).await?;
     tx.commit().await
 }

@@ -1,8 +1,12 @@
-//! People: read, change and delete them; admins also list and make them.
+//! People: read, change, delete and find them; admins also list and make them,
+//! end their sessions and set their passwords.
 
+mod admin;
 pub mod events;
 mod handlers;
+mod people;
 mod routes;
+mod searches;
 mod store;
 
 use termitary::Registry;
@@ -12,9 +16,13 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App;
 use crate::http::Api;
 
+pub(crate) use searches::PeopleSearches;
+
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
     routes::router()
+        .merge(admin::router())
+        .merge(people::router())
 }
 
 /// The module's events, schedules and handlers.
@@ -23,6 +31,9 @@ pub(crate) fn subscriptions() -> Registry<App> {
         .event::<events::UserCreated>()
         .event::<events::UserUpdated>()
         .event::<events::UserDeleted>()
+        .event::<events::UserConfirmationRequested>()
+        .event::<events::UserEmailConfirmed>()
+        .event::<events::UserEmailChanged>()
         .on(schedule("users.inactive.check", "0 * * * *", |tick| {
             events::UserInactiveCheck {
                 triggered_at: tick.at.to_string(),

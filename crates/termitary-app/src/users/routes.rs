@@ -4,20 +4,23 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
+use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
+use termitary::Tx;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::events::{UserDeleted, UserUpdated};
+use super::events::{UserConfirmationRequested, UserDeleted, UserUpdated};
 use super::store;
-use crate::accounts::{self, Draft, Role, User, check_password};
+use crate::accounts::{self, Draft, Role, User, changes, check_password};
 use crate::app::App;
+use crate::auth;
 use crate::http::{
-    Api, ApiError, Caller, Client, Id, Json, Page, Paging, Params, Problem, Valid, check,
-    check_both, commit, not_null,
+    Api, ApiError, Caller, Client, Id, Json, JsonOrNothing, Page, Paging, Params, Problem, Valid,
+    check, check_both, commit, not_null,
 };
 use crate::provenance::{self, Provenance};
 use crate::security::{Event, Note};
@@ -30,6 +33,7 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "email": "bob@example.com", "name": "Bob", "password": "a walk in the rain", "role": "user" }))]
 struct CreateUser {
     /// The address to log in with.
     #[garde(skip)]
@@ -49,7 +53,10 @@ struct CreateUser {
 
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "name": "Ada L." }))]
 struct ChangeUser {
+    /// Becomes the address once the link that is sent there is followed; until
+    /// then it is the user's `pendingEmail`. The present address withdraws it.
     #[garde(skip)]
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, format = Email, max_length = 254)]
@@ -63,6 +70,20 @@ struct ChangeUser {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     role: Option<Role>,
+    /// Your own, to change an address.
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, format = Password)]
+    current_password: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "currentPassword": "a walk in the rain" }))]
+struct DeleteUser {
+    /// Your own.
+    #[schema(format = Password)]
+    current_password: String,
 }
 
 /// List all users, the oldest first. Admins only.
@@ -139,7 +160,9 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
 }
 
 /// Change a user: yourself, or anyone as admin. Only admins change roles, and
-/// a change of role ends the user's sessions.
+/// a change of role ends the user's sessions. A new address needs your current
+/// password, and counts when the link that is sent there is followed: the
+/// answer is the same whether it has an account or not.
 #[utoipa::path(patch, path = "/users/{id}", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id")),
     request_body = ChangeUser,
@@ -148,6 +171,7 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
         (status = 403, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json", description = "The last admin stays one"),
+        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts or addresses; `Retry-After` says how long to wait"),
     ))]
 async fn change(
     State(app): State<App>,
@@ -159,53 +183,36 @@ async fn change(
     if !caller.may_act_for(id) {
         return Err(ApiError::NotFound);
     }
-    let now = app.now();
+    let mut reader = app.db().reader().acquire().await?;
+    let old = accounts::find(&mut reader, id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    drop(reader);
+    let draft = draft(&body, &old);
+    check(&draft)?;
+    let moves = draft.email != old.email;
+    let proven = if moves {
+        let proven = auth::prove(&app, caller, &client, body.current_password.as_deref()).await?;
+        auth::count_link(&app, caller.user).await?;
+        Some(proven)
+    } else {
+        None
+    };
+
     let mut tx = app.db().begin().await?;
     let old = accounts::find(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    if body.role.is_some_and(|role| role != old.role) {
-        if !caller.is_admin() {
-            return Err(ApiError::Forbidden("Only an admin changes roles."));
-        }
-        if store::is_last_admin(&mut tx, &old).await? {
-            return Err(ApiError::Conflict(
-                "This is the last admin: make another one first.",
-            ));
-        }
-        let keep = if caller.user == id {
-            caller.session
-        } else {
-            Uuid::nil()
-        };
-        store::end_sessions(&mut tx, id, keep).await?;
+    if let Some(proven) = &proven {
+        proven.note(&mut tx).await?;
     }
-    let draft = Draft::new(
-        body.email.as_deref().unwrap_or(&old.email),
-        body.name.as_deref().unwrap_or(&old.name),
-        body.role.unwrap_or(old.role),
-    );
-    check(&draft)?;
-    let changes = differences(&old, &draft);
+    let wishes = Wishes {
+        role: body.role,
+        name: body.name.is_some().then_some(draft.name),
+        email: body.email.is_some().then_some(draft.email),
+    };
     let old_role = old.role;
-    if changes.is_empty() {
-        return Ok(Json(old));
-    }
-    let user = store::touch(
-        User {
-            email: draft.email,
-            name: draft.name,
-            role: draft.role,
-            ..old
-        },
-        now,
-    );
-    if !store::update(&mut tx, &user).await? {
-        return Err(ApiError::field("email", "cannot be used"));
-    }
-    let event = UserUpdated::new(&user, changes);
-    let known = Provenance::by(caller.user, vec![id]);
-    provenance::publish(&mut tx, event, id, known, now).await?;
+    let user = wishes.apply(&mut tx, &app, caller, old).await?;
     tx.commit().await?;
     if user.role != old_role {
         note_role(&app, caller, &client, id, user.role);
@@ -213,46 +220,116 @@ async fn change(
     Ok(Json(user))
 }
 
-fn differences(old: &User, new: &Draft) -> Vec<(&'static str, Value)> {
-    let mut changes = Vec::new();
-    if old.email != new.email {
-        changes.push(("email", json!(new.email)));
-    }
-    if old.name != new.name {
-        changes.push(("name", json!(new.name)));
-    }
-    if old.role != new.role {
-        changes.push(("role", json!(new.role)));
-    }
-    changes
+fn draft(body: &ChangeUser, old: &User) -> Draft {
+    Draft::new(
+        body.email.as_deref().unwrap_or(&old.email),
+        body.name.as_deref().unwrap_or(&old.name),
+        body.role.unwrap_or(old.role),
+    )
 }
 
-/// Delete a user: yourself, or anyone as admin. Their sessions end at once;
-/// a worker hands on or removes their todos.
+/// What shall become of a user.
+struct Wishes {
+    role: Option<Role>,
+    name: Option<String>,
+    email: Option<String>,
+}
+
+impl Wishes {
+    async fn apply(
+        self,
+        tx: &mut Tx,
+        app: &App,
+        caller: Caller,
+        old: User,
+    ) -> Result<User, ApiError> {
+        let now = app.now();
+        let mut changes = Vec::new();
+        let mut user = old.clone();
+        if let Some(role) = self.role.filter(|role| *role != old.role) {
+            change_role(tx, caller, &old, role, now).await?;
+            changes.push(("role", json!(role)));
+            user.role = role;
+        }
+        if let Some(name) = self.name.filter(|name| *name != old.name) {
+            changes.push(("name", json!(name)));
+            user.name = name;
+        }
+        // Asked for again, it gets another mail.
+        let asks = self.email.clone().filter(|email| *email != old.email);
+        if self.email.is_some() {
+            user.pending_email.clone_from(&asks);
+        }
+        if changes.is_empty() && asks.is_none() && user.pending_email == old.pending_email {
+            return Ok(old);
+        }
+        user.updated_at = now;
+        store::update(tx, &user).await?;
+        let known = || Provenance::by(caller.user, vec![user.id]);
+        if !changes.is_empty() {
+            let event = UserUpdated::new(&user, changes);
+            provenance::publish(tx, event, user.id, known(), now).await?;
+        }
+        if let Some(email) = asks {
+            let id = user.id.to_string();
+            let event = UserConfirmationRequested { id, email };
+            provenance::publish(tx, event, user.id, known(), now).await?;
+        }
+        Ok(user)
+    }
+}
+
+async fn change_role(
+    tx: &mut Tx,
+    caller: Caller,
+    user: &User,
+    role: Role,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    if !caller.is_admin() {
+        return Err(ApiError::Forbidden("Only an admin changes roles."));
+    }
+    let keep = (caller.user == user.id).then_some(caller.session);
+    match changes::set_role(tx, user, role, keep, now).await? {
+        Ok(_) => Ok(()),
+        Err(_) => Err(last_admin()),
+    }
+}
+
+fn last_admin() -> ApiError {
+    ApiError::Conflict("This is the last admin: make another one first.")
+}
+
+/// Delete a user: yourself, or anyone as admin, with your current password.
+/// Their sessions end at once; a worker hands on or removes their todos.
 #[utoipa::path(delete, path = "/users/{id}", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id")),
+    request_body = DeleteUser,
     responses(
         (status = 204),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json", description = "The last admin stays"),
+        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
     ))]
 async fn delete(
     State(app): State<App>,
     caller: Caller,
+    client: Client,
     Id(id): Id,
+    JsonOrNothing(body): JsonOrNothing<DeleteUser>,
 ) -> Result<StatusCode, ApiError> {
     if !caller.may_act_for(id) {
         return Err(ApiError::NotFound);
     }
+    let proven = auth::prove(&app, caller, &client, Some(&body.current_password)).await?;
     let mut tx = app.db().begin().await?;
     let user = accounts::find(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    if store::is_last_admin(&mut tx, &user).await? {
-        return Err(ApiError::Conflict(
-            "This is the last admin: make another one first.",
-        ));
+    if changes::is_last_admin(&mut tx, &user).await? {
+        return Err(last_admin());
     }
+    proven.note(&mut tx).await?;
     store::delete(&mut tx, id).await?;
     let event = UserDeleted {
         id: id.to_string(),

@@ -1,10 +1,10 @@
 //! The users module's SQL.
 
-use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use crate::accounts::{Role, USER_COLUMNS, User};
+use super::people::Person;
+use crate::accounts::{USER_COLUMNS, User};
 
 /// A page of users by id, which is by time of creation; one more than `limit`.
 pub(super) async fn list(
@@ -23,20 +23,48 @@ pub(super) async fn list(
     query.build_query_as().fetch_all(conn).await
 }
 
-/// Writes a changed user; whether the new address was free.
-pub(super) async fn update(conn: &mut SqliteConnection, user: &User) -> sqlx::Result<bool> {
-    let done = sqlx::query(
-        "UPDATE users SET email = $2, name = $3, role = $4, updated_us = $5
-         WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM users WHERE email = $2 AND id <> $1)",
+/// Writes what a user or an admin changes directly.
+pub(super) async fn update(conn: &mut SqliteConnection, user: &User) -> sqlx::Result<()> {
+    sqlx::query("UPDATE users SET name = $2, pending_email = $3, updated_us = $4 WHERE id = $1")
+        .bind(user.id)
+        .bind(&user.name)
+        .bind(&user.pending_email)
+        .bind(user.updated_at.as_microsecond())
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// The person with this address.
+pub(super) async fn person_at(
+    conn: &mut SqliteConnection,
+    email: &str,
+) -> sqlx::Result<Option<Person>> {
+    sqlx::query_as("SELECT id, name FROM users WHERE email = $1")
+        .bind(email)
+        .fetch_optional(conn)
+        .await
+}
+
+/// A page of people in whose names `part` stands; one more than `limit`.
+pub(super) async fn people_named(
+    conn: &mut SqliteConnection,
+    part: &str,
+    after: Option<Uuid>,
+    limit: u32,
+) -> sqlx::Result<Vec<Person>> {
+    let pattern = part
+        .replace('\\', r"\\")
+        .replace('%', r"\%")
+        .replace('_', r"\_");
+    sqlx::query_as(
+        r"SELECT id, name FROM users WHERE id > $1 AND name LIKE $2 ESCAPE '\' ORDER BY id LIMIT 1 + $3",
     )
-    .bind(user.id)
-    .bind(&user.email)
-    .bind(&user.name)
-    .bind(user.role.as_str())
-    .bind(user.updated_at.as_microsecond())
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .bind(after.unwrap_or(Uuid::nil()))
+    .bind(format!("%{pattern}%"))
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await
 }
 
 pub(super) async fn delete(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<()> {
@@ -45,39 +73,4 @@ pub(super) async fn delete(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Resul
         .execute(conn)
         .await
         .map(drop)
-}
-
-/// Whether this user is the only admin.
-pub(super) async fn is_last_admin(conn: &mut SqliteConnection, user: &User) -> sqlx::Result<bool> {
-    if user.role != Role::Admin {
-        return Ok(false);
-    }
-    let others: i64 =
-        sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE role = 'admin' AND id <> $1")
-            .bind(user.id)
-            .fetch_one(conn)
-            .await?;
-    Ok(others == 0)
-}
-
-/// A change of role ends what was begun under the old one.
-pub(super) async fn end_sessions(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-    except: Uuid,
-) -> sqlx::Result<()> {
-    sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND id <> $2")
-        .bind(user)
-        .bind(except)
-        .execute(conn)
-        .await
-        .map(drop)
-}
-
-/// Marks the instant of a change.
-pub(super) fn touch(user: User, now: Timestamp) -> User {
-    User {
-        updated_at: now,
-        ..user
-    }
 }

@@ -409,7 +409,7 @@ async fn the_last_admin_can_neither_go_nor_step_down() {
     let app = TestApp::start().await;
     let root = app.admin().await;
     let path = format!("/api/v1/users/{}", root.id);
-    app.delete(&path, &root).await.assert_problem(409);
+    app.delete_user(&root.id, &root).await.assert_problem(409);
     app.patch(&path, &root, json!({ "role": "user" }))
         .await
         .assert_problem(409);
@@ -435,9 +435,7 @@ async fn a_change_of_role_ends_the_users_sessions_and_only_admins_make_it() {
 async fn a_deleted_user_is_gone_at_once_and_a_worker_removes_their_sessions() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
-    app.delete(&format!("/api/v1/users/{}", ada.id), &ada)
-        .await
-        .assert_status(204);
+    app.delete_user(&ada.id, &ada).await.assert_status(204);
     app.get(ME, &ada).await.assert_problem(401);
     app.settle().await;
     let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sessions")

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 use termitary::clock::hours;
 
-use crate::support::TestApp;
+use crate::support::{PASSWORD, TestApp};
 
 const NAMES: &[&str] = &[
     "todos.created",
@@ -40,10 +40,12 @@ async fn each_action_publishes_its_event_with_exactly_the_fields_of_the_contract
     app.patch(
         &format!("/api/v1/users/{}", ada.id),
         &ada,
-        json!({ "name": "Ada L.", "email": "Ada.L@example.com" }),
+        json!({ "name": "Ada L.", "email": "Ada.L@example.com", "currentPassword": PASSWORD }),
     )
     .await
     .assert_status(200);
+    app.settle().await;
+    app.follow("ada.l@example.com").await.assert_status(204);
 
     let bare = app.todo(&ada, json!({ "title": "bare" })).await;
     let full = app
@@ -78,9 +80,7 @@ async fn each_action_publishes_its_event_with_exactly_the_fields_of_the_contract
     )
     .await
     .assert_status(200);
-    app.delete(&format!("/api/v1/users/{}", bob.id), &bob)
-        .await
-        .assert_status(204);
+    app.delete_user(&bob.id, &bob).await.assert_status(204);
     app.settle().await;
 
     let ids = [
@@ -111,7 +111,7 @@ async fn what_is_refused_publishes_nothing() {
         json!({ "email": bob.email }),
     )
     .await
-    .assert_problem(422);
+    .assert_fields(&["currentPassword"]);
     app.try_login(&ada.email, "not the password")
         .await
         .assert_problem(401);

@@ -8,14 +8,17 @@ use termitary_app::app as wiring;
 
 use crate::support::{Person, TestApp};
 
-/// The subjects of the mails to this address, in the order they were sent;
-/// without the welcome that everybody gets.
-fn subjects(app: &TestApp, to: &Person) -> Vec<String> {
+/// The mails about todos to this address, in the order they were sent: the
+/// subject and the title that is quoted in the text.
+fn told(app: &TestApp, to: &Person) -> Vec<String> {
     let sent = app.app.mailer().sent();
     let mails = sent.into_iter().filter(|mail| mail.to == to.email);
     mails
-        .map(|mail| mail.subject)
-        .filter(|subject| !subject.starts_with("Welcome"))
+        .filter_map(|mail| {
+            let mut lines = mail.text.lines();
+            let title = lines.find_map(|line| line.strip_prefix("  > "))?;
+            Some(format!("{}: {title}", mail.subject))
+        })
         .collect()
 }
 
@@ -30,58 +33,62 @@ async fn change(app: &TestApp, who: &Person, todo: &Value, body: Value) {
 #[tokio::test]
 async fn whoever_is_given_a_todo_is_told_once() {
     let app = TestApp::start().await;
-    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let (ada, bob) = (app.member("Ada").await, app.member("Bob").await);
     let todo = app
         .todo(&ada, json!({ "title": "Write", "assignee": bob.id }))
         .await;
     app.settle().await;
-    assert_eq!(subjects(&app, &bob), ["For you: Write"]);
+    assert_eq!(told(&app, &bob), ["A todo was assigned to you: Write"]);
 
     // Other changes are no assignment, and neither is the same one again.
     change(&app, &ada, &todo, json!({ "title": "Write well" })).await;
     change(&app, &ada, &todo, json!({ "assignee": bob.id })).await;
-    assert_eq!(subjects(&app, &bob), ["For you: Write"]);
-    assert!(subjects(&app, &ada).is_empty());
+    assert_eq!(told(&app, &bob), ["A todo was assigned to you: Write"]);
+    assert!(told(&app, &ada).is_empty());
 }
 
 #[tokio::test]
 async fn a_todo_handed_on_is_told_to_its_new_assignee_alone() {
     let app = TestApp::start().await;
     let (ada, bob, cleo) = (
-        app.register("Ada").await,
-        app.register("Bob").await,
-        app.register("Cleo").await,
+        app.member("Ada").await,
+        app.member("Bob").await,
+        app.member("Cleo").await,
     );
     let todo = app
         .todo(&ada, json!({ "title": "Write", "assignee": bob.id }))
         .await;
     // Bob, who has it, hands it on.
     change(&app, &bob, &todo, json!({ "assignee": cleo.id })).await;
-    assert_eq!(subjects(&app, &cleo), ["For you: Write"]);
-    assert_eq!(subjects(&app, &bob).len(), 1);
+    assert_eq!(told(&app, &cleo), ["A todo was assigned to you: Write"]);
+    assert_eq!(told(&app, &bob).len(), 1);
 
     change(&app, &ada, &todo, json!({ "assignee": null })).await;
     change(&app, &ada, &todo, json!({ "assignee": cleo.id })).await;
-    assert_eq!(subjects(&app, &cleo).len(), 2, "given again, told again");
-    assert!(subjects(&app, &ada).is_empty());
+    assert_eq!(told(&app, &cleo).len(), 2, "given again, told again");
+    assert!(told(&app, &ada).is_empty());
 }
 
 #[tokio::test]
 async fn whoever_takes_a_todo_needs_no_mail_about_it() {
     let app = TestApp::start().await;
-    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let (ada, bob) = (app.member("Ada").await, app.member("Bob").await);
     let todo = app
         .todo(&ada, json!({ "title": "Write", "assignee": ada.id }))
         .await;
     app.settle().await;
-    assert!(subjects(&app, &ada).is_empty());
+    assert!(told(&app, &ada).is_empty());
 
     change(&app, &ada, &todo, json!({ "assignee": bob.id })).await;
     change(&app, &bob, &todo, json!({ "assignee": ada.id })).await;
-    assert_eq!(subjects(&app, &ada), ["For you: Write"], "given by Bob");
+    assert_eq!(
+        told(&app, &ada),
+        ["A todo was assigned to you: Write"],
+        "given by Bob"
+    );
     change(&app, &ada, &todo, json!({ "assignee": null })).await;
     change(&app, &ada, &todo, json!({ "assignee": ada.id })).await;
-    assert_eq!(subjects(&app, &ada).len(), 1, "taken by herself");
+    assert_eq!(told(&app, &ada).len(), 1, "taken by herself");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,7 +100,7 @@ async fn two_workers_and_two_schedulers_send_one_reminder_per_todo_and_due_date(
         app.app.clone(),
     )
     .await;
-    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let (ada, bob) = (app.member("Ada").await, app.member("Bob").await);
     let due = "2026-01-15T12:30:00Z";
     let todo = app
         .todo(
@@ -109,11 +116,11 @@ async fn two_workers_and_two_schedulers_send_one_reminder_per_todo_and_due_date(
         tokio::join!(app.worker.advance(hours(1)), second.advance(hours(1)));
     }
     let reminders = |who| {
-        let mut subjects = subjects(&app, who);
-        subjects.retain(|subject| subject.starts_with("Overdue"));
-        subjects
+        let mut told = told(&app, who);
+        told.retain(|told| told.starts_with("A todo is overdue"));
+        told
     };
-    assert_eq!(reminders(&bob), ["Overdue: Write"]);
+    assert_eq!(reminders(&bob), ["A todo is overdue: Write"]);
     let mut hers = reminders(&ada);
     hers.sort();
     hers.dedup();

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod account_safety;
 mod accounts;
 mod activity;
 mod addresses;
@@ -16,9 +17,14 @@ mod bad_input;
 mod contract;
 mod due_dates;
 mod events;
+mod examples;
 mod idempotency;
 mod mail;
+mod mail_limits;
 mod matrix;
 mod operations;
+mod pages;
 mod passwords;
+mod people;
+mod smtp_refusals;
 mod todos;

@@ -401,9 +401,7 @@ async fn a_deleted_users_todos_go_to_their_assignee_or_away() {
     let helped = app
         .todo(&bob, json!({ "title": "helped", "assignee": ada.id }))
         .await;
-    app.delete(&format!("/api/v1/users/{}", ada.id), &ada)
-        .await
-        .assert_status(204);
+    app.delete_user(&ada.id, &ada).await.assert_status(204);
     app.settle().await;
 
     app.get(&path(&alone), &bob).await.assert_problem(404);

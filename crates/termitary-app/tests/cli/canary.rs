@@ -151,6 +151,7 @@ fn secrets_are_nowhere_and_texts_only_where_events_are() {
     });
 
     let token = use_everything(port);
+    sandbox.ok(&["user", "confirm", "canary.mail@example.com"]);
     for foreign in [
         r#"{"id":"1","title":"t","changes":"canary-foreign"}"#,
         r#"{"canary-foreign":1"#,

@@ -81,6 +81,20 @@ fn from_registering_to_mails_and_events() {
     });
     let ada = Client::register(port, "ada@example.com");
     let bob = Client::register(port, "bob@example.com");
+    let mut confirmation = None;
+    eventually("Bob's welcome has its link", || {
+        let sent = sandbox.mails();
+        let welcome = sent.iter().find(|sent| sent.contains("To: bob@"));
+        let parts = welcome.and_then(|welcome| {
+            let mut parts = welcome.lines();
+            parts.find_map(|part| part.split_once("/confirm/"))
+        });
+        confirmation = parts.map(|(_, token)| token.trim().to_owned());
+        confirmation.is_some()
+    });
+    let token = json!({ "token": confirmation });
+    let (status, answer) = Client::new(port).post("/api/v1/auth/email/confirm", &token);
+    assert_eq!(status, 204, "{answer}");
     let body =
         json!({ "title": "Water the plants", "assignee": bob.user["id"], "priority": "high" });
     let (status, todo) = ada.post("/api/v1/todos", &body);
@@ -90,7 +104,8 @@ fn from_registering_to_mails_and_events() {
     });
     let mails = sandbox.mails().join("\n");
     assert!(
-        mails.contains("Subject: For you: Water the plants"),
+        mails.contains("Subject: A todo was assigned to you")
+            && mails.contains("> Water the plants"),
         "{mails}"
     );
     sandbox.settled();

@@ -22,3 +22,4 @@ mod settings;
 mod smtp;
 mod sqlite_mode;
 mod stopping;
+mod users;

@@ -97,7 +97,7 @@ fn the_five_minute_walk_works_word_for_word() {
     let said = answers.join("\n---\n");
     for words in [
         "\"token\"",
-        "Subject: Welcome, Ada",
+        "Subject: Welcome to Termitary",
         "todos.created",
         "Water the plants",
         "users.send-welcome",

@@ -20,6 +20,7 @@ fn each_event_is_handled_once_per_subscription_over_redis() {
     ];
     let ada = Client::register(port, "ada@example.com");
     let bob = Client::register(port, "bob@example.com");
+    sandbox.ok(&["user", "confirm", "bob@example.com"]);
     for n in 0..40 {
         let body = json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] });
         assert_eq!(ada.post("/api/v1/todos", &body).0, 201);

@@ -11,8 +11,8 @@ use crate::sandbox::{Process, Sandbox, eventually, free_port};
 
 /// Prints each mail as one line of JSON. Where the second argument is a number,
 /// the mails after so many wait for their answer until the file `go` exists:
-/// the server has them, and the sender does not know it. Refuses `refused@…` for good, and the
-/// first mail to `later@…` for now.
+/// the server has them, and the sender does not know it. Refuses mail from `wrong@…` and to
+/// `refused@…` for good, and the first mail to `later@…` for now.
 const SERVER: &str = r#"
 import asyncio, json, os, sys, time
 from aiosmtpd.controller import Controller
@@ -22,6 +22,13 @@ answered = int(sys.argv[2])
 class Handler:
     later = 0
     taken = 0
+    async def handle_MAIL(self, server, session, envelope, address, options):
+        if address.startswith("wrong@"):
+            return "550 sender refused"
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 OK"
+
     async def handle_RCPT(self, server, session, envelope, address, options):
         if address.startswith("refused@"):
             return "550 5.1.1 no such user"
@@ -144,6 +151,25 @@ fn a_refused_recipient_is_a_dead_letter_and_a_busy_server_is_tried_again() {
         letters[0]["error"].as_str().unwrap().contains("550"),
         "{letters}"
     );
+}
+
+#[test]
+fn a_refused_sender_keeps_the_mail_until_somebody_corrects_it() {
+    let mut sandbox = Sandbox::new().with("TERMITARY_MAIL_FROM", "wrong@example.com");
+    let Some((server, port)) = server(&sandbox) else {
+        return;
+    };
+    sandbox.set("SMTP_URL", &format!("smtp://127.0.0.1:{port}"));
+    let mut worker = sandbox.start(&["worker"]).works();
+    publish_user(&sandbox, "ada@example.com");
+    worker.says("TERMITARY_MAIL_FROM");
+    worker.stop();
+    assert_eq!(sandbox.count("users.send-welcome", "pending"), 1);
+    assert_eq!(sandbox.count("users.send-welcome", "dead"), 0);
+
+    sandbox.set("TERMITARY_MAIL_FROM", "team@example.com");
+    let _worker = sandbox.start(&["worker"]).works();
+    eventually("the mail arrives", || received(&server).len() == 1);
 }
 
 /// What one worker sends at a time: the concurrency of its subscription.

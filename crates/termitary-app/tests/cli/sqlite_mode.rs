@@ -18,6 +18,7 @@ fn each_event_is_handled_once_per_subscription_with_two_workers() {
     ];
     let ada = Client::register(port, "ada@example.com");
     let bob = Client::register(port, "bob@example.com");
+    sandbox.ok(&["user", "confirm", "bob@example.com"]);
     for n in 0..40 {
         let (status, _) = ada.post(
             "/api/v1/todos",

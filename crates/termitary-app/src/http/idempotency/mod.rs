@@ -38,7 +38,13 @@ pub(crate) use slot::forget as forget_answers;
 /// nothing about the user any more.
 const ENDS_SESSION: &[&str] = &["/api/v1/auth/logout", "/api/v1/auth/password"];
 /// These change something without a session.
-const WITHOUT_SESSION: &[&str] = &["/api/v1/auth/register", "/api/v1/auth/login"];
+const WITHOUT_SESSION: &[&str] = &[
+    "/api/v1/auth/register",
+    "/api/v1/auth/login",
+    "/api/v1/auth/email/confirm",
+    "/api/v1/auth/password/forgot",
+    "/api/v1/auth/password/reset",
+];
 /// The most keys of one session that ended, and of one network without a session.
 const FEW: u32 = 100;
 
@@ -68,9 +74,8 @@ pub(crate) async fn commit<T: Serialize>(
     Ok((status, Json(body)))
 }
 
-/// [`commit`] for an answer without a body: 204.
-pub(crate) async fn commit_empty(tx: Tx) -> Result<StatusCode, ApiError> {
-    let status = StatusCode::NO_CONTENT;
+/// [`commit`] for an answer without a body.
+pub(crate) async fn commit_status(tx: Tx, status: StatusCode) -> Result<StatusCode, ApiError> {
     commit_answer(tx, status, "", &[]).await?;
     Ok(status)
 }

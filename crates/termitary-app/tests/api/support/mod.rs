@@ -141,6 +141,48 @@ impl TestApp {
         }
     }
 
+    /// Registers somebody and follows the link that confirms their address.
+    pub(crate) async fn member(&self, name: &str) -> Person {
+        let person = self.register(name).await;
+        self.settle().await;
+        self.follow(&person.email).await.assert_status(204);
+        self.settle().await;
+        person
+    }
+
+    /// Confirms an address with the newest link that was sent to it.
+    pub(crate) async fn follow(&self, email: &str) -> Answer {
+        let token = self.link(email, "confirm").expect("a link was sent");
+        let body = json!({ "token": token });
+        self.call(Method::POST, "/api/v1/auth/email/confirm", None, Some(body))
+            .await
+    }
+
+    /// The token of the newest link of this kind that was sent to this address.
+    pub(crate) fn link(&self, email: &str, kind: &str) -> Option<String> {
+        let sent = self.app.mailer().sent();
+        let start = format!("{}/{kind}/", self.app.settings().public_url);
+        let mails = sent.iter().rev().filter(|mail| mail.to == email);
+        let mut lines = mails.flat_map(|mail| mail.text.lines());
+        lines.find_map(|line| line.strip_prefix(&start).map(str::to_owned))
+    }
+
+    /// The subjects of the mails to this address, in the order they were sent.
+    pub(crate) fn subjects(&self, email: &str) -> Vec<String> {
+        let sent = self.app.mailer().sent().into_iter();
+        sent.filter(|mail| mail.to == email)
+            .map(|mail| mail.subject)
+            .collect()
+    }
+
+    /// Deletes a user as themselves or an admin.
+    pub(crate) async fn delete_user(&self, id: &str, by: &Person) -> Answer {
+        let path = format!("/api/v1/users/{id}");
+        let body = json!({ "currentPassword": PASSWORD });
+        self.call(Method::DELETE, &path, Some(&by.token), Some(body))
+            .await
+    }
+
     pub(crate) async fn login(&self, email: &str) -> Answer {
         self.try_login(email, PASSWORD).await
     }

@@ -1,0 +1,130 @@
+//! A new password for somebody who forgot it, through a link in a mail.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use garde::Validate;
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::events::PasswordForgotten;
+use super::limits::Attempt;
+use crate::accounts::links::{self, Link, Purpose};
+use crate::accounts::{self, changes, check_password, normal_email};
+use crate::app::App;
+use crate::http::{Api, ApiError, Client, Json, Problem, Valid, commit_status};
+use crate::security::{Event, Note};
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(forgot))
+        .routes(routes!(reset))
+}
+
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "email": "ada@example.com" }))]
+struct Forgot {
+    /// The address of the account.
+    #[garde(length(max = 254))]
+    #[schema(format = Email, max_length = 254)]
+    email: String,
+}
+
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "token": "ttm_8vQm0Zr1c5xT2kWn7yBd4sLf9hJ", "newPassword": "a walk in the sun" }))]
+struct Reset {
+    /// The last part of the link.
+    #[garde(length(max = 100))]
+    #[schema(max_length = 100)]
+    token: String,
+    /// 8 to 256 characters, none of the well-known ones.
+    #[garde(custom(check_password))]
+    #[schema(format = Password, min_length = 8, max_length = 256)]
+    new_password: String,
+}
+
+/// Forgot the password? Sends a link to a new one, which works once and for an
+/// hour. The answer is the same for an address that has no account.
+#[utoipa::path(post, path = "/auth/password/forgot", tag = "auth", request_body = Forgot, responses(
+    (status = 202, description = "If the address has an account, a mail is on its way"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many requests; `Retry-After` says how long to wait"),
+))]
+async fn forgot(
+    State(app): State<App>,
+    client: Client,
+    Valid(Json(body)): Valid<Json<Forgot>>,
+) -> Result<StatusCode, ApiError> {
+    ask_for_link(&app, &client, &body.email).await
+}
+
+/// The same work for every address: nothing is looked up here.
+pub(super) async fn ask_for_link(
+    app: &App,
+    client: &Client,
+    email: &str,
+) -> Result<StatusCode, ApiError> {
+    Attempt::reset(app, client.address).begin(app).await?;
+    let mut tx = app.db().begin().await?;
+    let event = PasswordForgotten {
+        email: normal_email(email),
+    };
+    tx.publish(event).await?;
+    commit_status(tx, StatusCode::ACCEPTED).await
+}
+
+/// Set a new password with the token of a link. Every session ends.
+#[utoipa::path(post, path = "/auth/password/reset", tag = "auth", request_body = Reset, responses(
+    (status = 204),
+))]
+async fn reset(
+    State(app): State<App>,
+    client: Client,
+    Valid(Json(body)): Valid<Json<Reset>>,
+) -> Result<StatusCode, ApiError> {
+    use_link(&app, &client, &body.token, &body.new_password).await
+}
+
+pub(super) async fn use_link(
+    app: &App,
+    client: &Client,
+    token: &str,
+    new_password: &str,
+) -> Result<StatusCode, ApiError> {
+    // Before the work of a hash, which strangers shall not cause.
+    let mut reader = app.db().reader().acquire().await?;
+    find(app, &mut reader, token).await?;
+    drop(reader);
+    let hash = app.passwords().hash(new_password).await?;
+    let now = app.now();
+    let mut tx = app.db().begin().await?;
+    let link = find(app, &mut tx, token).await?;
+    let user = accounts::find(&mut tx, link.user)
+        .await?
+        .filter(|user| user.email == link.email)
+        .ok_or_else(not_a_link)?;
+    changes::set_password(&mut tx, &user, &hash, Some(user.id), now).await?;
+    // Whoever has the link has the address.
+    changes::mark_confirmed(&mut tx, &user, now).await?;
+    let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
+    Note::new(Event::PasswordChanged, client.address)
+        .user(user.id)
+        .detail("by a link, all sessions ended")
+        .log(app);
+    Ok(done)
+}
+
+async fn find(app: &App, conn: &mut sqlx::SqliteConnection, token: &str) -> Result<Link, ApiError> {
+    links::find(conn, Purpose::Reset, token, app.now())
+        .await?
+        .ok_or_else(not_a_link)
+}
+
+fn not_a_link() -> ApiError {
+    ApiError::field(
+        "token",
+        "does not work (any more): ask for a new link, which works once and for an hour",
+    )
+}

@@ -1,0 +1,188 @@
+//! `termitary user`: the first admin is made here, never by the first visitor;
+//! and what an operator does for people who cannot help themselves.
+
+mod password;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::args::{
+    JsonArgs, UserCommand, UserCreateArgs, UserNameArgs, UserPasswordArgs, UserRoleArgs,
+};
+use super::open::{Missing, System, file_of};
+use super::out;
+use crate::app::App;
+use crate::auth::{self, NewUser, Role, User, operator};
+use crate::config::Config;
+use crate::secret::Secret;
+
+/// Users that are read at a time.
+const PAGE: i64 = 500;
+
+pub(super) async fn run(config: Config, command: UserCommand) -> anyhow::Result<()> {
+    match command {
+        UserCommand::Create(args) => create(&config, args).await,
+        UserCommand::List(args) => list(&config, &args).await,
+        UserCommand::Logout(args) => logout(&config, &args).await,
+        UserCommand::Password(args) => set_password(&config, &args).await,
+        UserCommand::Role(args) => set_role(&config, &args).await,
+        UserCommand::Confirm(args) => confirm(&config, &args).await,
+    }
+}
+
+async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
+    let password = if args.password_stdin {
+        password::from_stdin()?
+    } else {
+        password::generated()?
+    };
+    let name = args.name.clone().unwrap_or_else(|| local_part(&args.email));
+    let role = if args.admin { Role::Admin } else { Role::User };
+    let system = System::open(config, Missing::Create).await?;
+    let app = system.app(config, config.local_url(config.port), Secret::default())?;
+    let new = NewUser {
+        email: args.email,
+        name,
+        password: password.clone(),
+        role,
+    };
+    let user = auth::create_user(&app, new)
+        .await
+        .context("no user was created")?;
+    system.db.close().await;
+    let shown = (!args.password_stdin).then_some(password);
+    if args.json {
+        return out::json(&json!({
+            "id": user.id,
+            "email": user.email,
+            "name": user.name,
+            "role": user.role,
+            "password": shown,
+        }));
+    }
+    out::line(&format!(
+        "created {} {} ({})",
+        user.role, user.email, user.id
+    ))?;
+    match shown {
+        Some(password) => out::line(&format!("password: {password}")),
+        None => Ok(()),
+    }
+}
+
+fn local_part(email: &str) -> String {
+    email.split('@').next().unwrap_or_default().to_owned()
+}
+
+/// The application on a database that is there already.
+async fn existing(config: &Config) -> anyhow::Result<(System, App)> {
+    let file = file_of(&config.database_url);
+    if !file.exists() {
+        bail!(
+            "there is no database at {} yet: start `termitary`, or set DATABASE_URL to where it is",
+            file.display()
+        );
+    }
+    let system = System::open(config, Missing::Create).await?;
+    let app = system.app(config, config.local_url(config.port), Secret::default())?;
+    Ok((system, app))
+}
+
+async fn list(config: &Config, args: &JsonArgs) -> anyhow::Result<()> {
+    let (system, app) = existing(config).await?;
+    let mut users: Vec<User> = Vec::new();
+    loop {
+        let after = users.last().map(|user| user.id);
+        let page = operator::list_users(&app, after, PAGE).await?;
+        let full = page.len() as i64 == PAGE;
+        users.extend(page);
+        if !full {
+            break;
+        }
+    }
+    system.db.close().await;
+    if args.json {
+        return out::json(&users);
+    }
+    let rows: Vec<_> = users.iter().map(row).collect();
+    out::table(
+        &["email", "name", "role", "confirmed", "created", "id"],
+        &rows,
+        "no users",
+    )
+}
+
+fn row(user: &User) -> Vec<String> {
+    let confirmed = if user.email_confirmed { "yes" } else { "no" };
+    vec![
+        user.email.clone(),
+        out::short(&user.name, 40),
+        user.role.to_string(),
+        confirmed.to_owned(),
+        user.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        user.id.to_string(),
+    ]
+}
+
+async fn logout(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
+    let (system, app) = existing(config).await?;
+    let ended = operator::end_sessions(&app, &args.email).await?;
+    system.db.close().await;
+    if args.json {
+        return out::json(&json!({ "ended": ended }));
+    }
+    out::line(&format!(
+        "ended {}",
+        out::count(ended, "session", "sessions")
+    ))
+}
+
+async fn set_password(config: &Config, args: &UserPasswordArgs) -> anyhow::Result<()> {
+    let password = if args.generate {
+        password::generated()?
+    } else if args.password_stdin {
+        password::from_stdin()?
+    } else {
+        password::asked()?
+    };
+    let (system, app) = existing(config).await?;
+    let user = operator::set_password(&app, &args.email, &password).await?;
+    system.db.close().await;
+    let shown = args.generate.then_some(password);
+    if args.json {
+        return out::json(&json!({ "id": user.id, "email": user.email, "password": shown }));
+    }
+    out::line(&format!(
+        "set the password of {}; their sessions are over",
+        user.email
+    ))?;
+    match shown {
+        Some(password) => out::line(&format!("password: {password}")),
+        None => Ok(()),
+    }
+}
+
+async fn set_role(config: &Config, args: &UserRoleArgs) -> anyhow::Result<()> {
+    let role = match args.role.as_str() {
+        "admin" => Role::Admin,
+        _ => Role::User,
+    };
+    let (system, app) = existing(config).await?;
+    let changed = operator::set_role(&app, &args.email, role).await?;
+    system.db.close().await;
+    if args.json {
+        return out::json(&json!({ "role": role, "changed": changed }));
+    }
+    let (email, already) = (&args.email, if changed { "now" } else { "already" });
+    out::line(&format!("{email} is {already} {role}"))
+}
+
+async fn confirm(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
+    let (system, app) = existing(config).await?;
+    let user = operator::confirm_email(&app, &args.email).await?;
+    system.db.close().await;
+    if args.json {
+        return out::json(&user);
+    }
+    out::line(&format!("{} is confirmed: mail goes there", user.email))
+}
