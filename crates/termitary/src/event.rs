@@ -11,10 +11,11 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::error::Error;
-
 /// The most bytes of JSON that one event may carry; more is refused at publish.
 pub const MAX_DATA_BYTES: usize = 256 * 1024;
+
+/// The most bytes of one event's key; more is refused at publish.
+pub const MAX_KEY_BYTES: usize = 1024;
 
 /// How much of an unreadable text is kept: escaped at its worst, it still fits
 /// into an event.
@@ -65,7 +66,8 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     }
 
     /// Name what the event is about (a user, an order). Handlers find it in
-    /// [`Meta::key`](crate::handler::Meta::key); it orders nothing.
+    /// [`Meta::key`](crate::handler::Meta::key); it orders nothing. At most
+    /// [`MAX_KEY_BYTES`]; longer is refused at publish.
     fn keyed(self, key: impl Into<String>) -> Outgoing<Self>
     where
         Self: Sized,
@@ -215,20 +217,6 @@ pub const fn valid_name(name: &str) -> bool {
     !at_word_start
 }
 
-/// JSON text as a payload, checked for form and size.
-pub(crate) fn payload(name: &str, json: String) -> Result<Box<RawValue>, Error> {
-    fits(name, json.len())?;
-    RawValue::from_string(json).map_err(|error| {
-        Error::invalid(format!("the payload of {name} is not JSON")).caused_by(error)
-    })
-}
-
-/// JSON as a payload, checked for size.
-pub(crate) fn sized(name: &str, json: Box<RawValue>) -> Result<Box<RawValue>, Error> {
-    fits(name, json.get().len())?;
-    Ok(json)
-}
-
 /// A text of any origin as a JSON string, cut where it is too long.
 pub(crate) fn as_json_text(text: &str) -> Box<RawValue> {
     let mut end = text.len().min(KEEP);
@@ -241,15 +229,6 @@ pub(crate) fn as_json_text(text: &str) -> Box<RawValue> {
         text.to_owned()
     };
     serde_json::value::to_raw_value(&cut).unwrap_or_else(|_| RawValue::NULL.to_owned())
-}
-
-fn fits(name: &str, bytes: usize) -> Result<(), Error> {
-    if bytes <= MAX_DATA_BYTES {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "the payload of {name} has {bytes} bytes, more than the {MAX_DATA_BYTES} allowed: put the large part elsewhere and publish a reference",
-    )))
 }
 
 #[cfg(test)]

@@ -84,6 +84,7 @@ pub mod handler;
 pub mod hot;
 pub mod inspect;
 mod ledger;
+mod payload;
 mod planted;
 pub mod publish;
 pub mod registry;

@@ -9,7 +9,8 @@ use crate::broker::Broker;
 use crate::clock::later;
 use crate::db::Db;
 use crate::error::Error;
-use crate::event::{Due, Envelope, Event, MAX_DATA_BYTES, Outgoing, payload, sized, valid_name};
+use crate::event::{Due, Envelope, Event, Outgoing, valid_name};
+use crate::payload;
 use crate::trace;
 
 /// What a publish recorded.
@@ -38,18 +39,15 @@ impl Draft {
     }
 
     pub(crate) fn typed<E: Event>(outgoing: Outgoing<E>, db: &Db) -> Result<Self, Error> {
-        // Our own serializer wrote it: it need not be read to see that it is JSON.
-        let json = serde_json::value::to_raw_value(&outgoing.event).map_err(|error| {
-            Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error)
-        })?;
-        let mut draft = Self::new(E::NAME, E::VERSION, sized(E::NAME, json)?, db);
+        let data = payload::of(E::NAME, &outgoing.event)?;
+        let mut draft = Self::new(E::NAME, E::VERSION, data, db);
         let now = draft.envelope.time;
         draft.due_us = match outgoing.due {
             Due::Now => now.as_microsecond(),
             Due::After(delay) => later(now, delay).as_microsecond(),
             Due::At(instant) => instant.as_microsecond(),
         };
-        draft.envelope.key = outgoing.key;
+        draft.envelope.key = payload::key(E::NAME, outgoing.key)?;
         draft.dedup = outgoing.dedup.map(|id| scoped(E::NAME, &id)).transpose()?;
         Ok(draft)
     }
@@ -60,14 +58,14 @@ impl Draft {
                 "`{name}` cannot be an event name: use lower-case words joined by dots, such as todos.created"
             )));
         }
-        Ok(Self::new(name, 1, payload(name, json)?, db))
+        Ok(Self::new(name, 1, payload::of_text(name, json)?, db))
     }
 
     /// What came in from outside, under whatever name it came.
     #[cfg(feature = "redis")]
     pub(crate) fn foreign(name: &str, json: String, source: &str, db: &Db) -> Result<Self, Error> {
         let name: String = name.chars().take(100).collect();
-        let mut draft = Self::new(&name, 1, payload(&name, json)?, db);
+        let mut draft = Self::new(&name, 1, payload::unread(&name, json)?, db);
         source.clone_into(&mut draft.envelope.source);
         Ok(draft)
     }
@@ -156,16 +154,8 @@ impl Bus {
 
     /// Tells every live process that listens, at most once each. Not stored.
     pub async fn broadcast<E: Event>(&self, event: E) -> Result<(), Error> {
-        let data = serde_json::to_string(&event).map_err(|error| {
-            Error::invalid(format!("{} does not serialize", E::NAME)).caused_by(error)
-        })?;
-        if data.len() > MAX_DATA_BYTES {
-            return Err(Error::invalid(format!(
-                "the broadcast {} is larger than {MAX_DATA_BYTES} bytes",
-                E::NAME
-            )));
-        }
-        self.broker.broadcasts().send(E::NAME, &data).await
+        let data = payload::of(E::NAME, &event)?;
+        self.broker.broadcasts().send(E::NAME, data.get()).await
     }
 
     async fn send(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {

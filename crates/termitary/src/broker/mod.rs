@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::broadcast::Broadcasts;
+use crate::clock::days;
 use crate::db::{Db, writable};
 use crate::error::Error;
 use crate::event::Envelope;
@@ -27,6 +28,15 @@ pub use self::redis::{Bridge, RedisConfig};
 
 /// How long a lease lasts unless renewed.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
+/// Shorter leases end while they are renewed, and longer ones keep the work of a
+/// dead worker for ever.
+const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=days(1);
+
+/// The nearest lease that works.
+pub(crate) fn bounded(lease: Duration) -> Duration {
+    lease.clamp(*LEASES.start(), *LEASES.end())
+}
 
 /// A delivery whose worker died this often is quarantined: dead, `crashed`. The
 /// last two of these times it was a suspect and ran alone: where processes are
@@ -51,8 +61,10 @@ impl Broker {
     }
 
     /// [`Broker::sql`] with another lease than [`DEFAULT_LEASE`]: how long the
-    /// work of a dead worker waits before it runs elsewhere.
+    /// work of a dead worker waits before it runs elsewhere. At least 50 ms and at
+    /// most a day.
     pub fn sql_with_lease(db: Db, lease: Duration) -> Self {
+        let lease = bounded(lease);
         let transport = Arc::new(sql::Sql::new(db.clone(), lease));
         let broadcasts = Broadcasts::sql(db.clone());
         Self {

@@ -79,6 +79,9 @@ struct Inner {
     file: Arc<File>,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
+    /// Where a test's file is, for as long as somebody may look at it.
+    #[cfg(feature = "testing")]
+    _folder: Option<Arc<tempfile::TempDir>>,
 }
 
 /// How to open a [`Db`].
@@ -86,6 +89,8 @@ pub struct Options {
     clock: Clock,
     source: String,
     durable: bool,
+    #[cfg(feature = "testing")]
+    folder: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Default for Options {
@@ -94,6 +99,8 @@ impl Default for Options {
             clock: Clock::system(),
             source: "/termitary/app".to_owned(),
             durable: true,
+            #[cfg(feature = "testing")]
+            folder: None,
         }
     }
 }
@@ -108,6 +115,13 @@ impl Options {
     /// The publishing service's name; events carry `/termitary/<service>`.
     pub fn service(mut self, service: &str) -> Self {
         self.source = format!("/termitary/{service}");
+        self
+    }
+
+    /// The folder that goes when the last handle to this database does.
+    #[cfg(feature = "testing")]
+    pub(crate) fn within(mut self, folder: tempfile::TempDir) -> Self {
+        self.folder = Some(Arc::new(folder));
         self
     }
 
@@ -198,6 +212,8 @@ impl Db {
             clock: options.clock.clone(),
             source: options.source.clone(),
             published: Notify::new(),
+            #[cfg(feature = "testing")]
+            _folder: options.folder.clone(),
         })))
     }
 

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, valid_name};
 use crate::handler::{FromDelivery, Handler, HandlerResult};
+use crate::payload;
 use crate::registry::{Entry, FORM, MapSchedule, Registry};
 use crate::subscription::{Subscription, subscribe};
 
@@ -139,7 +140,10 @@ pub fn schedule<E: Event>(
         timezone: "UTC".to_owned(),
         catch_up: CatchUp::Latest,
         schema: || schemars::schema_for!(E),
-        make: Arc::new(move |tick| serde_json::to_string(&make(tick))),
+        make: Arc::new(move |tick| {
+            let json = payload::write(&make(tick))?;
+            Ok(Box::<str>::from(json).into_string())
+        }),
     }
 }
 

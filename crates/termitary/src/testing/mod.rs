@@ -30,13 +30,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::db::{Db, Options};
+use crate::error::Error;
 use crate::inspect::Status;
 use crate::ledger;
 use crate::registry::Registry;
@@ -51,10 +51,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// 2026-01-15T12:00:00Z, a Thursday.
 const START: i64 = 1_768_478_400;
 
-/// A database in a temporary folder, with a manual clock.
+/// A database in a temporary folder, with a manual clock. The folder is deleted
+/// with the last handle to the database: a broker's or a worker's may outlive this.
 pub struct TestDb {
     db: Db,
-    _folder: TempDir,
 }
 
 impl TestDb {
@@ -68,14 +68,9 @@ impl TestDb {
     pub async fn open_with(clock: Clock) -> Self {
         let folder = must(tempfile::tempdir(), "a temporary folder");
         let url = format!("sqlite://{}", folder.path().join("test.db").display());
-        let db = must(
-            Db::open_with(&url, Options::default().clock(clock)).await,
-            "a test database",
-        );
-        Self {
-            db,
-            _folder: folder,
-        }
+        let options = Options::default().clock(clock).within(folder);
+        let db = must(Db::open_with(&url, options).await, "a test database");
+        Self { db }
     }
 
     /// The database.
@@ -90,7 +85,7 @@ impl TestDb {
 }
 
 /// A real worker in the background. Dropped with deliveries unfinished, dead
-/// or parked, it fails the test.
+/// or parked, it fails the test; also where it cannot look for them.
 pub struct TestWorker {
     broker: Broker,
     schedules: Vec<Schedule>,
@@ -186,51 +181,119 @@ impl TestWorker {
 
     /// Reads the counts from a drop, where nothing can be awaited: on a thread
     /// and connections of its own, since this test's runtime stands still.
-    fn leftover(&self) -> Option<String> {
-        let url = format!("sqlite://{}", self.broker.db().path().display());
+    fn leftover(&self) -> Result<Option<String>, String> {
+        let path = self.broker.db().path();
+        if !path.exists() {
+            return Err(format!("{} is gone", path.display()));
+        }
+        let url = format!("sqlite://{}", path.display());
         let options = Options::default().clock(self.broker.db().clock().clone());
         let read = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .ok()?;
-            runtime.block_on(async {
-                let db = Db::open_with(&url, options).await.ok()?;
-                let left: Vec<_> = ledger::tally(&db)
-                    .await
-                    .ok()?
-                    .into_iter()
-                    .filter(|s| s.due + s.leased + s.dead + s.parked > 0)
-                    .map(|s| {
-                        format!(
-                            "{}: {} due, {} leased, {} dead, {} parked",
-                            s.name.0, s.due, s.leased, s.dead, s.parked
-                        )
-                    })
-                    .collect();
-                (!left.is_empty()).then(|| left.join("; "))
-            })
+                .map_err(|error| error.to_string())?;
+            let left = runtime.block_on(left(&url, options));
+            left.map_err(|error| format!("{error:?}"))
         };
-        std::thread::spawn(read).join().ok().flatten()
+        let read = std::thread::spawn(read).join();
+        read.unwrap_or_else(|_| Err("the thread that looks panicked".to_owned()))
     }
+}
+
+/// What is not finished, in words.
+async fn left(url: &str, options: Options) -> Result<Option<String>, Error> {
+    let db = Db::open_with(url, options).await?;
+    let left: Vec<_> = ledger::tally(&db)
+        .await?
+        .into_iter()
+        .filter(|s| s.due + s.leased + s.dead + s.parked > 0)
+        .map(|s| {
+            format!(
+                "{}: {} due, {} leased, {} dead, {} parked",
+                s.name.0, s.due, s.leased, s.dead, s.parked
+            )
+        })
+        .collect();
+    Ok((!left.is_empty()).then(|| left.join("; ")))
 }
 
 impl Drop for TestWorker {
     fn drop(&mut self) {
         let left = if self.leftovers || std::thread::panicking() {
-            None
+            Ok(None)
         } else {
             self.leftover()
         };
         self.signal();
-        if let Some(left) = left {
-            panic!(
+        match left {
+            Ok(None) => {}
+            Ok(Some(left)) => panic!(
                 "the test leaves deliveries behind ({left}): settle them, or say allow_leftovers()"
-            );
+            ),
+            Err(error) => panic!(
+                "cannot look for deliveries that the test leaves behind ({error}): keep the database until the worker is dropped, or say allow_leftovers()"
+            ),
         }
     }
 }
 
 fn must<T, E: std::fmt::Debug>(result: Result<T, E>, what: &str) -> T {
     result.unwrap_or_else(|error| panic!("cannot have {what}: {error:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::prelude::*;
+
+    #[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
+    struct Ping {}
+
+    impl Event for Ping {
+        const NAME: &'static str = "ping";
+    }
+
+    async fn fail(_: Ping) -> HandlerResult {
+        Err(HandlerError::permanent("never"))
+    }
+
+    /// A worker that leaves a dead letter behind.
+    async fn untidy() -> (TestDb, TestWorker) {
+        let db = TestDb::open().await;
+        let broker = Broker::sql(db.db().clone());
+        let registry = Registry::new().on(subscribe("a", fail));
+        let worker = TestWorker::start(broker.clone(), registry, ()).await;
+        let published = broker.bus().publish(Ping {}).await;
+        must(published, "an event");
+        worker.settle().await;
+        (db, worker)
+    }
+
+    fn said(dropped: impl FnOnce()) -> String {
+        let panic = catch_unwind(AssertUnwindSafe(dropped)).err();
+        let text = panic.and_then(|panic| panic.downcast::<String>().ok());
+        text.map(|text| *text).unwrap_or_default()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_test_leaves_behind_is_found_also_once_its_database_was_dropped() {
+        // As a tuple does: in the order of its fields.
+        let all = untidy().await;
+        let text = said(move || drop(all));
+        assert!(
+            text.contains("leaves deliveries behind (a: 0 due"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_cannot_look_for_what_the_test_leaves_behind_fails_the_test() {
+        let (db, worker) = untidy().await;
+        must(std::fs::remove_file(db.db().path()), "a file to remove");
+        let text = said(move || drop(worker));
+        assert!(text.contains("cannot look for deliveries"), "{text}");
+    }
 }

@@ -10,34 +10,18 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
 
 use super::Core;
+use super::ended::{Ended, classify, failed, release};
 use super::measures::Measures;
 use super::pace::SHORT;
 use super::queue::Waiting;
 use super::renewal::Tracked;
 use super::settler::Held;
 use crate::broker::{Leased, Outcome, Settlement};
-use crate::clock::later;
 use crate::fault;
-use crate::guard::{self, Panicked};
-use crate::handler::{
-    Context, HandlerError, HandlerResult, LedgerScope, Meta, Undecodable, Verdict,
-};
+use crate::guard;
+use crate::handler::{Context, LedgerScope, Meta};
 use crate::subscription::Subscription;
 use crate::trace;
-
-const SHORTEST_SNOOZE: Duration = Duration::from_secs(1);
-
-/// How one run of the handler ended, before the policy is asked.
-enum Ended {
-    Returned(HandlerResult),
-    /// It panicked, or took too long.
-    Failed(String),
-    Undecodable(Undecodable),
-    NewerVersion(u32),
-    /// The worker stops, or the lease is lost: nothing to say about the event.
-    Interrupted,
-    LostLease,
-}
 
 /// Runs one leased delivery to its settlement. Returns the time that its
 /// attempt took, unless there was none.
@@ -250,148 +234,12 @@ async fn execute<S: Send + Sync + 'static>(
     }
 }
 
-impl Ended {
-    /// The handler panicked when it was cancelled: an error, whatever it was
-    /// cancelled for, but for a delivery that is another worker's.
-    fn dropped(self, panicked: &Panicked) -> Self {
-        let why = match self {
-            Self::Failed(why) => why,
-            Self::LostLease => {
-                tracing::warn!(error = %panicked, "a handler panicked when it was dropped, its lease lost");
-                return self;
-            }
-            _ => "interrupted".to_owned(),
-        };
-        Self::Failed(and_dropped(&why, panicked))
-    }
-}
-
-fn and_dropped(why: &str, panicked: &Panicked) -> String {
-    format!("{why}; when it was dropped it {panicked}")
-}
-
 /// Resolves when another worker has the delivery. The renewal also loses what
 /// the handler's own transaction has just finished: that goes on to its end.
 async fn lost(tracked: &Tracked, ledger: &LedgerScope) {
     tracked.lost().await;
     if ledger.finishing() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// What the policy makes of it. `None`: the delivery is no longer ours.
-fn classify<S>(
-    core: &Core<S>,
-    subscription: &Subscription<S>,
-    leased: &Leased,
-    ledger: &LedgerScope,
-    ended: Ended,
-) -> Option<Outcome> {
-    if ledger.committed() {
-        // The handler's own transaction finished the delivery; whatever came
-        // after can no longer change that.
-        if let Err(panicked) = guard::discard(ended) {
-            tracing::warn!(error = %panicked, "the error of a handler that had finished panicked when it was dropped");
-        }
-        return Some(Outcome::Done { committed: true });
-    }
-    let failed = |error, after| failed(core, subscription, leased, error, after);
-    Some(match ended {
-        Ended::Returned(Ok(())) if ledger.left_open() => failed(
-            "returned Ok with an open transaction: commit or roll back what `Ledger` began"
-                .to_owned(),
-            None,
-        ),
-        Ended::Returned(Ok(())) => Outcome::Done { committed: false },
-        Ended::Returned(Err(error)) => return of_error(core, error, failed),
-        Ended::Failed(text) => failed(text, None),
-        Ended::Undecodable(Undecodable(error)) => Outcome::Parked {
-            reason: "undecodable",
-            error,
-        },
-        Ended::NewerVersion(version) => Outcome::Parked {
-            reason: "version",
-            error: format!(
-                "version {version} is newer than version {} of this worker",
-                subscription.version
-            ),
-        },
-        Ended::Interrupted => release(core),
-        Ended::LostLease => return None,
-    })
-}
-
-/// An error was counted: another attempt, after `after` or the policy's wait,
-/// or the last.
-fn failed<S>(
-    core: &Core<S>,
-    subscription: &Subscription<S>,
-    leased: &Leased,
-    error: String,
-    after: Option<Duration>,
-) -> Outcome {
-    let clock = core.broker.db().clock();
-    let retry = &subscription.policy.retry;
-    match retry.wait_after(leased.attempts.saturating_add(1), clock) {
-        Some(wait) => Outcome::Retry {
-            due_us: later(clock.now(), after.unwrap_or(wait)).as_microsecond(),
-            error,
-        },
-        None => Outcome::Dead {
-            reason: "error",
-            error,
-            counted: true,
-        },
-    }
-}
-
-fn of_error<S>(
-    core: &Core<S>,
-    error: HandlerError,
-    failed: impl FnOnce(String, Option<Duration>) -> Outcome,
-) -> Option<Outcome> {
-    let verdict = error.verdict;
-    let text = text_of(error);
-    match verdict {
-        Verdict::Retry(after) => Some(failed(text, after)),
-        Verdict::Permanent => Some(Outcome::Dead {
-            reason: "permanent",
-            error: text,
-            counted: true,
-        }),
-        Verdict::Snooze(delay) => Some(snooze(core, delay)),
-        Verdict::LostLease => None,
-    }
-}
-
-/// No attempt is counted, so nothing else slows down a handler that asks for no
-/// delay. A worker that stops runs it no more: another one may at once.
-fn snooze<S>(core: &Core<S>, delay: Duration) -> Outcome {
-    let least = if core.stop.is_cancelled() {
-        Duration::ZERO
-    } else {
-        SHORTEST_SNOOZE
-    };
-    let now = core.broker.db().clock().now();
-    Outcome::Snooze {
-        due_us: later(now, delay.max(least)).as_microsecond(),
-    }
-}
-
-/// The error's text and drop are user code.
-fn text_of(error: HandlerError) -> String {
-    let text = guard::call(|| error.text());
-    let text = text.unwrap_or_else(|panicked| format!("an error whose text {panicked}"));
-    match guard::discard(error) {
-        Ok(()) => text,
-        Err(panicked) => and_dropped(&text, &panicked),
-    }
-}
-
-/// Due again at once, no attempt counted.
-fn release<S>(core: &Core<S>) -> Outcome {
-    Outcome::Snooze {
-        due_us: core.broker.db().clock().now_us(),
     }
 }
 

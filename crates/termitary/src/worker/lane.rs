@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::Core;
 use super::measures::Measures;
@@ -41,6 +42,8 @@ pub(super) struct Lane<S> {
     pub(super) measures: Arc<Measures>,
     pub(super) route: Route,
     pub(super) room: Arc<Room>,
+    /// The subscription was dropped: the lane stops.
+    pub(super) gone: CancellationToken,
 }
 
 impl<S> Clone for Lane<S> {
@@ -50,6 +53,7 @@ impl<S> Clone for Lane<S> {
             measures: Arc::clone(&self.measures),
             route: self.route.clone(),
             room: Arc::clone(&self.room),
+            gone: self.gone.clone(),
         }
     }
 }
@@ -71,11 +75,13 @@ impl<S> Lane<S> {
             subscription: Arc::new(subscription),
             route,
             room: Arc::new(room),
+            gone: CancellationToken::new(),
         }
     }
 }
 
-/// Leases and queues deliveries until the worker stops. What is queued and not
+/// Leases and queues deliveries until the worker stops, or the subscription is
+/// dropped. What is queued and not
 /// begun goes back when it stops, or when a suspect is to run alone.
 pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane<S>) {
     let Lane {
@@ -83,6 +89,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
         measures,
         route,
         room,
+        gone,
     } = lane;
     let queue = Queue::new(Arc::clone(&core), subscription, measures);
     let transport = core.broker.transport();
@@ -99,6 +106,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
             // First: what is leased is queued, and gives itself back.
             Some(ended) = under_way.next() => ended,
             () = core.stop.cancelled() => break,
+            () = gone.cancelled() => break,
             () = core.until_alone(true), if !under_way.is_empty() => {
                 under_way.clear();
                 continue;
@@ -141,6 +149,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
                 let jitter = wait.mul_f64(0.5 + 0.5 * core.broker.db().clock().random());
                 tokio::select! {
                     () = core.stop.cancelled() => break,
+                    () = gone.cancelled() => break,
                     () = core.until_alone(true) => {}
                     () = tokio::time::sleep(jitter) => {}
                 }

@@ -1,12 +1,15 @@
 //! The worker: leases deliveries, runs handlers, settles.
 //!
-//! One lane per subscription leases (`lane`) and runs attempts (`queue`, `attempt`);
+//! One lane per subscription leases (`lane`) and runs attempts (`queue`, `attempt`,
+//! `ended`), ahead of them only where they are short (`pace`);
 //! one settler batches what ended (`settler`); what may have killed its process
 //! runs alone (`suspects`); leases are renewed on a thread
 //! of their own (`renewal`), so that a handler that blocks the runtime keeps
-//! its lease; the rest is housekeeping (`upkeep`, `roll`).
+//! its lease; the rest is housekeeping (`upkeep`, `roll`, `gone`).
 
 mod attempt;
+mod ended;
+mod gone;
 mod lane;
 mod measures;
 mod news;
@@ -165,8 +168,6 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             concurrency,
             "worker started"
         );
-        let housekeeping = TaskTracker::new();
-        start_housekeeping(&core, &registry, &routes, &housekeeping);
         let at_once = core.broker.transport().leases_at_once();
         let lanes: Vec<_> = registry
             .subscriptions
@@ -174,6 +175,8 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             .zip(&routes)
             .map(|(subscription, route)| Lane::new(subscription.clone(), route.clone(), at_once))
             .collect();
+        let housekeeping = TaskTracker::new();
+        start_housekeeping(&core, &registry, &routes, &lanes, &housekeeping);
         for lane in &lanes {
             let (core, lane) = (Arc::clone(&core), lane.clone());
             core.tasks.clone().spawn(lasting("lane", move || {
@@ -258,6 +261,7 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     core: &Arc<Core<S>>,
     registry: &Registry<S>,
     routes: &[Route],
+    lanes: &[Lane<S>],
     tasks: &TaskTracker,
 ) {
     let db = core.broker.db().clone();
@@ -289,10 +293,9 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks.spawn(lasting("release", move || {
         upkeep::release(db.clone(), known.clone(), stop.clone())
     }));
-    let names: Vec<_> = routes.iter().map(|route| route.name.clone()).collect();
-    let of = Arc::clone(core);
+    let (of, lanes) = (Arc::clone(core), lanes.to_vec());
     tasks.spawn(lasting("roll", move || {
-        roll::report(Arc::clone(&of), names.clone())
+        roll::report(Arc::clone(&of), lanes.clone())
     }));
     core.broker
         .spawn_side_tasks(registry.wire_names(), &core.id, &core.stop, tasks);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::gone::{self, Gone};
+use super::lane::Lane;
 use crate::clock::{forward, from_micros, micros, minutes, secs};
 use crate::db::{Db, Tx};
 use crate::error::Error;
@@ -42,17 +44,20 @@ impl Watch {
     }
 }
 
-/// Signs in, and again every few seconds until housekeeping ends.
-pub(super) async fn report<S: Send + Sync + 'static>(
-    core: Arc<Core<S>>,
-    subscriptions: Vec<String>,
-) {
+/// Signs in, and again every few seconds until housekeeping ends. Looks first
+/// whether what it runs is still registered.
+pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: Vec<Lane<S>>) {
     let started_us = core.broker.db().clock().now_us();
-    let subscriptions = serde_json::json!(subscriptions).to_string();
+    let mut gone = Gone::default();
     let mut failing = false;
     let mut watch = Watch::default();
     loop {
-        match sign_in(&core, started_us, &subscriptions, &mut watch).await {
+        let reported = async {
+            gone.look(&core, &lanes).await?;
+            let running = serde_json::json!(gone::running(&lanes)).to_string();
+            sign_in(&core, started_us, &running, &mut watch).await
+        };
+        match reported.await {
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
@@ -80,7 +85,8 @@ async fn sign_in<S>(
     sqlx::query(
         "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions, mode)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us, running = excluded.running",
+         ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us, running = excluded.running,
+            subscriptions = excluded.subscriptions",
     )
     .bind(&*core.id)
     .bind(host())

@@ -236,3 +236,31 @@ pub(crate) async fn two_workers_of_one_place_each_share_two_events_of_one_commit
         one.settle().await;
     }
 }
+
+pub(crate) async fn a_worker_stops_what_was_dropped_under_it_and_runs_the_rest(stand: Stand) {
+    let seen = Seen::default();
+    let registry = Registry::new()
+        .on(subscribe("goes", note))
+        .on(subscribe("stays", note));
+    let mut worker = TestWorker::start(stand.broker(), registry, seen.clone()).await;
+    worker.allow_leftovers();
+    stand.commit(Ping { n: 1 }).await;
+    worker.settle().await;
+    for table in [
+        "DELETE FROM termitary_deliveries WHERE subscription = (SELECT id FROM termitary_subscriptions WHERE name = 'goes')",
+        "DELETE FROM termitary_subscriptions WHERE name = 'goes'",
+    ] {
+        stand.write(table).await;
+    }
+    eventually("it says that it runs the other only", async || {
+        let running: String = sqlx::query_scalar("SELECT subscriptions FROM termitary_workers")
+            .fetch_one(stand.db().reader())
+            .await
+            .unwrap();
+        running == r#"["stays"]"#
+    })
+    .await;
+    stand.commit(Ping { n: 2 }).await;
+    worker.settle().await;
+    assert_eq!(seen.all(), ["1", "1", "2"]);
+}

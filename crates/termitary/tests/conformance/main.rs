@@ -3,6 +3,7 @@
 //! histories against a reference.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bounds;
 mod crashes;
 mod delivery;
 mod keeping;
@@ -42,6 +43,12 @@ macro_rules! suite {
                 a_newer_version_is_parked_by_an_old_worker_and_released_by_a_new_one
                 a_broadcast_reaches_every_listener
             }
+            bounds {
+                an_errors_text_is_cut_with_a_note_of_its_length
+                a_snooze_for_no_time_waits_for_a_second
+                a_payload_that_no_reader_can_decode_is_refused_at_publish
+                a_key_of_more_than_a_kibibyte_is_refused_at_publish
+            }
             crashes {
                 a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_a_crash
                 what_takes_two_workers_down_while_alone_is_quarantined
@@ -57,6 +64,7 @@ macro_rules! suite {
                 a_worker_of_unknown_handlers_holds_what_it_can_begin
                 a_worker_whose_handlers_turn_slow_gives_back_what_it_cannot_begin
                 two_workers_of_one_place_each_share_two_events_of_one_commit
+                a_worker_stops_what_was_dropped_under_it_and_runs_the_rest
             }
             ledger {
                 effects_new_events_and_done_commit_together

@@ -8,7 +8,7 @@ use redis::{
 };
 
 use super::keys::{self, Keys};
-use crate::broker::DEFAULT_LEASE;
+use crate::broker::{DEFAULT_LEASE, bounded};
 use crate::clock::minutes;
 use crate::error::Error;
 
@@ -168,9 +168,9 @@ impl RedisConfig {
     }
 
     /// How long the work of a dead worker waits before it runs elsewhere
-    /// (default: [`DEFAULT_LEASE`]).
+    /// (default: [`DEFAULT_LEASE`]). At least 50 ms and at most a day.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_millis(50));
+        self.lease = bounded(lease);
         self
     }
 

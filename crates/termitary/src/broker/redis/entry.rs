@@ -19,7 +19,8 @@ use super::keys::{self, Stream};
 use super::reply::Raw;
 use crate::clock::from_micros;
 pub(super) use crate::event::as_json_text;
-use crate::event::{Envelope, MAX_DATA_BYTES, payload};
+use crate::event::{Envelope, MAX_DATA_BYTES};
+use crate::payload;
 use crate::planted;
 
 /// The source of what no service of ours wrote.
@@ -232,10 +233,10 @@ fn cloud_event(stream: &Stream, raw: &Raw, text: &[u8]) -> Result<Carried, Strin
         version,
         time: event.time.unwrap_or_else(|| from_micros(raw.time_us())),
         source: event.source,
-        key: event.partitionkey,
+        key: payload::key(&stream.event, event.partitionkey).map_err(|error| error.to_string())?,
         traceparent: event.traceparent,
         cause: event.causationid,
-        data: payload(&stream.event, data).map_err(|error| error.to_string())?,
+        data: payload::unread(&stream.event, data).map_err(|error| error.to_string())?,
     };
     Ok(Carried {
         envelope,
@@ -293,7 +294,7 @@ fn optional(text: Option<&[u8]>) -> Result<Option<String>, String> {
 
 fn json(stream: &Stream, data: &[u8]) -> Result<Box<RawValue>, String> {
     let text = std::str::from_utf8(data).map_err(|_| "field d is not UTF-8")?;
-    payload(&stream.event, text.to_owned()).map_err(|error| error.to_string())
+    payload::unread(&stream.event, text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,0 +1,54 @@
+//! Subscriptions that were dropped while this worker ran them. Nothing is
+//! published for them any more; their lanes stop, and the log names them until
+//! the worker does.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Core;
+use super::lane::Lane;
+use crate::clock::minutes;
+use crate::error::Error;
+
+/// How often the log names them again.
+const AGAIN: Duration = minutes(1);
+
+/// When the log named them last.
+#[derive(Default)]
+pub(super) struct Gone(Option<Instant>);
+
+impl Gone {
+    /// Stops the lanes of what the ledger does not have any more.
+    pub(super) async fn look<S>(&mut self, core: &Core<S>, lanes: &[Lane<S>]) -> Result<(), Error> {
+        let registered: Vec<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions")
+            .fetch_all(core.broker.db().reader())
+            .await?;
+        let registered: HashSet<_> = registered.into_iter().collect();
+        let (mut gone, mut new) = (Vec::new(), false);
+        for lane in lanes {
+            if !registered.contains(&lane.route.id) {
+                new |= !lane.gone.is_cancelled();
+                lane.gone.cancel();
+                gone.push(&*lane.route.name);
+            }
+        }
+        let due = self.0.is_none_or(|last| last.elapsed() >= AGAIN);
+        if new || (due && !gone.is_empty()) {
+            self.0 = Some(Instant::now());
+            tracing::error!(
+                worker.id = %core.id,
+                subscriptions = gone.join(", "),
+                "dropped while this worker ran them: it runs them no more; remove them from its code, or restart it to register them again"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The names of what this worker runs.
+pub(super) fn running<S>(lanes: &[Lane<S>]) -> Vec<&str> {
+    let running = lanes.iter().filter(|lane| !lane.gone.is_cancelled());
+    running.map(|lane| &*lane.route.name).collect()
+}
