@@ -77,20 +77,22 @@ impl System {
         })
     }
 
-    /// The application on this system.
+    /// The application on this system. The secret is made last: a wrong setting
+    /// should leave no file behind.
     pub(super) fn app(
         &self,
         config: &Config,
         public_url: String,
-        secret: Secret,
+        secret: impl FnOnce() -> Result<Secret, Mistake>,
     ) -> anyhow::Result<App> {
+        let mailer = mailer(config)?;
         let settings = app::Settings {
             public_url: config.public_url.clone().unwrap_or(public_url),
             trusted_proxy_hops: config.trusted_proxies,
-            secret,
+            secret: secret()?,
             ..app::Settings::default()
         };
-        Ok(App::new(self.broker.clone(), mailer(config)?, settings))
+        Ok(App::new(self.broker.clone(), mailer, settings))
     }
 }
 

@@ -54,10 +54,12 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         () = stop.drain.cancelled() => return Ok(()),
     };
     // Workers seal nothing: they need not be able to read it.
-    let secret = if role.api() {
-        open::secret(&config, &system.db)?
-    } else {
-        Secret::default()
+    let secret = || {
+        if role.api() {
+            open::secret(&config, &system.db)
+        } else {
+            Ok(Secret::default())
+        }
     };
     let app = system.app(&config, config.local_url(port), secret)?;
     banner::print(&config, role, port)?;

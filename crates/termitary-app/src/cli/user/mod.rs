@@ -39,7 +39,9 @@ async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
     let name = args.name.clone().unwrap_or_else(|| local_part(&args.email));
     let role = if args.admin { Role::Admin } else { Role::User };
     let system = System::open(config, Missing::Create).await?;
-    let app = system.app(config, config.local_url(config.port), Secret::default())?;
+    let app = system.app(config, config.local_url(config.port), || {
+        Ok(Secret::default())
+    })?;
     let new = NewUser {
         email: args.email,
         name,
@@ -84,7 +86,9 @@ async fn existing(config: &Config) -> anyhow::Result<(System, App)> {
         );
     }
     let system = System::open(config, Missing::Create).await?;
-    let app = system.app(config, config.local_url(config.port), Secret::default())?;
+    let app = system.app(config, config.local_url(config.port), || {
+        Ok(Secret::default())
+    })?;
     Ok((system, app))
 }
 
