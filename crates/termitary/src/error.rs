@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Invalid,
     /// The database or Redis cannot do it now; trying again can.
     Unavailable,
+    /// Somebody else writes, and did not make room in time; nothing was done.
+    Busy,
     /// The delivery belongs to another worker by now.
     LostLease,
     /// What was named does not exist.
@@ -86,7 +88,12 @@ impl Error {
     /// The database or Redis cannot do it now: trying again later can help.
     /// The outcome of what was asked is unknown unless documented otherwise.
     pub fn is_unavailable(&self) -> bool {
-        self.0.kind == Kind::Unavailable
+        matches!(self.0.kind, Kind::Unavailable | Kind::Busy)
+    }
+
+    /// Somebody else wrote all the time that was waited.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.kind == Kind::Busy
     }
 
     /// The delivery was taken over by another worker or was settled already;

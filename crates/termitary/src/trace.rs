@@ -1,11 +1,35 @@
 //! W3C trace context: captured at publish, continued by the handler.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
+use crate::db::Owner;
+
 tokio::task_local! {
-    static CURRENT: Context;
+    static CURRENT: Scope;
+}
+
+/// What is known of the running code.
+struct Scope {
+    context: Context,
+    /// The attempt that it belongs to.
+    owner: Option<Arc<dyn Owner>>,
+    /// Which scope it is: one task may run several, one after the other.
+    number: u64,
+}
+
+impl Scope {
+    fn new(context: Context, owner: Option<Arc<dyn Owner>>) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self {
+            context,
+            owner,
+            number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
 }
 
 /// The trace and the event that the running code works for.
@@ -19,12 +43,31 @@ pub struct Context {
 
 /// Runs `work` so that what it publishes carries `context`.
 pub async fn scope<F: Future>(context: Context, work: F) -> F::Output {
-    CURRENT.scope(context, work).await
+    CURRENT.scope(Scope::new(context, None), work).await
+}
+
+/// [`scope`] for an attempt: a transaction that it begins carries its name.
+pub(crate) async fn scope_of<F: Future>(
+    owner: Arc<dyn Owner>,
+    context: Context,
+    work: F,
+) -> F::Output {
+    CURRENT.scope(Scope::new(context, Some(owner)), work).await
+}
+
+/// The number of the scope that the running code is in, or 0, and the attempt that
+/// it belongs to.
+pub(crate) fn place() -> (u64, Option<Arc<dyn Owner>>) {
+    CURRENT
+        .try_with(|scope| (scope.number, scope.owner.clone()))
+        .unwrap_or_default()
 }
 
 /// The context of the running code; empty outside [`scope`].
 pub fn current() -> Context {
-    CURRENT.try_with(Clone::clone).unwrap_or_default()
+    CURRENT
+        .try_with(|scope| scope.context.clone())
+        .unwrap_or_default()
 }
 
 /// A `traceparent` for a new span: of the same trace as `parent` where that is

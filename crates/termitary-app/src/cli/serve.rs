@@ -2,6 +2,7 @@
 //! are told to stop.
 
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use termitary::Worker;
@@ -64,9 +65,18 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
     let app = system.app(&config, config.local_url(port), secret)?;
     banner::print(&config, role, port)?;
     let result = serve(&config, &system, &app, listener, role, &stop).await;
-    system.db.close().await;
+    // What waits for another process's lock is not waited for: the log stays as it is.
+    if tokio::time::timeout(CLOSING, system.db.close())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the database does not answer: left without tidying its log");
+    }
     result
 }
+
+/// How long the end of the process waits for the database.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// Runs the parts; when one fails, the others drain too.
 async fn serve(

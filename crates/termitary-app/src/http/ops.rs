@@ -76,6 +76,11 @@ async fn readyz(State(api): State<Api>) -> Response {
         }
         Err(_) => (false, false),
     };
+    let placed = api.app.db().is_in_place();
+    if let Err(error) = &placed {
+        tracing::warn!(error = %error, "not ready: nothing can be written");
+    }
+    let database = database && placed.is_ok();
     let draining = api.shutdown.is_cancelled();
     let ready = database && migrations && !draining;
     let status = if ready { "ready" } else { "not ready" };

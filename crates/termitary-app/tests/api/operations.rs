@@ -54,6 +54,22 @@ async fn readiness_wants_the_tables_of_this_version() {
 }
 
 #[tokio::test]
+async fn readiness_wants_the_database_file_in_its_place() {
+    let app = TestApp::start().await;
+    let path = app.db().path().to_owned();
+    let aside = path.with_extension("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    std::fs::copy(&aside, &path).unwrap();
+    let answer = app.call(Method::GET, "/readyz", None, None).await;
+    assert_eq!(answer.status.as_u16(), 503, "{}", answer.body);
+    assert_eq!(answer.json()["database"], json!(false));
+    std::fs::rename(&aside, &path).unwrap();
+    app.call(Method::GET, "/readyz", None, None)
+        .await
+        .assert_status(200);
+}
+
+#[tokio::test]
 async fn migrating_again_changes_nothing() {
     let app = TestApp::start().await;
     app::migrate(app.db()).await.unwrap();

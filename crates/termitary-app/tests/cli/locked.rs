@@ -1,8 +1,13 @@
 //! Another process holds the database's write lock when ours starts: a backup,
 //! a migration, or a process that was stopped in the middle of a transaction.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 use sqlx::{Connection as _, SqliteConnection};
 
+use crate::http::Client;
 use crate::sandbox::{Process, Sandbox};
 
 const WAITS: &str = "another process holds the database's write lock";
@@ -43,6 +48,37 @@ async fn what_starts_while_the_database_is_locked_says_so_once_and_then_starts()
             assert_eq!(said.matches(WAITS).count(), 1, "{said}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_meet_a_locked_database_fail_together_and_the_process_stops_in_its_grace() {
+    const REQUESTS: usize = 12;
+    let sandbox = Sandbox::new().with("TERMITARY_SHUTDOWN_GRACE", "2s");
+    let mut dev = sandbox.start(&["dev"]);
+    let client = Arc::new(Client::register(dev.port(), "ada@example.com"));
+    let _stranger = lock(&sandbox).await;
+    let began = Instant::now();
+    let requests: Vec<_> = (0..REQUESTS)
+        .map(|n| {
+            let client = Arc::clone(&client);
+            std::thread::spawn(move || {
+                client.post("/api/v1/todos", &json!({ "title": format!("todo {n}") }))
+            })
+        })
+        .collect();
+    for request in requests {
+        let (status, answer) = request.join().unwrap();
+        assert_eq!(status, 503, "{answer}");
+    }
+    // One after the other they took half a minute and more.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let began = Instant::now();
+    let said = dev.stop();
+    let took = began.elapsed();
+    // Each part of the process used to wait for the lock after the grace.
+    assert!(took < Duration::from_secs(12), "{took:?}: {said}");
+    assert!(said.contains("the database is locked"), "{said}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 //! moment as its end.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::{forward, micros};
@@ -49,9 +49,12 @@ impl Expiry {
         let half_us = micros(self.lease / 2);
         let usual = (now_us + half_us)..=(now_us + 3 * half_us);
         let stale = ledger::stale(db, whose, &usual).await?;
+        if !stale.is_empty() && !self.could_renew(db).await {
+            self.seen().clear();
+            return Ok(0);
+        }
         let over = {
-            // Replaced as a whole: a panic leaves it readable.
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = self.seen();
             let (over, watched) = judge(&seen, stale, now_us, forward(), self.lease);
             *seen = watched;
             over
@@ -66,6 +69,26 @@ impl Expiry {
             fault::point!("reclaim.after_commit");
         }
         Ok(taken)
+    }
+}
+
+impl Expiry {
+    /// Whether leases could be renewed now, by anybody. While one transaction, of
+    /// this process or another, keeps the file from all writers, the leases of the
+    /// living stand still like those of the dead: all are watched anew afterwards.
+    async fn could_renew(&self, db: &Db) -> bool {
+        let prompt = (self.lease / 10).max(Duration::from_millis(500));
+        let asked = Instant::now();
+        let written = match db.begin().await {
+            Ok(tx) => tx.rollback().await.is_ok(),
+            Err(_) => false,
+        };
+        written && asked.elapsed() <= prompt
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Sightings> {
+        // Replaced as a whole: a panic leaves it readable.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,15 +6,15 @@
 //! single commit copies a little and waits twice for the disk. Here a thread of
 //! its own copies now and then, and has the log begun anew where it is long.
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::file::existing;
+use super::anchor::Anchor;
+use crate::error::Error;
 
 /// Looks at the log after so many commits.
 const COMMITS: u32 = 128;
@@ -28,7 +28,7 @@ const WAIT: Duration = Duration::from_micros(50);
 /// The door to the thread, which starts when it is first needed and ends with
 /// this.
 pub(super) struct Checkpoints {
-    database: PathBuf,
+    anchor: Arc<Anchor>,
     commits: AtomicU32,
     bell: OnceLock<SyncSender<Bell>>,
 }
@@ -40,9 +40,9 @@ enum Bell {
 }
 
 impl Checkpoints {
-    pub(super) fn new(database: &Path) -> Self {
+    pub(super) fn new(anchor: Arc<Anchor>) -> Self {
         Self {
-            database: database.to_owned(),
+            anchor,
             commits: AtomicU32::new(0),
             bell: OnceLock::new(),
         }
@@ -68,7 +68,7 @@ impl Checkpoints {
     fn start(&self) -> SyncSender<Bell> {
         let (bell, rings) = mpsc::sync_channel(1);
         let log = Log {
-            database: self.database.clone(),
+            anchor: Arc::clone(&self.anchor),
             long: LONG,
         };
         let started = std::thread::Builder::new()
@@ -95,26 +95,31 @@ fn serve(mut log: Log, rings: &Receiver<Bell>) {
 }
 
 struct Log {
-    database: PathBuf,
+    anchor: Arc<Anchor>,
     /// It is begun anew when it is so long.
     long: i64,
 }
 
 impl Log {
-    fn look(&mut self) -> rusqlite::Result<()> {
-        let conn = existing(&self.database)?;
+    fn look(&mut self) -> Result<(), Error> {
+        let anchor = Arc::clone(&self.anchor);
+        anchor.file().is_still_there()?;
+        anchor.with(|conn| Ok(self.look_on(conn)?))
+    }
+
+    fn look_on(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         // SQLite's own patience sleeps for milliseconds; a read takes a fraction of one.
         conn.busy_handler(Some(|waited| {
             std::thread::sleep(WAIT);
             waited < WAITS
         }))?;
-        let (_, pages, _) = checkpoint(&conn, "PASSIVE")?;
+        let (_, pages, _) = checkpoint(conn, "PASSIVE")?;
         if pages < self.long {
             self.long = LONG;
             return Ok(());
         }
         // What is left to copy is short now: writers wait for that alone.
-        let (busy, pages, _) = checkpoint(&conn, "RESTART")?;
+        let (busy, pages, _) = checkpoint(conn, "RESTART")?;
         // Whoever reads for long is not waited for at every look.
         self.long = if busy { pages + LONG / 4 } else { LONG };
         Ok(())
@@ -131,8 +136,10 @@ pub(super) fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<(bool
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
+    use super::super::file::File;
     use super::*;
 
     /// A database whose log nobody else copies, and `pages` in it.
@@ -145,8 +152,9 @@ mod tests {
         )
         .unwrap();
         fill(&conn, pages);
+        let file = Arc::new(File::of(&path).unwrap());
         let log = Log {
-            database: path,
+            anchor: Arc::new(Anchor::new(file).unwrap()),
             long: LONG,
         };
         (log, conn)
@@ -189,7 +197,7 @@ mod tests {
     fn whoever_reads_for_long_is_waited_for_once_in_so_many_pages() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, conn) = database(folder.path(), LONG);
-        let reader = Connection::open(&log.database).unwrap();
+        let reader = Connection::open(log.anchor.file().path()).unwrap();
         reader
             .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
             .unwrap();
@@ -206,7 +214,7 @@ mod tests {
     async fn it_looks_after_so_many_commits_and_never_once_closed() {
         let folder = tempfile::tempdir().unwrap();
         let (log, conn) = database(folder.path(), LONG);
-        let checkpoints = Checkpoints::new(&log.database);
+        let checkpoints = Checkpoints::new(Arc::clone(&log.anchor));
         for _ in 0..COMMITS {
             checkpoints.committed();
         }

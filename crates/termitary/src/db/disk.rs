@@ -7,16 +7,16 @@
 //! commit is there, so is all that it could have seen.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::BUSY_TIMEOUT;
+use super::anchor::Anchor;
 use super::checkpoints::{Checkpoints, checkpoint};
-use super::file::existing;
 use crate::error::{Error, Kind};
 
 /// How long others may keep the log from being copied. Unit tests know that
@@ -32,7 +32,7 @@ type Then = Box<dyn FnOnce(&Result<(), Error>) + Send>;
 
 /// The door to the thread that waits, which starts when it is first needed.
 pub(super) struct Disk {
-    database: PathBuf,
+    anchor: Arc<Anchor>,
     /// Whether anybody waits at all.
     durable: bool,
     checkpoints: Checkpoints,
@@ -40,11 +40,11 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(database: &Path, durable: bool) -> Self {
+    pub(super) fn new(anchor: Arc<Anchor>, durable: bool) -> Self {
         Self {
-            database: database.to_owned(),
+            checkpoints: Checkpoints::new(Arc::clone(&anchor)),
+            anchor,
             durable,
-            checkpoints: Checkpoints::new(database),
             inbox: OnceLock::new(),
         }
     }
@@ -67,7 +67,7 @@ impl Disk {
         }
         if let Err(mpsc::SendError(then)) = self.inbox().send(Box::new(then)) {
             // There is no thread: whoever asks waits by itself.
-            then(&Log::of(&self.database, File::sync_data).sync());
+            then(&Log::of(Arc::clone(&self.anchor), File::sync_data).sync());
         }
     }
 
@@ -95,7 +95,7 @@ impl Disk {
     fn inbox(&self) -> &Sender<Then> {
         self.inbox.get_or_init(|| {
             let (sender, inbox) = mpsc::channel();
-            let log = Log::of(&self.database, File::sync_data);
+            let log = Log::of(Arc::clone(&self.anchor), File::sync_data);
             let started = std::thread::Builder::new()
                 .name("termitary-disk".to_owned())
                 .spawn(move || serve(log, &inbox));
@@ -120,9 +120,7 @@ fn serve(mut log: Log, inbox: &Receiver<Then>) {
 
 /// The write-ahead log.
 struct Log {
-    database: PathBuf,
-    path: PathBuf,
-    file: Option<File>,
+    anchor: Arc<Anchor>,
     /// Waits until the disk has what was written to it.
     flush: fn(&File) -> std::io::Result<()>,
     /// The disk failed once. What the kernel could not write it counts as
@@ -131,17 +129,9 @@ struct Log {
 }
 
 impl Log {
-    fn of(database: &Path, flush: fn(&File) -> std::io::Result<()>) -> Self {
-        // SQLite follows links to the database, and has the log beside the file itself.
-        let real = database.canonicalize();
-        let mut path = real
-            .unwrap_or_else(|_| database.to_owned())
-            .into_os_string();
-        path.push("-wal");
+    fn of(anchor: Arc<Anchor>, flush: fn(&File) -> std::io::Result<()>) -> Self {
         Self {
-            database: database.to_owned(),
-            path: path.into(),
-            file: None,
+            anchor,
             flush,
             doubted: false,
         }
@@ -152,7 +142,7 @@ impl Log {
             let Err(error) = self.flush() else {
                 return Ok(());
             };
-            tracing::error!(%error, log = %self.path.display(), "the disk did not take the write-ahead log");
+            tracing::error!(%error, database = %self.anchor.file().path().display(), "the disk did not take the write-ahead log");
             self.doubted = true;
         }
         self.copy_back()?;
@@ -160,40 +150,42 @@ impl Log {
         Ok(())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        // SQLite locks the database and its shared memory, never the log: that
-        // another handle on it is closed some day takes no lock away.
-        let file = match self.file.take() {
-            Some(file) if is_there(&file)? => file,
-            _ => File::options().write(true).open(&self.path)?,
-        };
-        // Kept where it fails: only who had it open hears of the next error.
-        (self.flush)(self.file.insert(file))
+    fn flush(&self) -> std::io::Result<()> {
+        let log = self.anchor.log();
+        // SQLite removes it with the last connection only, and the anchor is one.
+        if !is_there(log)? {
+            self.anchor.file().lost_its_log();
+            return Err(std::io::Error::other("it was removed while it was open"));
+        }
+        (self.flush)(log)
     }
 
     /// Has all of the log written to the database file, and that to the disk; then
     /// cuts the log off, so that nobody reads what is left of it.
     fn copy_back(&mut self) -> Result<(), Error> {
-        let conn = existing(&self.database)?;
-        conn.busy_timeout(PATIENCE)?;
-        let began = Instant::now();
-        loop {
-            match checkpoint(&conn, "TRUNCATE")? {
-                (false, 0, 0) => break,
-                // Somebody else copies just now; SQLite does not wait for that.
-                (_, -1, _) if began.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                (busy, log, copied) => return Err(refused(busy, log, copied)),
-            }
-        }
-        let cut = File::open(&self.path).and_then(|log| log.sync_all());
+        self.anchor.with(copy_back)?;
+        self.anchor.file().has_its_name()?;
+        let cut = self.anchor.log().sync_all();
         cut.map_err(|error| refused(false, 0, 0).caused_by(error))
     }
 }
 
-/// Whether a log has its name still: SQLite removes it with the last connection,
-/// and begins another.
+fn copy_back(conn: &Connection) -> Result<(), Error> {
+    conn.busy_timeout(PATIENCE)?;
+    let began = Instant::now();
+    loop {
+        match checkpoint(conn, "TRUNCATE")? {
+            (false, 0, 0) => return Ok(()),
+            // Somebody else copies just now; SQLite does not wait for that.
+            (_, -1, _) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (busy, log, copied) => return Err(refused(busy, log, copied)),
+        }
+    }
+}
+
+/// Whether a log has its name still.
 #[cfg(unix)]
 fn is_there(log: &File) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
@@ -218,11 +210,18 @@ fn refused(busy: bool, log: i64, copied: i64) -> Error {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::path::{Path, PathBuf};
     use std::sync::Mutex;
 
     use rusqlite::Connection;
 
+    use super::super::file;
     use super::*;
+
+    fn anchor(path: &Path) -> Arc<Anchor> {
+        let file = Arc::new(file::File::of(path).unwrap());
+        Arc::new(Anchor::new(file).unwrap())
+    }
 
     /// A database with a row that is in its log only, and what keeps it open.
     fn database(folder: &Path) -> (PathBuf, Connection) {
@@ -256,21 +255,26 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let link = elsewhere.path().join("link.db");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        Log::of(&link, File::sync_data).flush().unwrap();
+        Log::of(anchor(&link), File::sync_data).flush().unwrap();
     }
 
     #[test]
-    fn a_log_that_sqlite_began_anew_under_its_name_is_the_one_that_is_waited_for() {
+    fn a_log_that_was_removed_is_copied_to_the_database_and_takes_nothing_more() {
         let folder = tempfile::tempdir().unwrap();
         let (path, open) = database(folder.path());
-        let mut log = Log::of(&path, File::sync_data);
-        log.flush().unwrap();
-        drop(open); // the last connection takes the log with it
-        assert!(!is_there(log.file.as_ref().unwrap()).unwrap());
-        let open = Connection::open(&path).unwrap();
+        let anchor = anchor(&path);
+        let mut log = Log::of(Arc::clone(&anchor), File::sync_data);
+        log.sync().unwrap();
+        anchor.file().is_still_there().unwrap();
+        std::fs::remove_file(path.with_extension("db-wal")).unwrap();
         open.execute("INSERT INTO notes VALUES (2)", []).unwrap();
-        log.flush().unwrap();
-        assert!(is_there(log.file.as_ref().unwrap()).unwrap());
+        log.sync().unwrap();
+        let told = anchor.file().is_still_there().unwrap_err();
+        assert!(
+            told.to_string().contains("removed while it was open"),
+            "{told}"
+        );
+        assert_eq!(notes_without_log(&path), 2);
     }
 
     #[test]
@@ -278,7 +282,7 @@ mod tests {
         static SYNCED: Mutex<u32> = Mutex::new(0);
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
-        let log = Log::of(&path, |_| {
+        let log = Log::of(anchor(&path), |_| {
             *SYNCED.lock().unwrap() += 1;
             Ok(())
         });
@@ -305,7 +309,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
         assert_eq!(notes_without_log(&path), 0);
-        Log::of(&path, broken).sync().unwrap();
+        Log::of(anchor(&path), broken).sync().unwrap();
         assert_eq!(notes_without_log(&path), 1);
         // What the disk may have of it hides nothing of the database.
         let log = path.with_extension("db-wal");
@@ -321,7 +325,7 @@ mod tests {
             .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
             .unwrap();
         open.execute_batch("INSERT INTO notes VALUES (2)").unwrap();
-        let mut log = Log::of(&path, broken);
+        let mut log = Log::of(anchor(&path), broken);
         assert!(log.sync().unwrap_err().is_unavailable());
         // A disk that takes the log again does not have what it lost.
         log.flush = File::sync_data;
@@ -335,7 +339,7 @@ mod tests {
     async fn whoever_asked_before_is_answered_before_it_rests() {
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
-        let disk = Disk::new(&path, true);
+        let disk = Disk::new(anchor(&path), true);
         let (say, said) = mpsc::channel();
         for _ in 0..3 {
             let say = say.clone();

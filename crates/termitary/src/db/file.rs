@@ -1,13 +1,14 @@
 //! A file that is open can be removed or replaced: what is then written to it
-//! ends with the process, and SQLite does not notice.
+//! ends with the process, and SQLite does not notice. The same holds for the
+//! write-ahead log beside it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::error::Error;
-#[cfg(unix)]
-use crate::error::Kind;
+use super::log_owner;
+use crate::error::{Error, Kind};
 
 /// Which file a path named when it was opened. Where files have no number, an
 /// open one cannot be removed.
@@ -17,11 +18,28 @@ pub(super) struct File {
     device: u64,
     #[cfg(unix)]
     inode: u64,
+    /// The log was removed while it was open.
+    log_gone: AtomicBool,
 }
 
 impl File {
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Notes that the write-ahead log was removed: nothing more is written to it.
+    pub(super) fn lost_its_log(&self) {
+        self.log_gone.store(true, Ordering::Release);
+    }
+
+    /// An error where the path does not name it any more, or its log is gone. One
+    /// system call, about a microsecond.
+    pub(super) fn is_still_there(&self) -> Result<(), Error> {
+        self.has_its_name()?;
+        if self.log_gone.load(Ordering::Acquire) {
+            return Err(log_gone(&self.path));
+        }
+        Ok(())
     }
 }
 
@@ -29,12 +47,29 @@ impl File {
 /// it. SQLite gives the files beside it the same mode, and says what is wrong with
 /// the path better than this could.
 pub(super) fn make_private(path: &Path) {
-    let mut make = std::fs::OpenOptions::new();
+    let mut make = private();
     // Never one that is there: closing it would end this process's locks on it.
     make.write(true).create_new(true);
+    let _ = make.open(path);
+}
+
+/// Makes files for their user alone.
+pub(super) fn private() -> std::fs::OpenOptions {
+    let mut make = std::fs::OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut make, 0o600);
-    let _ = make.open(path);
+    make
+}
+
+/// The path of a file that is kept beside the database.
+pub(super) fn beside(database: &Path, end: &str) -> PathBuf {
+    // SQLite follows links to the database, and has its files beside the file itself.
+    let real = database.canonicalize();
+    let mut path = real
+        .unwrap_or_else(|_| database.to_owned())
+        .into_os_string();
+    path.push(end);
+    path.into()
 }
 
 /// A connection for one thread to a database that is there: not made where it is
@@ -53,14 +88,17 @@ impl File {
             path: path.to_owned(),
             device: found.dev(),
             inode: found.ino(),
+            log_gone: AtomicBool::new(false),
         })
     }
 
-    /// An error where the path names it no longer. One system call, about a
-    /// microsecond.
-    pub(super) fn is_still_there(&self) -> Result<(), Error> {
-        let now = Self::of(&self.path)?;
-        if (now.device, now.inode) == (self.device, self.inode) {
+    /// An error where the path names another file, or none. While a connection is
+    /// open no other file gets the same number.
+    pub(super) fn has_its_name(&self) -> Result<(), Error> {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::metadata(&self.path);
+        let found = found.map_err(|error| gone(&self.path).caused_by(error))?;
+        if (found.dev(), found.ino()) == (self.device, self.inode) {
             Ok(())
         } else {
             Err(gone(&self.path))
@@ -73,8 +111,19 @@ fn gone(path: &Path) -> Error {
     Error::new(
         Kind::Unavailable,
         format!(
-            "the database file {} was removed or replaced while it was open: what is written now would be lost. Put it back, or stop this process before another file takes its place",
-            path.display()
+            "the database file {} was removed or replaced while it was open: what is written now would be lost. Put it back; or, to go on with another file, stop this process, remove the old {} and -shm, and start again",
+            path.display(),
+            log_owner::log_of(path).display()
+        ),
+    )
+}
+
+fn log_gone(path: &Path) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "the write-ahead log {} was removed while it was open: nothing more is written. What it held was copied to the database file; restart every process that uses this file",
+            log_owner::log_of(path).display()
         ),
     )
 }
@@ -84,10 +133,11 @@ impl File {
     pub(super) fn of(path: &Path) -> Result<Self, Error> {
         Ok(Self {
             path: path.to_owned(),
+            log_gone: AtomicBool::new(false),
         })
     }
 
-    pub(super) fn is_still_there(&self) -> Result<(), Error> {
+    pub(super) fn has_its_name(&self) -> Result<(), Error> {
         Ok(())
     }
 }

@@ -1,11 +1,19 @@
 //! The database: one writer, several readers, and the transaction in which
 //! rows and events become real together.
 
+mod anchor;
 #[cfg(feature = "redis")]
 mod carrier;
 mod checkpoints;
 mod disk;
 mod file;
+#[cfg(test)]
+mod file_tests;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
+mod locks;
+mod log_owner;
 mod open;
 mod patience;
 mod readers;
@@ -16,6 +24,8 @@ mod turns_tests;
 mod tx;
 mod writer;
 
+use std::future::Future;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +37,11 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::error::{Error, Kind};
 
+use anchor::Anchor;
 use disk::Disk;
 use file::File;
+pub(crate) use hold::Owner;
+use hold::{Holds, Patience, Who};
 pub(crate) use open::nothing_lost;
 pub(crate) use patience::writable;
 use patience::{AT_START, READ_ONLY, primary_code, until_unlocked};
@@ -77,6 +90,7 @@ struct Inner {
     clock: Clock,
     source: String,
     file: Arc<File>,
+    anchor: Arc<Anchor>,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
     /// Where a test's file is, for as long as somebody may look at it.
@@ -84,11 +98,19 @@ struct Inner {
     _folder: Option<Arc<tempfile::TempDir>>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Threads of ours may know it for a moment longer: the file is there now.
+        self.anchor.close();
+    }
+}
+
 /// How to open a [`Db`].
 pub struct Options {
     clock: Clock,
     source: String,
     durable: bool,
+    patience: Patience,
     #[cfg(feature = "testing")]
     folder: Option<Arc<tempfile::TempDir>>,
 }
@@ -99,6 +121,7 @@ impl Default for Options {
             clock: Clock::system(),
             source: "/termitary/app".to_owned(),
             durable: true,
+            patience: Patience::DEFAULT,
             #[cfg(feature = "testing")]
             folder: None,
         }
@@ -172,13 +195,7 @@ impl Db {
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", JOURNAL_BYTES);
-        let pool = |size| {
-            SqlitePoolOptions::new()
-                .max_connections(size)
-                // It is asked whether it lives when it comes back.
-                .test_before_acquire(false)
-                .acquire_timeout(Duration::from_secs(30))
-        };
+        log_owner::refuse_a_strangers_log(path)?;
         // Whoever has a turn waits for the disk afterwards, see `disk`.
         let write = connect
             .clone()
@@ -189,14 +206,17 @@ impl Db {
             // for it costs as much as all else that a batch does.
             .pragma("temp_store", "MEMORY");
         file::make_private(path);
-        let writer = open::connect(&write)
+        let holds = Arc::new(Holds::new(options.patience));
+        let writer = open::connect(&write, holds.activity())
             .await
             .map_err(|error| cannot_open(path, error))?;
         let file = Arc::new(File::of(path)?);
-        let disk = Arc::new(Disk::new(path, options.durable));
+        let anchor = Arc::new(Anchor::new(Arc::clone(&file))?);
+        let disk = Arc::new(Disk::new(Arc::clone(&anchor), options.durable));
         let turns = Turns::new(
             writer,
             write,
+            holds,
             Arc::clone(&file),
             Arc::clone(&disk),
             options.source.clone(),
@@ -205,10 +225,11 @@ impl Db {
         Ok(Self(Arc::new(Inner {
             writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), disk),
             turns,
+            readers: Readers::new(read.clone(), Arc::clone(&file), READERS as usize),
+            reader: pool(&file, READERS, read).await?,
+            renewer: pool(&file, 1, connect).await?,
             file,
-            readers: Readers::new(read.clone(), READERS as usize),
-            reader: pool(READERS).connect_lazy_with(read),
-            renewer: pool(1).connect_lazy_with(connect),
+            anchor,
             clock: options.clock.clone(),
             source: options.source.clone(),
             published: Notify::new(),
@@ -220,9 +241,26 @@ impl Db {
     /// Begins a write transaction. The pages that it changes are kept in memory as
     /// they were, until it ends: change gigabytes in several.
     ///
+    /// SQLite takes one writer at a time: the turn to write is waited for up to
+    /// five seconds. A transaction that runs no statement for three seconds, while
+    /// others wait or beside a worker, is ended: its commit is then an error, and
+    /// changes nothing.
+    ///
     /// Cancelling this future is safe: the transaction is rolled back.
-    pub async fn begin(&self) -> Result<Tx, Error> {
-        let turn = self.0.turns.begin().await?;
+    ///
+    /// # Errors
+    ///
+    /// `is_unavailable()` if the turn did not come in time; the message names who
+    /// has it, and since when. `is_invalid()` if the calling task has a transaction
+    /// open itself and does nothing with it: it would wait for itself.
+    #[track_caller]
+    pub fn begin(&self) -> impl Future<Output = Result<Tx, Error>> + Send {
+        self.begin_at(Location::caller())
+    }
+
+    /// [`Db::begin`] for the code at `place`.
+    pub(crate) async fn begin_at(&self, place: &'static Location<'static>) -> Result<Tx, Error> {
+        let turn = self.0.turns.begin(Who::begins(place)).await?;
         Ok(Tx::new(turn, self.clone()))
     }
 
@@ -270,6 +308,32 @@ impl Db {
         self.0.renewer.close().await;
         self.0.writer.close().await;
         self.0.turns.close().await;
+        // The last of all. It may copy the log to the database.
+        let anchor = Arc::clone(&self.0.anchor);
+        if tokio::task::spawn_blocking(move || anchor.close())
+            .await
+            .is_err()
+        {
+            self.0.anchor.close();
+        }
+    }
+
+    /// Returns an error while the database file, or the write-ahead log beside it,
+    /// was removed or replaced: every write is refused then. One system call.
+    pub fn is_in_place(&self) -> Result<(), Error> {
+        self.0.file.is_still_there()
+    }
+
+    /// An error where the calling task has a transaction open, and would wait for
+    /// itself if it wrote outside of it.
+    pub(crate) async fn unless_own(&self) -> Result<(), Error> {
+        self.0.turns.unless_own().await
+    }
+
+    /// Ends a transaction of this process that does nothing, if this is called now
+    /// and then.
+    pub(crate) fn look_at_turn(&self) {
+        self.0.turns.look();
     }
 
     /// Runs `work` on the thread that writes, in a transaction that it shares
@@ -284,7 +348,17 @@ impl Db {
 
     /// [`Db::write`] for what answers by itself.
     pub(crate) fn ask(&self, asked: Box<dyn Asked>) {
-        self.0.writer.ask(asked);
+        self.ask_since(asked, std::time::Instant::now());
+    }
+
+    /// [`Db::ask`] for what began to wait at `since`.
+    pub(crate) fn ask_since(&self, asked: Box<dyn Asked>, since: std::time::Instant) {
+        self.0.writer.ask(asked, since);
+    }
+
+    /// How long a turn to write is waited for.
+    pub(crate) fn patience(&self) -> Duration {
+        self.0.turns.patience()
     }
 
     /// [`Db::write`], with something done to what was made once it is real and
@@ -335,6 +409,29 @@ impl Db {
     pub(crate) fn published(&self) -> &Notify {
         &self.0.published
     }
+}
+
+/// Connections that are all opened now and kept: one that is opened later, by path,
+/// may meet another file.
+async fn pool(
+    file: &Arc<File>,
+    size: u32,
+    options: SqliteConnectOptions,
+) -> Result<SqlitePool, Error> {
+    let file = Arc::clone(file);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(size)
+        .min_connections(size)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // It is asked whether it lives when it comes back.
+        .test_before_acquire(false)
+        .acquire_timeout(Duration::from_secs(30))
+        .after_connect(move |_, _| {
+            let there = file.is_still_there();
+            Box::pin(async move { there.map_err(|error| sqlx::Error::Configuration(error.into())) })
+        });
+    Ok(pool.connect_with(options).await?)
 }
 
 /// The file that a `sqlite:` URL names.

@@ -1,8 +1,8 @@
 //! A database transaction that turns share: begun, published into, committed.
 
 use std::pin::pin;
-#[cfg(feature = "redis")]
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 #[cfg(feature = "redis")]
 use super::carrier::{self, Cargo, Carrier};
 use super::patience::{BUSY, primary_code};
-use super::{BUSY_TIMEOUT, MOST, SHARED_FOR};
+use super::{MOST, SHARED_FOR};
 use crate::error::{Error, Kind};
 use crate::ledger;
 use crate::publish::Draft;
@@ -38,6 +38,8 @@ const NO_PATIENCE: &str = "PRAGMA busy_timeout = 0";
 /// For so long another process's lock is asked for without a rest.
 const AT_ONCE: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_millis(1);
+/// A statement that runs counts as activity once in so many steps of SQLite's.
+const STEPS: i32 = 4096;
 const ROLLBACK: &str = "ROLLBACK";
 
 pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
@@ -180,21 +182,32 @@ fn lost(error: Error) -> Error {
 /// A connection to write on. Its transactions begin and end with statements of
 /// ours: sqlx's guards take the connection along, and giving it back to a pool
 /// costs a task and a round trip to the database's thread. To sqlx one is always
-/// open, so that what it begins inside is a savepoint.
+/// open, so that what it begins inside is a savepoint. `activity` rises while a
+/// statement runs.
 pub(super) async fn connect(
     options: &SqliteConnectOptions,
+    activity: Arc<AtomicU64>,
 ) -> Result<SqliteConnection, sqlx::Error> {
     let mut conn = options.connect().await?;
+    conn.lock_handle()
+        .await?
+        .set_progress_handler(STEPS, move || {
+            activity.fetch_add(1, Ordering::Relaxed);
+            true
+        });
     std::mem::forget(conn.begin().await?);
     roll_back(&mut conn).await?;
     run(&mut conn, NO_PATIENCE).await?;
     Ok(conn)
 }
 
-/// Begins a database transaction; waits for other processes. SQLite's own
-/// patience sleeps for milliseconds where a fraction of one would do, and whoever
-/// asks more often gets all the turns.
-pub(super) async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+/// Begins a database transaction; waits for other processes until `until`, and
+/// asks once in any case. SQLite's own patience sleeps for milliseconds where a
+/// fraction of one would do, and whoever asks more often gets all the turns.
+pub(super) async fn begin(
+    conn: &mut SqliteConnection,
+    until: tokio::time::Instant,
+) -> Result<(), sqlx::Error> {
     let began = Instant::now();
     loop {
         let error = match run(conn, BEGIN).await {
@@ -202,7 +215,7 @@ pub(super) async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error
             answer => return answer,
         };
         match began.elapsed() {
-            waited if waited > BUSY_TIMEOUT => return Err(error),
+            _ if tokio::time::Instant::now() >= until => return Err(error),
             // Asking is a way to another thread and back: that is the rest.
             waited if waited < AT_ONCE => {}
             _ => tokio::time::sleep(REST).await,

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::file::File;
+use super::hold::seconds;
+use super::locks;
 use crate::error::{Error, Kind};
 
 /// How long a process waits for the lock at its start.
@@ -76,9 +79,25 @@ pub(crate) fn writable(path: &Path, error: Error) -> Error {
     .caused_by(error)
 }
 
-/// Whether this is `SQLITE_BUSY`, as something of ours reports it.
+/// Whether somebody else writes, as something of ours reports it.
 fn is_locked(error: &Error) -> bool {
-    code(error) == Some(BUSY)
+    error.is_busy() || code(error) == Some(BUSY)
+}
+
+/// The error of one who met another process's lock for so long.
+pub(super) fn stranger(file: &File, patience: Duration) -> Error {
+    let path = file.path().display();
+    let who = match locks::holder(file.path()) {
+        Some(who) => format!("another process ({who})"),
+        None => format!("another process (`fuser {path}` names those that have the file open)"),
+    };
+    Error::new(
+        Kind::Busy,
+        format!(
+            "the database is locked: {who} held the write lock of {path} for {}",
+            seconds(patience)
+        ),
+    )
 }
 
 fn code(error: &Error) -> Option<i32> {

@@ -10,6 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::file::File;
 use crate::error::{Error, Kind};
 
 /// A connection to a file does not die by itself, but the thread behind it can. It
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The connections, as many as have been needed at once.
 pub(super) struct Readers {
     options: SqliteConnectOptions,
+    file: Arc<File>,
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Kept>>,
 }
@@ -42,9 +44,10 @@ pub struct Reader {
 }
 
 impl Readers {
-    pub(super) fn new(options: SqliteConnectOptions, most: usize) -> Arc<Self> {
+    pub(super) fn new(options: SqliteConnectOptions, file: Arc<File>, most: usize) -> Arc<Self> {
         Arc::new(Self {
             options,
+            file,
             places: Arc::new(Semaphore::new(most)),
             idle: Mutex::new(Vec::with_capacity(most)),
         })
@@ -85,7 +88,10 @@ impl Readers {
     }
 
     async fn connect(&self) -> Result<Kept, Error> {
-        Ok(Kept::new(self.options.connect().await?))
+        self.file.is_still_there()?;
+        let conn = self.options.connect().await?;
+        self.file.is_still_there()?;
+        Ok(Kept::new(conn))
     }
 
     /// After this nobody reads any more; what is read now may finish.

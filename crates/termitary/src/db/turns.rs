@@ -11,6 +11,7 @@
 //! full disk rolls all of it back), everybody in it is told so.
 
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,13 +19,15 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+use tokio::time::Instant;
 
 #[cfg(feature = "redis")]
 use super::carrier::{self, Carrier};
 use super::disk::Disk;
 use super::file::File;
+use super::hold::{Held, Holds, Who};
 use super::open::{self, Open, Publisher, Reply};
-use super::patience::primary_code;
+use super::patience::{BUSY, primary_code, stranger};
 use crate::error::Error;
 use crate::publish::Draft;
 
@@ -40,6 +43,7 @@ pub(super) struct Turns {
     file: Arc<File>,
     disk: Arc<Disk>,
     publisher: Publisher,
+    holds: Arc<Holds>,
     seat: Arc<Mutex<Seat>>,
     /// How many wait for the seat.
     queued: AtomicUsize,
@@ -63,6 +67,7 @@ impl Turns {
     pub(super) fn new(
         conn: SqliteConnection,
         options: SqliteConnectOptions,
+        holds: Arc<Holds>,
         file: Arc<File>,
         disk: Arc<Disk>,
         source: String,
@@ -80,6 +85,7 @@ impl Turns {
                 #[cfg(feature = "redis")]
                 carrier: carrier::Slot::default(),
             },
+            holds,
             seat: Arc::new(Mutex::new(seat)),
             queued: AtomicUsize::new(0),
             committed: Arc::default(),
@@ -97,21 +103,79 @@ impl Turns {
         self.publisher.carrier.set(carrier);
     }
 
-    /// Waits for the connection; they are served in order. Dropping this future
-    /// is safe: a turn that nobody takes is undone.
-    pub(super) async fn begin(self: &Arc<Self>) -> Result<Turn, Error> {
-        let waiting = Waiting::new(self);
-        let mut seat = Arc::clone(&self.seat).lock_owned().await;
-        waiting.over();
+    /// Waits for the connection, as long as `Patience` says; the callers are served
+    /// in order. Dropping this future is safe: a turn that nobody takes is undone.
+    pub(super) async fn begin(self: &Arc<Self>, who: Who) -> Result<Turn, Error> {
+        let until = self.deadline(std::time::Instant::now());
+        let mut seat = match Arc::clone(&self.seat).try_lock_owned() {
+            Ok(seat) => seat,
+            Err(_) => {
+                let waiting = Waiting::new(self);
+                let seat = self.wait(&who, until).await?;
+                waiting.over();
+                seat
+            }
+        };
+        let holding = self.hold(who);
         if !seat.undo
             && let Some(open) = seat.open.take_if(|open| open.takes_more())
         {
-            return Ok(self.turn(seat, open));
+            return Ok(self.turn(holding, seat, open));
         }
         // In a task of its own: half-way it would leave a transaction open.
-        tokio::spawn(Arc::clone(self).take(seat))
+        tokio::spawn(Arc::clone(self).take(holding, seat, until))
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?
+    }
+
+    /// Until when a caller waits that began to wait at `since`.
+    fn deadline(&self, since: std::time::Instant) -> Instant {
+        Instant::from_std(since + self.holds.patience.turn)
+    }
+
+    /// Waits for the seat. Looks at its holder now and then.
+    async fn wait(&self, who: &Who, until: Instant) -> Result<OwnedMutexGuard<Seat>, Error> {
+        let mut seat = pin!(Arc::clone(&self.seat).lock_owned());
+        loop {
+            let now = Instant::now();
+            let look = until.min(now + self.holds.patience.look());
+            if let Ok(seat) = tokio::time::timeout_at(look, seat.as_mut()).await {
+                return Ok(seat);
+            }
+            self.holds.own(who)?;
+            self.holds.look();
+            if Instant::now() >= until {
+                let busy = self.holds.not_in_time();
+                return Err(busy.unwrap_or_else(|| stranger(&self.file, self.holds.patience.turn)));
+            }
+        }
+    }
+
+    /// Returns at once, unless the task that asks has a transaction open. That may
+    /// end soon, where the task does several things at a time. Where it does not,
+    /// this is an error: the task would wait for itself.
+    pub(super) async fn unless_own(&self) -> Result<(), Error> {
+        let who = Who::asks();
+        while self.holds.own(&who)? == Held::ByItself {
+            tokio::time::sleep(self.holds.patience.look() / 10).await;
+        }
+        Ok(())
+    }
+
+    pub(super) fn patience(&self) -> std::time::Duration {
+        self.holds.patience.turn
+    }
+
+    /// Ends a transaction that does nothing, for one who waits outside of the queue.
+    pub(super) fn look(&self) {
+        self.holds.look();
+    }
+
+    fn hold(self: &Arc<Self>, who: Who) -> Holding {
+        Holding {
+            number: self.holds.enter(who),
+            holds: Arc::clone(&self.holds),
+        }
     }
 
     /// Returns when what is committed by now is on the disk.
@@ -120,16 +184,35 @@ impl Turns {
         self.disk.has_all().await
     }
 
-    /// The seat for one who writes on another connection: nothing is open on
-    /// this one meanwhile.
-    pub(super) async fn alone(&self) -> Result<impl Drop + use<>, Error> {
-        let mut seat = Arc::clone(&self.seat).lock_owned().await;
+    /// The seat for the thread that writes on another connection, which was asked
+    /// at `since`: nothing is open on this one meanwhile.
+    pub(super) async fn alone(self: &Arc<Self>, since: std::time::Instant) -> Result<Alone, Error> {
+        let who = Who::broker();
+        let until = self.deadline(since);
+        let mut seat = match Arc::clone(&self.seat).try_lock_owned() {
+            Ok(seat) => seat,
+            Err(_) => self.wait(&who, until).await?,
+        };
+        let holding = self.hold(who);
         seat.settle_down().await;
         seat.commit(self).await;
         if seat.closed {
             return Err(sqlx::Error::PoolClosed.into());
         }
-        Ok(seat)
+        if let Some(rest) = self.holds.rest() {
+            tokio::time::sleep(rest).await;
+        }
+        Ok(Alone {
+            holding,
+            until: until.into_std(),
+            _seat: seat,
+        })
+    }
+
+    /// The error of one who met another process's lock until the deadline.
+    pub(super) fn stranger(&self) -> Error {
+        self.holds.met_a_stranger();
+        stranger(&self.file, self.holds.patience.turn)
     }
 
     /// Nobody writes.
@@ -155,7 +238,12 @@ impl Turns {
         }
     }
 
-    async fn take(self: Arc<Self>, mut seat: OwnedMutexGuard<Seat>) -> Result<Turn, Error> {
+    async fn take(
+        self: Arc<Self>,
+        holding: Holding,
+        mut seat: OwnedMutexGuard<Seat>,
+        until: Instant,
+    ) -> Result<Turn, Error> {
         seat.settle_down().await;
         if seat.open.as_ref().is_some_and(|open| !open.takes_more()) {
             seat.commit(&self).await;
@@ -164,17 +252,30 @@ impl Turns {
             open
         } else {
             self.file.is_still_there()?;
-            seat.begin(&self.options).await?
+            if let Some(rest) = self.holds.rest() {
+                tokio::time::sleep(rest).await;
+            }
+            seat.begin(&self, until).await?
         };
-        Ok(self.turn(seat, open))
+        Ok(self.turn(holding, seat, open))
     }
 
-    fn turn(self: &Arc<Self>, seat: OwnedMutexGuard<Seat>, open: Open) -> Turn {
+    fn turn(self: &Arc<Self>, holding: Holding, seat: OwnedMutexGuard<Seat>, open: Open) -> Turn {
+        holding.opened();
         Turn {
             turns: Arc::clone(self),
+            holding,
             seat,
             open: Some(open),
             touched: false,
+        }
+    }
+
+    /// What a refused BEGIN means.
+    fn refused(&self, error: sqlx::Error) -> Error {
+        match primary_code(&error) {
+            Some(BUSY) => self.stranger().caused_by(error),
+            _ => error.into(),
         }
     }
 
@@ -204,6 +305,42 @@ impl Turns {
         let others = queued + self.committed.load(Ordering::Acquire);
         let enough = self.disk.is_waited_for() && are_enough(open.kept.len(), others);
         queued > 0 && open.takes_more() && !enough
+    }
+}
+
+/// The seat, and until when its holder may wait for other processes.
+pub(super) struct Alone {
+    holding: Holding,
+    until: std::time::Instant,
+    _seat: OwnedMutexGuard<Seat>,
+}
+
+impl Alone {
+    pub(super) fn until(&self) -> std::time::Instant {
+        self.until
+    }
+
+    /// The other connection has begun its transaction.
+    pub(super) fn opened(&self) {
+        self.holding.opened();
+    }
+}
+
+/// Named as the holder of the turn until it is dropped.
+struct Holding {
+    number: u64,
+    holds: Arc<Holds>,
+}
+
+impl Holding {
+    fn opened(&self) {
+        self.holds.opened(self.number);
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.holds.leave(self.number);
     }
 }
 
@@ -238,12 +375,12 @@ impl Drop for Waiting<'_> {
 
 impl Seat {
     /// A database transaction, on a new connection where the last one broke.
-    async fn begin(&mut self, options: &SqliteConnectOptions) -> Result<Open, Error> {
+    async fn begin(&mut self, turns: &Turns, until: Instant) -> Result<Open, Error> {
         if self.closed {
             return Err(sqlx::Error::PoolClosed.into());
         }
         if let Some(mut conn) = self.idle.take() {
-            match open::begin(&mut conn).await {
+            match open::begin(&mut conn, until).await {
                 Ok(()) => return Ok(Open::new(conn)),
                 // It ended, or a transaction of old is open on it still.
                 Err(error) if matches!(primary_code(&error), None | Some(MISUSED)) => {
@@ -251,12 +388,16 @@ impl Seat {
                 }
                 Err(error) => {
                     self.idle = Some(conn);
-                    return Err(error.into());
+                    return Err(turns.refused(error));
                 }
             }
         }
-        let mut conn = open::connect(options).await?;
-        open::begin(&mut conn).await?;
+        turns.file.is_still_there()?;
+        let mut conn = open::connect(&turns.options, turns.holds.activity()).await?;
+        turns.file.is_still_there()?;
+        open::begin(&mut conn, until)
+            .await
+            .map_err(|error| turns.refused(error))?;
         Ok(Open::new(conn))
     }
 
@@ -337,6 +478,7 @@ fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
 /// was done is undone.
 pub(super) struct Turn {
     turns: Arc<Turns>,
+    holding: Holding,
     seat: OwnedMutexGuard<Seat>,
     /// Back on the seat once the turn is over.
     open: Option<Open>,
@@ -345,8 +487,14 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Keeps what was done and publishes `drafts`; returns when it is real.
+    /// Keeps what was done and publishes `drafts`; returns when it is real. A turn
+    /// that was ended meanwhile is undone.
     pub(super) async fn commit(mut self, drafts: Vec<Draft>) -> Result<(), Error> {
+        self.turns.holds.commits(self.holding.number);
+        if let Some(error) = self.turns.holds.error_of(self.holding.number) {
+            self.rollback().await?;
+            return Err(error);
+        }
         let (reply, answer) = oneshot::channel();
         if let Some(open) = &mut self.open {
             open.drafts.extend(drafts);
@@ -431,6 +579,7 @@ impl Deref for Turn {
 impl DerefMut for Turn {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         self.touched = true;
+        self.turns.holds.touched();
         &mut self.open.as_mut().expect("the turn is not over").conn
     }
 }

@@ -7,6 +7,7 @@
 //! 0006). Within the process the seat of `turns` keeps it apart from the
 //! transactions of users; other processes are waited for in short steps.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
@@ -35,7 +36,8 @@ pub(crate) trait Asked: Send {
 }
 
 enum Item {
-    Work(Box<dyn Asked>),
+    /// What is asked, and since when.
+    Work(Box<dyn Asked>, Instant),
     /// The last one: no more work is taken.
     Close(oneshot::Sender<()>),
 }
@@ -61,8 +63,9 @@ impl Writer {
 
     /// Has it run in a transaction with whatever else is asked now, and
     /// answered once that is over.
-    pub(super) fn ask(&self, asked: Box<dyn Asked>) {
-        if let Err(mpsc::SendError(Item::Work(asked))) = self.inbox().send(Item::Work(asked)) {
+    pub(super) fn ask(&self, asked: Box<dyn Asked>, since: Instant) {
+        let item = Item::Work(asked, since);
+        if let Err(mpsc::SendError(Item::Work(asked, _))) = self.inbox().send(item) {
             asked.answer(&Err(sqlx::Error::PoolClosed.into()));
         }
     }
@@ -83,7 +86,9 @@ impl Writer {
             file: Arc::clone(&self.file),
             disk: Arc::clone(&self.disk),
             inbox,
-            waits: tokio::runtime::Builder::new_current_thread().build()?,
+            waits: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()?,
             conn: None,
             closing: None,
         };
@@ -172,11 +177,11 @@ impl Thread {
         while self.closing.is_none()
             && let Ok(item) = self.inbox.recv()
         {
-            let Some(first) = self.work(item) else {
+            let Some((first, since)) = self.work(item) else {
                 break;
             };
             let mut asked = vec![first];
-            match self.share(&mut asked) {
+            match self.share(&mut asked, since) {
                 Ok(()) => self.disk.after(|synced| answer(asked, synced)),
                 Err(error) => {
                     self.conn = None; // and what was left open on it
@@ -190,9 +195,9 @@ impl Thread {
         }
     }
 
-    fn work(&mut self, item: Item) -> Option<Box<dyn Asked>> {
+    fn work(&mut self, item: Item) -> Option<(Box<dyn Asked>, Instant)> {
         match item {
-            Item::Work(work) => Some(work),
+            Item::Work(work, since) => Some((work, since)),
             Item::Close(closed) => {
                 self.closing = Some(closed);
                 None
@@ -206,18 +211,27 @@ impl Thread {
             return None;
         }
         let item = self.inbox.try_recv().ok()?;
-        self.work(item)
+        self.work(item).map(|(work, _)| work)
     }
 
-    /// One transaction for what is asked and for what joins it meanwhile.
-    fn share(&mut self, asked: &mut Vec<Box<dyn Asked>>) -> Result<(), Error> {
-        let _seat = self.waits.block_on(self.turns.alone())?;
+    /// One transaction for what is asked, the first of it at `since`, and for what
+    /// joins it meanwhile.
+    fn share(&mut self, asked: &mut Vec<Box<dyn Asked>>, since: Instant) -> Result<(), Error> {
+        let seat = self.waits.block_on(self.turns.alone(since))?;
+        self.file.is_still_there()?;
         let conn = match self.conn.take() {
             Some(conn) => conn,
-            None => open(self.file.path())?,
+            None => {
+                let conn = open(self.file.path())?;
+                self.file.is_still_there()?;
+                conn
+            }
         };
-        self.file.is_still_there()?;
-        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        UNTIL.set(Some(seat.until()));
+        let begun = conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
+        UNTIL.set(None);
+        begun.map_err(|error| self.refused(error))?;
+        seat.opened();
         let began = Instant::now();
         let mut at = 0;
         while let Some(one) = asked.get_mut(at) {
@@ -235,24 +249,41 @@ impl Thread {
     }
 }
 
+impl Thread {
+    /// What a refused BEGIN means.
+    fn refused(&self, error: rusqlite::Error) -> Error {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy) => self.turns.stranger().caused_by(error),
+            _ => error.into(),
+        }
+    }
+}
+
 fn answer(asked: Vec<Box<dyn Asked>>, ended: &Result<(), Error>) {
     for one in asked {
         one.answer(ended);
     }
 }
 
-/// How long a statement waits for another process's write: in short steps, as
-/// what the other does takes a fraction of a millisecond. About `BUSY_TIMEOUT`
-/// in all.
+thread_local! {
+    /// Until when the BEGIN that runs on this thread waits for other processes.
+    static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Waits for another process's write: in short steps, as what the other does
+/// takes a fraction of a millisecond.
 fn wait_for_others(waited: i32) -> bool {
     const SHORT: i32 = 200;
-    const STEPS: i32 = SHORT + 4_950;
+    let until = UNTIL.get();
+    if until.is_none_or(|until| Instant::now() >= until) {
+        return false;
+    }
     std::thread::sleep(Duration::from_micros(if waited < SHORT {
         50
     } else {
         1_000
     }));
-    waited < STEPS
+    true
 }
 
 /// A connection like the others on this file, but for foreign keys: what is

@@ -1,13 +1,16 @@
 //! Effectively once: effects, new events and "done" in one transaction.
 
+use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
-use super::{Context, FromDelivery, HandlerError, HandlerResult};
+use super::{Context, FromDelivery, HandlerError, HandlerResult, Meta};
 use crate::broker::Claim;
-use crate::db::{Db, Tx};
-use crate::error::Error;
+use crate::db::{Db, Owner, Tx};
+use crate::error::{Error, Kind};
 use crate::fault;
 use crate::planted;
 
@@ -34,6 +37,20 @@ pub(crate) struct LedgerScope {
     pub(crate) db: Db,
     pub(crate) claim: Claim,
     stage: AtomicU8,
+    run: Option<Run>,
+}
+
+/// The attempt, where a worker runs it.
+struct Run {
+    meta: Arc<Meta>,
+    lease: Duration,
+    end: Arc<dyn End>,
+}
+
+/// What ends an attempt from outside.
+pub(crate) trait End: Send + Sync {
+    /// Its transaction was ended.
+    fn end(&self, reason: &str);
 }
 
 const UNUSED: u8 = 0;
@@ -47,6 +64,29 @@ impl LedgerScope {
             db,
             claim,
             stage: AtomicU8::new(UNUSED),
+            run: None,
+        }
+    }
+
+    /// Of an attempt that a worker runs, and that `end` ends.
+    pub(crate) fn of(mut self, meta: Arc<Meta>, lease: Duration, end: Arc<dyn End>) -> Self {
+        self.run = Some(Run { meta, lease, end });
+        self
+    }
+
+    /// An error where a transaction was open for longer than a lease lasts: nobody
+    /// could renew one meanwhile.
+    fn within_the_lease(&self, open: Duration) -> Result<(), Error> {
+        match &self.run {
+            Some(Run { lease, .. }) if open > *lease => Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the transaction was open for {} s, and a lease lasts {} s: no lease could be renewed meanwhile. It was rolled back: do slow work before `Ledger::begin`",
+                    open.as_secs(),
+                    lease.as_secs_f32()
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -66,6 +106,21 @@ impl LedgerScope {
     }
 }
 
+impl Owner for LedgerScope {
+    fn name(&self) -> String {
+        match &self.run {
+            Some(run) => format!("the handler of `{}`", run.meta.subscription),
+            None => "a handler".to_owned(),
+        }
+    }
+
+    fn ended(&self, reason: &str) {
+        if let Some(run) = &self.run {
+            run.end.end(reason);
+        }
+    }
+}
+
 impl Ledger {
     /// The transactions of one attempt.
     pub(crate) fn over(scope: Arc<LedgerScope>) -> Self {
@@ -73,16 +128,30 @@ impl Ledger {
     }
 
     /// Begins a write transaction in which the delivery will be finished.
-    pub async fn begin(&self) -> Result<LedgerTx, Error> {
-        let mut tx = self.0.db.begin().await?;
+    ///
+    /// Keep it short: everybody else who writes waits. One that runs no statement
+    /// for three seconds ends the attempt with an error, and one that was open for
+    /// longer than a lease is rolled back at its commit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Db::begin`].
+    #[track_caller]
+    pub fn begin(&self) -> impl Future<Output = Result<LedgerTx, Error>> + Send {
+        self.begin_at(Location::caller())
+    }
+
+    async fn begin_at(&self, place: &'static Location<'static>) -> Result<LedgerTx, Error> {
+        let mut tx = self.0.db.begin_at(place).await?;
         if planted::is("settle-before-commit") {
             crate::ledger::finish(&mut tx, &self.0.claim, self.0.db.clock().now_us()).await?;
             tx.commit().await?;
-            tx = self.0.db.begin().await?;
+            tx = self.0.db.begin_at(place).await?;
         }
         self.0.stage.store(OPEN, Ordering::Release);
         Ok(LedgerTx {
             tx,
+            since: Instant::now(),
             scope: Arc::clone(&self.0),
         })
     }
@@ -98,6 +167,7 @@ impl<S> FromDelivery<S> for Ledger {
 /// commit it rolls back, and a handler that then returns `Ok` is in error.
 pub struct LedgerTx {
     tx: Tx,
+    since: Instant,
     scope: Arc<LedgerScope>,
 }
 
@@ -105,6 +175,7 @@ impl LedgerTx {
     /// Commits the effects, the published events and "done" together. If the
     /// delivery is another worker's by now, everything is rolled back.
     pub async fn commit(mut self) -> HandlerResult {
+        self.scope.within_the_lease(self.since.elapsed())?;
         let now_us = self.scope.db.clock().now_us();
         let finished = crate::ledger::finish(&mut self.tx, &self.scope.claim, now_us).await?;
         if !finished && !planted::is("settle-before-commit") {

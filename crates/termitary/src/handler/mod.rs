@@ -13,7 +13,7 @@ use crate::event::{Envelope, Event};
 pub(crate) use error::Verdict;
 pub use error::{HandlerError, HandlerResult, PermanentExt};
 pub use extract::{Attempt, FromDelivery, FromRef, Meta, Shutdown, State};
-pub(crate) use ledger::LedgerScope;
+pub(crate) use ledger::{End, LedgerScope};
 pub use ledger::{Ledger, LedgerTx};
 
 /// What an attempt knows besides the event: extractors read from here.

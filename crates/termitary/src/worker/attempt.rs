@@ -17,6 +17,7 @@ use super::queue::Waiting;
 use super::renewal::Tracked;
 use super::settler::Held;
 use crate::broker::{Leased, Outcome, Settlement};
+use crate::db::Owner;
 use crate::fault;
 use crate::guard;
 use crate::handler::{Context, LedgerScope, Meta};
@@ -132,10 +133,9 @@ async fn judged<S: Send + Sync + 'static>(
         attempt = meta.attempt,
         trace = trace::trace_id(&meta.traceparent),
     );
-    let scope = Arc::new(LedgerScope::new(
-        core.broker.db().clone(),
-        leased.claim.clone(),
-    ));
+    let scope = LedgerScope::new(core.broker.db().clone(), leased.claim.clone());
+    let lease = core.broker.lease_time();
+    let scope = Arc::new(scope.of(Arc::clone(&meta), lease, tracked.end()));
     fault::point!("handler.before", no error);
     let ended = execute(core, subscription, leased, &meta, &scope, tracked)
         .instrument(span.clone())
@@ -216,15 +216,16 @@ async fn execute<S: Send + Sync + 'static>(
         cause: Some(meta.event_id),
     };
     let timeout = subscription.policy.timeout;
+    let owner = Arc::clone(ledger) as Arc<dyn Owner>;
     let mut handler = guard::future(handler);
     let ended = tokio::select! {
         biased;
-        ended = trace::scope(scope, &mut handler) => match ended {
+        ended = trace::scope_of(owner, scope, &mut handler) => match ended {
             Ok(result) => Ended::Returned(result),
             Err(panicked) => Ended::Failed(panicked.to_string()),
         },
         () = core.abort.cancelled() => Ended::Interrupted,
-        () = lost(tracked, ledger) => Ended::LostLease,
+        ended = lost(tracked, ledger) => ended,
         () = tokio::time::sleep(timeout) => Ended::Failed(format!("timed out after {timeout:?}")),
     };
     // A handler that is ready is gone already; any other is dropped now.
@@ -234,12 +235,17 @@ async fn execute<S: Send + Sync + 'static>(
     }
 }
 
-/// Resolves when another worker has the delivery. The renewal also loses what
-/// the handler's own transaction has just finished: that goes on to its end.
-async fn lost(tracked: &Tracked, ledger: &LedgerScope) {
-    tracked.lost().await;
+/// Resolves when another worker has the delivery, or the transaction stood still.
+/// The renewal also loses what the handler's own transaction has just finished:
+/// that goes on to its end.
+async fn lost(tracked: &Tracked, ledger: &LedgerScope) -> Ended {
+    let reason = tracked.lost().await;
     if ledger.finishing() {
         std::future::pending::<()>().await;
+    }
+    match reason {
+        Some(reason) => Ended::Failed(reason.to_owned()),
+        None => Ended::LostLease,
     }
 }
 

@@ -14,7 +14,7 @@ const SHORTEST_SNOOZE: Duration = Duration::from_secs(1);
 /// How one run of the handler ended, before the policy is asked.
 pub(super) enum Ended {
     Returned(HandlerResult),
-    /// It panicked, or took too long.
+    /// It panicked, took too long, or its transaction stood still.
     Failed(String),
     Undecodable(Undecodable),
     NewerVersion(u32),

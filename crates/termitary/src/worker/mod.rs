@@ -189,10 +189,21 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
         }));
         core.tasks.close();
         shutdown.await;
-        stop(&core, grace, kill).await;
+        let began = tokio::time::Instant::now();
+        let in_time = stop(&core, grace, kill).await;
+        let last = if in_time {
+            began + grace
+        } else {
+            tokio::time::Instant::now()
+        } + LAST;
         housekeeping.close();
-        housekeeping.wait().await;
-        leave(&core, &routes).await;
+        let left = async {
+            housekeeping.wait().await;
+            leave(&core, &routes).await;
+        };
+        if tokio::time::timeout_at(last, left).await.is_err() {
+            tracing::warn!(worker.id = %core.id, "the database or the broker does not answer in time: left without signing off");
+        }
         // The state and the closures are user code.
         if let Err(panicked) = guard::discard((core, registry)) {
             tracing::error!(error = %panicked, "the worker's state panicked when it was dropped");
@@ -302,7 +313,8 @@ fn start_housekeeping<S: Send + Sync + 'static>(
 }
 
 /// Drains: what runs gets the grace, then is dropped.
-async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>) {
+/// Returns whether that was enough.
+async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>) -> bool {
     core.stop.cancel();
     tracing::info!(worker.id = %core.id, running = core.running(), grace_seconds = grace.as_secs(), "worker stopping");
     let drained = core.tasks.wait();
@@ -321,7 +333,12 @@ async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>
     }
     core.renewal.stop();
     core.end.cancel();
+    in_time
 }
+
+/// How long a worker that stops goes on, after its grace, to sign off where nobody
+/// answers.
+const LAST: Duration = Duration::from_secs(1);
 
 async fn leave<S>(core: &Core<S>, routes: &[Route]) {
     let left = async {

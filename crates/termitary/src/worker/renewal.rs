@@ -2,15 +2,17 @@
 //! thread of the runtime keeps its lease, but only until its timeout.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Claim, Leased};
+use crate::db::Db;
 use crate::error::Error;
 use crate::fault;
+use crate::handler::End;
 use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
@@ -58,11 +60,21 @@ struct Held {
     lost: Arc<Lost>,
 }
 
-/// Whether another worker has the delivery.
+/// Whether an attempt is to end: another worker has the delivery, or its
+/// transaction was ended.
 #[derive(Default)]
-struct Lost {
+pub(super) struct Lost {
     lost: AtomicBool,
+    /// Why its transaction was ended.
+    ended: OnceLock<String>,
     bell: Notify,
+}
+
+impl End for Lost {
+    fn end(&self, reason: &str) {
+        let _ = self.ended.set(reason.to_owned()); // the first reason is the one
+        self.set();
+    }
 }
 
 impl Lost {
@@ -155,9 +167,16 @@ impl Drop for Renewal {
 }
 
 impl Tracked {
-    /// Resolves when another worker has the delivery.
-    pub(super) async fn lost(&self) {
+    /// Resolves when another worker has the delivery, or its transaction was ended:
+    /// then with the reason.
+    pub(super) async fn lost(&self) -> Option<&str> {
         self.lost.wait().await;
+        self.lost.ended.get().map(String::as_str)
+    }
+
+    /// What ends the attempt from outside.
+    pub(super) fn end(&self) -> Arc<Lost> {
+        Arc::clone(&self.lost)
     }
 }
 
@@ -183,14 +202,27 @@ impl Book {
     }
 }
 
+/// Looks after this process's transactions for so long: this thread goes on
+/// whatever handlers do, and one that does nothing keeps all processes from writing.
+async fn watch_turns(db: &Db, time: Duration) {
+    const LOOK: Duration = Duration::from_secs(1);
+    let end = tokio::time::Instant::now() + time;
+    while tokio::time::Instant::now() < end {
+        tokio::time::sleep_until(end.min(tokio::time::Instant::now() + LOOK)).await;
+        db.look_at_turn();
+    }
+}
+
 async fn renew_all(broker: Broker, book: Arc<Book>, stop: CancellationToken) {
     // A third of the lease: two misses in a row survive.
     let every = broker.lease_time() / 3;
     let mut failing = false;
     loop {
+        // What could not be renewed waits already.
+        let pause = if failing { every / 10 } else { every };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
+            () = watch_turns(broker.db(), pause) => {}
         }
         let (claims, losses) = book.due(Instant::now());
         if claims.is_empty() {

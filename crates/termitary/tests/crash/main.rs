@@ -3,6 +3,7 @@
 
 mod alone;
 mod clocks;
+mod held;
 mod locked;
 #[path = "../support/processes.rs"]
 mod processes;

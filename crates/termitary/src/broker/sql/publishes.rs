@@ -3,6 +3,7 @@
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -21,8 +22,22 @@ pub(super) struct Publishes(Arc<Mutex<Waiting>>);
 #[derive(Default)]
 struct Waiting {
     drafts: Vec<Draft>,
-    /// Whose they are: how many of each.
-    replies: Vec<(usize, Reply)>,
+    /// Whose they are: how many of each, and since when.
+    replies: Vec<(usize, Instant, Reply)>,
+}
+
+impl Waiting {
+    /// Takes those out that have waited as long as anybody does, and the first.
+    fn overdue(&mut self, db: &Db) -> Self {
+        let is_over = |since: &Instant| since.elapsed() >= db.patience();
+        let replies = self.replies.iter();
+        let over = replies.take_while(|(_, since, _)| is_over(since)).count();
+        let over = over.max(1).min(self.replies.len());
+        let replies: Vec<_> = self.replies.drain(..over).collect();
+        let drafts: usize = replies.iter().map(|(drafts, ..)| drafts).sum();
+        let drafts = self.drafts.drain(..drafts).collect();
+        Self { drafts, replies }
+    }
 }
 
 impl Publishes {
@@ -33,15 +48,10 @@ impl Publishes {
         db: &Db,
         drafts: Vec<Draft>,
     ) -> Result<Vec<Published>, Error> {
+        db.unless_own().await?;
         let (reply, answer) = oneshot::channel();
         if self.add(drafts, reply) {
-            db.ask(Box::new(Batch {
-                db: db.clone(),
-                publishes: self.clone(),
-                taken: Waiting::default(),
-                published: Vec::new(),
-                answered: false,
-            }));
+            db.ask(Box::new(Batch::new(db, self)));
         }
         let answer = answer.await;
         answer.map_err(|_| Error::internal("the thread that writes is gone"))?
@@ -50,7 +60,7 @@ impl Publishes {
     /// Whether these are the first, for whom somebody has to be asked.
     fn add(&self, drafts: Vec<Draft>, reply: Reply) -> bool {
         let mut waiting = self.lock();
-        waiting.replies.push((drafts.len(), reply));
+        waiting.replies.push((drafts.len(), Instant::now(), reply));
         waiting.drafts.extend(drafts);
         waiting.replies.len() == 1
     }
@@ -70,6 +80,29 @@ struct Batch {
     answered: bool,
 }
 
+impl Batch {
+    fn new(db: &Db, publishes: &Publishes) -> Self {
+        Self {
+            db: db.clone(),
+            publishes: publishes.clone(),
+            taken: Waiting::default(),
+            published: Vec::new(),
+            answered: false,
+        }
+    }
+
+    /// The turn did not come in time for whoever asked first. Others asked later, and
+    /// have the rest of their time.
+    fn ask_again(&mut self) {
+        let mut waiting = self.publishes.lock();
+        self.taken = waiting.overdue(&self.db);
+        if let Some((_, since, _)) = waiting.replies.first() {
+            let again = Self::new(&self.db, &self.publishes);
+            self.db.ask_since(Box::new(again), *since);
+        }
+    }
+}
+
 impl Asked for Batch {
     fn run(&mut self, conn: &Connection) -> Result<(), Error> {
         self.taken = mem::take(&mut *self.publishes.lock());
@@ -79,11 +112,14 @@ impl Asked for Batch {
 
     fn answer(mut self: Box<Self>, ended: &Result<(), Error>) {
         if self.taken.replies.is_empty() {
-            // It never came to it: what waits is answered all the same.
-            self.taken = mem::take(&mut *self.publishes.lock());
+            match ended {
+                Err(error) if error.is_busy() => self.ask_again(),
+                // It never came to it: what waits is answered all the same.
+                _ => self.taken = mem::take(&mut *self.publishes.lock()),
+            }
         }
         let mut published = mem::take(&mut self.published).into_iter();
-        for (drafts, reply) in self.taken.replies.drain(..) {
+        for (drafts, _, reply) in self.taken.replies.drain(..) {
             let answer = match ended {
                 Ok(()) => Ok(published.by_ref().take(drafts).collect()),
                 Err(error) => Err(error.repeat()),

@@ -1,0 +1,95 @@
+//! The connection that is there as long as the database is open.
+//!
+//! SQLite removes a write-ahead log, by its path, with the last connection to it.
+//! If the path names another file by then, that would be the log of that one. So
+//! one connection here outlives all others, and is never closed while another
+//! file has the database's name. Whatever copies the log back to the database does
+//! so on this one too, instead of opening the path again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+use super::checkpoints::checkpoint;
+use super::file::{File, existing};
+use super::log_owner;
+use crate::error::{Error, Kind};
+
+pub(super) struct Anchor {
+    file: Arc<File>,
+    /// The log. SQLite locks the database and its shared memory, never the log: this
+    /// handle takes no lock away when it is closed.
+    log: std::fs::File,
+    /// `None` once it is closed.
+    conn: Mutex<Option<Connection>>,
+}
+
+impl Anchor {
+    /// The log of `file` is open already, on another connection.
+    pub(super) fn new(file: Arc<File>) -> Result<Self, Error> {
+        file.is_still_there()?;
+        let conn = existing(file.path())?;
+        file.is_still_there()?;
+        // Whoever has read holds a lock on the file until it closes.
+        conn.query_row("SELECT COUNT(*) FROM sqlite_master", [], |_| Ok(()))?;
+        let log = log_owner::log_of(file.path());
+        let log = std::fs::File::options().write(true).open(&log);
+        let log = log.map_err(|error| {
+            Error::new(Kind::Unavailable, "the write-ahead log cannot be opened").caused_by(error)
+        })?;
+        log_owner::note(&file);
+        Ok(Self {
+            file,
+            log,
+            conn: Mutex::new(Some(conn)),
+        })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The log that the connections here write, whatever its path names by now.
+    pub(super) fn log(&self) -> &std::fs::File {
+        &self.log
+    }
+
+    /// Runs `work` on the connection.
+    pub(super) fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &*self.lock() {
+            Some(conn) => work(conn),
+            None => Err(sqlx::Error::PoolClosed.into()),
+        }
+    }
+
+    /// After this the log goes with whichever connection is the last. Where the file
+    /// was replaced, this connection stays until the process ends.
+    pub(super) fn close(&self) {
+        let Some(conn) = self.lock().take() else {
+            return;
+        };
+        if let Err(error) = self.file.is_still_there() {
+            tracing::warn!(%error, "closing without tidying the write-ahead log");
+            // What is in it goes to the file that it belongs to, if that is possible.
+            let _ = checkpoint(&conn, "PASSIVE");
+            std::mem::forget(conn);
+            return;
+        }
+        drop(conn);
+        log_owner::forget(self.file.path());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        // A panic beside a connection leaves it whole.
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

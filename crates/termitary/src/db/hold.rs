@@ -1,0 +1,355 @@
+//! The holder of the turn to write: who it is, since when, and whether it still
+//! does anything. Every wait for a turn has a deadline, and its error names the
+//! holder. A transaction that does nothing is ended by whoever waits for it, and by
+//! the thread that renews leases: other processes wait too.
+
+use std::fmt::Write as _;
+use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task;
+
+use crate::error::{Error, Kind};
+use crate::trace;
+
+/// How long whom is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// A turn: from when the caller began to wait, until it may write. The time
+    /// in the queue and the time for other processes' locks count together.
+    pub(super) turn: Duration,
+    /// A transaction that runs no statement.
+    pub(super) idle: Duration,
+    /// The same where the task that waits is the one that has it open: nobody
+    /// else will end it.
+    pub(super) own: Duration,
+}
+
+impl Patience {
+    pub(super) const DEFAULT: Self = Self {
+        turn: Duration::from_secs(5),
+        idle: Duration::from_secs(3),
+        own: Duration::from_millis(250),
+    };
+
+    /// The pause between two looks at the holder.
+    pub(super) fn look(self) -> Duration {
+        self.own / 5
+    }
+}
+
+/// A turn that was longer than this is followed by a rest, so that other
+/// processes have one too: SQLite's lock does not queue.
+const LONG: Duration = Duration::from_millis(250);
+/// The longest rest: SQLite's own busy handler sleeps up to 100 ms.
+const REST: Duration = Duration::from_millis(120);
+
+/// Whoever runs an attempt, as far as a transaction of it matters.
+pub(crate) trait Owner: Send + Sync {
+    /// As an error names it.
+    fn name(&self) -> String;
+    /// Its transaction did nothing, and was ended: `reason`.
+    fn ended(&self, reason: &str);
+}
+
+/// Somebody who has, or waits for, the turn.
+#[derive(Clone)]
+pub(super) struct Who {
+    /// Where a transaction was begun. `None`: the thread that writes for brokers.
+    begun: Option<&'static Location<'static>>,
+    task: Option<task::Id>,
+    scope: u64,
+    owner: Option<Arc<dyn Owner>>,
+}
+
+impl Who {
+    /// The running code, which begins a transaction at `place`.
+    pub(super) fn begins(place: &'static Location<'static>) -> Self {
+        let (scope, owner) = trace::place();
+        Self {
+            begun: Some(place),
+            task: task::try_id(),
+            scope,
+            owner,
+        }
+    }
+
+    /// The running code, which asks whether it waits for itself.
+    pub(super) fn asks() -> Self {
+        Self {
+            begun: None,
+            task: task::try_id(),
+            scope: trace::place().0,
+            owner: None,
+        }
+    }
+
+    /// The thread that writes what brokers ask for.
+    pub(super) fn broker() -> Self {
+        Self {
+            begun: None,
+            task: None,
+            scope: 0,
+            owner: None,
+        }
+    }
+
+    fn text(&self) -> String {
+        let Some(place) = self.begun else {
+            return "the writes of the broker".to_owned();
+        };
+        let mut text = format!("a transaction begun at {}:{}", place.file(), place.line());
+        if let Some(owner) = &self.owner {
+            let _ = write!(text, " by {}", owner.name()); // a String takes it
+        }
+        text
+    }
+}
+
+/// The record of the holder.
+pub(super) struct Holds {
+    pub(super) patience: Patience,
+    current: Mutex<Option<Hold>>,
+    last: AtomicU64,
+    /// Rises with each statement, and while a statement runs.
+    activity: Arc<AtomicU64>,
+    /// The number of the hold that was ended last, and why.
+    ended: AtomicU64,
+    reason: Mutex<String>,
+    /// When another process's lock was met last.
+    stranger: Mutex<Option<Instant>>,
+    /// Microseconds that the next transaction leaves to other processes first.
+    rest: AtomicU64,
+}
+
+struct Hold {
+    number: u64,
+    who: Who,
+    since: Instant,
+    stage: Stage,
+    /// The activity when somebody looked last, and when that was.
+    seen: (u64, Instant),
+    /// How long it has been that.
+    idle: Duration,
+}
+
+/// Between two looks no more than this counts as idle: where the whole process
+/// stood still, nobody could do anything.
+const ONE_LOOK: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It waits for the lock of another process.
+    Begins,
+    Open,
+    /// Its caller has nothing to do with it any more.
+    Commits,
+}
+
+impl Holds {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            current: Mutex::default(),
+            last: AtomicU64::new(0),
+            activity: Arc::default(),
+            ended: AtomicU64::new(0),
+            reason: Mutex::default(),
+            stranger: Mutex::default(),
+            rest: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn activity(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.activity)
+    }
+
+    /// A statement is about to run.
+    pub(super) fn touched(&self) {
+        self.activity.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `who` has the turn from now on; answers the number of the hold.
+    pub(super) fn enter(&self, who: Who) -> u64 {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = Instant::now();
+        *self.lock() = Some(Hold {
+            number,
+            who,
+            since: now,
+            stage: Stage::Begins,
+            seen: (self.activity.load(Ordering::Relaxed), now),
+            idle: Duration::ZERO,
+        });
+        number
+    }
+
+    /// The database transaction of this hold is open.
+    pub(super) fn opened(&self, number: u64) {
+        self.stage(number, Stage::Open);
+    }
+
+    /// The caller left the rest to us.
+    pub(super) fn commits(&self, number: u64) {
+        self.stage(number, Stage::Commits);
+    }
+
+    fn stage(&self, number: u64, stage: Stage) {
+        if let Some(hold) = &mut *self.lock()
+            && hold.number == number
+        {
+            hold.stage = stage;
+            hold.seen = (self.activity.load(Ordering::Relaxed), Instant::now());
+            hold.idle = Duration::ZERO;
+        }
+    }
+
+    /// The turn is over.
+    pub(super) fn leave(&self, number: u64) {
+        let hold = self.lock().take_if(|hold| hold.number == number);
+        if let Some(hold) = hold {
+            let held = hold.since.elapsed();
+            if held > LONG && hold.stage != Stage::Begins {
+                let rest = (held / 10).min(REST).as_micros();
+                self.rest.store(rest as u64, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How long the next transaction waits first, for the sake of others.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        if self.rest.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(Duration::from_micros(self.rest.swap(0, Ordering::Relaxed)))
+    }
+
+    /// The error of a hold that was ended while it did nothing.
+    pub(super) fn error_of(&self, number: u64) -> Option<Error> {
+        if self.ended.load(Ordering::Acquire) != number {
+            return None;
+        }
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Error::new(Kind::Busy, reason.clone()))
+    }
+
+    /// An error where the task of `who` holds the turn and does nothing with it.
+    pub(super) fn own(&self, who: &Who) -> Result<Held, Error> {
+        if who.task.is_none() {
+            return Ok(Held::ByOthers);
+        }
+        let mut current = self.lock();
+        let Some(hold) = &mut *current else {
+            return Ok(Held::ByOthers);
+        };
+        let same = hold.who.task == who.task && hold.who.scope == who.scope;
+        if !same || hold.stage != Stage::Open {
+            return Ok(Held::ByOthers);
+        }
+        if self.idle(hold) < self.patience.own {
+            return Ok(Held::ByItself);
+        }
+        Err(Error::invalid(format!(
+            "{} is open in this task, which now asks to write outside of it: that would wait for itself. Publish through the transaction (`tx.publish`), or commit it first",
+            hold.who.text()
+        )))
+    }
+
+    /// Looks at the holder: ends a transaction that does nothing.
+    pub(super) fn look(&self) {
+        let ended = {
+            let mut current = self.lock();
+            let Some(hold) = &mut *current else {
+                return;
+            };
+            let idle = self.idle(hold);
+            let number = hold.number;
+            if hold.stage != Stage::Open
+                || hold.who.begun.is_none()
+                || idle < self.patience.idle
+                || self.ended.load(Ordering::Acquire) == number
+            {
+                return;
+            }
+            let reason = format!(
+                "{} ran no statement for {} and was ended: it is rolled back, since everybody else who writes waits for it. Do slow work before a transaction, and never block the thread in one",
+                hold.who.text(),
+                seconds(idle)
+            );
+            let mut shown = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.clone_from(&reason);
+            self.ended.store(number, Ordering::Release);
+            (hold.who.owner.clone(), reason)
+        };
+        let (owner, reason) = ended;
+        tracing::warn!(%reason, "a transaction stood still");
+        if let Some(owner) = owner {
+            owner.ended(&reason);
+        }
+    }
+
+    /// Another process's lock kept the holder from its transaction.
+    pub(super) fn met_a_stranger(&self) {
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// The turn did not come in time. `None`: another process is in the way.
+    pub(super) fn not_in_time(&self) -> Option<Error> {
+        let current = self.lock();
+        let holder = match &*current {
+            Some(hold) if hold.stage == Stage::Begins => return None,
+            None if self.was_a_stranger() => return None,
+            Some(hold) => {
+                let held = seconds(hold.since.elapsed());
+                format!("{} has had it for {held}", hold.who.text())
+            }
+            // Handed on in the queue, to a future that is there and is not polled.
+            None => "it waits for a caller that asked for it and does not go on".to_owned(),
+        };
+        let turn = seconds(self.patience.turn);
+        Some(Error::new(
+            Kind::Busy,
+            format!(
+                "the database takes one writer at a time, and the turn did not come within {turn}: {holder}"
+            ),
+        ))
+    }
+
+    fn was_a_stranger(&self) -> bool {
+        let met = *self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        met.is_some_and(|met| met.elapsed() < self.patience.turn)
+    }
+
+    /// How long the holder has done nothing, as far as was seen.
+    fn idle(&self, hold: &mut Hold) -> Duration {
+        let (before, looked) = hold.seen;
+        let activity = self.activity.load(Ordering::Relaxed);
+        let now = Instant::now();
+        hold.seen = (activity, now);
+        hold.idle = if before == activity {
+            hold.idle + now.saturating_duration_since(looked).min(ONE_LOOK)
+        } else {
+            Duration::ZERO
+        };
+        hold.idle
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Hold>> {
+        // Replaced as a whole: a panic leaves it readable.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the turn is somebody else's, from the view of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    ByOthers,
+    ByItself,
+}
+
+/// Short, as a person reads it.
+pub(super) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
