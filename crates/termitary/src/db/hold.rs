@@ -210,9 +210,9 @@ impl Holds {
     pub(super) fn leave(&self, number: u64) {
         let hold = self.lock().take_if(|hold| hold.number == number);
         if let Some(hold) = hold {
-            let held = hold.since.elapsed();
-            if held > LONG && hold.stage != Stage::Begins {
-                let rest = (held / 10).min(REST).as_micros();
+            let lasted = hold.since.elapsed();
+            if lasted > LONG && hold.stage != Stage::Begins {
+                let rest = (lasted / 10).min(REST).as_micros();
                 self.rest.store(rest as u64, Ordering::Relaxed);
             }
         }
@@ -302,8 +302,8 @@ impl Holds {
             Some(hold) if hold.stage == Stage::Begins => return None,
             None if self.was_a_stranger() => return None,
             Some(hold) => {
-                let held = seconds(hold.since.elapsed());
-                format!("{} has had it for {held}", hold.who.text())
+                let so_long = seconds(hold.since.elapsed());
+                format!("{} has had it for {so_long}", hold.who.text())
             }
             // Handed on in the queue, to a future that is there and is not polled.
             None => "it waits for a caller that asked for it and does not go on".to_owned(),

@@ -17,7 +17,7 @@ struct Desk {
 }
 
 const SHORT: Duration = Duration::from_millis(200);
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 async fn desk(turn: Duration, idle: Duration) -> Desk {
     let folder = tempfile::tempdir().unwrap();

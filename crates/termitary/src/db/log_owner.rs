@@ -33,20 +33,16 @@ struct Identity {
 }
 
 impl Identity {
-    #[cfg(unix)]
-    fn of(found: &Metadata) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
+    fn of(found: &Metadata) -> Self {
         let made = found.created().ok();
         let made = made.and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
-        Some(Self {
-            number: found.ino(),
+        Self {
+            #[cfg(unix)]
+            number: std::os::unix::fs::MetadataExt::ino(found),
+            #[cfg(not(unix))]
+            number: 0,
             made: made.map_or(0, |made| made.as_nanos()),
-        })
-    }
-
-    #[cfg(not(unix))]
-    fn of(_: &Metadata) -> Option<Self> {
-        None
+        }
     }
 }
 
@@ -63,8 +59,8 @@ impl Pair {
         let log = std::fs::metadata(log_of(database)).ok()?;
         let database = std::fs::metadata(database).ok()?;
         Some(Self {
-            database: Identity::of(&database)?,
-            log: Identity::of(&log)?,
+            database: Identity::of(&database),
+            log: Identity::of(&log),
         })
     }
 

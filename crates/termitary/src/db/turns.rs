@@ -107,14 +107,13 @@ impl Turns {
     /// in order. Dropping this future is safe: a turn that nobody takes is undone.
     pub(super) async fn begin(self: &Arc<Self>, who: Who) -> Result<Turn, Error> {
         let until = self.deadline(std::time::Instant::now());
-        let mut seat = match Arc::clone(&self.seat).try_lock_owned() {
-            Ok(seat) => seat,
-            Err(_) => {
-                let waiting = Waiting::new(self);
-                let seat = self.wait(&who, until).await?;
-                waiting.over();
-                seat
-            }
+        let mut seat = if let Ok(seat) = Arc::clone(&self.seat).try_lock_owned() {
+            seat
+        } else {
+            let waiting = Waiting::new(self);
+            let seat = self.wait(&who, until).await?;
+            waiting.over();
+            seat
         };
         let holding = self.hold(who);
         if !seat.undo

@@ -219,18 +219,17 @@ impl Thread {
     fn share(&mut self, asked: &mut Vec<Box<dyn Asked>>, since: Instant) -> Result<(), Error> {
         let seat = self.waits.block_on(self.turns.alone(since))?;
         self.file.is_still_there()?;
-        let conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => {
-                let conn = open(self.file.path())?;
-                self.file.is_still_there()?;
-                conn
-            }
+        let conn = if let Some(conn) = self.conn.take() {
+            conn
+        } else {
+            let conn = open(self.file.path())?;
+            self.file.is_still_there()?;
+            conn
         };
         UNTIL.set(Some(seat.until()));
-        let begun = conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
+        let answer = conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
         UNTIL.set(None);
-        begun.map_err(|error| self.refused(error))?;
+        answer.map_err(|error| self.refused(error))?;
         seat.opened();
         let began = Instant::now();
         let mut at = 0;

@@ -64,7 +64,7 @@ struct Held {
 /// transaction was ended.
 #[derive(Default)]
 pub(super) struct Lost {
-    lost: AtomicBool,
+    rung: AtomicBool,
     /// Why its transaction was ended.
     ended: OnceLock<String>,
     bell: Notify,
@@ -79,15 +79,15 @@ impl End for Lost {
 
 impl Lost {
     fn set(&self) {
-        self.lost.store(true, Ordering::Release);
+        self.rung.store(true, Ordering::Release);
         self.bell.notify_waiters();
     }
 
     async fn wait(&self) {
         // Listen before looking: what is set in between still rings.
-        let rung = self.bell.notified();
-        if !self.lost.load(Ordering::Acquire) {
-            rung.await;
+        let bell = self.bell.notified();
+        if !self.rung.load(Ordering::Acquire) {
+            bell.await;
         }
     }
 }
