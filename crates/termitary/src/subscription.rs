@@ -147,10 +147,18 @@ impl<S> Subscription<S> {
     }
 
     /// When registered for the first time, also handle the events that are
-    /// still retained (default: only those published from then on).
+    /// still retained (default: only those published from then on). A worker copies
+    /// them in pages after it has started, and logs how far it is; another one goes on
+    /// where it stopped.
     pub fn from_retained(mut self) -> Self {
         self.policy.from_retained = true;
         self
+    }
+
+    /// The names of the events that its code handles: its event's, and the aliases.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let aliases = self.aliases.iter().map(String::as_str);
+        std::iter::once(self.event.as_str()).chain(aliases)
     }
 
     /// The durable name.

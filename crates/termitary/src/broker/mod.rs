@@ -22,6 +22,7 @@ use crate::event::Envelope;
 use crate::ledger;
 use crate::publish::{Bus, Draft, Published};
 use crate::registry::Registry;
+use crate::worker::roll;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{Bridge, RedisConfig};
@@ -99,6 +100,14 @@ impl Broker {
     /// published from now on wait for them. Every role of an application does
     /// this at its start, the API too. With Redis away this still succeeds:
     /// the ledger is what matters.
+    ///
+    /// A subscription whose event is another one than before, and not by an alias, has
+    /// moved: events of the old name no longer reach it, what is left of them is parked,
+    /// and the log says so.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] if the registry has mistakes, or if a running worker handles
+    /// another event under the name of one of these subscriptions.
     pub async fn register<S>(&self, registry: &Registry<S>) -> Result<(), Error> {
         self.declare(registry).await.map(drop)
     }
@@ -156,8 +165,17 @@ impl Broker {
 
     /// Makes a registry known and answers its routes, in the registry's order.
     pub(crate) async fn declare<S>(&self, registry: &Registry<S>) -> Result<Vec<Route>, Error> {
+        self.declare_for(registry, None).await
+    }
+
+    /// [`Broker::declare`] for a worker, which signs in at the same moment.
+    pub(crate) async fn declare_for<S>(
+        &self,
+        registry: &Registry<S>,
+        worker: Option<&roll::Entry>,
+    ) -> Result<Vec<Route>, Error> {
         registry.check()?;
-        let routes = ledger::declare(&self.db, registry)
+        let routes = ledger::declare(&self.db, registry, worker)
             .await
             .map_err(|error| writable(self.db.path(), error))?;
         let declared = self.transport.declare(&routes).await;
@@ -274,8 +292,16 @@ pub(crate) struct Route {
     /// Its row in the ledger.
     pub(crate) id: i64,
     pub(crate) name: String,
-    /// The event it handles, then its aliases.
+    /// The names that reach it: the event on record, then the others. Those that this
+    /// code does not name are read all the same, and parked.
     pub(crate) events: Vec<String>,
+    /// Those of them that did not reach it before this declaration, although it was
+    /// known.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "only streams begin somewhere")
+    )]
+    pub(crate) fresh: Vec<String>,
     /// It stood in the ledger before this declaration: a broker that does not
     /// know it has lost data.
     pub(crate) known: bool,

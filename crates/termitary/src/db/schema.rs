@@ -14,6 +14,8 @@ const STEPS: &[&str] = &[
     include_str!("0006_worker_mode.sql"),
     include_str!("0007_scoped_ids.sql"),
     include_str!("0008_failing.sql"),
+    include_str!("0009_names.sql"),
+    include_str!("0010_retained.sql"),
 ];
 
 /// Brings the file to this code's version; refuses one from the future.

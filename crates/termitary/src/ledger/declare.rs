@@ -3,72 +3,104 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
+use sqlx::SqliteConnection;
 
 use crate::broker::Route;
 use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
 use crate::registry::Registry;
+use crate::worker::roll;
 
-use super::state;
 use super::stored::Text;
+use super::{moved, retained, state};
 
 /// The subscription under which unreadable foreign input is parked. It has no
 /// route: no event ever fans out to it.
 pub(crate) const BRIDGE: &str = "bridge.in";
 
-/// Records a registry's subscriptions and schedules; answers their routes. A
-/// subscription seen for the first time starts from now, unless it asks for
-/// what is retained. Another process's lock is waited for as at a start.
-pub(crate) async fn declare<S>(db: &Db, registry: &Registry<S>) -> Result<Vec<Route>, Error> {
+/// Records a registry's subscriptions and schedules, and the worker that will run
+/// them, if one will; returns their routes. A subscription seen for the first time
+/// starts from now, unless it asks for what is retained. Another process's lock is
+/// waited for as at a start.
+pub(crate) async fn declare<S>(
+    db: &Db,
+    registry: &Registry<S>,
+    worker: Option<&roll::Entry>,
+) -> Result<Vec<Route>, Error> {
     let now = db.clock().now_us();
     let mut tx = db.begin_at_start().await?;
     let subscriptions = &registry.subscriptions;
+    let changes = moved::changes(&mut tx, registry, now).await?;
     let rows = subscriptions
         .iter()
-        .map(|s| (&*s.name, &*s.event, s.version));
+        .map(|s| (&*s.name, changes.event_of(s), s.version));
     let recorded = record(&mut tx, rows.chain([(BRIDGE, "", 1)]), now).await?;
     let mut routes = Vec::with_capacity(subscriptions.len());
     for subscription in subscriptions {
         let (id, known) = *recorded
             .get(&subscription.name)
             .ok_or_else(|| Error::internal(format!("`{}` was not recorded", subscription.name)))?;
-        let mut events = vec![subscription.event.clone()];
-        events.extend(subscription.aliases.iter().cloned());
+        let name = &subscription.name;
+        let new = |event: &&str| known && !changes.reached(name, event);
         routes.push(Route {
             id,
-            name: subscription.name.clone(),
-            events,
+            name: name.clone(),
+            events: subscription.names().map(str::to_owned).collect(),
+            fresh: subscription
+                .names()
+                .filter(new)
+                .map(str::to_owned)
+                .collect(),
             known,
         });
     }
+    leave_former(&mut tx, &changes.former).await?;
     reroute(&mut tx, &routes).await?;
+    with_all_names(&mut tx, &mut routes).await?;
     for (route, subscription) in routes.iter().zip(subscriptions) {
         if !route.known && subscription.policy.from_retained {
-            owe_retained(&mut tx, route.id, now).await?;
+            retained::ask(&mut tx, route.id).await?;
         }
     }
-    let versions = subscriptions
-        .iter()
-        .map(|subscription| subscription.version);
-    let read: Vec<_> = routes.iter().map(|route| route.id).zip(versions).collect();
-    release_parked(&mut tx, &read, now).await?;
+    release_parked(&mut tx, &read(registry, &routes), now).await?;
     for schedule in &registry.schedules {
         crate::schedule::record::declare(&mut tx, schedule, now).await?;
+    }
+    if let Some(worker) = worker {
+        worker.begin(&mut tx, now).await?;
     }
     fault::point!("declare.before_commit");
     tx.commit().await?;
     Ok(routes)
 }
 
+/// What a subscription's code reads: its row, the highest version, the names.
+pub(crate) type Names = (i64, u32, Vec<String>);
+
+/// What the code of a registry reads, whose routes these are.
+pub(crate) fn read<S>(registry: &Registry<S>, routes: &[Route]) -> Vec<Names> {
+    let subscriptions = registry.subscriptions.iter().zip(routes);
+    subscriptions
+        .map(|(subscription, route)| {
+            let names = subscription.names().map(str::to_owned);
+            (route.id, subscription.version, names.collect())
+        })
+        .collect()
+}
+
 /// The routes of every subscription that was ever registered and not dropped.
 pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
+    routes_of(&mut *db.reader().acquire().await?).await
+}
+
+async fn routes_of(conn: &mut SqliteConnection) -> Result<Vec<Route>, Error> {
     let rows: Vec<(i64, Text, Text, Option<Text>)> = sqlx::query_as(
         "SELECT s.id, s.name, s.event, r.event FROM termitary_subscriptions s
          LEFT JOIN termitary_routes r ON r.subscription = s.id AND r.event <> s.event
          ORDER BY s.name, r.event",
     )
-    .fetch_all(db.reader())
+    .fetch_all(conn)
     .await?;
     let mut routes: Vec<Route> = Vec::new();
     for (id, Text(name), Text(event), alias) in rows {
@@ -77,6 +109,7 @@ pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
                 id,
                 name,
                 events: vec![event],
+                fresh: Vec::new(),
                 known: true,
             });
         }
@@ -133,8 +166,8 @@ async fn record(
         .collect())
 }
 
-/// Routes are only added to: during a rolling deploy the older code's alias must go
-/// on reaching the subscription.
+/// Routes are added to: during a rolling deploy the older code's alias must go on
+/// reaching the subscription. Only who moves to another event leaves some.
 async fn reroute(tx: &mut Tx, routes: &[Route]) -> Result<(), Error> {
     let of = |route: &Route| {
         let id = route.id;
@@ -149,41 +182,117 @@ async fn reroute(tx: &mut Tx, routes: &[Route]) -> Result<(), Error> {
     .bind(json!(rows).to_string())
     .execute(&mut **tx)
     .await?;
-    Ok(())
-}
-
-async fn owe_retained(tx: &mut Tx, id: i64, now: i64) -> Result<(), Error> {
+    // One that moved back.
     sqlx::query(
-        "INSERT INTO termitary_deliveries (event, subscription, state, due_us)
-         SELECT e.seq, $1, 0, $2 FROM termitary_routes r JOIN termitary_events e ON e.name = r.event
-         WHERE r.subscription = $1 ON CONFLICT DO NOTHING",
+        "DELETE FROM termitary_former WHERE (event, subscription) IN
+            (SELECT value->>0, value->>1 FROM json_each($1))",
     )
-    .bind(id)
-    .bind(now)
+    .bind(json!(rows).to_string())
     .execute(&mut **tx)
     .await?;
     Ok(())
 }
 
+/// Gives each route every name that reaches it, as all processes have it: the event on
+/// record first.
+async fn with_all_names(tx: &mut Tx, routes: &mut [Route]) -> Result<(), Error> {
+    let all = routes_of(tx).await?.into_iter();
+    let mut all: HashMap<_, _> = all.map(|route| (route.id, route.events)).collect();
+    for route in routes {
+        if let Some(events) = all.remove(&route.id) {
+            route.events = events;
+        }
+    }
+    Ok(())
+}
+
+/// Names that reach a subscription no longer: each with the subscription's name first.
+async fn leave_former(tx: &mut Tx, former: &[(String, String)]) -> Result<(), Error> {
+    if former.is_empty() {
+        return Ok(());
+    }
+    let rows = json!(former).to_string();
+    for sql in [
+        "INSERT INTO termitary_former (event, subscription)
+         SELECT j.value->>1, s.id FROM json_each($1) j
+         JOIN termitary_subscriptions s ON s.name = j.value->>0 WHERE true ON CONFLICT DO NOTHING",
+        "DELETE FROM termitary_routes WHERE (event, subscription) IN
+            (SELECT j.value->>1, s.id FROM json_each($1) j
+             JOIN termitary_subscriptions s ON s.name = j.value->>0)",
+    ] {
+        sqlx::query(sql).bind(&rows).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+/// A name that reached a subscription before it moved, as a route.
+#[cfg(feature = "redis")]
+pub(crate) struct Former {
+    pub(crate) route: Route,
+}
+
+/// The names of before that may have something left on Redis.
+#[cfg(feature = "redis")]
+pub(crate) async fn former(db: &Db) -> Result<Vec<Former>, Error> {
+    let rows: Vec<(i64, Text, Text)> = sqlx::query_as(
+        "SELECT s.id, s.name, f.event FROM termitary_former f
+         JOIN termitary_subscriptions s ON s.id = f.subscription",
+    )
+    .fetch_all(db.reader())
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(|(id, Text(name), Text(event))| Former {
+            route: Route {
+                id,
+                name,
+                events: vec![event],
+                fresh: Vec::new(),
+                known: true,
+            },
+        })
+        .collect())
+}
+
+/// Nothing is left there.
+#[cfg(feature = "redis")]
+pub(crate) async fn forget_former(db: &Db, former: &Former) -> Result<(), Error> {
+    let mut tx = db.begin().await?;
+    sqlx::query("DELETE FROM termitary_former WHERE subscription = $1 AND event = $2")
+        .bind(former.route.id)
+        .bind(former.route.events.first())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
+}
+
 /// `state >= 3` names the index, as what is bound is not known when the plan is made;
 /// `CROSS JOIN` and the inner query keep the order, whatever statistics say.
-pub(super) const RELEASE: &str = "
+macro_rules! readable {
+    () => {
+        "AND d.reason IN ('version', 'unknown-name')
+         AND EXISTS (SELECT 1 FROM termitary_events e WHERE e.seq = d.event AND e.version <= j.value->>1
+                     AND e.name IN (SELECT n.value FROM json_each(j.value->>2) n))"
+    };
+}
+pub(super) const RELEASE: &str = concat!("
     UPDATE termitary_deliveries SET state = $2, due_us = $3, crashes = 0, reason = NULL, error = NULL, settled_us = $3
     WHERE (event, subscription) IN
         (SELECT d.event, d.subscription FROM json_each($1) j CROSS JOIN termitary_deliveries d
-         WHERE d.state >= 3 AND d.state = $4 AND d.subscription = j.value->>0 AND d.reason = 'version'
-           AND (SELECT e.version FROM termitary_events e WHERE e.seq = d.event) <= j.value->>1)";
+         WHERE d.state >= 3 AND d.state = $4 AND d.subscription = j.value->>0 ", readable!(), ")");
 
 /// Whether there is anything of that.
-pub(super) const RELEASES: &str = "
+pub(super) const RELEASES: &str = concat!(
+    "
     SELECT EXISTS (SELECT 1 FROM json_each($1) j CROSS JOIN termitary_deliveries d
-        WHERE d.state >= 3 AND d.state = $2 AND d.subscription = j.value->>0 AND d.reason = 'version'
-          AND (SELECT e.version FROM termitary_events e WHERE e.seq = d.event) <= j.value->>1)";
+        WHERE d.state >= 3 AND d.state = $2 AND d.subscription = j.value->>0 ",
+    readable!(),
+    ")"
+);
 
-/// What was parked because its version was too new is due again once a worker
-/// that reads that version registers. `read` has the subscriptions and the versions
-/// that are read. Answers how many.
-async fn release_parked(tx: &mut Tx, read: &[(i64, u32)], now: i64) -> Result<u64, Error> {
+/// What was parked because its version was too new, or its name unknown, is due again
+/// once a worker registers that reads it. Returns how many.
+async fn release_parked(tx: &mut Tx, read: &[Names], now: i64) -> Result<u64, Error> {
     let done = sqlx::query(RELEASE)
         .bind(json!(read).to_string())
         .bind(state::PENDING)
@@ -196,7 +305,7 @@ async fn release_parked(tx: &mut Tx, read: &[(i64, u32)], now: i64) -> Result<u6
 
 /// The same for a worker that has been registered for long: an older one
 /// beside it goes on parking what it is handed. Answers how many were released.
-pub(crate) async fn release(db: &Db, read: &[(i64, u32)]) -> Result<u64, Error> {
+pub(crate) async fn release(db: &Db, read: &[Names]) -> Result<u64, Error> {
     // Looks before it writes: mostly there is nothing.
     let waiting: bool = sqlx::query_scalar(RELEASES)
         .bind(json!(read).to_string())

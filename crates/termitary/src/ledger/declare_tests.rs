@@ -51,6 +51,11 @@ impl World {
         self.broker.register(&registry).await.unwrap();
     }
 
+    async fn copy_retained(&self) {
+        let step = || super::retained::step(self.broker.db());
+        while step().await.unwrap().is_some() {}
+    }
+
     async fn publish(&self, name: &str, version: u32) {
         let mut tx = self.broker.db().begin().await.unwrap();
         tx.publish_json(name, "{}").await.unwrap();
@@ -140,11 +145,13 @@ async fn who_asks_for_what_is_retained_gets_it_the_first_time_only() {
             .on(subscribe("new", newer))
     };
     world.register(registry()).await;
+    world.copy_retained().await;
     assert_eq!(world.deliveries(0).await, [("late".to_owned(), 2)]);
     world
         .write(sqlx::query("DELETE FROM termitary_deliveries"))
         .await;
     world.register(registry()).await;
+    world.copy_retained().await;
     assert_eq!(world.deliveries(0).await, []);
 }
 

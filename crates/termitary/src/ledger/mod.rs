@@ -19,6 +19,7 @@ mod handed;
 mod insert;
 mod lease;
 mod letters;
+mod moved;
 mod publish;
 mod publish_last;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod read;
 #[cfg(feature = "redis")]
 pub(crate) mod relay;
 mod retain;
+pub(crate) mod retained;
 mod settle;
 #[cfg(feature = "redis")]
 pub(crate) mod standing;
@@ -37,7 +39,9 @@ mod twice_tests;
 
 #[cfg(feature = "redis")]
 pub(crate) use declare::has_route;
-pub(crate) use declare::{BRIDGE, declare, release, routes};
+pub(crate) use declare::{BRIDGE, Names, declare, read as readable, release, routes};
+#[cfg(feature = "redis")]
+pub(crate) use declare::{Former, forget_former, former};
 pub(crate) use forward::Forward;
 #[cfg(feature = "redis")]
 pub(crate) use handed::settle;

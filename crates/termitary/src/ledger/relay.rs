@@ -130,7 +130,8 @@ async fn candidates(
 }
 
 /// Of the candidates, the events that no subscription was given anything of,
-/// and that all of them may have now.
+/// and that all of them may have now and read the stream of: one that moved to
+/// another event does not.
 async fn claim_fresh(
     conn: &mut SqliteConnection,
     candidates: &[Row],
@@ -148,7 +149,9 @@ async fn claim_fresh(
         "SELECT json_group_array(e.seq) FROM termitary_events e
          WHERE e.seq IN (SELECT value FROM json_each($1)) AND e.fanned = 0
            AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d
-                           WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2))",
+                           WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2
+                               OR NOT EXISTS (SELECT 1 FROM termitary_routes r
+                                              WHERE r.event = e.name AND r.subscription = d.subscription)))",
     )
     .bind(json!(first.into_iter().collect::<Vec<_>>()).to_string())
     .bind(now_us)

@@ -37,7 +37,7 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::db::{Db, Options};
 use crate::error::Error;
-use crate::inspect::Status;
+use crate::inspect::{Status, SubscriptionStatus};
 use crate::ledger;
 use crate::registry::Registry;
 use crate::schedule::{Schedule, ticker};
@@ -122,7 +122,8 @@ impl TestWorker {
         }
     }
 
-    /// Waits until nothing that is due is pending or leased.
+    /// Waits until nothing that is due is pending or leased, and new subscriptions have
+    /// what is retained for them.
     ///
     /// # Panics
     /// When that takes longer than a test should.
@@ -130,10 +131,10 @@ impl TestWorker {
         let patience = tokio::time::Instant::now() + PATIENCE;
         loop {
             let status = self.status().await;
-            if status
-                .subscriptions
-                .iter()
-                .all(|s| s.due == 0 && s.leased == 0)
+            let waits = |s: &SubscriptionStatus| s.due > 0 || s.leased > 0;
+            let past = ledger::retained::next(self.broker.db()).await;
+            if must(past, "the retained events").is_none()
+                && !status.subscriptions.iter().any(waits)
             {
                 return;
             }

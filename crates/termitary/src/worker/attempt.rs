@@ -197,6 +197,12 @@ async fn execute<S: Send + Sync + 'static>(
     ledger: &Arc<LedgerScope>,
     tracked: &Tracked,
 ) -> Ended {
+    if !subscription
+        .names()
+        .any(|name| name == leased.envelope.name)
+    {
+        return Ended::UnknownName;
+    }
     if leased.envelope.version > subscription.version {
         return Ended::NewerVersion(leased.envelope.version);
     }

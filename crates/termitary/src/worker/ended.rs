@@ -18,6 +18,7 @@ pub(super) enum Ended {
     Failed(String),
     Undecodable(Undecodable),
     NewerVersion(u32),
+    UnknownName,
     /// The worker stops, or the lease is lost: nothing to say about the event.
     Interrupted,
     LostLease,
@@ -72,6 +73,14 @@ pub(super) fn classify<S>(
         Ended::Undecodable(Undecodable(error)) => Outcome::Parked {
             reason: "undecodable",
             error,
+        },
+        Ended::UnknownName => Outcome::Parked {
+            reason: "unknown-name",
+            error: format!(
+                "this worker's code handles `{}` and its aliases here, not `{}`",
+                subscription.event,
+                leased.envelope.name.escape_debug()
+            ),
         },
         Ended::NewerVersion(version) => Outcome::Parked {
             reason: "version",

@@ -35,6 +35,7 @@ use crate::broker::{Broker, Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::guard;
+use crate::ledger;
 use crate::registry::Registry;
 use crate::schedule::ticker;
 use crate::task::lasting;
@@ -147,8 +148,9 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
         T: StateFor<S>,
     {
         tokio::pin!(shutdown);
+        let entry = roll::Entry::new(&self.broker, &self.registry, self.concurrency);
         let routes = tokio::select! {
-            routes = self.broker.declare(&self.registry) => routes?,
+            routes = self.broker.declare_for(&self.registry, Some(&entry)) => routes?,
             () = &mut shutdown => return Ok(()),
         };
         let Self {
@@ -160,7 +162,7 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             kill,
         } = self;
         let renewal = Renewal::start(broker.clone())?;
-        let core = Core::new(broker, state.state(), concurrency, renewal);
+        let core = Core::new(entry, broker, state.state(), concurrency, renewal);
         tracing::info!(
             worker.id = %core.id,
             subscriptions = routes.len(),
@@ -215,9 +217,10 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
 /// What every part of one running worker shares.
 pub(crate) struct Core<S> {
     id: WorkerId,
+    /// Its entry in the roll of workers.
+    entry: roll::Entry,
     broker: Broker,
     state: S,
-    concurrency: usize,
     /// One permit per attempt that may run in this process.
     permits: Arc<Semaphore>,
     running: AtomicU64,
@@ -237,14 +240,19 @@ pub(crate) struct Core<S> {
 }
 
 impl<S> Core<S> {
-    fn new(broker: Broker, state: S, concurrency: usize, renewal: Renewal) -> Arc<Self> {
-        let id: WorkerId = broker.db().clock().new_id().to_string().into();
+    fn new(
+        entry: roll::Entry,
+        broker: Broker,
+        state: S,
+        concurrency: usize,
+        renewal: Renewal,
+    ) -> Arc<Self> {
         Arc::new(Self {
             settler: Settler::start(broker.clone()),
-            id,
+            id: entry.id.clone(),
+            entry,
             broker,
             state,
-            concurrency,
             permits: Arc::new(Semaphore::new(concurrency)),
             running: AtomicU64::new(0),
             renewal,
@@ -298,8 +306,11 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks.spawn(lasting("forward", move || {
         upkeep::forward(on.clone(), stop.clone())
     }));
-    let versions = registry.subscriptions.iter().map(|one| one.version);
-    let known: Vec<_> = routes.iter().map(|route| route.id).zip(versions).collect();
+    let (on, stop) = (db.clone(), core.stop.clone());
+    tasks.spawn(lasting("retained events", move || {
+        upkeep::retained(on.clone(), stop.clone())
+    }));
+    let known = ledger::readable(registry, routes);
     let stop = core.stop.clone();
     tasks.spawn(lasting("release", move || {
         upkeep::release(db.clone(), known.clone(), stop.clone())

@@ -3,18 +3,22 @@
 //! Each row holds its worker's time, and that clock may be wrong; so may ours. So
 //! a row whose time is not ours is watched, and deleted when it no longer changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use sqlx::SqliteConnection;
 
 use super::Core;
 use super::gone::{self, Gone};
 use super::lane::Lane;
+use crate::broker::{Broker, WorkerId};
 use crate::clock::{forward, from_micros, micros, minutes, secs};
 use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::inspect::WorkerStatus;
 use crate::ledger::stored::Text;
+use crate::registry::Registry;
 
 const EVERY: Duration = secs(5);
 /// A worker not heard of for this long is not shown as live.
@@ -44,10 +48,79 @@ impl Watch {
     }
 }
 
-/// Signs in, and again every few seconds until housekeeping ends. Looks first
-/// whether what it runs is still registered.
+/// A worker's entry in the roll.
+pub(crate) struct Entry {
+    pub(super) id: WorkerId,
+    started_us: i64,
+    concurrency: usize,
+    /// The names of its subscriptions, as a JSON array.
+    subscriptions: String,
+    /// The event names that the code of each handles, as a JSON object.
+    names: String,
+    source: String,
+    mode: &'static str,
+}
+
+impl Entry {
+    /// Of a worker that starts now.
+    pub(super) fn new<S>(broker: &Broker, registry: &Registry<S>, concurrency: usize) -> Self {
+        let db = broker.db();
+        let subscriptions: Vec<_> = registry.subscriptions.iter().map(|it| &it.name).collect();
+        let names = registry.subscriptions.iter();
+        let names: BTreeMap<_, Vec<_>> = names.map(|it| (&it.name, it.names().collect())).collect();
+        Self {
+            id: db.clock().new_id().to_string().into(),
+            started_us: db.clock().now_us(),
+            concurrency,
+            subscriptions: serde_json::json!(subscriptions).to_string(),
+            names: serde_json::json!(names).to_string(),
+            source: db.source().to_owned(),
+            mode: broker.mode(),
+        }
+    }
+
+    /// Signs in with all its subscriptions.
+    pub(crate) async fn begin(
+        &self,
+        conn: &mut SqliteConnection,
+        now_us: i64,
+    ) -> Result<(), Error> {
+        self.write(conn, &self.subscriptions, 0, now_us).await
+    }
+
+    /// Signs in, or again, with these subscriptions.
+    async fn write(
+        &self,
+        conn: &mut SqliteConnection,
+        subscriptions: &str,
+        running: u64,
+        now_us: i64,
+    ) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions, mode, source, names)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us, running = excluded.running,
+                subscriptions = excluded.subscriptions",
+        )
+        .bind(&*self.id)
+        .bind(host())
+        .bind(self.started_us)
+        .bind(now_us)
+        .bind(running as i64)
+        .bind(self.concurrency as i64)
+        .bind(subscriptions)
+        .bind(self.mode)
+        .bind(&self.source)
+        .bind(&self.names)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Signs in again every few seconds until housekeeping ends. Looks first whether what
+/// it runs is still registered.
 pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: Vec<Lane<S>>) {
-    let started_us = core.broker.db().clock().now_us();
     let mut gone = Gone::default();
     let mut failing = false;
     let mut watch = Watch::default();
@@ -55,7 +128,7 @@ pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: 
         let reported = async {
             gone.look(&core, &lanes).await?;
             let running = serde_json::json!(gone::running(&lanes)).to_string();
-            sign_in(&core, started_us, &running, &mut watch).await
+            sign_in(&core, &running, &mut watch).await
         };
         match reported.await {
             Ok(()) => failing = false,
@@ -73,31 +146,13 @@ pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: 
     }
 }
 
-async fn sign_in<S>(
-    core: &Core<S>,
-    started_us: i64,
-    subscriptions: &str,
-    watch: &mut Watch,
-) -> Result<(), Error> {
+async fn sign_in<S>(core: &Core<S>, subscriptions: &str, watch: &mut Watch) -> Result<(), Error> {
     let db = core.broker.db();
     let now = db.clock().now_us();
     let mut tx = db.begin().await?;
-    sqlx::query(
-        "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions, mode)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us, running = excluded.running,
-            subscriptions = excluded.subscriptions",
-    )
-    .bind(&*core.id)
-    .bind(host())
-    .bind(started_us)
-    .bind(now)
-    .bind(core.running() as i64)
-    .bind(core.concurrency as i64)
-    .bind(subscriptions)
-    .bind(core.broker.mode())
-    .execute(&mut *tx)
-    .await?;
+    core.entry
+        .write(&mut tx, subscriptions, core.running(), now)
+        .await?;
     forget(&mut tx, now, watch).await?;
     tx.commit().await
 }

@@ -1,13 +1,14 @@
 //! Housekeeping loops that outlive every failure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Route, WorkerId};
 use crate::clock::{minutes, secs};
 use crate::db::Db;
-use crate::ledger;
+use crate::ledger::retained::Progress;
+use crate::ledger::{self, Names};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
@@ -19,6 +20,9 @@ const FORWARD_FIRST: Duration = minutes(1);
 const FORWARD_EVERY: Duration = minutes(10);
 /// Between two pages, so that others get to write.
 const BREATH: Duration = Duration::from_millis(50);
+/// The same between two pages of retained events.
+const SHORT_BREATH: Duration = Duration::from_millis(5);
+const PROGRESS_EVERY: Duration = secs(10);
 
 /// The broker's own housekeeping, over and over.
 pub(super) async fn run(
@@ -100,9 +104,63 @@ pub(super) async fn forward(db: Db, stop: CancellationToken) {
     }
 }
 
+/// Copies the retained past of new subscriptions that asked for it.
+pub(super) async fn retained(db: Db, stop: CancellationToken) {
+    let mut copy = Copy::default();
+    loop {
+        let rest = match ledger::retained::step(&db).await {
+            Ok(Some(progress)) => {
+                copy.says(&progress);
+                SHORT_BREATH
+            }
+            Ok(None) => RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random()),
+            Err(error) => {
+                tracing::warn!(error = ?error, "cannot copy retained events; trying again");
+                LAST_BACKOFF
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// What was said of a subscription's past that this worker copies.
+#[derive(Default)]
+struct Copy {
+    /// The subscription that is copied, and when that was said last.
+    said: Option<(i64, Instant)>,
+    owed: i64,
+}
+
+impl Copy {
+    /// At the beginning, every ten seconds, and at the end.
+    fn says(&mut self, progress: &Progress) {
+        let Progress { id, at, last, .. } = *progress;
+        let subscription = progress.name();
+        let begins = self.said.is_none_or(|(of, _)| of != id);
+        if begins {
+            self.owed = 0;
+        }
+        self.owed += progress.owed;
+        if progress.is_over() {
+            self.said = None;
+            tracing::info!(%subscription, deliveries = self.owed, "copied the retained events of a new subscription");
+        } else if begins
+            || self
+                .said
+                .is_some_and(|(_, said)| said.elapsed() >= PROGRESS_EVERY)
+        {
+            self.said = Some((id, Instant::now()));
+            tracing::info!(%subscription, at, last, deliveries = self.owed, "copying the retained events of a new subscription");
+        }
+    }
+}
+
 /// Takes back what older workers beside this one parked, since they cannot
-/// read it: `known` has the subscriptions and versions that this one reads.
-pub(super) async fn release(db: Db, known: Vec<(i64, u32)>, stop: CancellationToken) {
+/// read it: `known` has what this one reads.
+pub(super) async fn release(db: Db, known: Vec<Names>, stop: CancellationToken) {
     loop {
         let rest = RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random());
         tokio::select! {

@@ -123,6 +123,45 @@ pub(crate) async fn the_idempotency_key_is_the_same_in_every_run_and_the_fence_r
     }
 }
 
+pub(crate) async fn the_retained_past_reaches_a_new_subscription_once_whoever_dies_meanwhile(
+    stand: Stand,
+) {
+    const PAST: u32 = 3_500;
+    const ALL: u32 = PAST + 100;
+    let publish = async |numbers: std::ops::Range<u32>| {
+        let mut tx = stand.db().begin().await.unwrap();
+        for n in numbers {
+            tx.publish(Ping { n }).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    };
+    publish(0..PAST).await;
+    let registry = || Registry::new().on(subscribe("late", note).from_retained());
+    let seen = Seen::default();
+    let process = Process::start(&stand, registry(), seen.clone(), secs(0));
+    let deliveries = async || -> i64 {
+        sqlx::query_scalar("SELECT COUNT(*) FROM termitary_deliveries")
+            .fetch_one(stand.db().reader())
+            .await
+            .unwrap()
+    };
+    eventually("the first page is copied", async || deliveries().await > 0).await;
+    process.kill();
+    publish(PAST..ALL).await;
+    stand.lapse().await;
+    stand.outwait();
+    let worker = TestWorker::start(stand.broker(), registry(), seen.clone()).await;
+    eventually("all is there", async || {
+        deliveries().await == i64::from(ALL)
+    })
+    .await;
+    worker.settle().await;
+    assert_eq!(worker.status().await.subscriptions[0].done, u64::from(ALL));
+    let runs: std::collections::BTreeSet<u32> =
+        seen.all().iter().map(|n| n.parse().unwrap()).collect();
+    assert_eq!(runs.len(), ALL as usize);
+}
+
 async fn never(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     seen.add(event.n);
     Err(HandlerError::permanent("never"))

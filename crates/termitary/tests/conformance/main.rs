@@ -9,6 +9,7 @@ mod delivery;
 mod keeping;
 mod ledger;
 mod model;
+mod names;
 mod panics;
 mod process;
 mod schedules;
@@ -57,6 +58,7 @@ macro_rules! suite {
                 a_crowd_of_suspects_and_other_work_take_turns
             }
             keeping {
+                the_retained_past_reaches_a_new_subscription_once_whoever_dies_meanwhile
                 a_replay_takes_each_letter_once_however_fast_it_dies_again
                 what_comes_late_or_out_of_its_order_is_found_all_the_same
                 finished_events_are_forgotten_after_a_week_and_unfinished_ones_never
@@ -86,6 +88,12 @@ macro_rules! suite {
                 missed_ticks_are_caught_up_with_the_latest_only
                 an_edited_rule_neither_repeats_nor_catches_up
                 a_paused_schedule_skips_and_resumes_without_catching_up
+            }
+            names {
+                a_subscription_that_moved_parks_what_is_left_of_the_other_event
+                a_renamed_event_is_handled_by_old_and_new_code_side_by_side
+                a_retry_keeps_the_name_that_its_event_was_published_under
+                two_running_workers_cannot_handle_two_events_under_one_name
             }
             unreadable {
                 a_row_that_cannot_be_read_is_parked_alone

@@ -16,11 +16,29 @@ use crate::error::Error;
 /// group: where it is missing, Redis lost data, and what is on the stream by
 /// now came after that.
 pub(super) async fn routes(redis: &Redis, routes: &[Route]) -> Result<(), Error> {
+    let fresh: Vec<_> = routes
+        .iter()
+        .filter(|route| !route.fresh.is_empty())
+        .map(|route| redis.link.keys().lane(&fresh_only(route)))
+        .collect();
+    if !fresh.is_empty() {
+        groups(redis, fresh.iter().map(|lane| (lane, false))).await?;
+    }
     let lanes: Vec<_> = routes
         .iter()
         .map(|route| (redis.link.keys().lane(route), route.known))
         .collect();
     groups(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await
+}
+
+/// The names that are new to a known subscription start from now, too. Its first name
+/// stays, as that is where its own stream has its name from.
+fn fresh_only(route: &Route) -> Route {
+    let mut only = route.clone();
+    let first = route.events.first();
+    only.events
+        .retain(|event| route.fresh.contains(event) || Some(event) == first);
+    only
 }
 
 /// Makes the groups that are missing.

@@ -3,7 +3,8 @@
 //!
 //! `e` id, time in µs, version and source with spaces between them, `d` data;
 //! where they say something: `k` key, `p` traceparent, `c` cause, `l` the
-//! ledger's row, `f` the fence. Every field costs the server and both ends, so
+//! ledger's row, `f` the fence, with it `n` name: what is sent again to one subscription
+//! may be of any event that it names. Every field costs the server and both ends, so
 //! what each event has is one. A foreign producer may write `d` alone, with `i`
 //! id, `t` time, `v` version and `s` source where it has them, or one field `ce`
 //! with a structured CloudEvents object.
@@ -27,7 +28,7 @@ use crate::planted;
 const FOREIGN: &str = "/termitary/foreign";
 
 /// The most words of an `XADD`, and the most bytes of those that are no text.
-const WORDS: usize = 17;
+const WORDS: usize = 19;
 const NUMBERS: usize = 200;
 /// The same of a head: the id, two numbers and three spaces.
 const HEAD_NUMBERS: usize = 36 + 20 + 10 + 3;
@@ -53,7 +54,12 @@ pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Optio
     let mut id = Uuid::encode_buffer();
     // Room for all of it: ids, numbers and names have known lengths.
     let texts = [&event.key, &event.traceparent].map(|text| text.as_ref().map_or(0, String::len));
-    let size = stream.len() + event.source.len() + texts[0] + texts[1] + event.data.get().len();
+    let size = stream.len()
+        + event.name.len()
+        + event.source.len()
+        + texts[0]
+        + texts[1]
+        + event.data.get().len();
     let mut cmd = Cmd::with_capacity(WORDS, size + NUMBERS);
     cmd.arg("XADD").arg(stream);
     if planted::is("maxlen-trim") {
@@ -73,7 +79,7 @@ pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Optio
         cmd.arg("l").arg(seq);
     }
     if let Some(fence) = fence {
-        cmd.arg("f").arg(fence);
+        cmd.arg("f").arg(fence).arg("n").arg(&event.name);
     }
     cmd.arg("d").arg(event.data.get());
     cmd
@@ -177,7 +183,7 @@ fn fields(stream: &Stream, raw: &Raw) -> Result<Carried, String> {
     };
     let envelope = Envelope {
         id,
-        name: stream.event.to_string(),
+        name: name(stream, raw)?,
         version,
         time: from_micros(time_us),
         source: optional(head.source)?.unwrap_or_else(|| FOREIGN.to_owned()),
@@ -187,6 +193,13 @@ fn fields(stream: &Stream, raw: &Raw) -> Result<Carried, String> {
         data: json(stream, data)?,
     };
     Ok(Carried { envelope, ledger })
+}
+
+/// The event's name: the stream's, but on a stream for one subscription alone as its
+/// entry says.
+fn name(stream: &Stream, raw: &Raw) -> Result<String, String> {
+    let own = raw.field(b"n").filter(|_| keys::is_targeted(&stream.key));
+    Ok(optional(own)?.unwrap_or_else(|| stream.event.to_string()))
 }
 
 /// CloudEvents 1.0, structured. `source` and `id` together are unique, so that

@@ -197,6 +197,7 @@ mod tests {
     #[test]
     fn keys_of_one_event_share_a_slot_and_are_told_apart() {
         let route = Route {
+            fresh: Vec::new(),
             id: 1,
             name: "mail.send".into(),
             events: vec!["a.b".into(), "a.old".into()],

@@ -33,6 +33,7 @@ mod keys;
 mod link;
 mod listen;
 mod live;
+mod moved;
 mod noting;
 mod outage;
 mod publish;

@@ -90,8 +90,18 @@ async fn pages(
 }
 
 fn claim(redis: &Redis, lane: &Lane, stream: &Stream, us: &WorkerId, from: &str) -> redis::Cmd {
+    claim_idle(lane, stream, us, from, redis.config.lease_time())
+}
+
+fn claim_idle(
+    lane: &Lane,
+    stream: &Stream,
+    us: &WorkerId,
+    from: &str,
+    idle: Duration,
+) -> redis::Cmd {
     let mut cmd = redis::cmd("XAUTOCLAIM");
-    let idle = redis.config.lease_time().as_millis() as u64;
+    let idle = idle.as_millis() as u64;
     cmd.arg(&*stream.key)
         .arg(&*lane.group)
         .arg(&**us)
@@ -181,6 +191,43 @@ async fn bury(
     fault::point!("takeover.buried");
     settle::end(redis, owner, &over).await?;
     fault::point!("takeover.ended");
+    Ok(())
+}
+
+/// Brings back to the ledger what is left for a subscription on a stream that it no
+/// longer reads: what nobody was given, then what somebody was given.
+pub(super) async fn clear(
+    redis: &Redis,
+    worker: &WorkerId,
+    lane: &Lane,
+    stream: &Stream,
+) -> Result<(), Error> {
+    let us = undertaker(worker);
+    let ask = async |cmd: redis::Cmd| -> Result<Option<Value>, Error> {
+        let mut pipe = redis::pipe();
+        let mut answers = redis.link.shared().many(pipe.add_command(cmd)).await?;
+        match answers.pop() {
+            Some(Ok(answer)) => Ok(Some(answer)),
+            Some(Err(error)) if !declare::is_gone(&error) => Err(error.into()),
+            _ => Ok(None),
+        }
+    };
+    while let Some(answer) = ask(reader::read(lane, stream, &us, PAGE, ">")).await? {
+        let entries = reader::entries_of(answer);
+        if entries.is_empty() {
+            break;
+        }
+        bury(redis, lane, stream, &us, entries, End::Unseen).await?;
+    }
+    let mut from = "0-0".to_owned();
+    while let Some(answer) = ask(claim_idle(lane, stream, &us, &from, Duration::ZERO)).await? {
+        let page = Page::read(answer);
+        bury(redis, lane, stream, &us, page.entries, End::Unseen).await?;
+        if page.next == "0-0" {
+            break;
+        }
+        from = page.next;
+    }
     Ok(())
 }
 

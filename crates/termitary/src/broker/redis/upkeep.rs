@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::keys::Lane;
 use super::outage::Outage;
 use super::refused::Refused;
-use super::{Redis, declare, doubt, reconcile, relay, takeover, trim};
+use super::{Redis, declare, doubt, moved, reconcile, relay, takeover, trim};
 use crate::broker::WorkerId;
 use crate::clock::forward;
 use crate::error::Error;
-use crate::ledger;
+use crate::ledger::{self, Former};
 
 const ROUTES_EVERY: Duration = Duration::from_secs(2);
 const TRIM_EVERY: Duration = Duration::from_secs(1);
@@ -27,6 +27,8 @@ pub(super) struct Keeper {
     server: Option<String>,
     /// The server of this connection was asked.
     server_known: bool,
+    /// The names that reached subscriptions before they moved.
+    former: Vec<Former>,
     routes_at: Option<Instant>,
     /// Every group is there, as far as we know.
     groups_made: bool,
@@ -36,6 +38,7 @@ pub(super) struct Keeper {
     relay: Chore,
     suspects: Chore,
     takeover: Chore,
+    moved: Chore,
     reconcile: Chore,
     trim: Chore,
 }
@@ -47,6 +50,7 @@ impl Default for Keeper {
             connection: 0,
             server: None,
             server_known: false,
+            former: Vec::new(),
             routes_at: None,
             groups_made: false,
             refused: Refused::default(),
@@ -55,6 +59,7 @@ impl Default for Keeper {
             relay: Chore::of("moving events to their streams"),
             suspects: Chore::of("taking back suspects"),
             takeover: Chore::of("taking over from dead workers"),
+            moved: Chore::of("clearing the streams of events that subscriptions no longer handle"),
             reconcile: Chore::of("asking Redis for what it was trusted with"),
             trim: Chore::of("trimming streams"),
         }
@@ -112,6 +117,7 @@ pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
     let rest = keeper.relay(redis).await;
     keeper.suspects(redis).await;
     keeper.takeover(redis, worker).await;
+    keeper.moved(redis, worker).await;
     keeper.reconcile(redis).await;
     keeper.trim(redis).await;
     Ok(rest)
@@ -137,6 +143,7 @@ impl Keeper {
                 .filter(|route| route.name != ledger::BRIDGE)
                 .map(|route| redis.link.keys().lane(route))
                 .collect();
+            self.former = ledger::former(&redis.db).await?;
         }
         Ok(())
     }
@@ -212,6 +219,15 @@ impl Keeper {
             let taken = takeover::run(redis, worker, &self.lanes).await;
             if self.takeover.ended(taken, takeover::every(redis)) == Some(true) {
                 self.takeover.at = None;
+            }
+        }
+    }
+
+    async fn moved(&mut self, redis: &Redis, worker: &WorkerId) {
+        if !self.former.is_empty() && self.moved.is_due() && redis.link.shared().stands() {
+            let moved = moved::run(redis, worker, &self.former).await;
+            if self.moved.ended(moved, ROUTES_EVERY).is_some() {
+                self.former.clear();
             }
         }
     }

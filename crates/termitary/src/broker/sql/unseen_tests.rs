@@ -38,6 +38,7 @@ async fn leases_that_were_answered_and_never_looked_at_go_back_at_once() {
 
     let sql = Sql::new(db.clone(), Duration::from_mins(1));
     let route = Route {
+        fresh: Vec::new(),
         id: 1,
         name: "notes.read".into(),
         events: vec!["notes.written".into()],

@@ -1,0 +1,207 @@
+//! A subscription that another event is registered for than before. Its code never gets
+//! an event that it does not name ([`Subscription::names`]); here it is said, and refused
+//! where a running worker handles the other event under the same name.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use super::stored::Text;
+use crate::clock::micros;
+use crate::error::Error;
+use crate::registry::Registry;
+use crate::subscription::Subscription;
+use crate::worker::roll::LIVE;
+
+/// A subscription as the ledger has it.
+#[derive(Debug, Default)]
+struct Known {
+    /// Its event.
+    event: String,
+    /// The names that reach it.
+    names: BTreeSet<String>,
+}
+
+/// A live worker's subscriptions and the names that its code handles.
+struct Runs {
+    /// The worker, as an error names it.
+    who: String,
+    names: HashMap<String, BTreeSet<String>>,
+}
+
+/// What registering changes.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// The event that each subscription is recorded with.
+    events: HashMap<String, String>,
+    /// The names that reached a subscription until now, and no longer.
+    pub(super) former: Vec<(String, String)>,
+    /// The names that reached it before.
+    before: HashMap<String, BTreeSet<String>>,
+}
+
+impl Changes {
+    /// The event that a subscription is recorded with.
+    pub(super) fn event_of<'a, S>(&'a self, subscription: &'a Subscription<S>) -> &'a str {
+        let kept = self.events.get(&subscription.name);
+        kept.unwrap_or(&subscription.event)
+    }
+
+    /// Whether this name reached the subscription before.
+    pub(super) fn reached(&self, subscription: &str, event: &str) -> bool {
+        let before = self.before.get(subscription);
+        before.is_some_and(|names| names.contains(event))
+    }
+}
+
+/// Compares a registry with what is on record and what runs.
+pub(super) async fn changes<S>(
+    conn: &mut SqliteConnection,
+    registry: &Registry<S>,
+    now_us: i64,
+) -> Result<Changes, Error> {
+    let known = known(conn, registry).await?;
+    let mut changes = Changes::default();
+    let mut live: Option<Vec<Runs>> = None;
+    let mut conflicts = Vec::new();
+    for subscription in &registry.subscriptions {
+        let Some(known) = known
+            .get(&subscription.name)
+            .filter(|it| !it.names.is_empty())
+        else {
+            continue;
+        };
+        let named: BTreeSet<_> = subscription.names().map(str::to_owned).collect();
+        if known.names.is_subset(&named) && known.event == subscription.event {
+            continue;
+        }
+        if live.is_none() {
+            live = Some(running(conn, now_us).await?);
+        }
+        let running = live.as_deref().unwrap_or_default();
+        if known.names.is_disjoint(&named) {
+            conflicts.extend(conflict(subscription, &named, running));
+            moves(&mut changes, subscription, known);
+        } else {
+            stays(&mut changes, subscription, &named, known, running);
+        }
+    }
+    if !conflicts.is_empty() {
+        return Err(Error::invalid(conflicts.join("; ")));
+    }
+    let before = known.into_iter().map(|(name, known)| (name, known.names));
+    changes.before = before.collect();
+    Ok(changes)
+}
+
+/// Of two workers that run beside each other, each takes the other's deliveries.
+fn conflict<S>(
+    subscription: &Subscription<S>,
+    named: &BTreeSet<String>,
+    running: &[Runs],
+) -> Option<String> {
+    let Subscription { name, event, .. } = subscription;
+    let (who, theirs) = running.iter().find_map(|worker| {
+        let theirs = worker.names.get(name)?;
+        theirs.is_disjoint(named).then_some((&worker.who, theirs))
+    })?;
+    Some(format!(
+        "subscription `{name}` handles `{event}` here and {} in the running {who}: give one of the two another name; or, if the event was renamed, list the old name in `{event}`'s ALIASES; or stop that worker first (one that was killed counts as running for {} seconds)",
+        quoted(theirs),
+        LIVE.as_secs()
+    ))
+}
+
+/// It names nothing of what reached it: another event from now on.
+fn moves<S>(changes: &mut Changes, subscription: &Subscription<S>, known: &Known) {
+    let Subscription { name, event, .. } = subscription;
+    tracing::warn!(
+        subscription = %name,
+        from = %known.event,
+        to = %event,
+        "the subscription moved to another event: what was published under the old name and is not finished is parked; list the old name in the event's ALIASES to handle it, or drop it with the subscription's parked letters"
+    );
+    let former = known.names.iter().map(|old| (name.clone(), old.clone()));
+    changes.former.extend(former);
+}
+
+/// Renamed, or one of two versions that run beside each other during a deploy: every
+/// name goes on reaching it. The event on record is that of the code that knows both.
+fn stays<S>(
+    changes: &mut Changes,
+    subscription: &Subscription<S>,
+    named: &BTreeSet<String>,
+    known: &Known,
+    running: &[Runs],
+) {
+    let name = &subscription.name;
+    if !named.contains(&known.event) {
+        changes.events.insert(name.clone(), known.event.clone());
+    }
+    let of_running = running.iter().filter_map(|worker| worker.names.get(name));
+    let anybody: BTreeSet<_> = of_running.flatten().collect();
+    let nobody = |old: &&String| !named.contains(*old) && !anybody.contains(old);
+    let unnamed: BTreeSet<_> = known.names.iter().filter(nobody).cloned().collect();
+    if !unnamed.is_empty() {
+        tracing::warn!(
+            subscription = %name,
+            "events named {} still reach the subscription, and neither this code nor a running worker names them: they are parked until a worker registers that does",
+            quoted(&unnamed)
+        );
+    }
+}
+
+fn quoted(names: &BTreeSet<String>) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+async fn known<S>(
+    conn: &mut SqliteConnection,
+    registry: &Registry<S>,
+) -> Result<BTreeMap<String, Known>, Error> {
+    let names: Vec<_> = registry.subscriptions.iter().map(|it| &it.name).collect();
+    let rows: Vec<(Text, Text, Option<Text>)> = sqlx::query_as(
+        "SELECT s.name, s.event, r.event FROM termitary_subscriptions s
+         LEFT JOIN termitary_routes r ON r.subscription = s.id
+         WHERE s.name IN (SELECT value FROM json_each($1))",
+    )
+    .bind(json!(names).to_string())
+    .fetch_all(conn)
+    .await?;
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    for (Text(name), Text(event), route) in rows {
+        let of = known.entry(name).or_default();
+        of.event = event;
+        of.names.extend(route.map(|route| route.0));
+    }
+    Ok(known)
+}
+
+/// The workers that were heard of lately and said what they name; those of older
+/// versions did not.
+async fn running(conn: &mut SqliteConnection, now_us: i64) -> Result<Vec<Runs>, Error> {
+    let rows: Vec<(Text, Text, Text, Text, Text)> = sqlx::query_as(
+        "SELECT id, host, source, names, subscriptions FROM termitary_workers
+         WHERE seen_us >= $1 AND names IS NOT NULL AND source IS NOT NULL",
+    )
+    .bind(now_us.saturating_sub(micros(LIVE)))
+    .fetch_all(conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(
+            |(Text(id), Text(host), Text(source), Text(names), Text(runs))| {
+                let runs: Vec<String> = serde_json::from_str(&runs).unwrap_or_default();
+                let mut names: HashMap<_, _> = serde_json::from_str(&names).unwrap_or_default();
+                // One that was dropped under it runs no longer.
+                names.retain(|name, _| runs.contains(name));
+                Runs {
+                    who: format!("worker {id} of {source} on {host}"),
+                    names,
+                }
+            },
+        )
+        .collect())
+}

@@ -1,0 +1,210 @@
+//! The retained past of a new subscription that asks for it, copied in pages after it was
+//! registered. The ledger says how far it is, so that any worker goes on where one
+//! stopped. What is published from then on is no part of it: that reaches the
+//! subscription by its routes.
+
+use sqlx::SqliteConnection;
+
+use super::stored::Text;
+use crate::db::{Db, Tx};
+use crate::error::Error;
+
+/// How many events one page looks at.
+pub(crate) const PAGE: i64 = 1_000;
+
+/// Notes that the subscription is owed every event that is there now.
+pub(super) async fn ask(conn: &mut SqliteConnection, subscription: i64) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE termitary_subscriptions SET retained_seq = 0,
+            retained_last = (SELECT COALESCE(MAX(seq), 0) FROM termitary_events)
+         WHERE id = $1",
+    )
+    .bind(subscription)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// How far a subscription's past is copied.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct Progress {
+    pub(crate) id: i64,
+    name: Text,
+    /// The last event that was looked at.
+    pub(crate) at: i64,
+    /// The last event of its past.
+    pub(crate) last: i64,
+    /// How many deliveries the last page made.
+    #[sqlx(default)]
+    pub(crate) owed: i64,
+}
+
+impl Progress {
+    pub(crate) fn name(&self) -> &str {
+        &self.name.0
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.at >= self.last
+    }
+}
+
+const FIRST: &str = "
+    SELECT id, name, retained_seq AS at, COALESCE(retained_last, 0) AS last
+    FROM termitary_subscriptions WHERE retained_seq IS NOT NULL ORDER BY id LIMIT 1";
+
+/// A subscription whose past is not copied yet.
+pub(crate) async fn next(db: &Db) -> Result<Option<Progress>, Error> {
+    Ok(sqlx::query_as(FIRST).fetch_optional(db.reader()).await?)
+}
+
+/// Copies a page of what is left of a subscription's past; returns where that stands
+/// now. `None`: nothing is left of any.
+pub(crate) async fn step(db: &Db) -> Result<Option<Progress>, Error> {
+    // Looks before it writes: mostly there is nothing.
+    if next(db).await?.is_none() {
+        return Ok(None);
+    }
+    let mut tx = db.begin().await?;
+    // Again, now that nobody else can be at it.
+    let first: Option<Progress> = sqlx::query_as(FIRST).fetch_optional(&mut *tx).await?;
+    let Some(mut progress) = first else {
+        return Ok(None);
+    };
+    let end = page_end(&mut tx, &progress).await?;
+    progress.owed = owe(&mut tx, &progress, end, db.clock().now_us()).await?;
+    progress.at = end;
+    let rest = (!progress.is_over()).then_some(end);
+    sqlx::query("UPDATE termitary_subscriptions SET retained_seq = $2 WHERE id = $1")
+        .bind(progress.id)
+        .bind(rest)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit_and_wake().await?;
+    Ok(Some(progress))
+}
+
+/// The last event of the next page.
+async fn page_end(tx: &mut Tx, progress: &Progress) -> Result<i64, Error> {
+    let end: Option<i64> = sqlx::query_scalar(
+        "SELECT seq FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT 1 OFFSET $2 + 0",
+    )
+    .bind(progress.at)
+    .bind(PAGE - 1)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(end.unwrap_or(progress.last).min(progress.last))
+}
+
+/// Owes the subscription the events of a page that its routes name.
+async fn owe(tx: &mut Tx, page: &Progress, end: i64, now_us: i64) -> Result<i64, Error> {
+    let done = sqlx::query(
+        "INSERT INTO termitary_deliveries (event, subscription, state, due_us, settled_us)
+         SELECT e.seq, $1, 0, $2, $2 FROM termitary_events e
+         WHERE e.seq > $3 AND e.seq <= $4
+           AND e.name IN (SELECT event FROM termitary_routes WHERE subscription = $1)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(page.id)
+    .bind(now_us)
+    .bind(page.at)
+    .bind(end)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() as i64)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::prelude::*;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Made {}
+
+    impl Event for Made {
+        const NAME: &'static str = "things.made";
+    }
+
+    async fn made(_: Made) -> HandlerResult {
+        Ok(())
+    }
+
+    async fn open(folder: &tempfile::TempDir) -> Broker {
+        let url = format!("sqlite://{}", folder.path().join("a.db").display());
+        Broker::sql(Db::open(&url).await.unwrap())
+    }
+
+    async fn publish(broker: &Broker, events: usize) {
+        let events = (0..events).map(|_| Made {});
+        broker.bus().publish_all(events).await.unwrap();
+        broker
+            .bus()
+            .publish_json("others.made", "{}")
+            .await
+            .unwrap();
+    }
+
+    async fn count(db: &Db, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql)
+            .fetch_one(db.reader())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_past_is_copied_in_pages_and_goes_on_where_a_process_died() {
+        const PAST: usize = 4_500;
+        let folder = tempfile::tempdir().unwrap();
+        let broker = open(&folder).await;
+        publish(&broker, PAST).await;
+        let registry = Registry::<()>::new()
+            .on(subscribe("late", made).from_retained())
+            .on(subscribe("new", made));
+        broker.register(&registry).await.unwrap();
+        let copied = "SELECT COUNT(*) FROM termitary_deliveries";
+        assert_eq!(
+            count(broker.db(), copied).await,
+            0,
+            "registering copies nothing"
+        );
+        // Published meanwhile: by the routes, not by the copy.
+        publish(&broker, 10).await;
+        for page in 1..=2 {
+            let progress = step(broker.db()).await.unwrap().unwrap();
+            assert_eq!((progress.at, progress.owed), (page * PAGE, PAGE));
+            assert!(!progress.is_over());
+        }
+        // The process dies; another one registers again, and goes on.
+        broker.db().close().await;
+        let broker = open(&folder).await;
+        broker.register(&registry).await.unwrap();
+        publish(&broker, 10).await;
+        let mut pages = 0;
+        while let Some(progress) = step(broker.db()).await.unwrap() {
+            pages += 1;
+            assert_eq!(progress.name(), "late");
+        }
+        assert_eq!(pages, 3);
+        let of = "SELECT COUNT(*) FROM termitary_deliveries d JOIN termitary_subscriptions s
+                  ON s.id = d.subscription JOIN termitary_events e ON e.seq = d.event
+                  WHERE e.name = 'things.made' AND s.name = 'late'";
+        assert_eq!(count(broker.db(), of).await, PAST as i64 + 20);
+        assert_eq!(count(broker.db(), copied).await, PAST as i64 + 40);
+        assert_eq!(next(broker.db()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn without_a_past_nothing_is_left_after_one_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = open(&folder).await;
+        let registry = Registry::<()>::new().on(subscribe("late", made).from_retained());
+        broker.register(&registry).await.unwrap();
+        assert!(step(broker.db()).await.unwrap().unwrap().is_over());
+        assert_eq!(step(broker.db()).await.unwrap(), None);
+    }
+}
