@@ -184,9 +184,10 @@ async fn known<S>(
 async fn running(conn: &mut SqliteConnection, now_us: i64) -> Result<Vec<Runs>, Error> {
     let rows: Vec<(Text, Text, Text, Text, Text)> = sqlx::query_as(
         "SELECT id, host, source, names, subscriptions FROM termitary_workers
-         WHERE seen_us >= $1 AND names IS NOT NULL AND source IS NOT NULL",
+         WHERE seen_us BETWEEN $1 AND $2 AND names IS NOT NULL AND source IS NOT NULL",
     )
     .bind(now_us.saturating_sub(micros(LIVE)))
+    .bind(now_us.saturating_add(micros(LIVE)))
     .fetch_all(conn)
     .await?;
     let rows = rows.into_iter();

@@ -287,7 +287,7 @@ pub(crate) async fn rows_beside_events_that_cannot_be_read_keep_nobody_waiting(s
          VALUES (CAST(x'ff' AS TEXT), CAST(x'ff' AS TEXT), CAST(x'ff' AS TEXT), CAST(x'ff' AS TEXT),
                  9223372036854775807, -9223372036854775808, 7, 0)",
         "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions)
-         VALUES (CAST(x'ff' AS TEXT), CAST(x'ff' AS TEXT), 9223372036854775807, 9223372036854775807, -1, -1, '{')",
+         VALUES (CAST(x'ff' AS TEXT), CAST(x'ff' AS TEXT), 9223372036854775807, 1768478400000000, -1, -1, '{')",
     ] {
         spoiler.run(sql.to_owned()).await;
     }
