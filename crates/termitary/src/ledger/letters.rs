@@ -169,7 +169,7 @@ macro_rules! these {
 }
 
 /// A replay starts afresh: all attempts again, no crashes held against it.
-const REPLAY: &str = these!(
+pub(super) const REPLAY: &str = these!(
     "state = 0, attempts = 0, crashes = 0, reason = NULL, error = NULL, settled_us = $2, due_us = $2"
 );
-const DROP: &str = these!("state = 2, reason = 'dropped', settled_us = $2");
+pub(super) const DROP: &str = these!("state = 2, reason = 'dropped', settled_us = $2");

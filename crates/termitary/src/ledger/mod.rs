@@ -20,6 +20,8 @@ mod insert;
 mod lease;
 mod letters;
 mod moved;
+#[cfg(test)]
+mod plans_tests;
 mod publish;
 mod publish_last;
 #[cfg(test)]

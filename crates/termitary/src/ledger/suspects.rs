@@ -115,7 +115,7 @@ async fn lease_one(
 }
 
 /// The next suspect that `worker` reserved: row, route, attempts and fence.
-const NEXT: &str = "
+pub(super) const NEXT: &str = "
     SELECT event, subscription, attempts, fence FROM termitary_deliveries
     WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1
     ORDER BY due_us LIMIT 1";

@@ -14,7 +14,7 @@ use super::{Binder, Sized, list};
 use crate::broker::{Leased, WorkerId};
 use crate::error::Error;
 
-const HEAD: &str = concat!(
+pub(super) const HEAD: &str = concat!(
     "SELECT d.event, ",
     event_columns!(),
     ", d.attempts, d.fence
@@ -24,7 +24,7 @@ const HEAD: &str = concat!(
 );
 
 /// By their keys: a walk along the index that it changes costs a quarter more.
-static CLAIM: LazyLock<Sized> = LazyLock::new(|| {
+pub(super) static CLAIM: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(|rows| {
         format!(
             "UPDATE termitary_deliveries SET state = 1, worker = ?, lease_us = ?, fence = fence + 1

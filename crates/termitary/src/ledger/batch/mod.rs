@@ -15,6 +15,16 @@ use rusqlite::{CachedStatement, Connection, Statement, ToSql};
 use super::SIZES;
 use crate::error::Error;
 
+/// Of each kind the statement for one row.
+#[cfg(test)]
+pub(super) fn statements() -> Vec<String> {
+    [lease::HEAD, publish::ROUTES, publish::FIRST]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([lease::CLAIM.0[0].clone(), settle::DONE.0[0].clone()])
+        .collect()
+}
+
 /// One statement for each number of rows in [`SIZES`].
 struct Sized(Vec<String>);
 

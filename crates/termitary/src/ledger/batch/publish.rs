@@ -31,8 +31,9 @@ static DELIVERIES: LazyLock<Sized> = LazyLock::new(|| {
     })
 });
 
-const ROUTES: &str = "SELECT subscription FROM termitary_routes WHERE event = ?1";
-const FIRST: &str = "SELECT seq, id FROM termitary_events WHERE source = ?1 AND dedup = ?2";
+pub(super) const ROUTES: &str = "SELECT subscription FROM termitary_routes WHERE event = ?1";
+pub(super) const FIRST: &str =
+    "SELECT seq, id FROM termitary_events WHERE source = ?1 AND dedup = ?2";
 
 /// `fanned` of an event that no subscription gets.
 const UNROUTED: i64 = -1;

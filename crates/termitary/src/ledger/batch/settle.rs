@@ -13,7 +13,7 @@ use crate::planted;
 
 /// What simply succeeded, which is nearly everything: of one subscription and
 /// one fence.
-static DONE: LazyLock<Sized> = LazyLock::new(|| {
+pub(super) static DONE: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(|rows| {
         let events: Vec<_> = (0..rows).map(|row| format!("?{}", row + 4)).collect();
         let sql = format!(
