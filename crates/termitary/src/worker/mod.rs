@@ -38,6 +38,7 @@ use crate::guard;
 use crate::ledger;
 use crate::registry::Registry;
 use crate::schedule::ticker;
+use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
 use lane::Lane;
@@ -97,10 +98,10 @@ impl<S, T> Worker<S, T> {
     }
 
     /// How long running handlers get to finish after the shutdown signal
-    /// (default: 25 seconds). Then they are dropped and their deliveries
-    /// released; no attempt is counted.
+    /// (default: 25 seconds, at most 30 days). Then they are dropped and their
+    /// deliveries released; no attempt is counted.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.grace = grace.min(LONGEST_TIMEOUT);
         self
     }
 
