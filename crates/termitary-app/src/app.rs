@@ -16,6 +16,7 @@ use crate::auth::Lookups;
 use crate::mail::{Limit, Mailer};
 pub use crate::secret::Secret;
 use crate::security;
+use crate::todos::Searches;
 use crate::users::PeopleSearches;
 use crate::{activity, auth, mail, todos, users};
 
@@ -34,6 +35,7 @@ struct Inner {
     lookups: Lookups,
     security: security::Log,
     people_searches: PeopleSearches,
+    searches: Searches,
 }
 
 /// What can be set about the application itself.
@@ -54,6 +56,8 @@ pub struct Settings {
     pub login_limits: LoginLimits,
     /// How much mail is sent, to whom and because of whom.
     pub mail_limits: MailLimits,
+    /// How long a search of todos may take, its wait for others included.
+    pub search_patience: Duration,
     /// How long one request may take until its answer begins.
     pub request_timeout: Duration,
     /// What answers in the database are sealed with, the same in every process that
@@ -131,6 +135,7 @@ impl Default for Settings {
             session_lifetime: days(90),
             login_limits: LoginLimits::default(),
             mail_limits: MailLimits::default(),
+            search_patience: secs(3),
             request_timeout: secs(30),
             secret: Secret::default(),
             idempotency_kept: days(1),
@@ -179,6 +184,7 @@ impl App {
             lookups: Lookups::default(),
             security: security::Log::default(),
             people_searches: PeopleSearches::default(),
+            searches: Searches::default(),
         }))
     }
 
@@ -221,6 +227,10 @@ impl App {
 
     pub(crate) fn people_searches(&self) -> &PeopleSearches {
         &self.0.people_searches
+    }
+
+    pub(crate) fn searches(&self) -> &Searches {
+        &self.0.searches
     }
 
     pub(crate) fn now(&self) -> Timestamp {

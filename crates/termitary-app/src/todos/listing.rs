@@ -3,12 +3,14 @@
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
-use termitary::Reader;
 use uuid::Uuid;
 
 use super::due::Due;
+use super::fold::Needle;
 use super::gathered::Gathered;
+use super::search::Search;
 use super::todo::{Priority, Status};
+use crate::app::App;
 use crate::http::{ApiError, Caller, Json, Page, decode, page_size};
 
 /// The query of the list.
@@ -25,7 +27,7 @@ pub(super) struct Filter {
     priority: Option<Priority>,
     /// `true`: open and past the due date; `false`: the others.
     overdue: Option<bool>,
-    /// Text that stands in the title or the description.
+    /// Text that stands in the title or the description, whatever its case.
     q: Option<String>,
     /// `createdAt`, `updatedAt`, `dueDate`, `priority` or `title`; with `-`
     /// before it, descending (default `-createdAt`). Todos without a due date
@@ -36,6 +38,17 @@ pub(super) struct Filter {
     limit: Option<u32>,
     /// `nextCursor` of the page before, with the same filters and order.
     cursor: Option<String>,
+}
+
+impl Filter {
+    /// What `q` looks for; none where it is left out or blank.
+    fn needle(&self) -> Result<Option<Needle>, ApiError> {
+        let text = self.q.as_deref().unwrap_or_default().trim();
+        if text.chars().count() > 200 {
+            return Err(ApiError::field("q", "must have at most 200 characters"));
+        }
+        Ok((!text.is_empty()).then(|| Needle::new(text)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +134,9 @@ impl Order {
 }
 
 /// One page of what the caller may see.
-pub(super) async fn list(
-    mut reader: Reader,
-    filter: &Filter,
-    caller: Caller,
-    now_us: i64,
-) -> Result<Response, ApiError> {
+pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<Response, ApiError> {
+    let now_us = app.now().as_microsecond();
+    let needle = filter.needle()?;
     let limit = page_size(filter.limit)?;
     let sort = filter.sort.as_deref().unwrap_or("-createdAt");
     let order = Order::parse(sort)?;
@@ -134,26 +144,55 @@ pub(super) async fn list(
     if let Some(cursor) = &cursor {
         check_cursor(order, sort, cursor)?;
     }
+    // How many match is known only when their text was looked at.
+    let most = needle.is_none().then_some(limit);
     let part = |query: &mut _, sight| {
         push_part(query, sight, order, filter, caller, now_us)?;
         if let Some(cursor) = &cursor {
             push_cursor(query, order, cursor);
         }
-        push_order(query, order, limit);
+        push_order(query, order, most);
         Ok(())
     };
-    let mut query = statement(caller, order, limit, part)?;
-    let row = query.build().fetch_one(&mut *reader).await?;
-    // Others may read while the answer is written.
-    drop(reader);
+    let json = match needle {
+        None => page(app, statement(caller, order, limit, part)?).await?,
+        Some(needle) => {
+            let search = Search {
+                statement: candidates(caller, order, part)?,
+                needle,
+                most: limit as usize + 1,
+            };
+            format!("[{}]", search.run(app, caller.user).await?.join(","))
+        }
+    };
     let rows: Vec<Gathered<'_>> =
-        serde_json::from_str(row.try_get(0)?).map_err(|error| ApiError::Internal(error.into()))?;
+        serde_json::from_str(&json).map_err(|error| ApiError::Internal(error.into()))?;
     let page = Page::cut(rows, limit, |todo: &Gathered<'_>| Cursor {
         sort: sort.to_owned(),
         at: order.key(todo),
         id: todo.id,
     });
     Ok(Json(page).into_response())
+}
+
+async fn page(app: &App, mut statement: QueryBuilder<Sqlite>) -> Result<String, ApiError> {
+    let mut reader = app.db().read().await?;
+    let row = statement.build().fetch_one(&mut *reader).await?;
+    Ok(row.try_get(0)?)
+}
+
+/// The statement of a search: every todo that its text may have put on the page.
+fn candidates(
+    caller: Caller,
+    order: Order,
+    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+) -> Result<QueryBuilder<Sqlite>, ApiError> {
+    let mut query = QueryBuilder::new("SELECT todos.title, todos.description, ");
+    query.push(Gathered::JSON).push(" FROM (");
+    push_page(&mut query, caller, order, None, part)?;
+    // The page is the outer loop, so its order is kept.
+    query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
+    Ok(query)
 }
 
 /// The whole statement: finds the page, then gathers its todos into one row.
@@ -169,7 +208,7 @@ fn statement(
 ) -> Result<QueryBuilder<Sqlite>, ApiError> {
     let mut query = QueryBuilder::new("SELECT '[' || coalesce(group_concat(");
     query.push(Gathered::JSON).push("), '') || ']' FROM (");
-    push_page(&mut query, caller, order, limit, part)?;
+    push_page(&mut query, caller, order, Some(limit), part)?;
     // The page is the outer loop, so its order is kept.
     query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
     Ok(query)
@@ -185,7 +224,7 @@ fn push_page(
     query: &mut QueryBuilder<Sqlite>,
     caller: Caller,
     order: Order,
-    limit: u32,
+    limit: Option<u32>,
     part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
     if caller.is_admin() {
@@ -235,12 +274,16 @@ fn push_part(
 ///
 /// Behind a bare parameter SQLite looks at its value to plan by it, and then makes the
 /// plan again for every value that is bound: a sum is none.
-fn push_order(query: &mut QueryBuilder<Sqlite>, order: Order, limit: u32) {
+fn push_order(query: &mut QueryBuilder<Sqlite>, order: Order, limit: Option<u32>) {
     let direction = if order.descending { "DESC" } else { "ASC" };
     query.push(format_args!(
-        " ORDER BY key {direction}, id {direction}, place {direction} LIMIT 1 + "
+        " ORDER BY key {direction}, id {direction}, place {direction}"
     ));
-    query.push_bind(i64::from(limit));
+    match limit {
+        Some(limit) => query.push(" LIMIT 1 + ").push_bind(i64::from(limit)),
+        // Without any, SQLite takes the order of a part for a mere wish.
+        None => query.push(" LIMIT -1"),
+    };
 }
 
 fn push_filters(
@@ -280,25 +323,6 @@ fn push_filters(
                 .push(")");
         }
     }
-    if let Some(text) = filter
-        .q
-        .as_deref()
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
-    {
-        if text.chars().count() > 200 {
-            return Err(ApiError::field("q", "must have at most 200 characters"));
-        }
-        let pattern = format!("%{}%", escape_like(&text.to_lowercase()));
-        query
-            .push(" AND (lower(title) LIKE ")
-            .push_bind(pattern.clone())
-            .push(" ESCAPE '\\'");
-        query
-            .push(" OR lower(description) LIKE ")
-            .push_bind(pattern)
-            .push(" ESCAPE '\\')");
-    }
     Ok(())
 }
 
@@ -326,13 +350,6 @@ fn push_cursor(query: &mut QueryBuilder<Sqlite>, order: Order, cursor: &Cursor) 
     query.push(", ").push_bind(cursor.id).push(")");
 }
 
-/// `%` and `_` in what people look for mean themselves.
-fn escape_like(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('%', "\\%")
-        .replace('_', "\\_")
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -351,7 +368,7 @@ mod tests {
         let order = Order::parse("-createdAt").unwrap();
         let part = |query: &mut _, sight| {
             push_part(query, sight, order, filter, caller, 0)?;
-            push_order(query, order, 50);
+            push_order(query, order, Some(50));
             Ok(())
         };
         let query = statement(caller, order, 50, part).unwrap();

@@ -6,11 +6,13 @@
 mod comments;
 mod due;
 pub mod events;
+mod fold;
 mod gathered;
 mod handlers;
 mod listing;
 mod page;
 mod routes;
+mod search;
 mod store;
 mod todo;
 
@@ -20,6 +22,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
 use crate::http::Api;
+
+pub(crate) use search::Searches;
 
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {

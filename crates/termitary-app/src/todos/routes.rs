@@ -25,14 +25,16 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 }
 
 /// List the todos that you own or are assigned to; as admin, all.
-#[utoipa::path(get, path = "/todos", tag = "todos", params(Filter), responses((status = 200, body = Page<Todo>)))]
+#[utoipa::path(get, path = "/todos", tag = "todos", params(Filter), responses(
+    (status = 200, body = Page<Todo>),
+    (status = 503, body = Problem, content_type = "application/problem+json", description = "A search took too long, or too many run"),
+))]
 async fn list(
     State(app): State<App>,
     caller: Caller,
     Params(filter): Params<Filter>,
 ) -> Result<Response, ApiError> {
-    let reader = app.db().read().await?;
-    listing::list(reader, &filter, caller, app.now().as_microsecond()).await
+    listing::list(&app, &filter, caller).await
 }
 
 /// Make a todo. It is yours; somebody may be assigned to it.

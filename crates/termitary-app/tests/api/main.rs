@@ -26,5 +26,6 @@ mod operations;
 mod pages;
 mod passwords;
 mod people;
+mod search;
 mod smtp_refusals;
 mod todos;

@@ -66,6 +66,8 @@ const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else
 /// Nor one that so many share.
 const MOST: usize = 512;
 const READERS: u32 = 4;
+/// Connections for reads that may take seconds.
+const LONG_READERS: usize = 2;
 /// Pages of 4 KiB after which a commit copies the log back itself: more than
 /// `checkpoints` lets it have.
 const CHECKPOINT_PAGES: &str = "16000";
@@ -85,6 +87,7 @@ struct Inner {
     turns: Arc<Turns>,
     writer: Writer,
     readers: Arc<Readers>,
+    long_readers: Arc<Readers>,
     reader: SqlitePool,
     renewer: SqlitePool,
     clock: Clock,
@@ -226,6 +229,7 @@ impl Db {
             writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), disk),
             turns,
             readers: Readers::new(read.clone(), Arc::clone(&file), READERS as usize),
+            long_readers: Readers::new(read.clone(), Arc::clone(&file), LONG_READERS),
             reader: pool(&file, READERS, read).await?,
             renewer: pool(&file, 1, connect).await?,
             file,
@@ -277,6 +281,13 @@ impl Db {
         self.0.readers.read().await
     }
 
+    /// A connection that can only read, of two kept apart from [`Db::read`] for what may
+    /// take seconds, such as a search: these reads wait for each other, and nobody else
+    /// waits for them.
+    pub async fn read_long(&self) -> Result<Reader, Error> {
+        self.0.long_readers.read().await
+    }
+
     /// A pool of connections that can only read.
     pub fn reader(&self) -> &SqlitePool {
         &self.0.reader
@@ -304,6 +315,7 @@ impl Db {
             carrier.rest().await;
         }
         self.0.readers.close().await;
+        self.0.long_readers.close().await;
         self.0.reader.close().await;
         self.0.renewer.close().await;
         self.0.writer.close().await;

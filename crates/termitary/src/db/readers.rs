@@ -201,6 +201,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn long_reads_wait_for_each_other_and_nobody_waits_for_them() {
+        let (db, _folder) = desk().await;
+        let mut held = Vec::new();
+        for _ in 0..super::super::LONG_READERS {
+            held.push(db.read_long().await.unwrap());
+        }
+        let waits = db.read_long();
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        assert!(db.read().await.is_ok());
+        held.pop();
+        assert!(waits.await.is_ok());
+        db.close().await;
+        assert!(db.read_long().await.is_err());
+    }
+
+    #[tokio::test]
     async fn more_readers_than_connections_wait_until_one_comes_back() {
         let (db, _folder) = desk().await;
         let mut held = Vec::new();
