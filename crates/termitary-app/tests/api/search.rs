@@ -120,7 +120,7 @@ async fn the_pages_of_a_search_hold_each_match_once_and_in_order() {
 #[tokio::test]
 async fn searches_that_hang_stop_nobody_else_and_end_with_503() {
     let app =
-        TestApp::start_with(|settings| settings.search_patience = Duration::from_secs(600)).await;
+        TestApp::start_with(|settings| settings.search_patience = Duration::from_mins(10)).await;
     let ada = app.register("Ada").await;
     let people = join_all((0..6).map(|n| {
         let app = &app;

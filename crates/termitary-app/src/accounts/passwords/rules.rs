@@ -10,6 +10,9 @@ const LONGEST: usize = 8 * 1024;
 /// of common passwords has that zxcvbn knows. Its patterns (keyboard rows, dates,
 /// repetitions, `p4ssw0rd`) count the same way.
 const EASY: u64 = 30_000;
+/// zxcvbn looks at no more characters: its work grows so fast with digits and signs that
+/// a hundred of them take it seconds, and strangers choose what it judges.
+const JUDGED: usize = 16;
 
 /// The form that is hashed (NFC, as RFC 8265 says): a letter with an accent is the
 /// same password whichever way a keyboard composes it.
@@ -46,12 +49,27 @@ pub(crate) fn check_password(password: &str, (): &()) -> garde::Result {
     if !(8..=256).contains(&password.chars().count()) {
         return Err(wrong_length());
     }
-    if zxcvbn::zxcvbn(&password, &[]).guesses() <= EASY {
+    let (judged, left) = judged(&password);
+    // As much again as the shortest password saves an easy beginning.
+    if left < 8 && zxcvbn::zxcvbn(&judged, &[]).guesses() <= EASY {
         return Err(garde::Error::new(
             "is one of the passwords that attackers try first",
         ));
     }
     Ok(())
+}
+
+/// The beginning that is judged, of a repetition its unit; and how many characters of
+/// either are left.
+fn judged(password: &str) -> (String, usize) {
+    let letters: Vec<char> = password.chars().collect();
+    let repeats = |unit: &usize| {
+        letters.len().is_multiple_of(*unit)
+            && letters.iter().zip(&letters[*unit..]).all(|(a, b)| a == b)
+    };
+    let unit = (1..=letters.len()).find(repeats).unwrap_or(0);
+    let judged = unit.min(JUDGED);
+    (letters[..judged].iter().collect(), unit - judged)
 }
 
 #[cfg(test)]
@@ -77,6 +95,9 @@ mod tests {
             "football",
             "jennifer",
             "corvette",
+            "passwordpassword",
+            "12345678901234567890",
+            "abcabcabcabcabcabcabcabc",
         ] {
             assert!(!accepted(common), "{common}");
         }
@@ -87,6 +108,22 @@ mod tests {
         ] {
             assert!(accepted(rare), "{rare}");
         }
+    }
+
+    #[test]
+    fn no_password_makes_its_judge_work_long() {
+        let signs = "4@8({[<369&#!1/|0$5+7%2";
+        for n in 1..=256 {
+            let text: String = signs.chars().cycle().skip(n).take(n).collect();
+            let (judged, left) = judged(&text);
+            assert!(judged.chars().count() <= JUDGED, "{text}");
+            assert!(text.starts_with(&judged) && judged.len() + left <= n);
+        }
+        assert_eq!(judged(""), (String::new(), 0));
+        assert_eq!(judged("ababab"), ("ab".to_owned(), 0));
+        assert_eq!(judged("abababa"), ("abababa".to_owned(), 0));
+        assert_eq!(judged(&format!("{}b", "a".repeat(99))).1, 84);
+        assert!(accepted(&signs.repeat(11)), "in no time");
     }
 
     #[test]
