@@ -115,9 +115,15 @@ impl Attempt {
         {
             self.counts.retain(|count| count.kind != Kind::Elsewhere);
         }
+        let longest_us = limits.longest_wait.as_micros() as i64;
         let mut wait_us = 0;
         for count in &self.counts {
-            wait_us = wait_us.max(blocked_until(&mut tx, &count.scope).await? - now_us);
+            let wait = blocked_until(&mut tx, &count.scope).await? - now_us;
+            // A longer wait was written by a clock that was ahead: it would keep
+            // somebody out until that day.
+            if wait <= longest_us {
+                wait_us = wait_us.max(wait);
+            }
         }
         if wait_us > 0 {
             return Err(ApiError::TooMany {

@@ -361,6 +361,25 @@ async fn who_waits_out_the_longest_wait_gets_one_guess_and_not_all_again() {
 }
 
 #[tokio::test]
+async fn a_wait_that_a_clock_ahead_wrote_keeps_nobody_out_until_that_day() {
+    let app = TestApp::start_with(|settings| settings.login_limits.per_account = 2).await;
+    let ada = app.register("Ada").await;
+    for _ in 0..3 {
+        app.try_login(&ada.email, "a wrong guess").await;
+    }
+    app.login(&ada.email).await.assert_problem(429);
+    let mut tx = app.db().begin().await.unwrap();
+    // As ten days ahead it would have been written.
+    sqlx::query("UPDATE attempt_limits SET blocked_until_us = blocked_until_us + 864000000000, last_us = last_us + 864000000000")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    app.login(&ada.email).await.assert_status(200);
+    app.settle().await;
+}
+
+#[tokio::test]
 async fn guessing_from_one_address_is_limited_over_all_accounts() {
     let app = TestApp::start_with(|settings| settings.login_limits.per_source = 5).await;
     let ada = app.register("Ada").await;

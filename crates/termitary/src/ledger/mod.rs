@@ -14,6 +14,8 @@ pub(crate) mod doubt;
 #[cfg(feature = "redis")]
 mod events;
 mod forward;
+#[cfg(all(test, feature = "testing"))]
+mod forward_tests;
 #[cfg(feature = "redis")]
 mod handed;
 mod insert;
