@@ -47,7 +47,8 @@ impl Walk {
     pub(crate) async fn step(&mut self, db: &Db) -> Result<bool, Error> {
         // By every living worker's clock: what one that is ahead deletes is gone.
         let now = agreed::earliest(db).await?;
-        let (old, wrong) = (now - micros(RETENTION), now + micros(AHEAD));
+        let old = now.saturating_sub(micros(RETENTION));
+        let wrong = now.saturating_add(micros(AHEAD));
         let mut tx = db.begin().await?;
         let page: Vec<Passed> = sqlx::query_as(
             "SELECT e.seq, e.time_us,
@@ -64,7 +65,7 @@ impl Walk {
         delete(&mut tx, &over).await?;
         let more_broadcasts = self.at == 0 && self.prune_broadcasts(&mut tx).await?;
         sqlx::query("DELETE FROM termitary_ticks WHERE tick_us < $1")
-            .bind(now - micros(TICK_RETENTION))
+            .bind(now.saturating_sub(micros(TICK_RETENTION)))
             .execute(&mut *tx)
             .await?;
         if !over.is_empty() {

@@ -159,16 +159,16 @@ async fn sign_in<S>(core: &Core<S>, subscriptions: &str, watch: &mut Watch) -> R
 
 /// Deletes the rows of workers that are gone.
 async fn forget(tx: &mut Tx, now_us: i64, watch: &mut Watch) -> Result<(), Error> {
-    let rows: Vec<(Text, i64)> = sqlx::query_as(
-        "SELECT id, seen_us FROM termitary_workers WHERE seen_us < $1 OR seen_us > $2",
+    // In hexadecimal: an id may hold bytes that are no text.
+    let rows = sqlx::query_as(
+        "SELECT hex(id), seen_us FROM termitary_workers WHERE seen_us < $1 OR seen_us > $2",
     )
     .bind(now_us - micros(FORGET))
     .bind(now_us.saturating_add(micros(LIVE)))
     .fetch_all(&mut **tx)
     .await?;
-    let rows = rows.into_iter().map(|(id, seen_us)| (id.0, seen_us));
-    for (id, seen_us) in watch.gone(rows.collect(), forward()) {
-        sqlx::query("DELETE FROM termitary_workers WHERE id = $1 AND seen_us = $2")
+    for (id, seen_us) in watch.gone(rows, forward()) {
+        sqlx::query("DELETE FROM termitary_workers WHERE hex(id) = $1 AND seen_us = $2")
             .bind(id)
             .bind(seen_us)
             .execute(&mut **tx)
