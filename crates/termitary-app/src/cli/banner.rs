@@ -8,7 +8,7 @@ use super::serve::Role;
 use crate::config::{Config, MailWay, redact};
 
 /// Says it to people; a program that reads JSON gets one log line.
-pub(super) fn print(config: &Config, role: Role, port: u16) -> anyhow::Result<()> {
+pub(super) fn print(config: &Config, role: Role, port: u16) {
     let url = config.local_url(port);
     if config.logs_json(std::io::stderr().is_terminal()) {
         let listening = if role.api() { url.as_str() } else { "" };
@@ -19,9 +19,9 @@ pub(super) fn print(config: &Config, role: Role, port: u16) -> anyhow::Result<()
             listening,
             "started"
         );
-        return Ok(());
+        return;
     }
-    out::line(&text(config, role, &url))
+    out::aside(text(config, role, &url));
 }
 
 fn text(config: &Config, role: Role, url: &str) -> String {

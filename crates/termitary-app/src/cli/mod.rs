@@ -11,6 +11,7 @@ mod completions;
 mod dead;
 mod events;
 mod health;
+mod look;
 mod migrate;
 mod nearest;
 mod open;
@@ -24,7 +25,6 @@ mod subscription;
 mod tail;
 mod user;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,16 +49,18 @@ pub fn main() -> ExitCode {
             dotenv.blame(mistake, &command, &matches)
         })
     };
-    match parse(&matches).and_then(|cli| run(cli, config, &dotenv)) {
+    let code = match parse(&matches).and_then(|cli| run(cli, config, &dotenv)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
-    }
+    };
+    logging::flush();
+    code
 }
 
 /// Prints the lines of `.env` that were left out, where nothing logs yet.
 fn tell(dotenv: &Dotenv) {
     for warning in dotenv.warnings() {
-        let _ = writeln!(std::io::stderr(), "termitary: {warning}");
+        logging::say(&format!("termitary: {warning}"));
     }
 }
 
@@ -143,17 +145,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(usage) = error.downcast_ref::<clap::Error>() {
         usage.exit();
     }
-    // Whoever read our output has seen enough (`termitary tail | head -1`).
-    let closed = |cause: &(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-    };
-    if error.chain().any(closed) {
+    if error.is::<out::SeenEnough>() {
         return ExitCode::SUCCESS;
     }
-    // `eprintln!` would panic where nobody reads stderr any more.
-    let _ = writeln!(std::io::stderr(), "termitary: {}", out::chain(error));
+    logging::say(&format!("termitary: {}", out::chain(error)));
     ExitCode::from(exit_code(error))
 }
 

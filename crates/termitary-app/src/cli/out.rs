@@ -1,19 +1,116 @@
 //! What goes to stdout: lines, JSON, tables, without colour or control
 //! characters of others.
 
-use std::io::Write as _;
+use std::fmt;
+use std::io::{self, ErrorKind, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::escape;
 
-/// Prints one line. An error, because whoever reads may have gone.
+/// Lines that wait for the reader of stdout before [`Printer::line`] waits too.
+const AHEAD: usize = 64;
+
+/// The reader of stdout went away after it had read something, such as `head -1`
+/// in `termitary tail | head -1`: the end, but no failure.
+#[derive(Debug)]
+pub(super) struct SeenEnough;
+
+impl fmt::Display for SeenEnough {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reader of stdout went away")
+    }
+}
+
+impl std::error::Error for SeenEnough {}
+
+/// Prints one line. Waits for the reader of stdout. An error is [`SeenEnough`], or
+/// says that stdout could not be written.
 pub(super) fn line(text: &str) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
-        .context("cannot write to stdout")
+    /// Something was read, or could have been.
+    static BEGUN: AtomicBool = AtomicBool::new(false);
+    match write(&format!("{text}\n"), &BEGUN) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            if BEGUN.load(Ordering::Relaxed) {
+                return Err(SeenEnough.into());
+            }
+            Err(anyhow!("stdout is closed: nobody reads what this prints"))
+        }
+        written => written.context("cannot write to stdout"),
+    }
+}
+
+fn write(text: &str, begun: &AtomicBool) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let mut left = text.as_bytes();
+    while !left.is_empty() {
+        match stdout.write(left) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                begun.store(true, Ordering::Relaxed);
+                left = left.get(written..).unwrap_or_default();
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    stdout.flush()
+}
+
+/// Prints `text` beside what the process does: a server waits for no reader and
+/// needs none.
+pub(super) fn aside(text: String) {
+    let print = move || {
+        if let Err(error) = line(&text) {
+            tracing::warn!(error = format!("{error:#}"), "nobody read how it started");
+        }
+    };
+    let thread = std::thread::Builder::new().name("stdout".to_owned());
+    if let Err(error) = thread.spawn(print) {
+        tracing::warn!(error = %error, "cannot print how it started");
+    }
+}
+
+/// Prints lines from a thread of its own, so that a command whose reader stands
+/// still can be told to stop.
+pub(super) struct Printer {
+    lines: mpsc::Sender<String>,
+    end: oneshot::Receiver<anyhow::Result<()>>,
+}
+
+impl Printer {
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let (lines, mut waiting) = mpsc::channel::<String>(AHEAD);
+        let (ended, end) = oneshot::channel();
+        let print = move || {
+            let mut result = Ok(());
+            while let (Ok(()), Some(text)) = (&result, waiting.blocking_recv()) {
+                result = line(&text);
+            }
+            // Nobody may wait for it any more.
+            let _ = ended.send(result);
+        };
+        let thread = std::thread::Builder::new().name("stdout".to_owned());
+        thread.spawn(print).context("cannot start a thread")?;
+        Ok(Self { lines, end })
+    }
+
+    /// Prints one line; waits where the reader is far behind.
+    pub(super) async fn line(&mut self, text: String) -> anyhow::Result<()> {
+        match self.lines.send(text).await {
+            Ok(()) => Ok(()),
+            Err(_) => (&mut self.end).await?,
+        }
+    }
+
+    /// Waits until every line is written.
+    pub(super) async fn finish(self) -> anyhow::Result<()> {
+        drop(self.lines);
+        self.end.await?
+    }
 }
 
 /// Prints `value` as indented JSON.

@@ -2,9 +2,10 @@
 //! are told to stop.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use termitary::Worker;
 use tokio::net::TcpListener;
 
@@ -38,7 +39,7 @@ impl Role {
 }
 
 pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
-    let stop = Stop::on_signals(config.grace).context("cannot listen for signals")?;
+    let stop = Stop::on_signals(config.grace)?;
     // The port first: whoever cannot have it should not touch the database.
     let listener = if role.api() {
         Some(bind(&config).await?)
@@ -63,7 +64,7 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         }
     };
     let app = system.app(&config, config.local_url(port), secret)?;
-    banner::print(&config, role, port)?;
+    banner::print(&config, role, port);
     let result = serve(&config, &system, &app, listener, role, &stop).await;
     // What waits for another process's lock is not waited for: the log stays as it is.
     if tokio::time::timeout(CLOSING, system.db.close())
@@ -133,20 +134,31 @@ async fn until_failure(
     result
 }
 
-async fn bind(config: &Config) -> Result<TcpListener, Mistake> {
+async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((config.host.as_str(), config.port))
+        .await
+        .map_err(|error| cannot_listen(config, &error))
+}
+
+/// A port that another program holds becomes free, and an address appears with its
+/// network: starting again can help. All else is a mistake in the configuration.
+fn cannot_listen(config: &Config, error: &std::io::Error) -> anyhow::Error {
     let Config { host, port, .. } = config;
-    TcpListener::bind((host.as_str(), *port)).await.map_err(|error| {
-        Mistake::new(match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!(
-                "PORT is `{port}`: another program listens there already. Stop it, or choose another port: PORT={}",
-                port.checked_add(1).unwrap_or(3000)
-            ),
-            std::io::ErrorKind::PermissionDenied => format!(
-                "PORT is `{port}`: this user may not listen there ({error}). Choose one above 1023, such as PORT=3000"
-            ),
-            _ => format!(
-                "HOST is `{host}`: cannot listen there ({error}). Write an address of this machine, such as 127.0.0.1 or 0.0.0.0"
-            ),
-        })
-    })
+    match error.kind() {
+        ErrorKind::AddrInUse => anyhow!(
+            "PORT is `{port}`: another program listens there already. Stop it, or choose another port: PORT={}",
+            port.checked_add(1).unwrap_or(3000)
+        ),
+        ErrorKind::AddrNotAvailable => anyhow!(
+            "HOST is `{host}`: this machine does not have that address now. Write one that it has, such as 127.0.0.1 or 0.0.0.0"
+        ),
+        ErrorKind::PermissionDenied => Mistake::new(format!(
+            "PORT is `{port}`: this user may not listen there ({error}). Choose one above 1023, such as PORT=3000"
+        ))
+        .into(),
+        _ => Mistake::new(format!(
+            "HOST is `{host}`: cannot listen there ({error}). Write an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+        ))
+        .into(),
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
 /// How long the last words may take after the second signal.
@@ -17,26 +19,39 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Listens for SIGTERM and Ctrl-C from now on.
+    /// Listens for signals from now on, on a thread of its own: no handler that
+    /// blocks its thread can keep the process from ending.
     pub(super) fn on_signals(grace: Duration) -> anyhow::Result<Self> {
         let stop = Self::default();
-        let mut signals = Signals::listen()?;
         let stages = stop.clone();
-        tokio::spawn(async move {
-            // Stop first, then say so: nothing that logging does may hold it up.
-            let name = signals.next().await;
-            stages.drain.cancel();
-            tracing::info!(
-                grace_seconds = grace.as_secs(),
-                "{name}: stopping; a second signal ends at once"
-            );
-            let name = signals.next().await;
-            stages.kill.cancel();
-            tracing::warn!("{name} again: ending at once");
-            tokio::time::sleep(LAST_WORDS).await;
-            std::process::exit(1);
-        });
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot listen for signals")?;
+        let signals = {
+            let _in_it = runtime.enter();
+            Signals::listen().context("cannot listen for signals")?
+        };
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || runtime.block_on(stages.follow(signals, grace)))
+            .context("cannot listen for signals")?;
         Ok(stop)
+    }
+
+    /// Acts first and logs then.
+    async fn follow(self, mut signals: Signals, grace: Duration) {
+        let name = signals.next().await;
+        self.drain.cancel();
+        tracing::info!(
+            grace_seconds = grace.as_secs(),
+            "{name}: stopping; a second signal ends at once"
+        );
+        let name = signals.next_urgent().await;
+        self.kill.cancel();
+        tracing::warn!("{name} again: ending at once");
+        tokio::time::sleep(LAST_WORDS).await;
+        std::process::exit(1);
     }
 }
 
@@ -50,6 +65,8 @@ pub(super) async fn interrupted() -> anyhow::Result<()> {
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// None where it is ignored, as under `nohup`.
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
@@ -59,15 +76,53 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: if hangup_is_ignored() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 
     pub(super) async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = hangup => "SIGHUP",
         }
     }
+
+    /// The next one that asks for haste. SIGHUP does not: a terminal that closes
+    /// sends it, and its shell sends it again.
+    async fn next_urgent(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                "SIGHUP" => {}
+                urgent => return urgent,
+            }
+        }
+    }
+}
+
+/// Whether the process was started to outlive its terminal. Linux says so; where
+/// it cannot be known, a closing terminal stops the process.
+#[cfg(unix)]
+fn hangup_is_ignored() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit is signal 1, SIGHUP.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 #[cfg(not(unix))]
@@ -85,5 +140,9 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         "Ctrl-C"
+    }
+
+    async fn next_urgent(&mut self) -> &'static str {
+        self.next().await
     }
 }

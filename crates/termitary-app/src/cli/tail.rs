@@ -18,20 +18,22 @@ pub(super) async fn run(config: Config, args: TailArgs) -> anyhow::Result<()> {
 
 async fn show(system: &System, args: &TailArgs) -> anyhow::Result<()> {
     let mut tail = system.broker.inspect().tail().await?;
+    let mut printer = out::Printer::start()?;
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
         let event = tail.next().await?;
         if !matches(args.pattern.as_bytes(), event.name.as_bytes()) {
             continue;
         }
-        out::line(&if args.json {
+        let line = if args.json {
             serde_json::to_string(&event)?
         } else {
             row(&event)
-        })?;
+        };
+        printer.line(line).await?;
         left -= 1;
     }
-    Ok(())
+    printer.finish().await
 }
 
 fn row(event: &Envelope) -> String {

@@ -130,7 +130,10 @@ fn a_reader_that_leaves_early_is_no_failure() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    drop(child.stdout.take());
+    let mut first = [0];
+    let mut stdout = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut stdout, &mut first).unwrap();
+    drop(stdout);
     assert!(child.wait().unwrap().success());
 }
 

@@ -152,14 +152,20 @@ pub(crate) struct Process {
 
 impl Process {
     fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::as_set(command)
+    }
+
+    /// Starts a command whose output goes where it is set to go.
+    pub(crate) fn as_set(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let lines = Arc::<Mutex<Vec<String>>>::default();
-        collect(child.stdout.take().unwrap(), Arc::clone(&lines));
-        collect(child.stderr.take().unwrap(), Arc::clone(&lines));
+        if let Some(stdout) = child.stdout.take() {
+            collect(stdout, Arc::clone(&lines));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            collect(stderr, Arc::clone(&lines));
+        }
         Self { child, lines }
     }
 

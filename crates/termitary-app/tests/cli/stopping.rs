@@ -13,7 +13,7 @@ use crate::sandbox::{Process, Sandbox, eventually};
 #[test]
 fn an_idle_process_stops_quickly_and_well() {
     for command in ["dev", "api", "worker"] {
-        for signal in ["TERM", "INT"] {
+        for signal in ["TERM", "INT", "HUP"] {
             let sandbox = Sandbox::new();
             let mut process = sandbox.start(&[command]);
             process.says("Ctrl-C stops");
@@ -34,6 +34,34 @@ fn an_idle_process_stops_quickly_and_well() {
             );
         }
     }
+}
+
+#[test]
+fn a_closing_terminal_stops_no_process_that_was_started_to_outlive_it() {
+    let sandbox = Sandbox::new();
+    let mut shell = Command::new("sh");
+    let script = format!("trap '' HUP; exec {} api", env!("CARGO_BIN_EXE_termitary"));
+    shell.args(["-c", &script]).current_dir(sandbox.path(""));
+    shell.env("PORT", "0").stdin(Stdio::null());
+    let mut api = Process::of(shell);
+    let port = api.port();
+    api.signal("HUP");
+    let (status, answer) = Client::new(port).get("/readyz");
+    assert_eq!((status, &answer["draining"]), (200, &Value::Bool(false)));
+    api.stop();
+}
+
+#[test]
+fn a_second_hangup_is_no_haste() {
+    let sandbox = Sandbox::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut worker = stuck(&sandbox, &silent, "2s");
+    // A closing terminal sends one, and its shell another.
+    worker.signal("HUP");
+    worker.says("SIGHUP: stopping");
+    worker.signal("HUP");
+    assert!(worker.end().success(), "{}", worker.said());
+    assert!(!worker.said().contains("ending at once"));
 }
 
 /// A worker in the middle of a mail to a server that never answers.
