@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use termitary::db::Options;
 use termitary::{Broker, Db, Registry};
 
-use super::out;
+use super::{look, out};
 use crate::app::{self, App};
 use crate::config::{Config, MailWay, Mistake, redact};
 use crate::mail::Mailer;
@@ -51,13 +51,7 @@ impl System {
     /// Opens everything. Subscriptions are made known by whoever may create
     /// the database, so that what is published from then on waits for them.
     pub(super) async fn open(config: &Config, missing: Missing) -> anyhow::Result<Self> {
-        if missing == Missing::Refuse && !exists(config) {
-            let file = file_of(&config.database_url);
-            bail!(
-                "there is no database at {} yet: start `termitary`, or create one with `termitary migrate`, or set DATABASE_URL to where it is",
-                file.display()
-            );
-        }
+        look::at(&file_of(&config.database_url), missing).await?;
         let db = open_database(config).await?;
         let broker = broker(config, db.clone())?;
         let registry = app::registry();
@@ -90,6 +84,9 @@ impl System {
             public_url: config.public_url.clone().unwrap_or(public_url),
             trusted_proxy_hops: config.trusted_proxies,
             secret: secret()?,
+            connections: config.connections,
+            cors_origins: config.cors_origins.clone(),
+            activity_kept: config.activity_kept,
             ..app::Settings::default()
         };
         Ok(App::new(self.broker.clone(), mailer, settings))

@@ -293,6 +293,12 @@ impl Db {
         &self.0.reader
     }
 
+    /// Whether the ledger's tables still have the version of this program. A newer
+    /// program that started in the meantime has changed them.
+    pub async fn is_current(&self) -> Result<bool, Error> {
+        schema::is_current(self).await
+    }
+
     /// The clock that this database and everything on it uses.
     pub fn clock(&self) -> &Clock {
         &self.0.clock

@@ -1,5 +1,7 @@
 //! The ledger's tables, and how an older file becomes a newer one.
 
+use sqlx::SqliteConnection;
+
 use super::Db;
 use crate::error::{Error, Kind};
 
@@ -34,6 +36,9 @@ pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
     if at > STEPS.len() {
         return Err(newer(db, at));
     }
+    if at == 0 {
+        refuse_namesakes(&mut tx, db).await?;
+    }
     for step in &STEPS[at..] {
         sqlx::raw_sql(*step).execute(&mut *tx).await?;
     }
@@ -45,6 +50,32 @@ pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
         .execute(&mut *tx)
         .await?;
     tx.commit().await
+}
+
+/// A file without a ledger may have tables of anybody's, but none of our names.
+async fn refuse_namesakes(conn: &mut SqliteConnection, db: &Db) -> Result<(), Error> {
+    let names: Option<String> = sqlx::query_scalar(
+        r"SELECT group_concat(name, ', ') FROM sqlite_master
+          WHERE type = 'table' AND name LIKE 'termitary\_%' ESCAPE '\' AND name <> 'termitary_schema'",
+    )
+    .fetch_one(conn)
+    .await?;
+    match names {
+        None => Ok(()),
+        Some(names) => Err(Error::invalid(format!(
+            "{} has no ledger, but tables with names of the ledger ({names}): open another file, or rename these tables",
+            db.path().display()
+        ))),
+    }
+}
+
+/// Whether the file is at this code's version.
+pub(super) async fn is_current(db: &Db) -> Result<bool, Error> {
+    match version(db).await {
+        Ok(at) => Ok(at == STEPS.len()),
+        Err(error) if error.is_newer_schema() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn version(db: &Db) -> Result<usize, Error> {
@@ -76,4 +107,32 @@ fn newer(db: &Db, at: usize) -> Error {
             STEPS.len()
         ),
     )
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_with_tables_of_its_own_gets_a_ledger_and_one_with_our_names_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        for (table, taken) in [("orders", false), ("termitary_events", true)] {
+            let file = folder.path().join(table);
+            let theirs = rusqlite::Connection::open(&file).unwrap();
+            let create = format!("CREATE TABLE {table} (id INTEGER)");
+            theirs.execute(&create, []).unwrap();
+            let opened = Db::open(&format!("sqlite://{}", file.display())).await;
+            if taken {
+                let refused = opened.err().unwrap();
+                assert!(refused.is_invalid(), "{refused:?}");
+                assert!(refused.to_string().contains(table), "{refused}");
+            } else {
+                assert!(opened.unwrap().is_current().await.unwrap());
+            }
+            let count = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'";
+            let tables: i64 = theirs.query_row(count, [], |row| row.get(0)).unwrap();
+            assert_eq!(tables == 1, taken, "{table}");
+        }
+    }
 }
