@@ -1,9 +1,8 @@
-//! Connections: a limit on them, a limit on the time a client takes to say
-//! what it wants, and a drain that ends.
+//! Connections: a limit on them, in all and from one address, and a drain that
+//! ends.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,18 +14,21 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::connection::{Answering, Patience, Phase, Timed};
+use super::places::{Places, within_descriptors};
 use super::{ops, router};
 use crate::app::App;
+use crate::security::{Event, Note};
 
-/// Connections that are open at once; more wait in the listener's queue.
-const CONNECTIONS: usize = 4_096;
-/// How long a client may take for the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The most bytes that a connection holds of the head of a request or of an
+/// answer that its client has not taken yet.
+const BUFFER: usize = 64 * 1024;
+/// Told to clients of an address that has all the connections that it may have.
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 /// How long new connections are accepted after the signal to stop: whoever
 /// balances the load reads "503, draining" and turns away, instead of running
 /// into a closed door.
@@ -48,14 +50,22 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let upkeep = tokio::spawn(keep_up(shutdown.clone()));
+    let limits = app.settings().connections;
+    // Behind a proxy every connection has the proxy's address.
+    let behind_proxy = app.settings().trusted_proxy_hops > 0;
+    let places = Places::new(
+        within_descriptors(limits.most),
+        (!behind_proxy).then_some(limits.most_per_address),
+    );
     let requests = Requests {
-        router: router(app, shutdown.clone()),
+        router: router(app.clone(), shutdown.clone()),
         running: TaskTracker::new(),
+        patience: limits.patience(),
         shutdown,
     };
     let graceful = GracefulShutdown::new();
     tokio::select! {
-        () = accept(&listener, &requests, &graceful) => {}
+        () = accept(&listener, &app, &places, &requests, &graceful) => {}
         () = requests.linger() => {}
     }
     drop(listener);
@@ -70,11 +80,20 @@ pub async fn serve(
 }
 
 /// Takes connections for ever.
-async fn accept(listener: &TcpListener, requests: &Requests, graceful: &GracefulShutdown) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+async fn accept(
+    listener: &TcpListener,
+    app: &App,
+    places: &Places,
+    requests: &Requests,
+    graceful: &GracefulShutdown,
+) {
+    while let Some(total) = places.next().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(place) = places.take(total, peer.ip()) else {
+                    refuse(&stream, peer.ip(), app);
+                    continue;
+                };
                 let connection = graceful.watch(connect(stream, peer, requests.clone()));
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
@@ -92,6 +111,16 @@ async fn accept(listener: &TcpListener, requests: &Requests, graceful: &Graceful
     }
 }
 
+/// Tells a client, if it can be told at once, that its address has enough
+/// connections, and hangs up.
+fn refuse(stream: &TcpStream, address: IpAddr, app: &App) {
+    let _ = stream.try_write(TOO_MANY);
+    metrics::counter!("termitary_http_connections_refused_total").increment(1);
+    Note::new(Event::LimitHit, address.to_canonical())
+        .detail("connections from one address")
+        .log(app);
+}
+
 fn connect(
     stream: TcpStream,
     peer: SocketAddr,
@@ -99,10 +128,16 @@ fn connect(
 ) -> impl GracefulConnection<Error = hyper::Error> + Send {
     // Answers are small and streams are live: do not wait to fill packets.
     let _ = stream.set_nodelay(true);
-    let service = hyper::service::service_fn(move |request| requests.clone().answer(request, peer));
+    let phase = Phase::new();
+    let stream = Timed::new(stream, phase.clone(), requests.patience);
+    let service = hyper::service::service_fn(move |request| {
+        requests.clone().answer(request, peer, phase.answering())
+    });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        // The stream keeps the time.
+        .header_read_timeout(None)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service)
 }
 
@@ -111,6 +146,7 @@ fn connect(
 struct Requests {
     router: Router,
     running: TaskTracker,
+    patience: Patience,
     shutdown: CancellationToken,
 }
 
@@ -119,6 +155,7 @@ impl Requests {
         self,
         request: Request<Incoming>,
         peer: SocketAddr,
+        answering: Answering,
     ) -> Result<Response<Body>, Infallible> {
         let _running = self.running.token();
         let mut request = request.map(Body::new);
@@ -130,7 +167,7 @@ impl Requests {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response)
+        Ok(response.map(|body| answering.until_sent(body)))
     }
 
     /// Resolves when no more connections are to be taken.
