@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -18,19 +16,16 @@ use utoipa_axum::routes;
 use super::json::Json;
 use super::problem::ApiError;
 use super::{Api, Problem};
-use crate::app::{self, App};
+use crate::app::App;
 
 /// Seconds: from a handler that only counts to a mail server that sleeps.
 const BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0,
 ];
-/// A database that does not answer within this is not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 pub(crate) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
-        .routes(routes!(readyz))
+        .routes(routes!(super::ready::readyz))
         .routes(routes!(metrics))
         .routes(routes!(openapi_json))
 }
@@ -41,64 +36,10 @@ struct Health {
     status: &'static str,
 }
 
-/// Whether traffic should come here.
-#[derive(Serialize, ToSchema)]
-struct Readiness {
-    /// `ready` or `not ready`.
-    status: &'static str,
-    /// The database answers.
-    database: bool,
-    /// Its tables are at this program's version.
-    migrations: bool,
-    /// The process is stopping.
-    draining: bool,
-}
-
 /// Is the process alive? Asks nothing else.
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, body = Health)))]
 async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
-}
-
-/// Should traffic come here? The database answers, its tables are current, and
-/// the process is not stopping. Redis may be away: the API does not need it.
-#[utoipa::path(get, path = "/readyz", tag = "operations", responses(
-    (status = 200, body = Readiness),
-    (status = 503, body = Readiness, description = "Not now; the body says why"),
-))]
-async fn readyz(State(api): State<Api>) -> Response {
-    let migrations = tokio::time::timeout(PATIENCE, app::is_migrated(api.app.db())).await;
-    let (database, migrations) = match migrations {
-        Ok(Ok(current)) => (true, current),
-        Ok(Err(error)) => {
-            tracing::warn!(error = %error, "not ready: the database does not answer");
-            (false, false)
-        }
-        Err(_) => (false, false),
-    };
-    let placed = api.app.db().is_in_place();
-    if let Err(error) = &placed {
-        tracing::warn!(error = %error, "not ready: nothing can be written");
-    }
-    let database = database && placed.is_ok();
-    let draining = api.shutdown.is_cancelled();
-    let ready = database && migrations && !draining;
-    let status = if ready { "ready" } else { "not ready" };
-    let code = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        code,
-        Json(Readiness {
-            status,
-            database,
-            migrations,
-            draining,
-        }),
-    )
-        .into_response()
 }
 
 /// Counters and gauges in the Prometheus text format.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Method, Request};
 use serde_json::json;
+use sqlx::Connection as _;
 use termitary_app::{app, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tower::ServiceExt as _;
 
 use crate::support::{PASSWORD, TestApp};
 
@@ -27,7 +29,7 @@ async fn health_is_about_the_process_and_readiness_about_traffic() {
     assert_eq!(answer.status.as_u16(), 503);
     assert_eq!(
         answer.json(),
-        json!({ "status": "not ready", "database": true, "migrations": true, "draining": true })
+        json!({ "status": "not ready", "database": true, "migrations": true, "writes": true, "draining": true, "reason": "this process is stopping" })
     );
     app.call(Method::GET, "/healthz", None, None)
         .await
@@ -67,6 +69,73 @@ async fn readiness_wants_the_database_file_in_its_place() {
     app.call(Method::GET, "/readyz", None, None)
         .await
         .assert_status(200);
+}
+
+#[tokio::test]
+async fn readiness_wants_the_ledger_of_this_version_too() {
+    let app = TestApp::start().await;
+    for version in [0, 9999] {
+        let mut tx = app.db().begin().await.unwrap();
+        sqlx::query("UPDATE termitary_schema SET version = $1")
+            .bind(version)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        let answer = app.call(Method::GET, "/readyz", None, None).await;
+        answer.assert_status(503);
+        assert_eq!(answer.json()["migrations"], false, "{}", answer.body);
+        assert!(answer.text_at("/reason").contains("version"));
+    }
+}
+
+#[tokio::test]
+async fn a_process_whose_every_write_fails_is_not_ready() {
+    let app = TestApp::start_with(|settings| settings.write_probe_kept = Duration::ZERO).await;
+    let ready = async |wanted: u16| {
+        for _ in 0..1_000 {
+            let answer = app.call(Method::GET, "/readyz", None, None).await;
+            if answer.status.as_u16() == wanted {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("never {wanted}");
+    };
+    ready(200).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.db().path());
+    let mut stranger = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut stranger)
+        .await
+        .unwrap();
+    let answer = ready(503).await;
+    let json = answer.json();
+    assert_eq!(
+        (&json["database"], &json["writes"]),
+        (&json!(true), &json!(false)),
+        "{json}"
+    );
+    stranger.close().await.unwrap();
+    ready(200).await;
+}
+
+#[tokio::test]
+async fn whoever_asks_for_readiness_causes_no_write_each_time() {
+    let app = TestApp::start().await;
+    let tried = async || -> i64 {
+        sqlx::query_scalar("SELECT at_us FROM write_probe")
+            .fetch_one(app.db().reader())
+            .await
+            .unwrap()
+    };
+    app.call(Method::GET, "/readyz", None, None).await;
+    let first = tried().await;
+    app.db().clock().advance(Duration::from_secs(1));
+    app.call(Method::GET, "/readyz", None, None).await;
+    assert_eq!(tried().await, first);
 }
 
 #[tokio::test]
@@ -249,4 +318,181 @@ async fn the_source_of_a_login_is_the_connections_own_address() {
     app.shutdown.cancel();
     serving.await.unwrap().unwrap();
     app.settle().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_loses_the_connection_and_frees_it() {
+    let app = TestApp::start_with(|settings| {
+        settings.connections.write = Duration::from_millis(300);
+    })
+    .await;
+    let ada = app.register("Ada").await;
+    let text = "x".repeat(10_000);
+    for _ in 0..100 {
+        app.todo(&ada, json!({ "title": "long", "description": text }))
+            .await;
+    }
+    app.settle().await;
+    let (address, serving) = serve(&app).await;
+    let request = format!(
+        "GET /api/v1/todos?limit=100 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+        ada.token
+    );
+    // Many at once: more than the system's buffers between us hold.
+    let mut stuck = TcpStream::connect(address).await.unwrap();
+    stuck
+        .write_all(request.repeat(50).as_bytes())
+        .await
+        .unwrap();
+    // Our end is closed without an answer to the last request.
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while stuck.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the connection is closed");
+    app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_stays_open_for_the_next_request_and_not_for_ever() {
+    let app = TestApp::start_with(|settings| {
+        settings.connections.keep_alive = Duration::from_secs(2);
+        settings.connections.head = Duration::from_secs(3_600);
+    })
+    .await;
+    let (address, serving) = serve(&app).await;
+    // Answered at once, after a look into the database, and in many pieces.
+    for path in ["/healthz", "/readyz", "/docs/swagger-ui-bundle.js"] {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+            connection.write_all(request.as_bytes()).await.unwrap();
+            let mut start = [0; 12];
+            connection.read_exact(&mut start).await.unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200", "{path}");
+            drain(&mut connection).await;
+        }
+        let mut rest = Vec::new();
+        let closed = connection.read_to_end(&mut rest);
+        tokio::time::timeout(Duration::from_secs(60), closed)
+            .await
+            .unwrap_or_else(|_| panic!("{path}: never closed"))
+            .unwrap();
+        assert!(rest.is_empty());
+    }
+    app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+/// Reads until nothing more comes for a while.
+async fn drain(connection: &mut TcpStream) {
+    let mut some = [0; 65_536];
+    while let Ok(read) =
+        tokio::time::timeout(Duration::from_millis(500), connection.read(&mut some)).await
+    {
+        assert_ne!(read.unwrap(), 0, "closed too early");
+    }
+}
+
+#[tokio::test]
+async fn large_answers_that_nobody_takes_are_bounded_in_bytes() {
+    let app = TestApp::start_with(|settings| settings.connections.unsent = 400_000).await;
+    let ask = || {
+        let mut request = Request::get("/docs/swagger-ui-bundle.js")
+            .body(Body::empty())
+            .unwrap();
+        let peer = SocketAddr::from(([192, 0, 2, 1], 4711));
+        request
+            .extensions_mut()
+            .insert(axum::extract::ConnectInfo(peer));
+        app.router.clone().oneshot(request)
+    };
+    let taken = ask().await.unwrap();
+    assert_eq!(taken.status(), 200);
+    assert_eq!(ask().await.unwrap().status(), 503);
+    // Small ones are answered all the same.
+    app.call(Method::GET, "/healthz", None, None)
+        .await
+        .assert_status(200);
+    drop(taken);
+    assert_eq!(ask().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_large_answer_arrives_whole() {
+    let app = TestApp::start().await;
+    let page = app
+        .call(Method::GET, "/docs/swagger-ui-bundle.js", None, None)
+        .await;
+    let (address, serving) = serve(&app).await;
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let request =
+        b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    connection.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains(&format!("content-length: {}", page.body.len())),
+        "{head}"
+    );
+    assert!(body == page.body);
+    app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_address_gets_so_many_connections_and_is_told() {
+    let app = TestApp::start_with(|settings| settings.connections.most_per_address = 2).await;
+    let (address, serving) = serve(&app).await;
+    let one = TcpStream::connect(address).await.unwrap();
+    let _two = TcpStream::connect(address).await.unwrap();
+    let mut three = TcpStream::connect(address).await.unwrap();
+    let mut answer = String::new();
+    three.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    drop(one);
+    // A place is free as soon as the server has seen that.
+    for _ in 0..1_000 {
+        let mut next = TcpStream::connect(address).await.unwrap();
+        let _ = next
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await;
+        let mut answer = String::new();
+        let _ = next.read_to_string(&mut answer).await;
+        if answer.starts_with("HTTP/1.1 200 ") {
+            app.shutdown.cancel();
+            serving.await.unwrap().unwrap();
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no place became free");
+}
+
+#[tokio::test]
+async fn behind_proxies_the_address_of_a_connection_has_no_limit() {
+    let app = TestApp::start_with(|settings| {
+        settings.connections.most_per_address = 1;
+        settings.trusted_proxy_hops = 1;
+    })
+    .await;
+    let (address, serving) = serve(&app).await;
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 12];
+        connection.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        open.push(connection);
+    }
+    app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
 }
