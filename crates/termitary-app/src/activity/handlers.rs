@@ -10,7 +10,10 @@ use crate::app::App;
 use crate::auth::events::UserLoggedIn;
 use crate::provenance::{self, Provenance};
 use crate::todos::events::{TodoCreated, TodoDeleted, TodoOverdue, TodoUpdated};
-use crate::users::events::{UserCreated, UserDeleted, UserUpdated};
+use crate::users::events::{UserCreated, UserDeleted, UserInactiveCheck, UserUpdated};
+
+/// Entries that are removed in one transaction.
+const REMOVED: u32 = 500;
 
 /// An event that belongs in the feed.
 pub(super) trait Recorded: Event {
@@ -54,6 +57,35 @@ pub(super) async fn record<E: Recorded>(
     tx.commit().await?;
     if is_new {
         tell(&app, &entry, known.viewers).await;
+    }
+    Ok(())
+}
+
+/// Entries older than the feed keeps them are removed, page by page: others write
+/// in between.
+pub(super) async fn expire(
+    _: UserInactiveCheck,
+    State(app): State<App>,
+    shutdown: Shutdown,
+) -> HandlerResult {
+    let Some(kept) = app.settings().activity_kept else {
+        return Ok(());
+    };
+    let kept_us = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+    let before_us = app.now().as_microsecond().saturating_sub(kept_us);
+    let mut removed = 0;
+    loop {
+        let mut tx = app.db().begin().await?;
+        let page = store::remove_before(&mut tx, before_us, REMOVED).await?;
+        tx.commit().await?;
+        removed += page;
+        // The next run goes on.
+        if page < u64::from(REMOVED) || shutdown.is_requested() {
+            break;
+        }
+    }
+    if removed > 0 {
+        tracing::info!(entries = removed, "removed old entries of the feed");
     }
     Ok(())
 }

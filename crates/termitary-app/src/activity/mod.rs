@@ -1,7 +1,10 @@
 //! What happened: a feed that a worker writes, and the same as a live stream.
 
 pub mod events;
+mod frames;
 mod handlers;
+mod hub;
+mod reader;
 mod routes;
 mod store;
 mod stream;
@@ -58,4 +61,5 @@ pub(crate) fn subscriptions() -> Registry<App> {
             "activity.user-login",
             handlers::record::<UserLoggedIn>,
         ))
+        .on(subscribe("activity.expire", handlers::expire))
 }

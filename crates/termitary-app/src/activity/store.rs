@@ -113,6 +113,96 @@ pub(super) async fn list(
     query.build_query_as().fetch_all(conn).await
 }
 
+/// An entry and who may see it.
+pub(super) struct Recorded {
+    pub(super) row: Row,
+    pub(super) viewers: Vec<Uuid>,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for Recorded {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        use sqlx::Row as _;
+        let viewers: String = row.try_get("viewers")?;
+        Ok(Self {
+            viewers: serde_json::from_str(&viewers).unwrap_or_default(),
+            row: Row::from_row(row)?,
+        })
+    }
+}
+
+/// The newest entry; 0 where there is none.
+pub(super) async fn newest(conn: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM activity")
+        .fetch_one(conn)
+        .await
+}
+
+/// Entries after `seq`, the oldest first. The database has one writer: the numbers
+/// follow the commits, and none comes later with a smaller one.
+pub(super) async fn after(
+    conn: &mut SqliteConnection,
+    seq: i64,
+    limit: u32,
+) -> sqlx::Result<Vec<Recorded>> {
+    sqlx::query_as(
+        "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us,
+            (SELECT json_group_array(hex(v.user_id)) FROM activity_viewers v WHERE v.seq = a.seq) AS viewers
+         FROM activity a WHERE a.seq > $1 ORDER BY a.seq LIMIT $2",
+    )
+    .bind(seq)
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await
+}
+
+/// What `viewer` (none: an admin) may see after `seq`, the oldest first; none where
+/// that is more than `limit`, or cannot be known any more.
+pub(super) async fn missed(
+    conn: &mut SqliteConnection,
+    viewer: Option<Uuid>,
+    seq: i64,
+    limit: u32,
+) -> sqlx::Result<Option<Vec<Row>>> {
+    let oldest: Option<i64> = sqlx::query_scalar("SELECT MIN(seq) FROM activity")
+        .fetch_one(&mut *conn)
+        .await?;
+    if oldest.is_some_and(|oldest| oldest > seq.saturating_add(1)) {
+        return Ok(None);
+    }
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us FROM activity a",
+    );
+    match viewer {
+        None => query.push(" WHERE a.seq > "),
+        Some(user) => query
+            .push(" JOIN activity_viewers v ON v.seq = a.seq WHERE v.user_id = ")
+            .push_bind(user)
+            .push(" AND v.seq > "),
+    };
+    query.push_bind(seq).push(" ORDER BY a.seq LIMIT 1 + ");
+    query.push_bind(i64::from(limit));
+    let rows: Vec<Row> = query.build_query_as().fetch_all(conn).await?;
+    Ok((rows.len() <= limit as usize).then_some(rows))
+}
+
+/// Removes entries from before `before_us`, up to `limit` of them from the feed's
+/// old end. Their numbers follow the instants at which they were recorded.
+pub(super) async fn remove_before(
+    conn: &mut SqliteConnection,
+    before_us: i64,
+    limit: u32,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM activity WHERE seq IN (
+            SELECT seq FROM (SELECT seq, at_us FROM activity ORDER BY seq LIMIT $2) WHERE at_us < $1)",
+    )
+    .bind(before_us)
+    .bind(i64::from(limit))
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Who sees a todo now; for events that came from elsewhere.
 pub(super) async fn todo_viewers(
     conn: &mut SqliteConnection,

@@ -1,132 +1,210 @@
 //! The feed as it grows: server-sent events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::response::sse::{Event as Sent, KeepAlive, Sse};
-use futures_util::Stream;
-use termitary::Event;
-use termitary::broadcast::Message;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Interval, MissedTickBehavior};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::events::ActivityRecorded;
+use super::frames;
+use super::hub::{Hub, Seat};
+use super::store;
 use crate::app::{App, Settings};
-use crate::http::{Api, ApiError, Caller, Problem};
+use crate::auth;
+use crate::http::{Api, ApiError, Caller, Json, Params, Problem, commit, decode};
 
 /// Proxies cut connections that say nothing for long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Entries that are sent again at most.
+const RESUMED: u32 = 500;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(stream))
+    OpenApiRouter::new()
+        .routes(routes!(stream))
+        .routes(routes!(ticket))
 }
 
-/// What changes, as it changes: each new entry of `/activity` that you may
-/// see, as one server-sent event named like the entry's `event`. The stream
-/// ends with the session or the process; what was missed is in `/activity`.
-#[utoipa::path(get, path = "/stream", tag = "activity", responses(
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Opening {
+    /// A ticket in place of the `Authorization` header, which a browser's
+    /// `EventSource` cannot send.
+    ticket: Option<String>,
+    /// The `id` of the last event that came; wins over the header `Last-Event-ID`.
+    last_event_id: Option<String>,
+}
+
+/// A ticket for one live stream.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Ticket {
+    /// Pass it as `ticket` of `/stream`, once.
+    ticket: String,
+    /// When it is over, used or not.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// Get a ticket that opens one live stream within 30 seconds: a browser's
+/// `EventSource` sends no headers, and a session's token has no place in an address.
+#[utoipa::path(post, path = "/stream/tickets", tag = "activity", responses(
+    (status = 201, body = Ticket),
+))]
+async fn ticket(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<(StatusCode, Json<Ticket>), ApiError> {
+    let mut tx = app.db().begin().await?;
+    let (ticket, expires_at) = auth::issue_ticket(&mut tx, &app, caller.session).await?;
+    commit(tx, StatusCode::CREATED, Ticket { ticket, expires_at }).await
+}
+
+/// Follow what changes, as it changes: each new entry of `/activity` that you may
+/// see, as one server-sent event named like the entry's `event`. After an
+/// interruption send the last `id` as `Last-Event-ID`: what was missed comes first.
+/// Where that is more than 500 entries, an event `reload` comes in their place: load
+/// `/activity`. The stream ends with the session or the process.
+#[utoipa::path(get, path = "/stream", tag = "activity", params(
+    Opening,
+    ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that came."),
+), responses(
     (status = 200, body = String, content_type = "text/event-stream"),
     (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many live streams"),
 ))]
 async fn stream(
     State(api): State<Api>,
-    caller: Caller,
-) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, ApiError> {
+    Params(opening): Params<Opening>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let caller = match &opening.ticket {
+        Some(ticket) => auth::redeem_ticket(&api.app, ticket).await?,
+        None => Caller::of(&api.app, &headers).await?,
+    };
+    let last = opening.last_event_id.or_else(|| {
+        let header = headers.get("last-event-id")?;
+        Some(header.to_str().unwrap_or_default().to_owned())
+    });
     let place = api.streams.take(caller.user)?;
-    let mut check = tokio::time::interval(api.app.settings().stream_check);
-    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let listener = Listener {
-        heard: api.app.broker().broadcasts().subscribe(),
+    let (seat, position) = api.streams.hub.join(&api.app, caller).await;
+    let mut live = Live {
         app: api.app,
-        caller,
-        check,
+        seat,
+        sent: position,
+        ready: VecDeque::from([frames::greeting(position)]),
+        heartbeat: Instant::now() + HEARTBEAT,
         shutdown: api.shutdown,
-        greeted: false,
         _place: place,
     };
-    let events = futures_util::stream::unfold(listener, |mut listener| async move {
-        let event = listener.next().await?;
-        Some((Ok(event), listener))
+    if let Some(last) = last {
+        live.resume(&last, position).await?;
+    }
+    let frames = futures_util::stream::unfold(live, |mut live| async move {
+        let frame = live.next().await?;
+        Some((Ok::<_, Infallible>(frame), live))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        // nginx would collect events until its buffer is full.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(frames)).into_response())
 }
 
 /// One live stream.
-struct Listener {
+struct Live {
     app: App,
-    caller: Caller,
-    heard: Receiver<Message>,
-    check: Interval,
+    seat: Seat,
+    /// The last entry that the client has, or could not see.
+    sent: i64,
+    /// To be sent before anything else.
+    ready: VecDeque<Bytes>,
+    heartbeat: Instant,
     shutdown: CancellationToken,
-    greeted: bool,
     _place: Place,
 }
 
-impl Listener {
+impl Live {
     /// The next thing to send; none when the stream ends.
-    async fn next(&mut self) -> Option<Sent> {
-        if !self.greeted {
-            self.greeted = true;
-            // Now the client knows that nothing more is missed.
-            return Some(Sent::default().comment("listening"));
-        }
-        loop {
+    async fn next(&mut self) -> Option<Bytes> {
+        let frame = loop {
+            if let Some(frame) = self.ready.pop_front() {
+                break frame;
+            }
+            if self.seat.fell_behind() {
+                // The database is away: the client comes again with the last id.
+                self.catch_up().await.ok()?;
+                continue;
+            }
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
-                _ = self.check.tick() => self.still_allowed().await?,
-                message = self.heard.recv() => match message {
-                    Ok(message) => {
-                        if let Some(event) = self.visible(&message) {
-                            return Some(event);
-                        }
+                () = sleep_until(self.heartbeat) => break frames::heartbeat(),
+                item = self.seat.next() => {
+                    let item = item?;
+                    if item.seq > self.sent {
+                        self.sent = item.seq;
+                        break item.frame.clone();
                     }
-                    Err(RecvError::Lagged(missed)) => {
-                        return Some(Sent::default().event("missed").data(missed.to_string()));
-                    }
-                    Err(RecvError::Closed) => return None,
-                },
+                }
+            }
+        };
+        self.heartbeat = Instant::now() + HEARTBEAT;
+        Some(frame)
+    }
+
+    /// Goes on after the entry that `last` names. `position` is the newest.
+    async fn resume(&mut self, last: &str, position: i64) -> Result<(), ApiError> {
+        self.ready.clear();
+        match decode::<i64>(Some(last)) {
+            Ok(Some(last)) if last <= position => {
+                self.sent = last;
+                self.catch_up().await
+            }
+            // No id of this feed, such as one of a restored database.
+            _ => {
+                self.ready.push_back(frames::reload(position));
+                Ok(())
             }
         }
     }
 
-    /// None when the session is over.
-    async fn still_allowed(&mut self) -> Option<()> {
-        match crate::auth::session(&self.app, self.caller.session).await {
-            Ok(Some(caller)) => {
-                self.caller = caller;
-                Some(())
-            }
-            Ok(None) => None,
-            // The database is away for a moment: ask again at the next tick.
-            Err(_) => Some(()),
+    /// Makes ready what the feed has after the last entry sent.
+    async fn catch_up(&mut self) -> Result<(), ApiError> {
+        let mut reader = self.app.db().reader().acquire().await?;
+        let missed = store::missed(&mut reader, self.seat.viewer(), self.sent, RESUMED).await?;
+        let Some(rows) = missed else {
+            self.sent = store::newest(&mut reader).await?;
+            self.ready.push_back(frames::reload(self.sent));
+            return Ok(());
+        };
+        self.ready.push_back(frames::greeting(self.sent));
+        for row in rows {
+            self.sent = row.seq;
+            self.ready.push_back(frames::entry(&row));
         }
-    }
-
-    fn visible(&self, message: &Message) -> Option<Sent> {
-        if message.name != ActivityRecorded::NAME {
-            return None;
-        }
-        let ActivityRecorded { entry, viewers } = serde_json::from_str(&message.data).ok()?;
-        if !self.caller.is_admin() && !viewers.contains(&self.caller.user) {
-            return None;
-        }
-        let name = entry.get("event")?.as_str()?;
-        let id = entry.get("id")?.as_str()?;
-        Some(Sent::default().event(name).id(id).data(entry.to_string()))
+        Ok(())
     }
 }
 
-/// Counts live streams: each is a connection that stays.
+/// The live streams of the process, counted: each is a connection that stays.
 #[derive(Clone)]
-pub(crate) struct Streams(Arc<Mutex<Counts>>);
+pub(crate) struct Streams {
+    counts: Arc<Mutex<Counts>>,
+    hub: Hub,
+}
 
 struct Counts {
     total: usize,
@@ -137,16 +215,20 @@ struct Counts {
 
 impl Streams {
     pub(crate) fn new(settings: &Settings) -> Self {
-        Self(Arc::new(Mutex::new(Counts {
+        let counts = Counts {
             total: 0,
             by_user: HashMap::new(),
             most: settings.streams,
             most_per_user: settings.streams_per_user,
-        })))
+        };
+        Self {
+            counts: Arc::new(Mutex::new(counts)),
+            hub: Hub::new(),
+        }
     }
 
     fn take(&self, user: Uuid) -> Result<Place, ApiError> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.total >= counts.most {
             return Err(ApiError::Busy("Too many live streams are open."));
         }
@@ -178,7 +260,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self
             .streams
-            .0
+            .counts
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         counts.total -= 1;

@@ -15,6 +15,7 @@ mod pages;
 mod recovery;
 mod routes;
 mod store;
+mod tickets;
 mod token;
 
 use axum::extract::State;
@@ -29,6 +30,7 @@ pub use crate::accounts::{Role, User};
 pub(crate) use current::prove;
 pub(crate) use lookups::Lookups;
 pub use operator::{NewUser, create_user};
+pub(crate) use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
@@ -83,7 +85,8 @@ pub(crate) async fn caller(app: &App, token: &str) -> Result<Option<Caller>, Api
     store::session_of_token(app, token::hash(token)).await
 }
 
-/// Whether a session still holds, and what its user may do. For live streams.
-pub(crate) async fn session(app: &App, session: uuid::Uuid) -> Result<Option<Caller>, ApiError> {
-    store::session_of_id(app, session).await
+/// Those of these sessions that still hold, and what their users may do. For live
+/// streams.
+pub(crate) async fn sessions(app: &App, sessions: &[uuid::Uuid]) -> Result<Vec<Caller>, ApiError> {
+    store::sessions_of_ids(app, sessions).await
 }

@@ -121,24 +121,26 @@ pub(super) async fn session_of_token(
     }))
 }
 
-/// The live session of this id.
-pub(super) async fn session_of_id(app: &App, session: Uuid) -> Result<Option<Caller>, ApiError> {
+/// Those of these sessions that are live.
+pub(super) async fn sessions_of_ids(app: &App, sessions: &[Uuid]) -> Result<Vec<Caller>, ApiError> {
     let (now_us, idle_us) = hands(app);
     let mut reader = app.db().read().await?;
-    let row: Option<(Uuid, String)> = sqlx::query_as(
-        "SELECT s.user_id, u.role FROM sessions s JOIN users u ON u.id = s.user_id
-         WHERE s.id = $1 AND s.expires_us > $2 AND s.last_used_us > $3",
+    let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
+        "SELECT s.id, s.user_id, u.role FROM json_each($1) q
+         CROSS JOIN sessions s ON s.id = unhex(q.value, '-') JOIN users u ON u.id = s.user_id
+         WHERE s.expires_us > $2 AND s.last_used_us > $3",
     )
-    .bind(session)
+    .bind(serde_json::json!(sessions).to_string())
     .bind(now_us)
     .bind(now_us.saturating_sub(idle_us))
-    .fetch_optional(&mut *reader)
+    .fetch_all(&mut *reader)
     .await?;
-    Ok(row.map(|(user, role)| Caller {
+    let callers = rows.into_iter().map(|(session, user, role)| Caller {
         user,
         role: role_of(&role),
         session,
-    }))
+    });
+    Ok(callers.collect())
 }
 
 fn role_of(text: &str) -> Role {

@@ -81,7 +81,7 @@ pub(crate) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
     }
 }
 
-fn encode<C: Serialize>(cursor: &C) -> String {
+pub(crate) fn encode<C: Serialize>(cursor: &C) -> String {
     // Cursors are small structs of numbers, ids and text: they serialize.
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(cursor).unwrap_or_default())
 }

@@ -124,17 +124,40 @@ struct Live(BodyDataStream);
 
 impl Live {
     async fn open(app: &TestApp, who: &Person) -> Self {
-        let request = Request::get("/api/v1/stream")
-            .header("authorization", format!("Bearer {}", who.token))
-            .body(Body::empty())
-            .unwrap();
+        let mut live = Self::at(app, "/api/v1/stream", Some(who), None).await;
+        let greeting = live.next().await.unwrap();
+        assert!(greeting.starts_with(": listening\nid: "), "{greeting}");
+        live
+    }
+
+    /// Goes on after the event with this id.
+    async fn resume(app: &TestApp, who: &Person, last: &str) -> Self {
+        Self::at(app, "/api/v1/stream", Some(who), Some(last)).await
+    }
+
+    async fn at(app: &TestApp, path: &str, who: Option<&Person>, last: Option<&str>) -> Self {
+        let mut request = Request::get(path);
+        if let Some(who) = who {
+            request = request.header("authorization", format!("Bearer {}", who.token));
+        }
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let request = request.body(Body::empty()).unwrap();
         let response = app.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
-        let mut live = Self(response.into_body().into_data_stream());
-        assert_eq!(live.next().await.as_deref(), Some(": listening\n\n"));
-        // The process begins to listen with its first stream.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        live
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self(response.into_body().into_data_stream())
+    }
+
+    /// Reads on until something of this name comes.
+    async fn until(&mut self, event: &str) -> String {
+        loop {
+            let piece = self.next().await.expect("the stream goes on");
+            if piece.starts_with(&format!("event: {event}\n")) {
+                return piece;
+            }
+        }
     }
 
     /// Reads on until the stream has ended.
@@ -254,4 +277,215 @@ async fn a_former_assignee_sees_that_it_was_handed_on_and_nothing_else_of_the_sa
         .assert_status(200);
     assert_eq!(app.events("todos.updated").await.len(), 3);
     app.settle().await;
+}
+fn id_of(piece: &str) -> String {
+    let line = piece.lines().find_map(|line| line.strip_prefix("id: "));
+    line.unwrap_or_else(|| panic!("no id in {piece}"))
+        .to_owned()
+}
+
+#[tokio::test]
+async fn what_was_missed_since_the_last_event_comes_first_once_and_in_order() {
+    let app = TestApp::start().await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    app.settle().await;
+    let mut live = Live::open(&app, &ada).await;
+    app.todo(&ada, json!({ "title": "one" })).await;
+    app.settle().await;
+    let last = id_of(&live.until("todos.created").await);
+    drop(live);
+    for title in ["two", "three"] {
+        app.todo(&ada, json!({ "title": title })).await;
+        app.todo(&bob, json!({ "title": "Bob's own" })).await;
+        app.settle().await;
+    }
+    let mut live = Live::resume(&app, &ada, &last).await;
+    assert!(live.next().await.unwrap().starts_with(": listening"));
+    let pieces = [live.next().await.unwrap(), live.next().await.unwrap()];
+    assert!(
+        pieces[0].contains("two") && pieces[1].contains("three"),
+        "{pieces:?}"
+    );
+    // And then what is new.
+    app.todo(&ada, json!({ "title": "four" })).await;
+    app.settle().await;
+    let piece = live.next().await.unwrap();
+    assert!(piece.contains("four"), "{piece}");
+}
+
+#[tokio::test]
+async fn a_stream_that_heard_nothing_yet_knows_where_to_go_on() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    app.settle().await;
+    let mut live = Live::at(&app, "/api/v1/stream", Some(&ada), None).await;
+    let greeting = live.next().await.unwrap();
+    drop(live);
+    app.todo(&ada, json!({ "title": "meanwhile" })).await;
+    app.settle().await;
+    let mut live = Live::resume(&app, &ada, &id_of(&greeting)).await;
+    let piece = live.until("todos.created").await;
+    assert!(piece.contains("meanwhile"), "{piece}");
+}
+
+#[tokio::test]
+async fn more_than_can_be_sent_again_and_an_id_of_no_entry_ask_for_a_reload() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    app.settle().await;
+    let start = id_of(
+        &Live::at(&app, "/api/v1/stream", Some(&ada), None)
+            .await
+            .next()
+            .await
+            .unwrap(),
+    );
+    fill(&app, &ada, 501).await;
+    for last in [start.as_str(), "nonsense", "OTk5OTk5", ""] {
+        let mut live = Live::resume(&app, &ada, last).await;
+        let first = live.next().await.unwrap();
+        assert!(first.starts_with("event: reload\n"), "{last}: {first}");
+        // From there on it is complete again.
+        let mut live = Live::resume(&app, &ada, &id_of(&first)).await;
+        let first = live.next().await.unwrap();
+        assert!(first.starts_with(": listening"), "{last}: {first}");
+    }
+}
+
+/// Entries that Ada may see, and no event behind them.
+async fn fill(app: &TestApp, who: &Person, count: u32) {
+    let mut tx = app.db().begin().await.unwrap();
+    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+        INSERT INTO activity (id, event, subject, at_us) SELECT randomblob(16), 'todos.created', 'x', $2 FROM n;
+        INSERT INTO activity_viewers (user_id, seq)
+        SELECT unhex($3, '-'), seq FROM activity WHERE subject = 'x' AND seq NOT IN (SELECT seq FROM activity_viewers)";
+    sqlx::query(sql)
+        .bind(count)
+        .bind(app.db().clock().now().as_microsecond())
+        .bind(&who.id)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_misses_nothing() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    app.settle().await;
+    let mut live = Live::open(&app, &ada).await;
+    // More than waits for one stream; the bell rings for the last.
+    fill(&app, &ada, 300).await;
+    app.todo(&ada, json!({ "title": "the last" })).await;
+    app.settle().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut entries = 0;
+    loop {
+        let piece = live.next().await.unwrap();
+        assert!(!piece.starts_with("event: reload"), "{piece}");
+        entries += u32::from(piece.starts_with("event: todos.created"));
+        if piece.contains("the last") {
+            break;
+        }
+    }
+    assert_eq!(entries, 301);
+}
+
+#[tokio::test]
+async fn a_ticket_opens_one_stream_once() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    app.settle().await;
+    let ticket = app.post("/api/v1/stream/tickets", &ada, Value::Null).await;
+    let path = format!("/api/v1/stream?ticket={}", ticket.text_at("/ticket"));
+    let mut live = Live::at(&app, &path, None, None).await;
+    let greeting = live.next().await.unwrap();
+    app.todo(&ada, json!({ "title": "seen" })).await;
+    app.settle().await;
+    assert!(live.until("todos.created").await.contains("seen"));
+    let get = axum::http::Method::GET;
+    app.call(get.clone(), &path, None, None)
+        .await
+        .assert_problem(401);
+    // The next one goes on where the last one ended.
+    let ticket = app.post("/api/v1/stream/tickets", &ada, Value::Null).await;
+    let path = format!(
+        "/api/v1/stream?ticket={}&lastEventId={}",
+        ticket.text_at("/ticket"),
+        id_of(&greeting)
+    );
+    let mut live = Live::at(&app, &path, None, None).await;
+    assert!(live.until("todos.created").await.contains("seen"));
+}
+
+#[tokio::test]
+async fn a_ticket_is_over_after_half_a_minute_and_with_its_session() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    let open = async |ticket: &str| {
+        let path = format!("/api/v1/stream?ticket={ticket}");
+        let get = axum::http::Method::GET;
+        app.call(get, &path, None, None).await.assert_problem(401);
+    };
+    let issue = async || {
+        let issued = app.post("/api/v1/stream/tickets", &ada, Value::Null).await;
+        issued.assert_status(201).text_at("/ticket")
+    };
+    let late = issue().await;
+    app.db().clock().advance(Duration::from_secs(31));
+    open(&late).await;
+    let ticket = issue().await;
+    let post = axum::http::Method::POST;
+    app.call(post, "/api/v1/auth/logout", Some(&ada.token), None)
+        .await
+        .assert_status(204);
+    open(&ticket).await;
+    open("tty_made-up").await;
+    let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM stream_tickets")
+        .fetch_one(app.db().reader())
+        .await
+        .unwrap();
+    assert_eq!(left, 0, "late ones are removed");
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn old_entries_leave_the_feed_page_by_page_and_new_ones_stay() {
+    let mut app = TestApp::start_with(|settings| {
+        settings.activity_kept = Some(Duration::from_secs(86_400 * 30));
+    })
+    .await;
+    let ada = app.register("Ada").await;
+    app.settle().await;
+    fill(&app, &ada, 1_200).await;
+    app.db().clock().advance(Duration::from_secs(86_400 * 29));
+    check(&app).await;
+    assert_eq!(rows(&app).await, (1_201, 1_201));
+    app.db().clock().advance(Duration::from_secs(86_400));
+    fill(&app, &ada, 1).await;
+    app.db().clock().advance(Duration::from_secs(1));
+    check(&app).await;
+    assert_eq!(rows(&app).await, (1, 1));
+    // The clock ran over schedules.
+    app.worker.allow_leftovers();
+}
+
+async fn check(app: &TestApp) {
+    let tick = json!({ "triggeredAt": "2026-01-01T00:00:00Z" }).to_string();
+    app.app
+        .bus()
+        .publish_json("users.inactive.check", &tick)
+        .await
+        .unwrap();
+    app.settle().await;
+}
+
+async fn rows(app: &TestApp) -> (i64, i64) {
+    sqlx::query_as(
+        "SELECT (SELECT COUNT(*) FROM activity), (SELECT COUNT(*) FROM activity_viewers)",
+    )
+    .fetch_one(app.db().reader())
+    .await
+    .unwrap()
 }

@@ -45,6 +45,7 @@ const ROWS: &[Row] = &[
     ("post", "/api/v1/todos/{id}/comments", Some(comment), [401, 404, 201, 201]),
     ("get", "/api/v1/activity", None, [401, 200, 200, 200]),
     ("get", "/api/v1/stream", None, [401, 200, 200, 200]),
+    ("post", "/api/v1/stream/tickets", None, [401, 201, 201, 201]),
     ("get", "/healthz", None, [200, 200, 200, 200]),
     ("get", "/readyz", None, [200, 200, 200, 200]),
     ("get", "/metrics", None, [200, 200, 200, 200]),

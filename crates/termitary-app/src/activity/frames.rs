@@ -1,0 +1,57 @@
+//! Server-sent events, as they stand on the wire.
+
+use std::fmt::Write as _;
+
+use axum::body::Bytes;
+
+use super::store::Row;
+use crate::http::encode;
+
+/// The client now hears everything after `position`. It remembers the id, and no
+/// event comes of it.
+pub(super) fn greeting(position: i64) -> Bytes {
+    format!(": listening\nid: {}\n\n", encode(&position)).into()
+}
+
+/// Nothing happens, and the connection is alive.
+pub(super) fn heartbeat() -> Bytes {
+    Bytes::from_static(b":\n\n")
+}
+
+/// More was missed than is sent again: the client is to load the feed.
+pub(super) fn reload(position: i64) -> Bytes {
+    frame(
+        "reload",
+        position,
+        r#"{"reason":"more was missed than is sent again"}"#,
+    )
+}
+
+pub(super) fn entry(row: &Row) -> Bytes {
+    // An entry is text, numbers and JSON: it always serializes.
+    let json = serde_json::to_string(&row.entry).unwrap_or_default();
+    frame(&row.entry.event, row.seq, &json)
+}
+
+/// `data` is JSON, which has no line breaks.
+fn frame(event: &str, seq: i64, data: &str) -> Bytes {
+    let mut text = String::with_capacity(event.len() + data.len() + 40);
+    text.push_str("event: ");
+    // A line break would begin a field of its own.
+    text.extend(event.chars().filter(|c| !c.is_control()));
+    // Writing to a String does not fail.
+    let _ = write!(text, "\nid: {}\ndata: {data}\n\n", encode(&seq));
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_line_break_in_a_name_begins_no_field() {
+        let frame = super::frame("todos.created\ndata: x\r", 7, "{}");
+        assert_eq!(
+            &frame[..],
+            b"event: todos.createddata: x\nid: Nw\ndata: {}\n\n"
+        );
+    }
+}

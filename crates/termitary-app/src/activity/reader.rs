@@ -1,0 +1,110 @@
+//! The task that reads the feed for the [`Hub`].
+
+use std::time::Duration;
+
+use termitary::Event;
+use termitary::broadcast::Message;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::events::ActivityRecorded;
+use super::hub::Hub;
+use super::store;
+use crate::app::App;
+
+/// A bell that did not ring is made up for after this.
+const POLL: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
+/// Entries of one read.
+const PAGE: u32 = 500;
+
+/// The task that reads the feed.
+pub(super) struct Reader {
+    hub: Hub,
+    over: bool,
+}
+
+impl Reader {
+    pub(super) fn of(hub: Hub) -> Self {
+        Self { hub, over: false }
+    }
+
+    /// Reads until the last stream has ended.
+    pub(super) async fn run(mut self, app: App) {
+        // Before the first look: what comes later rings.
+        let mut bell = app.broker().broadcasts().subscribe();
+        let mut poll = ticking(POLL);
+        let mut check = ticking(app.settings().stream_check);
+        let mut told = false;
+        loop {
+            let checks = tokio::select! {
+                () = rung(&mut bell) => false,
+                _ = poll.tick() => false,
+                _ = check.tick() => true,
+                () = self.hub.left() => false,
+            };
+            if self.hub.rests() {
+                self.over = true;
+                return;
+            }
+            if checks {
+                self.hub.check(&app).await;
+                continue;
+            }
+            match self.read_on(&app).await {
+                Ok(()) => told = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(error = %error, "live streams wait: the feed cannot be read");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn read_on(&self, app: &App) -> Result<(), sqlx::Error> {
+        let mut reader = app.db().reader().acquire().await?;
+        let Some(mut position) = self.hub.position() else {
+            self.hub.begin(store::newest(&mut reader).await?);
+            return Ok(());
+        };
+        loop {
+            let entries = store::after(&mut reader, position, PAGE).await?;
+            self.hub.hand_out(&entries);
+            match entries.last() {
+                Some(last) if entries.len() == PAGE as usize => position = last.row.seq,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Should the task end before its time, the streams end too, and their clients
+/// come again.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.over {
+            self.hub.end();
+        }
+    }
+}
+
+fn ticking(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Resolves when the feed may have grown; what rang meanwhile is one bell.
+async fn rung(bell: &mut Receiver<Message>) {
+    loop {
+        match bell.recv().await {
+            Ok(message) if message.name != ActivityRecorded::NAME => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+            Ok(_) | Err(RecvError::Lagged(_)) => break,
+        }
+    }
+    while matches!(bell.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
+}
