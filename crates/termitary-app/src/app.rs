@@ -1,10 +1,12 @@
 //! What every part of the application holds: the database, the broker, the
 //! mailer, and the settings; and the application's wiring as data.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use axum::http::HeaderValue;
 use jiff::Timestamp;
 use sqlx::migrate::{MigrateError, Migrator};
 use termitary::clock::{days, minutes, secs};
@@ -13,6 +15,7 @@ use termitary::{Broker, Bus, Db, Registry};
 pub use crate::accounts::HashCost;
 use crate::accounts::Passwords;
 use crate::auth::Lookups;
+use crate::http::Patience;
 use crate::mail::{Limit, Mailer};
 pub use crate::secret::Secret;
 use crate::security;
@@ -73,6 +76,58 @@ pub struct Settings {
     pub streams: usize,
     /// The most live streams of one user in one process.
     pub streams_per_user: usize,
+    /// What limits connections to the API.
+    pub connections: Connections,
+    /// How long `/readyz` remembers whether a commit worked.
+    pub write_probe_kept: Duration,
+    /// Pages of these origins may call the API from a browser.
+    pub cors_origins: Vec<HeaderValue>,
+    /// How long an entry stays in the feed; for ever where there is none.
+    pub activity_kept: Option<Duration>,
+}
+
+/// What limits connections to the API.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// How many are open at once; more wait in the listener's queue. Fewer where
+    /// the process may not open so many files.
+    pub most: usize,
+    /// How many are open at once from one address, or one /64 of IPv6. Does not
+    /// count where [`Settings::trusted_proxy_hops`] is set.
+    pub most_per_address: usize,
+    /// How long a client may take for the head of a request.
+    pub head: Duration,
+    /// How long a connection without a request stays open.
+    pub keep_alive: Duration,
+    /// How long a client may take nothing of an answer.
+    pub write: Duration,
+    /// How many bytes of large answers wait for their clients at once; a quarter of
+    /// them for clients of one address.
+    pub unsent: u64,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            most: 4_096,
+            most_per_address: 512,
+            head: secs(15),
+            // Balancers close theirs after 60 s: ours must not be the first.
+            keep_alive: secs(75),
+            write: secs(30),
+            unsent: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl Connections {
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            head: self.head,
+            idle: self.keep_alive,
+            write: self.write,
+        }
+    }
 }
 
 /// When further attempts have to wait.
@@ -143,6 +198,10 @@ impl Default for Settings {
             stream_check: secs(5),
             streams: 1_000,
             streams_per_user: 10,
+            connections: Connections::default(),
+            write_probe_kept: secs(5),
+            cors_origins: Vec::new(),
+            activity_kept: Some(days(400)),
         }
     }
 }
@@ -261,6 +320,26 @@ pub async fn migrate(db: &Db) -> anyhow::Result<()> {
         ),
         Err(error) => Err(error).with_context(|| format!("cannot migrate {}", db.path().display())),
     }
+}
+
+/// Whether these migrations, by version and checksum, are this program's.
+pub(crate) fn has_made(applied: &[(i64, Vec<u8>)]) -> bool {
+    MIGRATIONS.iter().next().is_some_and(|first| {
+        let is_first = |(version, checksum): &(i64, Vec<u8>)| {
+            *version == first.version && checksum[..] == first.checksum[..]
+        };
+        applied.iter().any(is_first)
+    })
+}
+
+/// The names of the application's own tables.
+pub(crate) fn tables() -> BTreeSet<String> {
+    let texts = MIGRATIONS.iter().map(|migration| migration.sql.as_str());
+    let after = texts.flat_map(|text| text.split("CREATE TABLE ").skip(1));
+    after
+        .filter_map(|rest| rest.split([' ', '(', '\n']).next())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whether the tables are at this program's version.

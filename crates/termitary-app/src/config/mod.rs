@@ -11,14 +11,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use termitary::broker::{Bridge, RedisConfig};
 
+use crate::app::{self, Connections};
 use crate::secret::Secret;
 pub(crate) use dotenv::Dotenv;
 pub use redact::{escape, redact};
 pub(crate) use settings::SECRETS;
 pub use settings::{Documented, Settings, documented};
-use values::{choice, parsed, secret, set, time};
+use values::{choice, days, number, origins, parsed, secret, set, time};
 
 /// What the processes run on.
 pub struct Config {
@@ -40,6 +42,12 @@ pub struct Config {
     pub trusted_proxies: usize,
     /// What answers in the database are sealed with, where that is set.
     pub secret: Option<Secret>,
+    /// Pages of these origins may call the API from a browser.
+    pub cors_origins: Vec<HeaderValue>,
+    /// What limits connections to the API.
+    pub connections: Connections,
+    /// How long an entry stays in the feed; for ever where there is none.
+    pub activity_kept: Option<Duration>,
     /// How many deliveries a worker runs at once.
     pub concurrency: usize,
     /// How long running work may take to finish when the process stops.
@@ -125,7 +133,19 @@ impl TryFrom<Settings> for Config {
             )?
             .unwrap_or(0),
             secret: installation_secret(&s)?,
-            concurrency: concurrency(&s)?,
+            cors_origins: origins("TERMITARY_CORS_ORIGINS", s.cors_origins.as_deref())?,
+            connections: connections(&s)?,
+            activity_kept: days(
+                "TERMITARY_ACTIVITY_RETENTION",
+                s.activity_retention.as_deref(),
+                app::Settings::default().activity_kept,
+            )?,
+            concurrency: number(
+                "TERMITARY_CONCURRENCY",
+                s.concurrency.as_deref(),
+                (1, 10_000),
+                64,
+            )?,
             grace: time("TERMITARY_SHUTDOWN_GRACE", s.shutdown_grace.as_deref())?
                 .unwrap_or(Duration::from_secs(25)),
             production: choice(
@@ -310,17 +330,28 @@ fn installation_secret(s: &Settings) -> Result<Option<Secret>, Mistake> {
         .map_err(|error| Mistake::new(format!("TERMITARY_SECRET {error}")))
 }
 
-fn concurrency(s: &Settings) -> Result<usize, Mistake> {
-    let way_out = "a number from 1 to 10000, such as 64";
-    let number = parsed("TERMITARY_CONCURRENCY", s.concurrency.as_deref(), way_out)?.unwrap_or(64);
-    if (1..=10_000).contains(&number) {
-        return Ok(number);
-    }
-    Err(Mistake::of(
-        "TERMITARY_CONCURRENCY",
-        &number.to_string(),
-        &format!("write {way_out}"),
-    ))
+fn connections(s: &Settings) -> Result<Connections, Mistake> {
+    let default = Connections::default();
+    let any = (1, 1_000_000);
+    let most = number(
+        "TERMITARY_CONNECTIONS",
+        s.connections.as_deref(),
+        any,
+        default.most,
+    )?;
+    let most_per_address = number(
+        "TERMITARY_CONNECTIONS_PER_ADDRESS",
+        s.connections_per_address.as_deref(),
+        any,
+        default.most_per_address,
+    )?;
+    let keep_alive = time("TERMITARY_KEEP_ALIVE", s.keep_alive.as_deref())?;
+    Ok(Connections {
+        most,
+        most_per_address,
+        keep_alive: keep_alive.unwrap_or(default.keep_alive),
+        ..default
+    })
 }
 
 #[cfg(test)]

@@ -216,6 +216,56 @@ pub struct Settings {
     )]
     pub secret_file: Option<String>,
 
+    /// Pages of these origins may call the API from a browser: https://app.example.com, several with commas. [default: none]
+    #[arg(
+        long,
+        env = "TERMITARY_CORS_ORIGINS",
+        value_name = "ORIGINS",
+        global = true,
+        hide = true
+    )]
+    pub cors_origins: Option<String>,
+
+    /// The most connections to one API process; more wait. Fewer where the process may not open so many files. [default: 4096]
+    #[arg(
+        long,
+        env = "TERMITARY_CONNECTIONS",
+        value_name = "NUMBER",
+        global = true,
+        hide = true
+    )]
+    pub connections: Option<String>,
+
+    /// The most connections from one address, or one /64 of IPv6; more are refused. Not used behind proxies (TERMITARY_TRUSTED_PROXIES), whose address all connections have. [default: 512]
+    #[arg(
+        long,
+        env = "TERMITARY_CONNECTIONS_PER_ADDRESS",
+        value_name = "NUMBER",
+        global = true,
+        hide = true
+    )]
+    pub connections_per_address: Option<String>,
+
+    /// How long a connection without a request stays open: longer than the balancer in front keeps its own. [default: 75s]
+    #[arg(
+        long,
+        env = "TERMITARY_KEEP_ALIVE",
+        value_name = "TIME",
+        global = true,
+        hide = true
+    )]
+    pub keep_alive: Option<String>,
+
+    /// How long entries stay in the activity feed: days such as 400d, or forever. [default: 400d]
+    #[arg(
+        long,
+        env = "TERMITARY_ACTIVITY_RETENTION",
+        value_name = "DAYS",
+        global = true,
+        hide = true
+    )]
+    pub activity_retention: Option<String>,
+
     /// Plain Redis PUBLISH and SUBSCRIBE for programs that use nothing else: off, in (what they publish becomes an event), out (events are published to them) or both. [default: in, where Redis is configured]
     #[arg(
         long,

@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+
 use super::Mistake;
 
 /// The value, where it is there and not empty.
@@ -98,4 +100,68 @@ pub(super) fn time(name: &str, value: Option<&str>) -> Result<Option<Duration>, 
             "write a time of at most a day, such as 25s, 500ms or 2m",
         )),
     }
+}
+
+/// `400d`, `400`, or `forever`, which is none.
+pub(super) fn days(
+    name: &str,
+    value: Option<&str>,
+    default: Option<Duration>,
+) -> Result<Option<Duration>, Mistake> {
+    let Some(text) = set(value) else {
+        return Ok(default);
+    };
+    if text.eq_ignore_ascii_case("forever") {
+        return Ok(None);
+    }
+    match text.strip_suffix('d').unwrap_or(text).trim_end().parse() {
+        // A century: sums with more would leave the calendar.
+        Ok(days @ 1..=36_500) => Ok(Some(termitary::clock::days(days))),
+        _ => Err(Mistake::of(
+            name,
+            text,
+            "write a number of days from 1d to 36500d, such as 400d, or forever",
+        )),
+    }
+}
+
+/// A whole number within bounds.
+pub(super) fn number(
+    name: &str,
+    value: Option<&str>,
+    (least, most): (usize, usize),
+    default: usize,
+) -> Result<usize, Mistake> {
+    let way_out = format!("a number from {least} to {most}, such as {default}");
+    let number = parsed(name, value, &way_out)?.unwrap_or(default);
+    if (least..=most).contains(&number) {
+        return Ok(number);
+    }
+    Err(Mistake::of(
+        name,
+        &number.to_string(),
+        &format!("write {way_out}"),
+    ))
+}
+
+/// Origins of pages, separated by commas, as browsers send them.
+pub(super) fn origins(name: &str, value: Option<&str>) -> Result<Vec<HeaderValue>, Mistake> {
+    let parts = set(value).unwrap_or_default().split(',').map(str::trim);
+    parts
+        .filter(|part| !part.is_empty())
+        .map(|part| origin(part).ok_or_else(|| Mistake::of(name, part, WAY_OUT_OF_ORIGINS)))
+        .collect()
+}
+
+const WAY_OUT_OF_ORIGINS: &str = "not an origin. Write scheme, host and port as a browser sends them, such as https://app.example.com or http://localhost:5173, several with commas; `*` is not taken: name each";
+
+fn origin(text: &str) -> Option<HeaderValue> {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))?;
+    let fits =
+        |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || b"-._:[]".contains(&byte);
+    (!host.is_empty() && host.bytes().all(fits))
+        .then(|| HeaderValue::from_str(text).ok())
+        .flatten()
 }

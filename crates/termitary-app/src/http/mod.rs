@@ -1,8 +1,11 @@
 //! The API over HTTP: the modules' routes put together, and everything that
 //! holds for all of them.
 
+mod answers;
 mod caller;
 mod client;
+mod connection;
+mod cors;
 mod docs;
 mod html;
 mod idempotency;
@@ -10,7 +13,9 @@ mod json;
 mod layers;
 mod ops;
 mod page;
+mod places;
 mod problem;
+mod ready;
 mod refusals;
 mod serve;
 
@@ -20,6 +25,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Redirect;
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use utoipa::openapi::OpenApi;
@@ -30,12 +36,13 @@ use crate::{activity, auth, todos, users};
 
 pub(crate) use caller::Caller;
 pub(crate) use client::{Client, network};
+pub(crate) use connection::Patience;
 pub(crate) use html::{Html, Tag, words_of};
 pub(crate) use idempotency::{commit, commit_status, forget_answers};
 pub(crate) use json::{
     Id, Json, JsonOrNothing, Params, Valid, check, check_both, not_null, nullable,
 };
-pub(crate) use page::{Page, Paging, decode, page_size};
+pub(crate) use page::{Page, Paging, decode, encode, page_size};
 pub(crate) use problem::{ApiError, Problem};
 pub use serve::serve;
 
@@ -49,6 +56,7 @@ pub(crate) struct Api {
     /// Cancelled when the process begins to stop: live streams end on it.
     pub(crate) shutdown: CancellationToken,
     pub(crate) streams: activity::Streams,
+    pub(crate) writes: ready::Writes,
 }
 
 impl FromRef<Api> for App {
@@ -67,6 +75,7 @@ pub fn router(app: App, shutdown: CancellationToken) -> Router {
         .merge(todos::pages());
     let api = Api {
         streams: activity::Streams::new(app.settings()),
+        writes: ready::Writes::new(),
         app: app.clone(),
         shutdown,
     };
@@ -79,8 +88,13 @@ pub fn router(app: App, shutdown: CancellationToken) -> Router {
         .layer(RequestBodyLimitLayer::new(BODY_LIMIT))
         .layer(from_fn_with_state(app.clone(), layers::timeout))
         .layer(CatchPanicLayer::custom(layers::panicked))
+        .layer(from_fn_with_state(
+            answers::Answers::new(app.settings()),
+            answers::bounded,
+        ))
         .layer(from_fn(layers::finish))
         .layer(from_fn_with_state(app.clone(), refusals::layer))
+        .layer(option_layer(cors::layer(&app.settings().cors_origins)))
         .layer(from_fn_with_state(app, layers::observe))
 }
 

@@ -15,6 +15,7 @@ mod activity;
 mod addresses;
 mod bad_input;
 mod contract;
+mod cors;
 mod due_dates;
 mod events;
 mod examples;
