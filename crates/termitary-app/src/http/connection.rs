@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(100);
-    const NEVER: Duration = Duration::from_secs(3600);
+    const NEVER: Duration = Duration::from_hours(1);
 
     /// All limits but the ones that a test is about.
     const NONE: Patience = Patience {

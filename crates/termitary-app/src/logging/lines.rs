@@ -240,7 +240,7 @@ mod tests {
         let mut text = Vec::new();
         let note = format!("{dropped} log lines were dropped: nobody read stderr\n");
         while !text.ends_with(note.as_bytes()) {
-            let mut some = [0; 65_536];
+            let mut some = vec![0; 65_536];
             let read = reader.read(&mut some).unwrap();
             text.extend_from_slice(&some[..read]);
         }
@@ -272,7 +272,7 @@ mod tests {
         for _ in 0..100 {
             lines.push(vec![b'x'; 1024]);
         }
-        lines.flush(Duration::from_secs(60));
+        lines.flush(Duration::from_mins(1));
         assert_eq!(lines.0.lock().bytes, 0);
     }
 }

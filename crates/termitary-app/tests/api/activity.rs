@@ -6,6 +6,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::Request;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use termitary::clock::days;
 use tower::ServiceExt;
 
 use crate::support::{Person, TestApp};
@@ -453,16 +454,16 @@ async fn a_ticket_is_over_after_half_a_minute_and_with_its_session() {
 #[tokio::test]
 async fn old_entries_leave_the_feed_page_by_page_and_new_ones_stay() {
     let mut app = TestApp::start_with(|settings| {
-        settings.activity_kept = Some(Duration::from_secs(86_400 * 30));
+        settings.activity_kept = Some(days(30));
     })
     .await;
     let ada = app.register("Ada").await;
     app.settle().await;
     fill(&app, &ada, 1_200).await;
-    app.db().clock().advance(Duration::from_secs(86_400 * 29));
+    app.db().clock().advance(days(29));
     check(&app).await;
     assert_eq!(rows(&app).await, (1_201, 1_201));
-    app.db().clock().advance(Duration::from_secs(86_400));
+    app.db().clock().advance(days(1));
     fill(&app, &ada, 1).await;
     app.db().clock().advance(Duration::from_secs(1));
     check(&app).await;

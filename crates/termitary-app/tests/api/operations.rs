@@ -345,7 +345,7 @@ async fn a_client_that_does_not_take_its_answer_loses_the_connection_and_frees_i
         .await
         .unwrap();
     // Our end is closed without an answer to the last request.
-    tokio::time::timeout(Duration::from_secs(60), async {
+    tokio::time::timeout(Duration::from_mins(1), async {
         while stuck.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -360,7 +360,7 @@ async fn a_client_that_does_not_take_its_answer_loses_the_connection_and_frees_i
 async fn a_connection_stays_open_for_the_next_request_and_not_for_ever() {
     let app = TestApp::start_with(|settings| {
         settings.connections.keep_alive = Duration::from_secs(2);
-        settings.connections.head = Duration::from_secs(3_600);
+        settings.connections.head = Duration::from_hours(1);
     })
     .await;
     let (address, serving) = serve(&app).await;
@@ -377,7 +377,7 @@ async fn a_connection_stays_open_for_the_next_request_and_not_for_ever() {
         }
         let mut rest = Vec::new();
         let closed = connection.read_to_end(&mut rest);
-        tokio::time::timeout(Duration::from_secs(60), closed)
+        tokio::time::timeout(Duration::from_mins(1), closed)
             .await
             .unwrap_or_else(|_| panic!("{path}: never closed"))
             .unwrap();
@@ -389,7 +389,7 @@ async fn a_connection_stays_open_for_the_next_request_and_not_for_ever() {
 
 /// Reads until nothing more comes for a while.
 async fn drain(connection: &mut TcpStream) {
-    let mut some = [0; 65_536];
+    let mut some = vec![0; 65_536];
     while let Ok(read) =
         tokio::time::timeout(Duration::from_millis(500), connection.read(&mut some)).await
     {

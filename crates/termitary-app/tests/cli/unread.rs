@@ -53,17 +53,14 @@ fn a_log_that_nobody_reads_stops_neither_the_api_nor_the_worker_nor_their_end() 
         started.stdout(Stdio::piped()).stderr(log.end());
         let mut process = Process::as_set(started);
         process.says("Ctrl-C stops");
-        if command != "worker" {
+        if command == "worker" {
+            let ada = r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#;
+            sandbox.ok(&["publish", "users.created", ada]);
+        } else {
             let client = Client::register(process.port(), "ada@example.com");
             for _ in 0..100 {
                 assert_eq!(client.get("/api/v1/todos").0, 200);
             }
-        } else {
-            sandbox.ok(&[
-                "publish",
-                "users.created",
-                r#"{"id":"1","email":"ada@example.com","name":"Ada"}"#,
-            ]);
         }
         if command != "api" {
             eventually("the worker works", || sandbox.mails().len() == 1);
