@@ -268,11 +268,12 @@ pub(crate) async fn forget_former(db: &Db, former: &Former) -> Result<(), Error>
 
 /// `state >= 3` names the index, as what is bound is not known when the plan is made;
 /// `CROSS JOIN` and the inner query keep the order, whatever statistics say.
+/// A scalar, as an `EXISTS` may become a join that walks through the events.
 macro_rules! readable {
     () => {
         "AND d.reason IN ('version', 'unknown-name')
-         AND EXISTS (SELECT 1 FROM termitary_events e WHERE e.seq = d.event AND e.version <= j.value->>1
-                     AND e.name IN (SELECT n.value FROM json_each(j.value->>2) n))"
+         AND (SELECT e.version <= j.value->>1 AND e.name IN (SELECT n.value FROM json_each(j.value->>2) n)
+              FROM termitary_events e WHERE e.seq = d.event)"
     };
 }
 pub(super) const RELEASE: &str = concat!("
