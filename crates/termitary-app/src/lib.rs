@@ -11,6 +11,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+mod fold;
 pub mod http;
 pub mod logging;
 pub mod mail;

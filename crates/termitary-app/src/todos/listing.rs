@@ -6,11 +6,11 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 use uuid::Uuid;
 
 use super::due::Due;
-use super::fold::Needle;
 use super::gathered::Gathered;
 use super::search::Search;
 use super::todo::{Priority, Status};
 use crate::app::App;
+use crate::fold::Needle;
 use crate::http::{ApiError, Caller, Json, Page, decode, page_size};
 
 /// The query of the list.

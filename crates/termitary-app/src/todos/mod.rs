@@ -6,7 +6,6 @@
 mod comments;
 mod due;
 pub mod events;
-mod fold;
 mod gathered;
 mod handlers;
 mod listing;

@@ -12,8 +12,8 @@ use termitary::Reader;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::fold::Needle;
 use crate::app::App;
+use crate::fold::Needle;
 use crate::http::ApiError;
 
 /// Searches of one process that run or wait.

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::store;
 use crate::accounts::normal_email;
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Json, Page, Params, Problem, decode, page_size};
+use crate::fold::Needle;
+use crate::http::{Api, ApiError, Caller, Json, Page, Params, Problem, decode, encode, page_size};
 
 /// The fewest letters of a name that are looked for.
 const SHORTEST: usize = 2;
@@ -43,8 +44,9 @@ struct Search {
     cursor: Option<String>,
 }
 
-/// Find people by name or by their exact address, in the order of their
-/// accounts: to assign a todo, for instance.
+/// Find people by name, whatever its case, or by their exact address, in the
+/// order of their accounts: to assign a todo, for instance. A page may have few
+/// items or none and still a `nextCursor`: there are more accounts to look at.
 #[utoipa::path(get, path = "/people", tag = "users", params(Search), responses(
     (status = 200, body = Page<Person>),
     (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many searches; `Retry-After` says how long to wait"),
@@ -74,6 +76,10 @@ async fn find(
             next_cursor: None,
         }));
     }
-    let rows = store::people_named(&mut reader, q, after, limit).await?;
-    Ok(Json(Page::cut(rows, limit, |person: &Person| person.id)))
+    let needle = Needle::new(q);
+    let (items, last) = store::people_named(&mut reader, &needle, after, limit).await?;
+    Ok(Json(Page {
+        items,
+        next_cursor: last.map(|last| encode(&last)),
+    }))
 }

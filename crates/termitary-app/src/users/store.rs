@@ -5,6 +5,11 @@ use uuid::Uuid;
 
 use super::people::Person;
 use crate::accounts::{USER_COLUMNS, User};
+use crate::fold::Needle;
+
+/// The accounts that one request looks at, and those of one statement.
+const LOOKED_AT: i64 = 20_000;
+const SHARE: i64 = 500;
 
 /// A page of users by id, which is by time of creation; one more than `limit`.
 pub(super) async fn list(
@@ -46,25 +51,38 @@ pub(super) async fn person_at(
         .await
 }
 
-/// A page of people in whose names `part` stands; one more than `limit`.
+/// People in whose names the needle is: up to `limit`, among the next
+/// [`LOOKED_AT`] accounts; and after which account to go on, if there may be more.
 pub(super) async fn people_named(
     conn: &mut SqliteConnection,
-    part: &str,
-    after: Option<Uuid>,
+    needle: &Needle,
+    mut after: Option<Uuid>,
     limit: u32,
-) -> sqlx::Result<Vec<Person>> {
-    let pattern = part
-        .replace('\\', r"\\")
-        .replace('%', r"\%")
-        .replace('_', r"\_");
-    sqlx::query_as(
-        r"SELECT id, name FROM users WHERE id > $1 AND name LIKE $2 ESCAPE '\' ORDER BY id LIMIT 1 + $3",
-    )
-    .bind(after.unwrap_or(Uuid::nil()))
-    .bind(format!("%{pattern}%"))
-    .bind(i64::from(limit))
-    .fetch_all(conn)
-    .await
+) -> sqlx::Result<(Vec<Person>, Option<Uuid>)> {
+    let mut found = Vec::new();
+    for _ in 0..LOOKED_AT / SHARE {
+        let share: Vec<Person> =
+            sqlx::query_as("SELECT id, name FROM users WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(after.unwrap_or(Uuid::nil()))
+                .bind(SHARE)
+                .fetch_all(&mut *conn)
+                .await?;
+        let is_last = (share.len() as i64) < SHARE;
+        for person in share {
+            let id = person.id;
+            if needle.is_in(&person.name) {
+                if found.len() == limit as usize {
+                    return Ok((found, after));
+                }
+                found.push(person);
+            }
+            after = Some(id);
+        }
+        if is_last {
+            return Ok((found, None));
+        }
+    }
+    Ok((found, after))
 }
 
 pub(super) async fn delete(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<()> {

@@ -1,9 +1,10 @@
 //! Finding somebody to assign a todo to.
 
+use axum::http::Method;
 use serde_json::{Value, json};
 use termitary::clock::secs;
 
-use crate::support::{Person, TestApp};
+use crate::support::{PASSWORD, Person, TestApp};
 
 async fn found(app: &TestApp, who: &Person, q: &str) -> Vec<String> {
     let answer = app.get(&format!("/api/v1/people?q={q}"), who).await;
@@ -52,6 +53,32 @@ async fn a_teammate_is_found_by_a_part_of_the_name_or_the_whole_address_and_assi
     assert_eq!(id, Value::from(ada.id));
     app.todo(&bob, json!({ "title": "Write", "assignee": id }))
         .await;
+    app.settle().await;
+}
+
+#[tokio::test]
+async fn a_name_is_found_whatever_its_case_and_however_its_letters_are_composed() {
+    let app = TestApp::start().await;
+    for (email, name) in [
+        ("oezil", "\u{d6}zil"),
+        ("elka", "\u{401}\u{43b}\u{43a}\u{430}"),
+        ("zoe", "Zoe\u{308}"),
+    ] {
+        let body = json!({
+            "email": format!("{email}@example.com"), "name": name, "password": PASSWORD
+        });
+        app.call(Method::POST, "/api/v1/auth/register", None, Some(body))
+            .await
+            .assert_status(201);
+    }
+    let me = app.register("Ada").await;
+    for (q, name) in [
+        ("%C3%B6ZIL", "\u{d6}zil"),
+        ("%D1%91%D0%BB%D0%BA%D0%B0", "\u{401}\u{43b}\u{43a}\u{430}"),
+        ("ZO%C3%8B", "Zoe\u{308}"),
+    ] {
+        assert_eq!(found(&app, &me, q).await, [name], "{q}");
+    }
     app.settle().await;
 }
 

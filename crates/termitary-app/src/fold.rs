@@ -28,12 +28,12 @@ static FOLDED: LazyLock<Vec<char>> = LazyLock::new(|| {
 });
 
 /// What to look for: found in time that grows with the text alone.
-pub(super) struct Needle {
+pub(crate) struct Needle {
     finder: Finder<'static>,
 }
 
 impl Needle {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let folded = fold(text);
         Self {
             finder: Finder::new(folded.as_bytes()).into_owned(),
@@ -41,7 +41,7 @@ impl Needle {
     }
 
     /// Whether the text has it as a part.
-    pub(super) fn is_in(&self, text: &str) -> bool {
+    pub(crate) fn is_in(&self, text: &str) -> bool {
         let found = |folded: &str| self.finder.find(folded.as_bytes()).is_some();
         if text.is_ascii() {
             found(&text.to_ascii_lowercase())
