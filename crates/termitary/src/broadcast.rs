@@ -10,6 +10,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::clock::{forward, minutes};
 use crate::db::Db;
 use crate::error::Error;
+use crate::event::{MAX_DATA_BYTES, valid_name};
 use crate::ledger::broadcasts as rows;
 
 /// How far a listener may fall behind before it misses messages.
@@ -29,6 +30,26 @@ pub struct Message {
     pub name: String,
     /// The payload's JSON.
     pub data: String,
+}
+
+impl Message {
+    /// An error where the name is none of an event or the payload is too large:
+    /// whoever listens may hand both on as they are.
+    pub(crate) fn checked(name: String, data: String) -> Result<Self, Error> {
+        if !valid_name(&name) {
+            return Err(Error::invalid(format!(
+                "a broadcast needs a name such as todos.created, not one of {} bytes with other characters than lower-case letters, digits, dots, - and _",
+                name.len()
+            )));
+        }
+        if data.len() > MAX_DATA_BYTES {
+            return Err(Error::invalid(format!(
+                "the broadcast {name} is larger than {MAX_DATA_BYTES} bytes: it has {}",
+                data.len()
+            )));
+        }
+        Ok(Self { name, data })
+    }
 }
 
 /// Sends and hears broadcasts; cheap to clone.
@@ -106,6 +127,7 @@ impl Broadcasts {
     }
 
     pub(crate) async fn send(&self, name: &str, data: &str) -> Result<(), Error> {
+        let Message { name, data } = &Message::checked(name.to_owned(), data.to_owned())?;
         match &self.0.wire {
             Wire::Sql(db) => {
                 let seq = self.0.send_sql(db, name, data).await?;
@@ -255,12 +277,19 @@ impl Listener {
                 return Ok(());
             };
             for (seq, name, data) in rows {
-                let (Some(name), Some(data)) = (name.text(), data.text()) else {
-                    tracing::warn!(row = seq, "left out a broadcast: it is not UTF-8");
+                // Whatever another program has written there.
+                let written = name.text().zip(data.text());
+                let Some(message) =
+                    written.and_then(|(name, data)| Message::checked(name, data).ok())
+                else {
+                    tracing::warn!(
+                        row = seq,
+                        "left out a row among the broadcasts that is none"
+                    );
                     continue;
                 };
                 // Nobody listening now is not an error.
-                let _ = inner.heard.send(Message { name, data });
+                let _ = inner.heard.send(message);
             }
         }
     }

@@ -219,12 +219,17 @@ pub const fn valid_name(name: &str) -> bool {
 
 /// A text of any origin as a JSON string, cut where it is too long.
 pub(crate) fn as_json_text(text: &str) -> Box<RawValue> {
+    cut_json_text(text, text.len())
+}
+
+/// The same for the beginning of a text that had so many bytes.
+pub(crate) fn cut_json_text(text: &str, bytes: usize) -> Box<RawValue> {
     let mut end = text.len().min(KEEP);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     let cut = if end < text.len() {
-        format!("{} … ({} bytes in all)", &text[..end], text.len())
+        format!("{} … ({bytes} bytes in all)", &text[..end])
     } else {
         text.to_owned()
     };

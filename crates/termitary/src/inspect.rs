@@ -2,6 +2,7 @@
 //! stream of events. Everything here is plain data that serializes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -130,6 +131,18 @@ impl WorkerStatus {
     pub fn is_local(&self) -> bool {
         self.host == roll::host()
     }
+
+    /// Whether it runs this subscription.
+    pub fn runs(&self, subscription: &str) -> bool {
+        self.subscriptions.iter().any(|name| name == subscription)
+    }
+}
+
+/// Its id and its machine.
+impl fmt::Display for WorkerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.id, self.host)
+    }
 }
 
 /// A delivery that will not run by itself: dead, or parked.
@@ -221,10 +234,7 @@ impl Inspect {
                 parked: tally.parked as u64,
                 done: tally.done as u64 + beside.done,
                 oldest_pending_seconds: oldest as u64,
-                workers: workers
-                    .iter()
-                    .filter(|w| w.subscriptions.contains(&name))
-                    .count() as u64,
+                workers: workers.iter().filter(|worker| worker.runs(&name)).count() as u64,
                 name,
                 event: tally.event.0,
             });
@@ -338,29 +348,45 @@ impl Inspect {
 
     /// Forgets a subscription that no code registers any more, with all its
     /// deliveries; answers how many unfinished ones were dropped, of those in
-    /// the ledger. With Redis away nothing is dropped: a group that nobody
-    /// knows any more would keep its stream from being trimmed for ever.
+    /// the ledger. With Redis away nothing is dropped.
+    ///
+    /// # Errors
+    /// `is_invalid()` while a live worker runs it, which the message names: stop
+    /// that first. `is_not_found()` if there is none of this name.
     pub async fn drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
+        let live = roll::live(self.0.db()).await?;
+        let running = live.iter().filter(|worker| worker.runs(name));
+        let running: Vec<_> = running.map(ToString::to_string).collect();
+        if running.is_empty() {
+            return self.force_drop_subscription(name, who).await;
+        }
+        Err(Error::invalid(format!(
+            "`{name}` cannot be dropped while live workers run it: {}",
+            running.join(", ")
+        )))
+    }
+
+    /// [`Inspect::drop_subscription`], also while live workers run it. What they
+    /// run of it ends without effect on the ledger.
+    pub async fn force_drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
         let db = self.0.db();
-        if let Some(route) = ledger::routes(db)
-            .await?
-            .iter()
-            .find(|route| route.name == name)
-        {
+        let routes = ledger::routes(db).await?;
+        let route = routes.iter().find(|route| route.name == name);
+        if let Some(route) = route {
             self.0.transport().forget(route).await?;
         }
         let mut tx = db.begin().await?;
-        let dropped = ledger::forget(&mut tx, name).await?;
-        audit(
-            &mut tx,
-            db.clock().now_us(),
-            who,
-            "drop-subscription",
-            name,
-            dropped,
-        )
-        .await?;
+        let now_us = db.clock().now_us();
+        let dropped = ledger::forget(&mut tx, name, now_us).await?;
+        audit(&mut tx, now_us, who, "drop-subscription", name, dropped).await?;
         tx.commit().await?;
+        // Until the commit any worker may have made its groups again. From now on
+        // none does, and housekeeping removes what this cannot.
+        if let Some(route) = route
+            && let Err(error) = self.0.transport().forget(route).await
+        {
+            tracing::warn!(error = ?error, subscription = name, "a worker will remove what is left of this subscription on Redis");
+        }
         Ok(dropped)
     }
 

@@ -306,6 +306,9 @@ pub(super) struct SubscriptionDropArgs {
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
+    /// Drop it even while live workers run it
+    #[arg(long)]
+    pub(super) force: bool,
     /// Print JSON, for programs
     #[arg(long)]
     pub(super) json: bool,

@@ -13,18 +13,9 @@ use crate::config::{Config, MailWay, Mistake, redact};
 use crate::mail::Mailer;
 use crate::secret::Secret;
 
-/// How long Redis may take to refuse a password before a command goes on: the
-/// API serves without Redis, and a worker keeps trying.
+/// How long Redis may take to say that it cannot be used before a command goes on:
+/// the API serves without Redis, and a worker keeps trying.
 const REDIS_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The signs of a login that Redis refuses.
-const REFUSED: [&str; 5] = [
-    "WRONGPASS",
-    "NOAUTH",
-    "NOPERM",
-    "invalid password",
-    "AuthenticationFailed",
-];
 
 /// What to do where the database file does not exist yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +47,7 @@ impl System {
         let broker = broker(config, db.clone())?;
         let registry = app::registry();
         if missing == Missing::Create {
-            check_redis_login(config, &broker).await?;
+            check_redis(config, &broker).await?;
             app::migrate(&db).await.map_err(mistake_unless_it_passes)?;
             broker
                 .register(&registry)
@@ -129,22 +120,20 @@ fn broker(config: &Config, db: Db) -> anyhow::Result<Broker> {
     })
 }
 
-/// A wrong password is known at the first connection, and does not mend itself.
-/// A Redis that is away may come back: that is no mistake.
-async fn check_redis_login(config: &Config, broker: &Broker) -> Result<(), Mistake> {
-    let Some(redis) = &config.redis else {
-        return Ok(());
-    };
-    let Ok(Err(error)) = tokio::time::timeout(REDIS_PATIENCE, broker.ping()).await else {
-        return Ok(());
-    };
-    let text = out::chain(&error.into());
-    if !REFUSED.iter().any(|sign| text.contains(sign)) {
+/// A wrong password, another kind of server, another ledger's: known at the first
+/// connection, and waiting does not help. A Redis that is away may come back: that
+/// is no mistake.
+async fn check_redis(config: &Config, broker: &Broker) -> Result<(), Mistake> {
+    if config.redis.is_none() {
         return Ok(());
     }
-    Err(Mistake::new(format!(
-        "{redis} refuses this user or password ({text}): check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD"
-    )))
+    match tokio::time::timeout(REDIS_PATIENCE, broker.ping()).await {
+        Ok(Err(error)) if error.is_invalid() => Err(Mistake::new(format!(
+            "{}. See REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME and REDIS_PASSWORD",
+            out::chain(&error.into())
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A worker beside this command that travels another way: the numbers of a

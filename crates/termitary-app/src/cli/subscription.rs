@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use serde_json::json;
-use termitary::inspect::SubscriptionStatus;
+use termitary::inspect::{SubscriptionStatus, WorkerStatus};
 
 use super::args::{SubscriptionCommand, SubscriptionDropArgs};
 use super::ask;
@@ -22,7 +22,8 @@ pub(super) async fn run(config: Config, command: SubscriptionCommand) -> anyhow:
 
 async fn forget(system: &System, args: &SubscriptionDropArgs) -> anyhow::Result<()> {
     let inspect = system.broker.inspect();
-    let known = inspect.status().await?.subscriptions;
+    let status = inspect.status().await?;
+    let known = &status.subscriptions;
     let subscription = known
         .iter()
         .find(|subscription| subscription.name == args.name)
@@ -30,7 +31,10 @@ async fn forget(system: &System, args: &SubscriptionDropArgs) -> anyhow::Result<
             let names: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
             nearest::unknown("subscription", &args.name, &names)
         })?;
-    refuse_in_use(subscription)?;
+    refuse_our_own(&args.name)?;
+    if !args.force {
+        refuse_in_use(&status.workers, &args.name)?;
+    }
     let SubscriptionStatus {
         pending,
         leased,
@@ -47,7 +51,14 @@ async fn forget(system: &System, args: &SubscriptionDropArgs) -> anyhow::Result<
     if !args.yes && !ask::may("drop", &what)? {
         return out::line("nothing was changed");
     }
-    inspect.drop_subscription(&args.name, &operator()).await?;
+    // What started since it was asked is not run over either.
+    if args.force {
+        inspect
+            .force_drop_subscription(&args.name, &operator())
+            .await?;
+    } else {
+        inspect.drop_subscription(&args.name, &operator()).await?;
+    }
     if args.json {
         return out::json(&json!({ "dropped": args.name }));
     }
@@ -55,27 +66,31 @@ async fn forget(system: &System, args: &SubscriptionDropArgs) -> anyhow::Result<
 }
 
 /// It would be there again as soon as something starts.
-fn refuse_in_use(subscription: &SubscriptionStatus) -> anyhow::Result<()> {
-    let name = &subscription.name;
+fn refuse_our_own(name: &str) -> Result<(), Mistake> {
     let map = app::registry().map();
-    if map
-        .iter()
-        .flat_map(|entry| &entry.subscriptions)
-        .any(|ours| ours.name == *name)
-    {
+    let mut ours = map.iter().flat_map(|entry| &entry.subscriptions);
+    if ours.any(|ours| ours.name == *name) {
         return Err(Mistake::new(format!(
             "this program subscribes as `{name}`: it would be there again at the next start; take it out of the code first"
-        ))
-        .into());
-    }
-    if subscription.workers > 0 {
-        bail!(
-            "{} `{name}`: stop what still has it first (`termitary status` shows the workers)",
-            match subscription.workers {
-                1 => "a live worker runs".to_owned(),
-                n => format!("{n} live workers run"),
-            }
-        );
+        )));
     }
     Ok(())
+}
+
+/// What runs it would go on, for nothing.
+fn refuse_in_use(workers: &[WorkerStatus], name: &str) -> anyhow::Result<()> {
+    let running = workers.iter().filter(|worker| worker.runs(name));
+    let running: Vec<_> = running.map(ToString::to_string).collect();
+    if running.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} `{}`: {}. Stop what still has it first; a worker that was killed counts as live for 20 s. --force drops it even so",
+        match running.len() {
+            1 => "a live worker runs".to_owned(),
+            n => format!("{n} live workers run"),
+        },
+        escape(name),
+        escape(&running.join(", "))
+    );
 }

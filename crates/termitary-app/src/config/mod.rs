@@ -4,6 +4,7 @@
 mod dotenv;
 mod envfile;
 mod redact;
+mod redis;
 mod settings;
 mod values;
 
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use termitary::broker::{Bridge, RedisConfig};
+use termitary::broker::RedisConfig;
 
 use crate::app::{self, Connections};
 use crate::secret::Secret;
@@ -108,7 +109,7 @@ impl TryFrom<Settings> for Config {
                 s.database_url.as_deref(),
                 s.database_url_file.as_deref(),
             )?)?,
-            redis: redis(&s)?,
+            redis: redis::redis(&s)?,
             host: set(s.host.as_deref()).unwrap_or("127.0.0.1").to_owned(),
             port: parsed(
                 "PORT",
@@ -211,95 +212,12 @@ fn database_url(url: Option<String>) -> Result<String, Mistake> {
     }
 }
 
-fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
-    let bridge = choice(
-        "TERMITARY_PUBSUB_BRIDGE",
-        s.pubsub_bridge.as_deref(),
-        &[
-            ("off", Bridge::Off),
-            ("in", Bridge::In),
-            ("out", Bridge::Out),
-            ("both", Bridge::Both),
-        ],
-    )?;
-    let redis = match secret(
-        "REDIS_URL",
-        s.redis_url.as_deref(),
-        s.redis_url_file.as_deref(),
-    )? {
-        Some(url) => Some(
-            RedisConfig::parse(&url)
-                .map_err(|error| Mistake::of("REDIS_URL", &redact(&url), &error.to_string()))?,
-        ),
-        None => redis_parts(s)?,
-    };
-    let redis = redis.map(|redis| redis.bridge(bridge.unwrap_or(Bridge::In)));
-    Ok(
-        redis.map(|redis| match time("TERMITARY_LEASE", s.lease.as_deref()) {
-            Ok(Some(lease)) => redis.lease(lease),
-            _ => redis,
-        }),
-    )
-}
-
 /// Kubernetes sets REDIS_PORT to `tcp://…` in every container beside a service that is
 /// named `redis`. Nobody chose that: it is not ours.
 fn ignore_service_link(s: &mut Settings) -> Option<String> {
     s.redis_port
         .take_if(|port| port.trim().starts_with("tcp://"))?;
     Some("REDIS_PORT is an address that Kubernetes made for a service: ignored".to_owned())
-}
-
-/// REDIS_HOST and its companions, the way the original service is configured.
-fn redis_parts(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
-    let port: Option<u16> = parsed(
-        "REDIS_PORT",
-        s.redis_port.as_deref(),
-        "a number from 1 to 65535, such as 6379",
-    )?;
-    let password = secret(
-        "REDIS_PASSWORD",
-        s.redis_password.as_deref(),
-        s.redis_password_file.as_deref(),
-    )?;
-    let database: Option<i64> = parsed(
-        "REDIS_DB",
-        s.redis_db.as_deref(),
-        "the number of a database, such as 0",
-    )?;
-    let tls = choice(
-        "REDIS_TLS",
-        s.redis_tls.as_deref(),
-        &[
-            ("true", true),
-            ("1", true),
-            ("yes", true),
-            ("on", true),
-            ("false", false),
-            ("0", false),
-            ("no", false),
-            ("off", false),
-        ],
-    )?;
-    let Some(host) = set(s.redis_host.as_deref()).or(port.map(|_| "127.0.0.1")) else {
-        if password.is_some() || set(s.redis_username.as_deref()).is_some() {
-            return Err(Mistake::new(
-                "REDIS_PASSWORD or REDIS_USERNAME is set, but no Redis: set REDIS_HOST or REDIS_URL too, or unset it to run without Redis",
-            ));
-        }
-        return Ok(None);
-    };
-    let mut redis = RedisConfig::host(host, port.unwrap_or(6379)).tls(tls.unwrap_or(false));
-    if let Some(password) = password {
-        redis = redis.password(password);
-    }
-    if let Some(username) = set(s.redis_username.as_deref()) {
-        redis = redis.username(username);
-    }
-    if let Some(database) = database {
-        redis = redis.database(database);
-    }
-    Ok(Some(redis))
 }
 
 fn public_url(s: &Settings) -> Result<Option<String>, Mistake> {

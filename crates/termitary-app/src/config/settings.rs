@@ -34,7 +34,7 @@ pub struct Settings {
     )]
     pub database_url_file: Option<String>,
 
-    /// Redis or Valkey, which then carries events between processes: redis://[user[:password]@]host[:port][/db], rediss:// for TLS. Wins over REDIS_HOST and the like. [default: none, the database carries them]
+    /// Redis or Valkey, which then carries events between processes: redis://[user[:password]@]host[:port][/db], rediss:// for TLS. Wins over REDIS_HOST and REDIS_PORT; a user, password or database that it leaves out may stand in REDIS_USERNAME, REDIS_PASSWORD, REDIS_DB. [default: none, the database carries them]
     #[arg(
         long,
         env = "REDIS_URL",

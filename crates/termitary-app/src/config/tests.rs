@@ -92,6 +92,183 @@ fn the_redis_url_wins_over_its_parts() {
     assert!(shown.contains("one:1111"), "{shown}");
 }
 
+/// The Redis settings, by their variables.
+fn redis_settings(set: &[(&str, &str)]) -> Settings {
+    let mut settings = Settings::default();
+    for (name, value) in set {
+        let place = match *name {
+            "REDIS_URL" => &mut settings.redis_url,
+            "REDIS_HOST" => &mut settings.redis_host,
+            "REDIS_PORT" => &mut settings.redis_port,
+            "REDIS_USERNAME" => &mut settings.redis_username,
+            "REDIS_PASSWORD" => &mut settings.redis_password,
+            "REDIS_DB" => &mut settings.redis_db,
+            "REDIS_TLS" => &mut settings.redis_tls,
+            other => unreachable!("{other}"),
+        };
+        *place = some(value);
+    }
+    settings
+}
+
+#[test]
+fn each_redis_setting_is_used() {
+    // What is set, the server, the user and the password.
+    type Case<'a> = (
+        &'a [(&'a str, &'a str)],
+        &'a str,
+        Option<&'a str>,
+        Option<&'a str>,
+    );
+    let cases: [Case<'_>; 9] = [
+        (
+            &[("REDIS_URL", "redis://u:p@h:7000/2")],
+            "redis://h:7000/2",
+            Some("u"),
+            Some("p"),
+        ),
+        (
+            &[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD", "p")],
+            "redis://h",
+            None,
+            Some("p"),
+        ),
+        (
+            &[("REDIS_URL", "redis://u@h"), ("REDIS_PASSWORD", "p")],
+            "redis://h",
+            Some("u"),
+            Some("p"),
+        ),
+        (
+            &[
+                ("REDIS_URL", "redis://:p%40@h"),
+                ("REDIS_PASSWORD", "p@"),
+                ("REDIS_USERNAME", "u"),
+            ],
+            "redis://h",
+            Some("u"),
+            Some("p@"),
+        ),
+        (
+            &[("REDIS_URL", "redis://h"), ("REDIS_DB", "3")],
+            "redis://h/3",
+            None,
+            None,
+        ),
+        (
+            &[("REDIS_URL", "redis://h/3"), ("REDIS_DB", "3")],
+            "redis://h/3",
+            None,
+            None,
+        ),
+        (
+            &[("REDIS_URL", "rediss://h"), ("REDIS_TLS", "yes")],
+            "rediss://h",
+            None,
+            None,
+        ),
+        (
+            &[
+                ("REDIS_HOST", "h"),
+                ("REDIS_PORT", "7000"),
+                ("REDIS_TLS", "1"),
+                ("REDIS_DB", "4"),
+            ],
+            "rediss://h:7000/4",
+            None,
+            None,
+        ),
+        (&[("REDIS_HOST", "[::1]")], "redis://[::1]", None, None),
+    ];
+    for (set, server, username, password) in cases {
+        let redis = Config::try_from(redis_settings(set))
+            .unwrap()
+            .redis
+            .unwrap();
+        assert_eq!(redis.to_string(), server, "{set:?}");
+        let info = redis.connection_info().unwrap();
+        let said = info.redis_settings();
+        assert_eq!(
+            (said.username(), said.password()),
+            (username, password),
+            "{set:?}"
+        );
+    }
+}
+
+#[test]
+fn a_redis_setting_that_cannot_work_or_contradicts_another_is_refused_by_its_name() {
+    for (set, names) in [
+        (
+            &[("REDIS_HOST", "cache:6379")][..],
+            ["REDIS_HOST", "cache:6379"],
+        ),
+        (
+            &[("REDIS_HOST", "redis://:hunter2@h")],
+            ["REDIS_HOST", "URL"],
+        ),
+        (
+            &[("REDIS_HOST", "h"), ("REDIS_PORT", "0")],
+            ["REDIS_PORT", "65535"],
+        ),
+        (
+            &[("REDIS_HOST", "h"), ("REDIS_DB", "-1")],
+            ["REDIS_DB", "`-1`"],
+        ),
+        (
+            &[("REDIS_HOST", "h"), ("REDIS_USERNAME", "u")],
+            ["REDIS_USERNAME", "REDIS_PASSWORD"],
+        ),
+        (
+            &[("REDIS_URL", "redis://hunter2@h")],
+            ["REDIS_URL", "password"],
+        ),
+        (
+            &[("REDIS_URL", "redis://:hunter2@h?db=3")],
+            ["REDIS_URL", "/1"],
+        ),
+        (
+            &[("REDIS_URL", "redis://:hunter2@h:0")],
+            ["REDIS_URL", "port 0"],
+        ),
+        (
+            &[
+                ("REDIS_URL", "redis://:hunter2@h"),
+                ("REDIS_PASSWORD", "hunter22"),
+            ],
+            ["REDIS_URL", "REDIS_PASSWORD"],
+        ),
+        (
+            &[
+                ("REDIS_URL", "redis://a:hunter2@h"),
+                ("REDIS_USERNAME", "b"),
+            ],
+            ["REDIS_URL", "REDIS_USERNAME"],
+        ),
+        (
+            &[("REDIS_URL", "redis://h/1"), ("REDIS_DB", "2")],
+            ["REDIS_URL", "REDIS_DB"],
+        ),
+        (
+            &[("REDIS_URL", "redis://h"), ("REDIS_TLS", "yes")],
+            ["REDIS_TLS", "rediss://"],
+        ),
+        (
+            &[("REDIS_URL", "rediss://h"), ("REDIS_TLS", "no")],
+            ["REDIS_TLS", "rediss://"],
+        ),
+        (&[("REDIS_DB", "2")], ["REDIS_DB", "no Redis"]),
+        (&[("REDIS_TLS", "yes")], ["REDIS_TLS", "no Redis"]),
+        (&[("REDIS_USERNAME", "u")], ["REDIS_USERNAME", "no Redis"]),
+    ] {
+        let text = mistake(redis_settings(set));
+        for name in names {
+            assert!(text.contains(name), "{set:?}: {text}");
+        }
+        assert!(!text.contains("hunter2"), "{set:?}: {text}");
+    }
+}
+
 #[test]
 fn the_original_settings_of_redis_work() {
     let settings = Settings {

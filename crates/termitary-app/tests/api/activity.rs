@@ -200,6 +200,54 @@ async fn a_live_stream_tells_the_changes_that_its_caller_may_see() {
 }
 
 #[tokio::test]
+async fn whatever_somebody_writes_among_the_broadcasts_ends_no_live_stream() {
+    let app = TestApp::start().await;
+    let ada = app.register("Ada").await;
+    app.settle().await;
+    let mut live = Live::open(&app, &ada).await;
+    let entry = |event: &str, id: &str| {
+        let entry = json!({ "event": event, "id": id, "title": "forged" });
+        json!({ "entry": entry, "viewers": [ada.id] }).to_string()
+    };
+    let good = "activity.recorded";
+    for (name, data) in [
+        ("activity.recorded\n", entry("todos.created", "1")),
+        ("\u{0}", "{}".to_owned()),
+        (good, entry("todos\ncreated", "1")),
+        (good, entry("todos\rcreated", "1")),
+        (good, entry("todos.created", "1\n2")),
+        (good, entry("todos.created", "1\u{0}2")),
+        (good, entry("todos.created", "1\r")),
+        (good, "{".to_owned()),
+        (good, "[]".to_owned()),
+        (
+            good,
+            json!({ "entry": "x", "viewers": [ada.id] }).to_string(),
+        ),
+        (good, "{\"entry\":".repeat(10_000)),
+    ] {
+        let mut tx = app.db().begin().await.unwrap();
+        sqlx::query("INSERT INTO termitary_broadcasts (time_us, name, data) VALUES ($1, $2, $3)")
+            .bind(app.db().clock().now().as_microsecond())
+            .bind(name)
+            .bind(data)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+    app.todo(&ada, json!({ "title": "Goes on" })).await;
+    app.settle().await;
+    loop {
+        let piece = live.next().await.unwrap();
+        assert!(!piece.contains("forged"), "{piece}");
+        if piece.contains("Goes on") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_live_stream_ends_with_its_session() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;

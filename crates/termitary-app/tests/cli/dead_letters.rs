@@ -209,6 +209,28 @@ fn leave_behind(sandbox: &Sandbox, name: &'static str) {
     });
 }
 
+/// A worker that reported a moment ago, of a program that has this subscription.
+fn live_worker(sandbox: &Sandbox, id: &str, subscription: &str) {
+    let database = format!("sqlite://{}", sandbox.path("termitary.db").display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let db = Db::open(&database).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions)
+             VALUES ($1, 'elsewhere', $2, $2, 0, 1, json_array($3))",
+        )
+        .bind(id)
+        .bind(db.clock().now().as_microsecond())
+        .bind(subscription)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        db.close().await;
+    });
+}
+
 #[test]
 fn a_subscription_that_no_program_has_any_more_is_dropped_when_that_is_meant() {
     let sandbox = Sandbox::new();
@@ -229,7 +251,15 @@ fn a_subscription_that_no_program_has_any_more_is_dropped_when_that_is_meant() {
         text.contains("1 unfinished delivery") && text.contains("--yes"),
         "{text}"
     );
-    let dropped = sandbox.json(&["subscription", "drop", "users.old-name", "--yes", "--json"]);
+    live_worker(&sandbox, "0193-worker", "users.old-name");
+    let drop = ["subscription", "drop", "users.old-name", "--yes", "--json"];
+    let text = sandbox.fails(1, &drop);
+    assert!(
+        text.contains("0193-worker") && text.contains("--force"),
+        "{text}"
+    );
+    assert_eq!(sandbox.count("users.old-name", "pending"), 1);
+    let dropped = sandbox.json(&[&drop[..], &["--force"]].concat());
     assert_eq!(dropped["dropped"], "users.old-name");
     assert!(!sandbox.ok(&["status"]).contains("users.old-name"));
 }

@@ -15,6 +15,7 @@ mod locked;
 mod memory;
 mod own_program;
 mod readme;
+mod redis_kinds;
 mod redis_mode;
 mod redis_server;
 mod sandbox;

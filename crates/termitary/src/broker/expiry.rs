@@ -7,10 +7,10 @@
 //! for a whole lease whatever it says. With right clocks that is the same
 //! moment as its end.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::watch::Watch;
 use crate::clock::{forward, micros};
 use crate::db::Db;
 use crate::error::Error;
@@ -23,17 +23,14 @@ const PAGE: usize = 500;
 /// Watches the leases of a ledger.
 pub(super) struct Expiry {
     lease: Duration,
-    seen: Mutex<Sightings>,
+    seen: Mutex<Watch<Lease>>,
 }
-
-/// Since when each stale-looking lease has stood unchanged.
-type Sightings = HashMap<Lease, Instant>;
 
 impl Expiry {
     pub(super) fn new(lease: Duration) -> Self {
         Self {
             lease,
-            seen: Mutex::default(),
+            seen: Mutex::new(Watch::over(lease)),
         }
     }
 
@@ -50,14 +47,12 @@ impl Expiry {
         let usual = (now_us + half_us)..=(now_us + 3 * half_us);
         let stale = ledger::stale(db, whose, &usual).await?;
         if !stale.is_empty() && !self.could_renew(db).await {
-            self.seen().clear();
+            self.seen().forget();
             return Ok(0);
         }
         let over = {
             let mut seen = self.seen();
-            let (over, watched) = judge(&seen, stale, now_us, forward(), self.lease);
-            *seen = watched;
-            over
+            judge(&mut seen, stale, now_us, forward(), self.lease)
         };
         let mut taken = 0;
         for page in over.chunks(PAGE) {
@@ -86,32 +81,28 @@ impl Expiry {
         written && asked.elapsed() <= prompt
     }
 
-    fn seen(&self) -> MutexGuard<'_, Sightings> {
-        // Replaced as a whole: a panic leaves it readable.
+    fn seen(&self) -> MutexGuard<'_, Watch<Lease>> {
+        // What a panic leaves in it is at most watched anew.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Which of these stale-looking leases are over, and since when each has stood.
+/// Which of these stale-looking leases are over.
 fn judge(
-    seen: &Sightings,
+    seen: &mut Watch<Lease>,
     stale: Vec<Lease>,
     now_us: i64,
     now: Instant,
     lease: Duration,
-) -> (Vec<Lease>, Sightings) {
+) -> Vec<Lease> {
     let mut over = Vec::new();
-    let mut watched = Sightings::with_capacity(stale.len());
-    for found in stale {
-        let since = seen.get(&found).copied().unwrap_or(now);
-        let stood = now.saturating_duration_since(since);
+    seen.look(now, stale.into_iter(), |found, stood| {
         let ended = found.until_us < now_us;
         if stood >= lease || (ended && stood >= lease / 2) {
-            over.push(found);
+            over.push(*found);
         }
-        watched.insert(found, since);
-    }
-    (over, watched)
+    });
+    over
 }
 
 #[cfg(test)]
@@ -127,7 +118,7 @@ mod tests {
     /// seconds; we look from second `first` on, by one off by `ours`. Answers
     /// when we take over, within ten minutes.
     fn taken_after(first: u64, dies: u64, theirs: i64, ours: i64) -> Option<u64> {
-        let (start, mut seen) = (Instant::now(), Sightings::new());
+        let (start, mut seen) = (Instant::now(), Watch::over(LEASE));
         for t in (first..600).step_by(5) {
             let renewed = t.min(dies) / 10 * 10;
             let until_us = (renewed as i64 + theirs + 30) * SECOND;
@@ -141,8 +132,7 @@ mod tests {
             };
             let stale = (!usual.contains(&until_us)).then_some(found);
             let stale = stale.into_iter().collect();
-            let (over, watched) = judge(&seen, stale, now_us, start + secs(t), LEASE);
-            seen = watched;
+            let over = judge(&mut seen, stale, now_us, start + secs(t), LEASE);
             if !over.is_empty() {
                 return Some(t);
             }
@@ -171,6 +161,29 @@ mod tests {
                 let taken = taken_after(3, 10_000, theirs, ours);
                 assert_eq!(taken, None, "theirs {theirs}, ours {ours}");
             }
+        }
+    }
+
+    #[test]
+    fn a_machine_that_slept_takes_no_lease_of_a_worker_that_slept_with_it() {
+        // The lease had been late when it fell asleep, and was seen so.
+        let until_us = 31 * SECOND;
+        let lease = Lease {
+            seq: 1,
+            route: 1,
+            fence: 1,
+            until_us,
+        };
+        for asleep in [20, 60, 3_600, 86_400] {
+            let (start, mut seen) = (Instant::now(), Watch::over(LEASE));
+            let mut look = |t: u64| {
+                let now_us = t as i64 * SECOND;
+                judge(&mut seen, vec![lease], now_us, start + secs(t), LEASE)
+            };
+            assert_eq!(look(20), []);
+            let woke = 20 + asleep;
+            assert_eq!(look(woke), [], "slept for {asleep}, and takes it at once");
+            assert_eq!(look(woke + 5), [lease], "it is not renewed after that");
         }
     }
 

@@ -5,6 +5,7 @@ mod expiry;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod sql;
+mod watch;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -79,11 +80,15 @@ impl Broker {
 
     /// Deliveries travel through Redis or Valkey Streams; the database stays
     /// the ledger, so that losing Redis loses no transactional event. Connects
-    /// when first used and again after every failure.
+    /// when first used and again after every failure. Redis remembers which ledger
+    /// it carries; that of another one is refused.
+    ///
+    /// # Errors
+    /// `is_invalid()` if the settings cannot work with any server.
     #[cfg(feature = "redis")]
     pub fn redis(db: Db, config: RedisConfig) -> Result<Self, Error> {
         let lease = config.lease_time();
-        let link = redis::Link::new(&config)?;
+        let link = redis::Link::new(&config, db.ledger(), db.path())?;
         let transport = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
         db.carried_by(Arc::downgrade(&transport) as _);
         let broadcasts = Broadcasts::redis(link);
@@ -107,7 +112,9 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::is_invalid`] if the registry has mistakes, or if a running worker handles
-    /// another event under the name of one of these subscriptions.
+    /// another event under the name of one of these subscriptions, or if Redis is there and can
+    /// never be used: it refuses the password, has no such database, is a Sentinel, a
+    /// replica or a node of a Cluster, or carries the deliveries of another ledger.
     pub async fn register<S>(&self, registry: &Registry<S>) -> Result<(), Error> {
         self.declare(registry).await.map(drop)
     }

@@ -28,11 +28,15 @@ use std::future::Future;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "redis")]
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::Notify;
+#[cfg(feature = "redis")]
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::error::{Error, Kind};
@@ -94,6 +98,9 @@ struct Inner {
     source: String,
     file: Arc<File>,
     anchor: Arc<Anchor>,
+    /// Which ledger it is; set when the file is open.
+    #[cfg(feature = "redis")]
+    ledger: OnceLock<Uuid>,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
     /// Where a test's file is, for as long as somebody may look at it.
@@ -177,6 +184,8 @@ impl Db {
         until_unlocked(&path, AT_START, || async {
             let db = Self::connect(&path, &options).await?;
             schema::migrate(&db).await?;
+            #[cfg(feature = "redis")]
+            let _ = db.0.ledger.set(schema::ledger(&db).await?);
             Ok(db)
         })
         .await
@@ -236,6 +245,8 @@ impl Db {
             anchor,
             clock: options.clock.clone(),
             source: options.source.clone(),
+            #[cfg(feature = "redis")]
+            ledger: OnceLock::new(),
             published: Notify::new(),
             #[cfg(feature = "testing")]
             _folder: options.folder.clone(),
@@ -410,6 +421,12 @@ impl Db {
     #[cfg(feature = "redis")]
     pub(crate) async fn on_disk(&self) -> Result<(), Error> {
         self.0.turns.on_disk().await
+    }
+
+    /// Which ledger this is: of its file, whoever opens it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn ledger(&self) -> Uuid {
+        self.0.ledger.get().copied().unwrap_or_default()
     }
 
     /// Who takes on what is committed here from now on.

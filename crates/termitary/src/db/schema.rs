@@ -18,6 +18,7 @@ const STEPS: &[&str] = &[
     include_str!("0008_failing.sql"),
     include_str!("0009_names.sql"),
     include_str!("0010_retained.sql"),
+    include_str!("0011_whose.sql"),
 ];
 
 /// Brings the file to this code's version; refuses one from the future.
@@ -96,6 +97,15 @@ async fn version(db: &Db) -> Result<usize, Error> {
     } else {
         Ok(at)
     }
+}
+
+/// Which ledger this is.
+#[cfg(feature = "redis")]
+pub(super) async fn ledger(db: &Db) -> Result<uuid::Uuid, Error> {
+    let id = sqlx::query_scalar("SELECT id FROM termitary_ledger")
+        .fetch_optional(db.reader())
+        .await?;
+    id.ok_or_else(|| Error::internal("the ledger does not know which it is"))
 }
 
 fn newer(db: &Db, at: usize) -> Error {

@@ -120,6 +120,33 @@ async fn routes_of(conn: &mut SqliteConnection) -> Result<Vec<Route>, Error> {
     Ok(routes)
 }
 
+/// How long what is left of a dropped subscription is looked for.
+#[cfg(feature = "redis")]
+const LOOKED_FOR: std::time::Duration = crate::clock::days(7);
+
+/// Subscriptions that were dropped lately and not registered again, once for each
+/// event that reached them.
+#[cfg(feature = "redis")]
+pub(crate) async fn dropped(db: &Db) -> Result<Vec<Route>, Error> {
+    let rows: Vec<(i64, String, String)> = sqlx::query_as(
+        "SELECT subscription, name, event FROM termitary_dropped d
+         WHERE time_us > $1 AND NOT EXISTS
+            (SELECT 1 FROM termitary_subscriptions s JOIN termitary_routes r ON r.subscription = s.id
+             WHERE s.name = d.name AND r.event = d.event)",
+    )
+    .bind(db.clock().now_us() - crate::clock::micros(LOOKED_FOR))
+    .fetch_all(db.reader())
+    .await?;
+    let routes = rows.into_iter().map(|(id, name, event)| Route {
+        fresh: Vec::new(),
+        id,
+        name,
+        events: vec![event],
+        known: true,
+    });
+    Ok(routes.collect())
+}
+
 /// Whether any subscription gets the events of this name.
 #[cfg(feature = "redis")]
 pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
@@ -147,8 +174,12 @@ async fn record(
     .await?;
     let known: HashSet<_> = known.into_iter().collect();
     let recorded: Vec<(String, i64)> = sqlx::query_as(
-        "INSERT INTO termitary_subscriptions (name, event, version, since_us, seen_us)
-         SELECT value->>0, value->>1, value->>2, $2, $2 FROM json_each($1) WHERE true
+        // A number is given once: a worker that does not know yet that its subscription
+        // was dropped must not lease from the next one.
+        "INSERT INTO termitary_subscriptions (id, name, event, version, since_us, seen_us)
+         SELECT (SELECT max(COALESCE((SELECT max(id) FROM termitary_subscriptions), 0),
+                            COALESCE((SELECT max(subscription) FROM termitary_dropped), 0)))
+                + row_number() OVER (), value->>0, value->>1, value->>2, $2, $2 FROM json_each($1) WHERE true
          ON CONFLICT (name) DO UPDATE SET
             event = excluded.event, version = max(version, excluded.version), seen_us = excluded.seen_us
          RETURNING name, id",

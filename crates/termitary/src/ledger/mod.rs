@@ -41,11 +41,9 @@ pub(crate) mod suspects;
 #[cfg(test)]
 mod twice_tests;
 
-#[cfg(feature = "redis")]
-pub(crate) use declare::has_route;
 pub(crate) use declare::{BRIDGE, Names, declare, read as readable, release, routes};
 #[cfg(feature = "redis")]
-pub(crate) use declare::{Former, forget_former, former};
+pub(crate) use declare::{Former, dropped, forget_former, former, has_route};
 pub(crate) use forward::Forward;
 #[cfg(feature = "redis")]
 pub(crate) use handed::settle;
@@ -53,9 +51,9 @@ pub(crate) use handed::settle;
 pub(crate) use lease::crash_held;
 pub(crate) use lease::{Lease, Whose, crash, renew, stale};
 pub(crate) use letters::{Resolve, letter, letters, matching, resolve};
-#[cfg(feature = "redis")]
-pub(crate) use publish::park_foreign;
 pub(crate) use publish::publish;
+#[cfg(feature = "redis")]
+pub(crate) use publish::{Parked, park_foreign};
 pub(crate) use publish_last::publish_and_commit;
 #[cfg(feature = "redis")]
 pub(crate) use publish_last::{lease_and_commit, reached};

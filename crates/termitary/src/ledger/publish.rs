@@ -123,28 +123,46 @@ pub(super) async fn insert_fanned(
     Ok(query.execute(conn).await?.last_insert_rowid())
 }
 
+/// Foreign input that nobody here can read.
 #[cfg(feature = "redis")]
+#[derive(Clone)]
+pub(crate) struct Parked {
+    pub(crate) draft: Draft,
+    pub(crate) reason: &'static str,
+    pub(crate) error: String,
+}
+
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
+#[cfg(feature = "redis")]
 pub(crate) async fn park_foreign(
     conn: &mut SqliteConnection,
-    draft: &Draft,
-    reason: &str,
-    error: &str,
+    parked: Vec<Parked>,
 ) -> Result<(), Error> {
-    let seqs = EVENTS.run(conn, std::slice::from_ref(draft)).await?;
-    for seq in seqs.into_iter().flatten() {
-        sqlx::query(
-            "INSERT INTO termitary_deliveries (event, subscription, state, due_us, reason, error, settled_us)
-             SELECT $1, id, $2, $3, $4, $5, $3 FROM termitary_subscriptions WHERE name = $6",
-        )
-        .bind(seq)
-        .bind(state::PARKED)
-        .bind(draft.due_us)
-        .bind(reason)
-        .bind(error)
-        .bind(BRIDGE)
-        .execute(&mut *conn)
-        .await?;
+    if parked.is_empty() {
+        return Ok(());
     }
+    let mut drafts = Vec::with_capacity(parked.len());
+    let mut whys = Vec::with_capacity(parked.len());
+    for one in parked {
+        drafts.push(one.draft);
+        whys.push((one.reason, one.error));
+    }
+    let seqs = EVENTS.run(conn, &drafts).await?;
+    let rows = seqs.iter().zip(&drafts).zip(&whys);
+    let rows: Vec<_> = rows
+        .filter_map(|((seq, draft), (reason, error))| {
+            Some(json!([(*seq)?, draft.due_us, reason, error]))
+        })
+        .collect();
+    sqlx::query(
+        "INSERT INTO termitary_deliveries (event, subscription, state, due_us, reason, error, settled_us)
+         SELECT j.value->>0, s.id, $2, j.value->>1, j.value->>2, j.value->>3, j.value->>1
+         FROM json_each($1) j JOIN termitary_subscriptions s ON s.name = $3",
+    )
+    .bind(json!(rows).to_string())
+    .bind(state::PARKED)
+    .bind(BRIDGE)
+    .execute(&mut *conn)
+    .await?;
     Ok(())
 }

@@ -109,7 +109,7 @@ async fn delete(tx: &mut Tx, events: &[i64]) -> Result<(), Error> {
 
 /// Forgets a subscription and all its deliveries; answers how many of them
 /// were unfinished.
-pub(crate) async fn forget(tx: &mut Tx, name: &str) -> Result<u64, Error> {
+pub(crate) async fn forget(tx: &mut Tx, name: &str, now_us: i64) -> Result<u64, Error> {
     let id: Option<i64> =
         sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
             .bind(name)
@@ -126,6 +126,17 @@ pub(crate) async fn forget(tx: &mut Tx, name: &str) -> Result<u64, Error> {
         .bind(id)
         .execute(&mut **tx)
         .await?;
+    sqlx::query(
+        "INSERT INTO termitary_dropped (name, event, subscription, time_us)
+         SELECT s.name, s.event, s.id, $2 FROM termitary_subscriptions s WHERE s.id = $1
+         UNION SELECT s.name, r.event, s.id, $2 FROM termitary_routes r
+               JOIN termitary_subscriptions s ON s.id = r.subscription WHERE s.id = $1
+         ON CONFLICT (name, event) DO UPDATE SET subscription = excluded.subscription, time_us = excluded.time_us",
+    )
+    .bind(id)
+    .bind(now_us)
+    .execute(&mut **tx)
+    .await?;
     sqlx::query("DELETE FROM termitary_subscriptions WHERE id = $1")
         .bind(id)
         .execute(&mut **tx)

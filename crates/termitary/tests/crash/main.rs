@@ -9,3 +9,4 @@ mod locked;
 mod processes;
 mod supervised;
 mod suspects;
+mod suspended;

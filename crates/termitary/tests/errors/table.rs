@@ -64,7 +64,7 @@ const COMMANDS: [(&str, Cause); 22] = [
     ("EVAL", Cause::Forgotten),
     ("SCRIPT", Cause::Reconnect),
     ("XAUTOCLAIM", Cause::Load),
-    ("XPENDING", Cause::Backlog),
+    ("XPENDING", Cause::Load),
     ("XRANGE", Cause::Backlog),
     ("XINFO", Cause::Backlog),
     ("XGROUP", Cause::Destroyed),

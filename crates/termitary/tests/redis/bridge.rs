@@ -5,10 +5,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use termitary::broker::Bridge;
+use termitary::event::MAX_DATA_BYTES;
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
 use termitary::testing::{TestRedis, TestWorker};
 
+use crate::outages::Log;
 use crate::world::{Made, Seen, World, eventually, pause};
 
 async fn world(bridge: Bridge) -> World {
@@ -215,4 +217,118 @@ async fn an_event_that_nobody_here_subscribes_to_goes_out_once_too() {
     assert_eq!(numbers, (0..20).collect::<Vec<_>>());
     let more = tokio::time::timeout(Duration::from_millis(300), heard.next()).await;
     assert!(more.is_err(), "{:?}", more.unwrap());
+}
+
+const PUBLISHED: usize = 100_000;
+
+/// On one thread: what it logs is caught.
+#[tokio::test]
+async fn a_flood_of_what_is_no_event_is_kept_and_logged_in_a_few_lines() {
+    let (log, _guard) = Log::catch();
+    let world = world(Bridge::In).await;
+    let _worker = world.worker_with(world.config().bridge(Bridge::In)).await;
+    send(&world, "things.made", "{\"n\":1}").await;
+    let client = redis::Client::open(("127.0.0.1", world.server.port())).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    for chunk in 0..PUBLISHED / 1_000 {
+        let mut pipe = redis::pipe();
+        for n in 0..1_000 {
+            let text = format!("{{oops {chunk} {n}");
+            pipe.cmd("PUBLISH").arg("things.made").arg(text).ignore();
+        }
+        let _: () = pipe.query_async(&mut conn).await.unwrap();
+    }
+    let patience = std::time::Instant::now() + Duration::from_mins(2);
+    let parked = async || {
+        let count = "SELECT COUNT(*) FROM termitary_deliveries WHERE state = 4";
+        let count: i64 = sqlx::query_scalar(count)
+            .fetch_one(world.db.db().reader())
+            .await
+            .unwrap();
+        count as usize
+    };
+    while parked().await < PUBLISHED {
+        assert!(std::time::Instant::now() < patience, "{}", log.text());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let text = log.text();
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("plain pub/sub"))
+        .collect();
+    assert!((1..=3).contains(&lines.len()), "{lines:?}");
+    assert!(
+        lines[0].contains("number=1 ") && !text.contains("oops"),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_parked_with_its_beginning_and_its_size() {
+    let world = world(Bridge::In).await;
+    let _worker = world.worker_with(world.config().bridge(Bridge::In)).await;
+    send(&world, "things.made", "{\"n\":1}").await;
+    let sizes = [MAX_DATA_BYTES + 1, 1024 * 1024, 16 * 1024 * 1024];
+    for bytes in sizes {
+        let text = "x".repeat(bytes);
+        world.redis(&["PUBLISH", "things.made", &text]).await;
+        let letters = async || {
+            let all = LetterFilter::default();
+            world.broker.inspect().letters(&all, 10).await.unwrap()
+        };
+        eventually("it is parked", async || {
+            let said = format!("{bytes} bytes are more");
+            letters().await.iter().any(|letter| {
+                letter.error.contains(&said) && letter.event.data.get().len() < 100_000
+            })
+        })
+        .await;
+    }
+}
+
+/// Close to 32 MiB, Redis ends the connection instead of sending them.
+#[tokio::test]
+async fn messages_that_redis_does_not_send_are_logged_once_and_the_bridge_goes_on() {
+    let (log, _guard) = Log::catch();
+    let world = world(Bridge::In).await;
+    let _worker = world.worker_with(world.config().bridge(Bridge::In)).await;
+    let text = "x".repeat(31 * 1024 * 1024);
+    let told = "the connection that hears plain pub/sub ended";
+    let parked = "messages of plain pub/sub are parked";
+    for n in 1..4 {
+        send(&world, "things.made", &format!("{{\"n\":{n}}}")).await;
+        eventually("it goes on", async || world.seen.runs("first", n) == 1).await;
+        world.redis(&["PUBLISH", "things.made", &text]).await;
+        eventually("it is logged", async || {
+            log.count(told) + log.count(parked) > 0
+        })
+        .await;
+    }
+    let lines = log.count(told) + log.count(parked);
+    assert!((1..=2).contains(&lines), "{}", log.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_of_another_ledger_or_under_no_name_is_not_heard() {
+    let world = World::new(&["first"]).await;
+    let other = termitary::testing::TestDb::open().await;
+    let config = world.config().database(1);
+    let theirs = Broker::redis(other.db().clone(), config).unwrap();
+    let mut heard = world.broker.broadcasts().subscribe();
+    let bad = r#"{"name":"things\nmade","data":"{}"}"#;
+    eventually("ours is heard", async || {
+        theirs.bus().broadcast(Made { n: 8 }).await.unwrap();
+        world.redis(&["PUBLISH", "termitary:broadcast", bad]).await;
+        world.broker.bus().broadcast(Made { n: 9 }).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_millis(50), heard.recv());
+        next.await.is_ok_and(|message| {
+            let message = message.unwrap();
+            assert_eq!(
+                (&*message.name, &*message.data),
+                ("things.made", "{\"n\":9}")
+            );
+            true
+        })
+    })
+    .await;
 }

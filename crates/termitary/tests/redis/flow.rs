@@ -25,6 +25,8 @@ async fn committed_events_run_once_per_subscription_whoever_works() {
     })
     .await;
     assert_eq!(world.seen.total("first"), (300, 300));
+    // It notes what it did after its commit.
+    eventually("all ran", async || world.seen.total("second").0 == 300).await;
     assert_eq!(world.seen.total("second"), (300, 300));
     for worker in &mut workers {
         worker.stop().await;

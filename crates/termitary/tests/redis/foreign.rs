@@ -36,7 +36,10 @@ async fn an_unreadable_entry_is_parked_alone() {
         );
         assert!(!letter.error.contains("secret"), "{}", letter.error);
     }
-    assert_eq!(world.of("first").await.leased, 0);
+    eventually("nothing is left", async || {
+        world.of("first").await.leased == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +53,10 @@ async fn a_payload_of_another_shape_is_parked() {
         .await
         .unwrap();
     eventually("it is parked", async || world.of("first").await.parked == 1).await;
-    assert_eq!(world.of("first").await.leased, 0);
+    eventually("its entry ends", async || {
+        world.of("first").await.leased == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod dropped;
 mod flow;
 mod foreign;
 mod loss;
@@ -15,4 +16,5 @@ mod prefix;
 mod streams;
 mod takeover;
 mod together;
+mod whose;
 mod world;

@@ -21,7 +21,7 @@ async fn every_error_says_that_the_password_is_wrong() {
     let broker = Broker::redis(world.db.db().clone(), config).unwrap();
     for _ in 0..4 {
         let error = broker.ping().await.unwrap_err();
-        assert!(error.is_unavailable());
+        assert!(error.is_invalid(), "{error:?}");
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         let cause = cause.unwrap_or_default();
         assert!(cause.contains("WRONGPASS"), "{error:?}");
@@ -74,12 +74,31 @@ async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
     assert_eq!(log.count("the broker is away"), 1, "{text}");
 }
 
+#[tokio::test]
+async fn a_server_that_may_evict_is_warned_of_once() {
+    let (log, _guard) = Log::catch();
+    let world = World::new(&["first"]).await;
+    let evict = ["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"];
+    world.redis(&evict).await;
+    let said = "set its maxmemory-policy to noeviction";
+    assert_eq!(log.count(said), 0, "{}", log.text());
+    let broker = Broker::redis(world.db.db().clone(), world.config()).unwrap();
+    for _ in 0..3 {
+        broker.ping().await.unwrap();
+        let others = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+        world.redis(&others).await;
+        crate::world::eventually("it is back", async || broker.ping().await.is_ok()).await;
+    }
+    assert_eq!(log.count(said), 1, "{}", log.text());
+    assert_eq!(log.count("allkeys-lru"), 1, "{}", log.text());
+}
+
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// What is logged on this thread, as long as the answer's second half lives.
-    fn catch() -> (Self, tracing::subscriber::DefaultGuard) {
+    pub(crate) fn catch() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(log.clone())
@@ -88,11 +107,11 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 
-    fn count(&self, what: &str) -> usize {
+    pub(crate) fn count(&self, what: &str) -> usize {
         self.text().matches(what).count()
     }
 }

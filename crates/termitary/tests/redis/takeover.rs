@@ -70,6 +70,34 @@ async fn a_running_delivery_keeps_its_lease() {
     eventually("both are done", async || world.of("slow").await.done == 2).await;
 }
 
+/// The machine of Redis and of its workers slept for an hour: its clock goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_have_grown_old_while_everybody_slept_are_left_to_their_workers() {
+    let lease = |config: RedisConfig| config.lease(Duration::from_secs(3));
+    let world = World::on(TestRedis::start(), &["slow"], lease).await;
+    let worker = async || world.worker_with(lease(world.config())).await;
+    let _workers = [worker().await, worker().await];
+    world.commit(0..2).await;
+    world.broker.bus().publish(Made { n: 2 }).await.unwrap();
+    eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
+    let age = "for _, p in ipairs(redis.call('XPENDING', KEYS[1], 'slow', '-', '+', 100)) do
+        redis.call('XCLAIM', KEYS[1], 'slow', p[2], 0, p[1], 'IDLE', 3600000, 'JUSTID') end";
+    for _ in 0..5 {
+        world.redis(&["EVAL", age, "1", MAIN]).await;
+        // Renewed within a second, and looked at twice as often.
+        pause(1_500).await;
+    }
+    assert_eq!(world.seen.total("slow.started"), (3, 3));
+    world.seen.open_gate();
+    eventually("all are done", async || world.of("slow").await.done == 3).await;
+    let crashes: i64 =
+        sqlx::query_scalar("SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries")
+            .fetch_one(world.db.db().reader())
+            .await
+            .unwrap();
+    assert_eq!(crashes, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_committed_has_no_lease_to_lose_and_goes_on() {
     let world = World::new(&["lasting"]).await;

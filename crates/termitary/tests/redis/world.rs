@@ -266,7 +266,7 @@ fn config(server: &TestRedis) -> RedisConfig {
 
 /// Every test of this suite runs as the user that we tell operators to make:
 /// a command, key or channel that it lacks is a failure.
-async fn grant(server: &TestRedis) {
+pub(crate) async fn grant(server: &TestRedis) {
     let file = include_str!("../../../../deploy/redis/user.conf");
     let line = file.lines().find_map(|line| line.strip_prefix("user "));
     let mut cmd = redis::cmd("ACL");
@@ -289,8 +289,9 @@ async fn grant(server: &TestRedis) {
 /// What an operator or another program would do.
 async fn client(server: &TestRedis) -> MultiplexedConnection {
     let client = redis::Client::open(("127.0.0.1", server.port())).unwrap();
-    let config =
-        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(10)))
+        .set_response_timeout(Some(Duration::from_secs(10)));
     client
         .get_multiplexed_async_connection_with_config(&config)
         .await

@@ -3,29 +3,29 @@
 //!
 //! Every worker that listened would make an event of each message, so one
 //! process at a time holds the bridge. Nothing is dropped in silence: what is
-//! no known event, or no JSON object, is parked.
+//! no known event, or no JSON object, is parked. Of what is parked or lost the
+//! log has one line at once, and then one a minute with the number.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::echo::{Echoes, Heard};
-use super::entry::as_json_text;
 use super::link::Link;
 use super::listen::{PING, timed};
-use super::outage::Outage;
+use super::outage::{Outage, Tally};
 use super::{relay, reply, script};
 use crate::broker::WorkerId;
 use crate::db::Db;
 use crate::error::Error;
-use crate::event::MAX_DATA_BYTES;
-use crate::ledger;
+use crate::event::{MAX_DATA_BYTES, cut_json_text};
+use crate::ledger::{self, Parked};
 use crate::publish::Draft;
 
 /// How long the bridge stays taken after its holder fell silent.
@@ -34,9 +34,11 @@ const HOLD_FOR: Duration = Duration::from_millis(4500);
 /// What the hold lasts longer than that.
 const MARGIN: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_secs(1);
-/// Messages that wait for the database; more are dropped, counted and said.
-const BUFFER: usize = 10_000;
-const BATCH: usize = 200;
+/// Messages that wait for the database, and their bytes; more are dropped, counted
+/// and said.
+const BUFFER: usize = 100_000;
+const BUFFER_BYTES: usize = 64 * 1024 * 1024;
+const BATCH: usize = 500;
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 
 pub(super) struct Bridging {
@@ -47,16 +49,18 @@ pub(super) struct Bridging {
     stop: CancellationToken,
     echoes: Echoes,
     listening: Outage,
+    storing: Outage,
+    /// Bytes of the messages that wait for the database.
+    waiting: AtomicUsize,
+    parked: Tally,
+    lost: Tally,
+    cut: Tally,
 }
 
 /// What a message becomes.
 enum Taken {
     Event(Draft),
-    Parked {
-        draft: Draft,
-        reason: &'static str,
-        error: String,
-    },
+    Parked(Parked),
 }
 
 impl Bridging {
@@ -76,6 +80,15 @@ impl Bridging {
             me: worker.to_string(),
             stop,
             listening: Outage::of("listening to plain pub/sub"),
+            storing: Outage::of("storing what came in from plain pub/sub"),
+            waiting: AtomicUsize::new(0),
+            parked: Tally::of(
+                "messages of plain pub/sub are parked: `dead list --parked` shows them",
+            ),
+            lost: Tally::of("messages of plain pub/sub are lost"),
+            cut: Tally::of(
+                "the connection that hears plain pub/sub ended: what is published until it hears again is lost",
+            ),
         }
     }
 
@@ -91,6 +104,9 @@ impl Bridging {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(EVERY.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
             }
+        }
+        for tally in [&self.parked, &self.lost, &self.cut] {
+            tally.end();
         }
         if let Err(error) = self.ask("release").await {
             tracing::debug!(error = ?error, "the bridge is not handed over: another takes it when the hold ends");
@@ -117,7 +133,7 @@ impl Bridging {
         let (sink, stream) = match self.open().await {
             Ok(halves) => halves,
             Err(error) => {
-                self.listening.failed(&error.into());
+                self.listening.failed(&error);
                 return;
             }
         };
@@ -127,8 +143,8 @@ impl Bridging {
         tokio::join!(self.hear(sink, stream, sender), self.store(heard));
     }
 
-    async fn open(&self) -> Result<(PubSubSink, PubSubStream), redis::RedisError> {
-        let mut pubsub = timed(self.link.client().get_async_pubsub()).await?;
+    async fn open(&self) -> Result<(PubSubSink, PubSubStream), Error> {
+        let mut pubsub = self.link.pubsub().await?;
         let (mut whole, mut families) = (BTreeSet::new(), BTreeSet::new());
         for event in &self.events {
             match event.split_once('.') {
@@ -159,6 +175,9 @@ impl Bridging {
                 biased;
                 () = self.stop.cancelled() => return,
                 _ = tick.tick() => {
+                    for tally in [&self.parked, &self.lost, &self.cut] {
+                        tally.tick();
+                    }
                     match self.hold().await {
                         Ok(true) => held = Instant::now(),
                         Err(_) if held.elapsed() < HOLD_FOR => {}
@@ -166,13 +185,17 @@ impl Bridging {
                     }
                     if pinged.elapsed() > PING {
                         pinged = Instant::now();
-                        if timed(sink.ping::<redis::Value>()).await.is_err() {
+                        if let Err(error) = timed(sink.ping::<redis::Value>()).await {
+                            self.cut.add(1, &error);
                             return;
                         }
                     }
                 }
                 message = stream.next() => {
-                    let Some(message) = message else { return };
+                    let Some(message) = message else {
+                        self.cut.add(1, &"Redis closed it; it does so where more waits for us than its client-output-buffer-limit of pubsub allows, 32 MiB unless set");
+                        return;
+                    };
                     // After a pause of this process another may hold the
                     // bridge, and have stored what waits in our socket.
                     if held.elapsed() > HOLD_FOR {
@@ -181,7 +204,7 @@ impl Bridging {
                             _ => return,
                         }
                     }
-                    queue(&sender, &message);
+                    self.queue(&sender, Heard::new(&message));
                 }
             }
         }
@@ -190,6 +213,8 @@ impl Bridging {
     async fn store(&self, mut heard: mpsc::Receiver<Heard>) {
         let mut batch = Vec::with_capacity(BATCH);
         while heard.recv_many(&mut batch, BATCH).await > 0 {
+            let bytes = batch.iter().map(Heard::size).sum();
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             let mine = self.without_stolen(std::mem::take(&mut batch)).await;
             let others = self.echoes.without(mine).await;
             let taken: Vec<_> = others
@@ -209,48 +234,64 @@ impl Bridging {
         heard
     }
 
-    fn take(
-        &self,
-        Heard {
-            channel, payload, ..
-        }: Heard,
-    ) -> Option<Taken> {
-        let text = String::from_utf8_lossy(&payload);
-        let fault = if !self.events.contains(&channel) {
-            Some(("unknown-event", format!("no event is named {channel:.100}")))
-        } else if payload.len() > MAX_DATA_BYTES {
-            Some((
-                "malformed",
-                format!(
-                    "{} bytes are more than the {MAX_DATA_BYTES} allowed",
-                    payload.len()
-                ),
-            ))
-        } else if !is_object(&payload) {
-            Some(("malformed", "the message is not a JSON object".to_owned()))
-        } else {
-            None
-        };
+    /// Puts a message where it waits for the database, if there is room.
+    fn queue(&self, sender: &mpsc::Sender<Heard>, heard: Heard) {
+        let bytes = heard.size();
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > BUFFER_BYTES || sender.try_send(heard).is_err() {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.lose(1, &"the database cannot keep up");
+        }
+    }
+
+    fn lose(&self, messages: usize, why: &dyn std::fmt::Display) {
+        metrics::counter!("termitary_bridge_dropped_total").increment(messages as u64);
+        self.lost.add(messages as u64, why);
+    }
+
+    fn take(&self, heard: Heard) -> Option<Taken> {
+        let fault = self.fault(&heard);
+        let text = String::from_utf8_lossy(&heard.payload);
         let data = if fault.is_some() {
-            as_json_text(&text).get().to_owned()
+            cut_json_text(&text, heard.bytes).get().to_owned()
         } else {
             text.into_owned()
         };
-        let draft = Draft::foreign(&channel, data, relay::BRIDGED, &self.db);
+        let draft = Draft::foreign(&heard.channel, data, relay::BRIDGED, &self.db);
         let taken = match (draft, fault) {
             (Ok(draft), None) => Taken::Event(draft),
-            (Ok(draft), Some((reason, error))) => Taken::Parked {
-                draft,
-                reason,
-                error,
-            },
+            (Ok(draft), Some((reason, error))) => {
+                self.parked.add(1, &error);
+                Taken::Parked(Parked {
+                    draft,
+                    reason,
+                    error,
+                })
+            }
             (Err(error), _) => {
-                tracing::error!(error = ?error, "a message on a plain channel could not be kept");
+                self.lose(1, &error);
                 return None;
             }
         };
         metrics::counter!("termitary_bridged_total").increment(1);
         Some(taken)
+    }
+
+    /// Why a message is no event: the reason, and a sentence.
+    fn fault(&self, heard: &Heard) -> Option<(&'static str, String)> {
+        if !self.events.contains(&heard.channel) {
+            let name = heard.channel.escape_debug();
+            return Some(("unknown-event", format!("no event is named {name:.100}")));
+        }
+        if heard.bytes > MAX_DATA_BYTES {
+            let bytes = heard.bytes;
+            return Some((
+                "malformed",
+                format!("{bytes} bytes are more than the {MAX_DATA_BYTES} allowed"),
+            ));
+        }
+        let object = is_object(&heard.payload);
+        (!object).then(|| ("malformed", "the message is not a JSON object".to_owned()))
     }
 
     /// Stores a batch, however long the database takes; after `stop`, only a
@@ -263,40 +304,28 @@ impl Bridging {
                 last_tries -= 1;
             }
             if last_tries == 0 {
-                metrics::counter!("termitary_bridge_dropped_total").increment(taken.len() as u64);
-                tracing::error!(error = ?error, messages = taken.len(), "messages of plain pub/sub are lost");
+                self.lose(taken.len(), &error);
                 return;
             }
-            tracing::warn!(error = ?error, messages = taken.len(), "cannot store what came in from plain pub/sub; trying again");
+            self.storing.failed(&error);
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
         }
+        self.storing.over();
     }
 
     async fn try_keep(&self, taken: &[Taken]) -> Result<(), Error> {
         let mut tx = self.db.begin().await?;
-        let mut drafts = Vec::new();
+        let (mut drafts, mut parked) = (Vec::new(), Vec::new());
         for one in taken {
             match one {
                 Taken::Event(draft) => drafts.push(draft.clone()),
-                Taken::Parked {
-                    draft,
-                    reason,
-                    error,
-                } => {
-                    ledger::park_foreign(&mut tx, draft, reason, error).await?;
-                }
+                Taken::Parked(one) => parked.push(one.clone()),
             }
         }
+        ledger::park_foreign(&mut tx, parked).await?;
         ledger::publish(&mut tx, self.db.source(), &drafts).await?;
         tx.commit_and_wake().await
-    }
-}
-
-fn queue(sender: &mpsc::Sender<Heard>, message: &Msg) {
-    if sender.try_send(Heard::new(message)).is_err() {
-        metrics::counter!("termitary_bridge_dropped_total").increment(1);
-        tracing::error!("the database cannot keep up with plain pub/sub: a message is lost");
     }
 }
 

@@ -7,6 +7,7 @@ use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
 };
 
+use super::address;
 use super::keys::{self, Keys};
 use crate::broker::{DEFAULT_LEASE, bounded};
 use crate::clock::minutes;
@@ -81,8 +82,9 @@ impl std::str::FromStr for Bridge {
 impl RedisConfig {
     /// A server by host name or address and port.
     pub fn host(host: impl Into<String>, port: u16) -> Self {
+        let host: String = host.into();
         Self {
-            host: host.into(),
+            host: address::without_brackets(&host).to_owned(),
             port,
             username: None,
             password: None,
@@ -97,32 +99,13 @@ impl RedisConfig {
 
     /// A server by URL: `redis://[user[:password]@]host[:port][/database]`, or
     /// `rediss://…` with TLS. Percent-encode what a URL cannot carry.
+    ///
+    /// # Errors
+    /// `is_invalid()` if anything in it cannot be used or is not understood: nothing
+    /// that it says is ignored. A user may still be without a password, which
+    /// [`RedisConfig::password`] then gives.
     pub fn parse(url: &str) -> Result<Self, Error> {
-        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        if !matches!(scheme, "redis" | "rediss" | "valkey" | "valkeys") {
-            return Err(unreadable("it does not begin with redis:// or rediss://"));
-        }
-        // The parser's own errors may quote the URL, and with it the password.
-        let info = url.into_connection_info().map_err(|_| {
-            unreadable(
-                "check the host, the port, the database number and the encoding of the password",
-            )
-        })?;
-        let (host, port, tls) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
-            ConnectionAddr::TcpTls { insecure: true, .. } => {
-                return Err(unreadable(
-                    "TLS without checking the certificate is not supported",
-                ));
-            }
-            ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
-            _ => return Err(unreadable("it names no host")),
-        };
-        let settings = info.redis_settings();
-        let mut config = Self::host(host, port).tls(tls).database(settings.db());
-        config.username = settings.username().map(str::to_owned);
-        config.password = settings.password().map(str::to_owned);
-        Ok(config)
+        address::parse(url)
     }
 
     /// The user name (default: the server's default user).
@@ -182,6 +165,47 @@ impl RedisConfig {
         self
     }
 
+    /// Whether these settings can work with any server; [`Broker::redis`] asks too.
+    ///
+    /// [`Broker::redis`]: crate::Broker::redis
+    ///
+    /// # Errors
+    /// `is_invalid()`, with the reason.
+    pub fn check(&self) -> Result<(), Error> {
+        self.check_address()?;
+        self.keys()?;
+        if self.username.is_some() && self.password.is_none() {
+            return Err(Error::invalid(
+                "a Redis user is set without a password, and would be ignored: set both (redis://user:password@host); a password alone is redis://:password@host",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_address(&self) -> Result<(), Error> {
+        if let Some(why) = address::unusable_host(&self.host) {
+            return Err(Error::invalid(format!(
+                "the Redis host cannot be used: {why}"
+            )));
+        }
+        if self.port == 0 {
+            return Err(Error::invalid(
+                "no Redis listens on port 0: write a port from 1 to 65535, such as 6379",
+            ));
+        }
+        if u32::try_from(self.database).is_err() {
+            return Err(Error::invalid(format!(
+                "Redis has no database {}: write a number such as 0",
+                self.database
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn database_number(&self) -> i64 {
+        self.database
+    }
+
     pub(crate) fn lease_time(&self) -> Duration {
         self.lease
     }
@@ -228,12 +252,6 @@ impl RedisConfig {
             .map_err(|error| Error::invalid("the Redis address cannot be used").caused_by(error))?;
         Ok(info.set_redis_settings(settings))
     }
-}
-
-fn unreadable(why: &str) -> Error {
-    Error::invalid(format!(
-        "the Redis URL is not readable: {why}; the form is redis://[user[:password]@]host[:port][/database]"
-    ))
 }
 
 /// The address without user and password.

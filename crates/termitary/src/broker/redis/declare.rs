@@ -1,7 +1,8 @@
 //! Consumer groups: made when a subscription registers, and made again when
-//! Redis lost them.
+//! Redis lost them; of a subscription that is on record, and of no other.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use redis::{RedisError, RedisResult};
@@ -11,6 +12,7 @@ use super::reply::Group;
 use super::{Redis, doubt, reply};
 use crate::broker::Route;
 use crate::error::Error;
+use crate::ledger;
 
 /// A new subscription starts from now. One that the ledger knew already had a
 /// group: where it is missing, Redis lost data, and what is on the stream by
@@ -28,7 +30,8 @@ pub(super) async fn routes(redis: &Redis, routes: &[Route]) -> Result<(), Error>
         .iter()
         .map(|route| (redis.link.keys().lane(route), route.known))
         .collect();
-    groups(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await
+    let made = groups(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await;
+    made.map(drop)
 }
 
 /// The names that are new to a known subscription start from now, too. Its first name
@@ -41,12 +44,66 @@ fn fresh_only(route: &Route) -> Route {
     only
 }
 
-/// Makes the groups that are missing.
+/// Makes the groups that are missing. Whoever asks may know a subscription that was
+/// dropped since: nothing is made for it. Answers how many of them are on record.
 pub(super) async fn groups<'a>(
     redis: &Redis,
     lanes: impl Iterator<Item = (&'a Lane, bool)>,
-) -> Result<(), Error> {
-    let (missing, mut failed) = missing(redis, lanes.collect()).await?;
+) -> Result<usize, Error> {
+    let lanes: Vec<_> = lanes.collect();
+    let (missing, failed) = missing(redis, lanes.clone()).await?;
+    if missing.is_empty() {
+        return failed.map_or(Ok(lanes.len()), |error| Err(error.into()));
+    }
+    let on_record = on_record(redis).await?;
+    let missing: Vec<_> = missing
+        .into_iter()
+        .filter(|group| on_record.contains(group.lane))
+        .collect();
+    let failed = make(redis, &missing).await?.or(failed);
+    forget_dropped(redis, &missing).await?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(lanes
+            .iter()
+            .filter(|(lane, _)| on_record.contains(lane))
+            .count()),
+    }
+}
+
+/// The subscriptions of the ledger, each by its number and its name: numbers of
+/// dropped ones may have been given again by older versions.
+struct OnRecord(HashSet<(i64, String)>);
+
+impl OnRecord {
+    fn contains(&self, lane: &Lane) -> bool {
+        self.0.contains(&(lane.route, lane.group.to_string()))
+    }
+}
+
+async fn on_record(redis: &Redis) -> Result<OnRecord, Error> {
+    let routes = ledger::routes(&redis.db).await?.into_iter();
+    Ok(OnRecord(
+        routes.map(|route| (route.id, route.name)).collect(),
+    ))
+}
+
+/// Looks again once the groups are made: who dropped a subscription in between
+/// found no group of it to destroy.
+async fn forget_dropped(redis: &Redis, made: &[Missing<'_>]) -> Result<(), Error> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    let on_record = on_record(redis).await?;
+    for group in made.iter().filter(|group| !on_record.contains(group.lane)) {
+        forget(redis, group.lane).await?;
+    }
+    Ok(())
+}
+
+/// Makes these groups; answers why one could not be made.
+async fn make(redis: &Redis, missing: &[Missing<'_>]) -> Result<Option<RedisError>, Error> {
+    let mut failed = None;
     let mut lost: Vec<_> = missing.iter().filter(|group| group.known).collect();
     lost.dedup_by_key(|group| group.lane.route);
     let lost: Vec<_> = lost.into_iter().map(|group| group.lane).collect();
@@ -55,7 +112,7 @@ pub(super) async fn groups<'a>(
         doubt::regroup(redis, &lost).await?;
     }
     let mut pipe = redis::pipe();
-    for Missing { lane, place, known } in &missing {
+    for Missing { lane, place, known } in missing {
         let from_now = !known && *place < lane.mains().len();
         let start = if from_now { "$" } else { "0" };
         pipe.cmd("XGROUP")
@@ -75,10 +132,7 @@ pub(super) async fn groups<'a>(
             Err(error) => failed = Some(error),
         }
     }
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
-    }
+    Ok(failed)
 }
 
 /// A group that is not there.
@@ -138,8 +192,8 @@ pub(super) async fn groups_of<'a>(
 }
 
 /// Takes away what a subscription has on Redis: its groups, counters and the
-/// stream of its own.
-pub(super) async fn forget(redis: &Redis, lane: &Lane) -> Result<(), Error> {
+/// stream of its own. Answers how many of those there were.
+pub(super) async fn forget(redis: &Redis, lane: &Lane) -> Result<i64, Error> {
     let mut pipe = redis::pipe();
     for stream in lane.mains() {
         pipe.cmd("XGROUP")
@@ -151,11 +205,60 @@ pub(super) async fn forget(redis: &Redis, lane: &Lane) -> Result<(), Error> {
     if let Some(again) = lane.again() {
         pipe.cmd("DEL").arg(&*again.key);
     }
+    let mut there = 0;
     for answer in redis.link.shared().many(&mut pipe).await? {
         // A stream that is not there has no group to end.
-        reply::unless_absent(answer)?;
+        let gone = reply::unless_absent(answer)?;
+        there += gone.and_then(|gone| reply::int(&gone)).unwrap_or(0);
+    }
+    Ok(there)
+}
+
+/// Takes away what dropped subscriptions have on Redis still: a worker that knew one
+/// may have made it again and died, or be of an older version.
+pub(super) async fn sweep(redis: &Redis) -> Result<(), Error> {
+    let dropped = dropped(redis).await?;
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    let streams = dropped.iter().flat_map(|lane| &lane.streams);
+    let there = groups_of(redis, streams.map(|stream| &*stream.key)).await?;
+    let stays = |lane: &Lane| {
+        let groups = lane
+            .streams
+            .iter()
+            .filter_map(|stream| there.get(&*stream.key));
+        groups
+            .flatten()
+            .any(|groups| groups.contains_key(&*lane.group))
+    };
+    if !dropped.iter().any(stays) {
+        return Ok(());
+    }
+    // Once more: what was registered again meanwhile made its groups after that.
+    let still: HashSet<_> = self::dropped(redis).await?.into_iter().map(name).collect();
+    for lane in dropped.iter().filter(|lane| stays(lane)) {
+        if still.contains(&name(lane.clone())) {
+            forget(redis, lane).await?;
+            tracing::info!(subscription = %lane.group, "removed from Redis what was left of a dropped subscription");
+        }
     }
     Ok(())
+}
+
+/// What dropped subscriptions had, each event by itself.
+async fn dropped(redis: &Redis) -> Result<Vec<Lane>, Error> {
+    let routes = ledger::dropped(&redis.db).await?;
+    let keys = redis.link.keys();
+    Ok(routes.iter().map(|route| keys.lane(route)).collect())
+}
+
+/// Its group and its first stream.
+fn name(lane: Lane) -> (Arc<str>, Option<Arc<str>>) {
+    (
+        lane.group,
+        lane.streams.into_iter().next().map(|stream| stream.key),
+    )
 }
 
 /// The group of a stream is gone, or went while a read waited on it.

@@ -6,11 +6,12 @@
 //! yet that they arrived.
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, RedisResult, Value};
+use redis::{Pipeline, RedisResult, Value};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use super::entry::Carried;
+use super::info::{self, Info};
 use super::keys::Lane;
 use super::{Redis, reply};
 use crate::broker::{Entry, WorkerId};
@@ -140,38 +141,13 @@ pub(super) fn ms(id: &str) -> i64 {
 /// Asks for what tells one run of a server, and one line of its history, from
 /// another.
 pub(super) fn identity() -> Pipeline {
-    let mut pipe = redis::pipe();
-    pipe.cmd("INFO").arg("server");
-    pipe.cmd("INFO").arg("replication");
-    pipe.ignore_errors();
-    pipe
+    info::ask(&["server", "replication"])
 }
 
 /// The answer; `None` where the server never says. An error says nothing about
 /// which server it is.
 pub(super) fn identify(answers: Vec<RedisResult<Value>>) -> Result<Option<String>, Error> {
-    let mut texts = Vec::new();
-    for answer in answers {
-        match answer {
-            Ok(Value::VerbatimString { text, .. }) => texts.push(text),
-            Ok(other) => texts.extend(reply::text(other)),
-            Err(error) if never_says(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let field = |name: &str| {
-        let lines = texts.iter().flat_map(|text| text.lines());
-        lines
-            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(|value| value.trim().to_owned())
-            .next()
-    };
-    let line = field("master_replid").unwrap_or_default();
-    Ok(field("run_id").map(|run| format!("{run}/{line}")))
-}
-
-/// We may not ask, or it has no such command: that does not change.
-fn never_says(error: &RedisError) -> bool {
-    let unknown = |detail: &str| detail.contains("unknown command");
-    error.code() == Some("NOPERM") || error.detail().is_some_and(unknown)
+    let info = Info::read(answers)?;
+    let line = info.field("master_replid").unwrap_or_default();
+    Ok(info.field("run_id").map(|run| format!("{run}/{line}")))
 }

@@ -10,6 +10,7 @@ use super::link::Link;
 use super::outage::Outage;
 use super::{relay, reply, script};
 use crate::error::Error;
+use crate::event::MAX_DATA_BYTES;
 
 /// How long to ask whether messages are our own: well below the time that
 /// Redis remembers it.
@@ -21,7 +22,10 @@ const LAST_WAIT: Duration = Duration::from_millis(500);
 /// A message on a plain channel.
 pub(super) struct Heard {
     pub(super) channel: String,
+    /// Cut where it is larger than any event.
     pub(super) payload: Vec<u8>,
+    /// How many bytes it had.
+    pub(super) bytes: usize,
     pub(super) at: Instant,
     /// Tells it from another message with the same text.
     token: u64,
@@ -29,12 +33,19 @@ pub(super) struct Heard {
 
 impl Heard {
     pub(super) fn new(message: &Msg) -> Self {
+        let payload = message.get_payload_bytes();
         Self {
             channel: message.get_channel_name().to_owned(),
-            payload: message.get_payload_bytes().to_vec(),
+            payload: payload[..payload.len().min(MAX_DATA_BYTES + 1)].to_vec(),
+            bytes: payload.len(),
             at: Instant::now(),
             token: fastrand::u64(..),
         }
+    }
+
+    /// How much memory it takes, about.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.channel.len() + self.payload.len()
     }
 
     /// Where it is counted as an echo, and where it is marked as one.

@@ -47,6 +47,11 @@ impl Keys {
         format!("{}:bridge", self.prefix)
     }
 
+    /// Holds the id of the ledger whose deliveries are carried here.
+    pub(super) fn owner(&self) -> String {
+        format!("{}:ledger", self.prefix)
+    }
+
     /// The channel of broadcasts.
     pub(super) fn broadcast(&self) -> String {
         format!("{}:broadcast", self.prefix)
@@ -183,6 +188,7 @@ mod tests {
         assert_eq!(keys.main("a.b"), "shop:2:{a.b}:events");
         assert_eq!(keys.bridge(), "shop:2:bridge");
         assert_eq!(keys.broadcast(), "shop:2:broadcast");
+        assert_eq!(keys.owner(), "shop:2:ledger");
         assert!(keys.echo("a", "{}").starts_with("shop:2:{echo:"));
         assert_eq!(
             done(&keys.main("a.b"), "mail.send"),

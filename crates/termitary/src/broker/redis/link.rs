@@ -1,17 +1,20 @@
 //! Connections: made when first needed, dropped at the first doubt, made again.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
     Value,
 };
 use tokio::sync::{Mutex, broadcast};
+use uuid::Uuid;
 
+use super::accept::Acceptance;
 use super::config::RedisConfig;
 use super::keys::Keys;
 use super::script::Script;
@@ -39,13 +42,19 @@ pub(crate) struct Link(Arc<Inner>);
 
 struct Inner {
     client: Client,
+    acceptance: Arc<Acceptance>,
     shared: Wire,
     keys: Keys,
+    ledger: Uuid,
+    /// Counts up when the server was found to be another ledger's: connections of
+    /// before are not to be used any more.
+    era: AtomicU64,
 }
 
 impl Link {
-    /// Checks the settings; connects when first used.
-    pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
+    /// Checks the settings; connects when first used, for this ledger in this file.
+    pub(crate) fn new(config: &RedisConfig, ledger: Uuid, file: &Path) -> Result<Self, Error> {
+        config.check()?;
         // With none or several crypto providers compiled in, rustls would panic
         // at the first connect. An application's own choice stands.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -56,12 +65,16 @@ impl Link {
             Client::open(config.connection_info()?.set_tcp_settings(tcp)).map_err(|error| {
                 Error::invalid("the Redis settings cannot be used").caused_by(error)
             })?;
-        let shared = Wire::new(client.clone());
         let keys = config.keys()?;
+        let acceptance = Arc::new(Acceptance::new(config, keys.clone(), ledger, file));
+        let shared = Wire::new(client.clone(), Arc::clone(&acceptance));
         Ok(Self(Arc::new(Inner {
             client,
+            acceptance,
             shared,
             keys,
+            ledger,
+            era: AtomicU64::new(0),
         })))
     }
 
@@ -77,11 +90,42 @@ impl Link {
 
     /// A shared connection for another runtime.
     pub(super) fn wire(&self) -> Wire {
-        Wire::new(self.0.client.clone())
+        Wire::new(self.0.client.clone(), Arc::clone(&self.0.acceptance))
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.0.client
+    /// Which ledger this is.
+    pub(super) fn ledger(&self) -> Uuid {
+        self.0.ledger
+    }
+
+    /// Rises when connections of before are not to be used any more.
+    pub(super) fn era(&self) -> u64 {
+        self.0.era.load(Ordering::Acquire)
+    }
+
+    /// Asks again whose deliveries the server carries; takes it where it carries
+    /// nobody's, as after a loss.
+    pub(super) async fn still_ours(&self) -> Result<(), Error> {
+        let (acceptance, shared) = (&self.0.acceptance, self.shared());
+        let held = shared.get().await?;
+        let claim = acceptance.claim();
+        let owner = shared.scripts(&[claim.call()]).await?.pop();
+        let owner = owner.ok_or_else(|| Error::internal("Redis answered nothing"))?;
+        let known = owner.is_ok();
+        let ours = acceptance.is_ours(owner);
+        if known && ours.is_err() {
+            self.0.era.fetch_add(1, Ordering::AcqRel);
+            shared.spoil(&held);
+        }
+        ours
+    }
+
+    /// A connection that hears channels, to a server that was accepted.
+    pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
+        // It takes no other commands: another connection asks.
+        self.shared().get().await?;
+        let made = listen::timed(self.0.client.get_async_pubsub()).await;
+        made.map_err(|error| self.0.acceptance.failed(error))
     }
 
     /// A connection of one's own, for blocking reads.
@@ -89,16 +133,19 @@ impl Link {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(reply));
-        self.0
+        let made = self
+            .0
             .client
             .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(away)
+            .await;
+        let mut conn = made.map_err(|error| self.0.acceptance.failed(error))?;
+        self.0.acceptance.ask(&mut conn).await?;
+        Ok(conn)
     }
 
     /// Tells every live process that listens.
     pub(crate) async fn broadcast(&self, name: &str, data: &str) -> Result<(), Error> {
-        let message = serde_json::json!({ "name": name, "data": data }).to_string();
+        let message = listen::wired(self.ledger(), name, data);
         let mut cmd = redis::cmd("PUBLISH");
         cmd.arg(self.keys().broadcast()).arg(message);
         self.shared().one(&cmd).await.map(drop)
@@ -117,6 +164,7 @@ impl Link {
 /// is unknown, an error from [`Wire::get`] that nothing was sent.
 pub(crate) struct Wire {
     client: Client,
+    acceptance: Arc<Acceptance>,
     slot: RwLock<Option<Held>>,
     connecting: Mutex<Connecting>,
     made: AtomicU64,
@@ -127,7 +175,7 @@ pub(crate) struct Wire {
 struct Connecting {
     at: Option<tokio::time::Instant>,
     /// Why it failed, where it did.
-    failed: Option<String>,
+    failed: Option<Error>,
 }
 
 #[derive(Clone)]
@@ -140,9 +188,10 @@ pub(super) struct Held {
 }
 
 impl Wire {
-    fn new(client: Client) -> Self {
+    fn new(client: Client, acceptance: Arc<Acceptance>) -> Self {
         Self {
             client,
+            acceptance,
             slot: RwLock::new(None),
             connecting: Mutex::default(),
             made: AtomicU64::new(0),
@@ -161,7 +210,7 @@ impl Wire {
         if let (Some(at), Some(why)) = (last.at, &last.failed)
             && at.elapsed() < REFUSE
         {
-            return Err(away(why.clone()));
+            return Err(why.repeat());
         }
         if let Some(at) = last.at {
             tokio::time::sleep_until(at + PACE).await;
@@ -175,8 +224,8 @@ impl Wire {
                 Ok(held)
             }
             Err(error) => {
-                last.failed = Some(error.to_string());
-                Err(away(error))
+                last.failed = Some(error.repeat());
+                Err(error)
             }
         }
     }
@@ -198,7 +247,7 @@ impl Wire {
             .cloned()
     }
 
-    async fn connect(&self) -> RedisResult<Held> {
+    async fn connect(&self) -> Result<Held, Error> {
         let closed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&closed);
         let config = AsyncConnectionConfig::new()
@@ -211,10 +260,12 @@ impl Wire {
                 }
                 Ok::<(), ()>(())
             });
-        let mut conn = self
+        let made = self
             .client
             .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+            .await;
+        let mut conn = made.map_err(|error| self.acceptance.failed(error))?;
+        self.acceptance.ask(&mut conn).await?;
         let _: Vec<RedisResult<Value>> = script::load().query_async(&mut conn).await?;
         Ok(Held {
             conn,
@@ -327,10 +378,6 @@ fn demoted(error: &RedisError) -> bool {
         error.code(),
         Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "UNBLOCKED")
     )
-}
-
-fn away(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::unavailable("Redis is away").caused_by(error)
 }
 
 impl std::fmt::Debug for Script {

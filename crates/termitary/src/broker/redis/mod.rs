@@ -8,12 +8,15 @@
 //! asks the ledger whether they may run (`admit`), renews and settles them
 //! (`renew`, `settle`). Whoever commits events carries them to their streams
 //! (`carry`, `noting`); housekeeping moves what is left (`relay`), takes over
-//! from the dead (`takeover`), repairs what Redis lost (`reconcile`) and trims
+//! from the dead (`takeover`, `graves`), repairs what Redis lost (`reconcile`) and trims
 //! what everyone has finished (`trim`); publishers clear streams that nobody
 //! reads (`unread`). What Redis gives out a second time after it lost data runs
 //! under a higher fence (`doubt`). What is published at
-//! the same time is sent together (`sharing`).
+//! the same time is sent together (`sharing`). Each new connection is first asked
+//! whether its server may be used (`accept`).
 
+mod accept;
+mod address;
 mod admit;
 mod bridge;
 mod carry;
@@ -27,8 +30,10 @@ mod echo;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
+mod graves;
 #[cfg(feature = "hot-paths")]
 pub(crate) mod hot;
+mod info;
 mod keys;
 mod link;
 mod listen;
@@ -117,7 +122,7 @@ impl Redis {
             renewals: link.wire(),
             live: Live::default(),
             desks: reader::Desks::default(),
-            keeper: tokio::sync::Mutex::default(),
+            keeper: tokio::sync::Mutex::new(upkeep::Keeper::new(config.lease_time())),
             suspects: Expiry::new(config.lease_time()),
             unread: unread::Looked::default(),
             strangers: trim::Strangers::default(),
@@ -230,7 +235,9 @@ impl Transport for Redis {
     }
 
     async fn forget(&self, route: &Route) -> Result<(), Error> {
-        declare::forget(self, &self.link.keys().lane(route)).await
+        declare::forget(self, &self.link.keys().lane(route))
+            .await
+            .map(drop)
     }
 
     async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {

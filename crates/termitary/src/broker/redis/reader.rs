@@ -60,6 +60,8 @@ impl Drop for Unadmitted<'_> {
 /// A connection.
 struct Reader {
     conn: MultiplexedConnection,
+    /// When it was made: see [`super::Link::era`].
+    era: u64,
     /// Where the reading of our own pending lists stands; one per stream.
     behind: Vec<Option<String>>,
     /// There was more than was taken: ask without waiting first.
@@ -92,8 +94,9 @@ pub(super) async fn lease(
     loop {
         let mut place = desk.reader.lock().await;
         let missed = desk.missed.swap(false, Ordering::AcqRel);
+        let era = redis.link.era();
         let mut reader = match place.take() {
-            Some(reader) if !missed => reader,
+            Some(reader) if !missed && reader.era == era => reader,
             _ => Reader::connect(redis, lane).await?,
         };
         if reader.is_behind() {
@@ -126,7 +129,12 @@ pub(super) async fn lease(
             }
             Err(error) if declare::is_gone(&error) && !repaired => {
                 repaired = true;
-                declare::groups(redis, std::iter::once((lane, true))).await?;
+                if declare::groups(redis, std::iter::once((lane, true))).await? == 0 {
+                    return Err(Error::not_found(format!(
+                        "the subscription `{}` was dropped",
+                        lane.group
+                    )));
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -149,11 +157,13 @@ impl Redis {
 
 impl Reader {
     async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
+        let era = redis.link.era();
         let mut conn = redis.link.own(BLOCK + OVERRUN).await?;
         doubt::greet(redis, lane, &mut conn).await?;
         let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
         Ok(Self {
             conn,
+            era,
             behind,
             hot: true,
             again_hot: false,

@@ -1,5 +1,7 @@
 //! Replies of stream commands, read from either protocol version.
 
+use std::time::Duration;
+
 use redis::{RedisError, RedisResult, Value};
 
 /// An entry as Redis answers it; without fields when it was deleted.
@@ -165,6 +167,27 @@ pub(super) fn groups(reply: Value) -> Vec<Group> {
             group
         })
         .collect()
+}
+
+/// An entry in a worker's hand, as `XPENDING` lists it.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) id: String,
+    pub(super) consumer: String,
+    pub(super) idle: Duration,
+}
+
+/// `XPENDING` with a range.
+pub(super) fn held(reply: Value) -> Vec<Held> {
+    let one = |item| {
+        let mut parts = list(item).into_iter();
+        Some(Held {
+            id: text(parts.next()?)?,
+            consumer: text(parts.next()?)?,
+            idle: Duration::from_millis(int(&parts.next()?)?.max(0) as u64),
+        })
+    };
+    list(reply).into_iter().filter_map(one).collect()
 }
 
 /// What was asked for, or nothing where the stream or the group is not there.

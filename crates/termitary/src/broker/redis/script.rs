@@ -31,6 +31,8 @@ scripts! {
     ECHO_IN = "echo_in",
     HOLD = "hold",
     UNREAD = "unread",
+    CLAIM = "claim",
+    TAKE = "take",
 }
 
 impl Script {

@@ -1,17 +1,21 @@
 //! Takes over what dead workers held, and gives back what a leaving one was
 //! handed and never saw.
+//!
+//! An entry is taken when it has been idle for a lease, and was watched from here
+//! for half of one without being renewed (`graves`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
 
 use super::entry::Carried;
+use super::graves::{self, Graves};
 use super::keys::{self, Lane, Stream};
 use super::reply::{self, Raw};
 use super::settle::Over;
-use super::{Redis, admit, declare, doubt, entry, reader, script, settle};
+use super::{Redis, admit, doubt, entry, reader, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
@@ -29,27 +33,34 @@ fn undertaker(worker: &WorkerId) -> WorkerId {
     format!("{worker}.takeover").into()
 }
 
-/// One pass over every stream; answers whether there may be more.
-pub(super) async fn run(redis: &Redis, worker: &WorkerId, lanes: &[Lane]) -> Result<bool, Error> {
-    let us = undertaker(worker);
-    let all: Vec<_> = keys::streams(lanes).collect();
-    let mut pipe = redis::pipe();
-    for (lane, stream) in &all {
-        pipe.add_command(claim(redis, lane, stream, &us, "0-0"));
-    }
-    let answers = redis.link.shared().many(&mut pipe).await?;
+/// Takes what is ripe; where nothing is, looks. Answers whether there may be more.
+pub(super) async fn run(
+    redis: &Redis,
+    worker: &WorkerId,
+    lanes: &[Lane],
+    graves: &mut Graves,
+) -> Result<bool, Error> {
     let (mut more, mut failed) = (false, None);
-    for ((lane, stream), answer) in all.into_iter().zip(answers) {
-        let taken = match answer {
-            Ok(answer) => pages(redis, lane, stream, &us, answer).await,
-            Err(error) if declare::is_gone(&error) => {
-                let made = declare::groups(redis, std::iter::once((lane, true))).await;
-                made.map(|()| false)
-            }
-            Err(error) => Err(error.into()),
+    let us = undertaker(worker);
+    if graves.ripe.is_empty() {
+        if graves::bereft(redis, &us, lanes).await? {
+            redis.loses();
+        }
+        failed = graves::look(redis, lanes, graves).await?;
+    }
+    let all = keys::streams(lanes)
+        .map(|(lane, stream)| ((lane.route, stream.key.clone()), (lane, stream)));
+    let all: HashMap<_, _> = all.collect();
+    for (place, mut ids) in std::mem::take(&mut graves.ripe) {
+        let Some((lane, stream)) = all.get(&place) else {
+            continue; // dropped meanwhile
         };
-        match taken {
-            Ok(left) => more |= left,
+        match take(redis, lane, stream, &us, &mut ids).await {
+            Ok(()) if ids.is_empty() => {}
+            Ok(()) => {
+                more = true;
+                graves.ripe.insert(place, ids);
+            }
             // One stream in trouble does not keep the others' dead unburied.
             Err(error) if redis.link.shared().stands() => failed = Some(error),
             Err(error) => return Err(error),
@@ -61,36 +72,36 @@ pub(super) async fn run(redis: &Redis, worker: &WorkerId, lanes: &[Lane]) -> Res
     }
 }
 
-/// Page after page of one stream, until it is through or other housekeeping
-/// gets a turn; answers whether there may be more.
-async fn pages(
+/// Takes entries of one stream, page after page, until it is through or other
+/// housekeeping gets a turn.
+async fn take(
     redis: &Redis,
     lane: &Lane,
     stream: &Stream,
     us: &WorkerId,
-    mut answer: Value,
-) -> Result<bool, Error> {
-    let mut buried = 0;
-    loop {
-        let page = Page::read(answer);
-        if page.deleted > 0 {
+    ids: &mut VecDeque<String>,
+) -> Result<(), Error> {
+    let idle = redis.config.lease_time().as_millis().to_string();
+    for _ in 0..TURN / PAGE {
+        let page: Vec<_> = ids.drain(..ids.len().min(PAGE)).collect();
+        if page.is_empty() {
+            break;
+        }
+        let mut args: Vec<&str> = vec![&lane.group, us, &idle];
+        args.extend(page.iter().map(String::as_str));
+        let call = script::Call {
+            script: &script::TAKE,
+            keys: vec![&stream.key],
+            args,
+        };
+        let mut taken = reply::list(redis.link.shared().script(call).await?).into_iter();
+        let entries = taken.next().map(reply::entries).unwrap_or_default();
+        if taken.next().is_some_and(|gone| reply::int(&gone) > Some(0)) {
             redis.loses();
         }
-        buried += page.entries.len();
-        bury(redis, lane, stream, us, page.entries, End::Crashed).await?;
-        if page.next == "0-0" {
-            return Ok(false);
-        }
-        if buried >= TURN {
-            return Ok(true);
-        }
-        let next = claim(redis, lane, stream, us, &page.next);
-        answer = redis.link.shared().one(&next).await?;
+        bury(redis, lane, stream, us, entries, End::Crashed).await?;
     }
-}
-
-fn claim(redis: &Redis, lane: &Lane, stream: &Stream, us: &WorkerId, from: &str) -> redis::Cmd {
-    claim_idle(lane, stream, us, from, redis.config.lease_time())
+    Ok(())
 }
 
 fn claim_idle(
@@ -115,7 +126,6 @@ fn claim_idle(
 struct Page {
     next: String,
     entries: Vec<Raw>,
-    deleted: usize,
 }
 
 impl Page {
@@ -126,11 +136,9 @@ impl Page {
             .and_then(reply::text)
             .unwrap_or_else(|| "0-0".to_owned());
         let entries = parts.next().map(reply::entries).unwrap_or_default();
-        let deleted = parts.next().map_or(0, |ids| reply::list(ids).len());
         Self {
             next,
             entries,
-            deleted,
         }
     }
 }

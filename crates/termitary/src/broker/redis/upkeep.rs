@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::graves::Graves;
 use super::keys::Lane;
 use super::outage::Outage;
 use super::refused::Refused;
@@ -15,6 +16,9 @@ use crate::ledger::{self, Former};
 const ROUTES_EVERY: Duration = Duration::from_secs(2);
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY: Duration = Duration::from_millis(250);
+/// How long another ledger may go unnoticed that has taken the server.
+const OWNER_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// What housekeeping remembers between two rounds.
 pub(super) struct Keeper {
@@ -33,6 +37,8 @@ pub(super) struct Keeper {
     /// Every group is there, as far as we know.
     groups_made: bool,
     refused: Refused,
+    graves: Graves,
+    owner: Chore,
     meet: Chore,
     repair: Chore,
     relay: Chore,
@@ -41,10 +47,12 @@ pub(super) struct Keeper {
     moved: Chore,
     reconcile: Chore,
     trim: Chore,
+    sweep: Chore,
 }
 
-impl Default for Keeper {
-    fn default() -> Self {
+impl Keeper {
+    /// Of leases of this length.
+    pub(super) fn new(lease: Duration) -> Self {
         Self {
             lanes: Vec::new(),
             connection: 0,
@@ -54,6 +62,8 @@ impl Default for Keeper {
             routes_at: None,
             groups_made: false,
             refused: Refused::default(),
+            graves: Graves::of(lease),
+            owner: Chore::of("asking whose deliveries Redis carries"),
             meet: Chore::of("asking which server it is"),
             repair: Chore::of("repairing what Redis lost"),
             relay: Chore::of("moving events to their streams"),
@@ -62,6 +72,7 @@ impl Default for Keeper {
             moved: Chore::of("clearing the streams of events that subscriptions no longer handle"),
             reconcile: Chore::of("asking Redis for what it was trusted with"),
             trim: Chore::of("trimming streams"),
+            sweep: Chore::of("removing the groups of dropped subscriptions"),
         }
     }
 }
@@ -113,6 +124,7 @@ pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
     };
     keeper.know_routes(redis).await?;
     keeper.know_server(redis).await?;
+    keeper.owner(redis).await?;
     keeper.repair(redis).await;
     let rest = keeper.relay(redis).await;
     keeper.suspects(redis).await;
@@ -120,6 +132,7 @@ pub(super) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
     keeper.moved(redis, worker).await;
     keeper.reconcile(redis).await;
     keeper.trim(redis).await;
+    keeper.sweep(redis).await;
     Ok(rest)
 }
 
@@ -155,8 +168,10 @@ impl Keeper {
             self.connection = held.number;
             self.groups_made = false;
             self.server_known = false;
+            // Asked just now, when it was made.
+            self.owner.at = Some(forward() + OWNER_EVERY);
             // Time passed on Redis while nobody could renew: the living first.
-            self.takeover.at = Some(forward() + redis.config.lease_time() / 2);
+            self.graves.forget();
         }
         if self.server_known || !self.meet.is_due() {
             return Ok(());
@@ -172,6 +187,23 @@ impl Keeper {
         Ok(())
     }
 
+    /// Redis may have been emptied, or handed over, under a connection that stands.
+    async fn owner(&mut self, redis: &Redis) -> Result<(), Error> {
+        let lost = redis.lost.load(Ordering::Acquire);
+        if !(self.owner.is_due() || lost) || !redis.link.shared().stands() {
+            return Ok(());
+        }
+        match redis.link.still_ours().await {
+            // It is told by whoever connects again, and the rest of the round is not
+            // to touch what is another's.
+            Err(error) if !redis.link.shared().stands() => Err(error),
+            asked => {
+                self.owner.ended(asked, OWNER_EVERY);
+                Ok(())
+            }
+        }
+    }
+
     /// Groups that may be missing, and what Redis may have lost with them.
     async fn repair(&mut self, redis: &Redis) {
         if !self.repair.is_due() {
@@ -184,7 +216,7 @@ impl Keeper {
         let made = declare::groups(redis, self.lanes.iter().map(|lane| (lane, true))).await;
         self.groups_made = made.is_ok();
         let lost = redis.lost.swap(false, Ordering::AcqRel) || lost;
-        let mut repaired = made;
+        let mut repaired = made.map(drop);
         if lost {
             let asking = reconcile::distrust(redis).await;
             if asking.is_err() {
@@ -216,7 +248,7 @@ impl Keeper {
 
     async fn takeover(&mut self, redis: &Redis, worker: &WorkerId) {
         if self.takeover.is_due() && redis.link.shared().stands() {
-            let taken = takeover::run(redis, worker, &self.lanes).await;
+            let taken = takeover::run(redis, worker, &self.lanes, &mut self.graves).await;
             if self.takeover.ended(taken, takeover::every(redis)) == Some(true) {
                 self.takeover.at = None;
             }
@@ -245,6 +277,13 @@ impl Keeper {
         if self.trim.is_due() && redis.link.shared().stands() {
             let trimmed = trim::run(redis, &self.lanes).await;
             self.trim.ended(trimmed, TRIM_EVERY);
+        }
+    }
+
+    async fn sweep(&mut self, redis: &Redis) {
+        if self.sweep.is_due() && redis.link.shared().stands() {
+            let swept = declare::sweep(redis).await;
+            self.sweep.ended(swept, SWEEP_EVERY);
         }
     }
 }
