@@ -15,7 +15,7 @@ use super::graves::{self, Graves};
 use super::keys::{self, Lane, Stream};
 use super::reply::{self, Raw};
 use super::settle::Over;
-use super::{Redis, admit, doubt, entry, reader, script, settle};
+use super::{Redis, admit, declare, doubt, entry, reader, script, settle};
 use crate::broker::{Claim, Entry, Origin, Route, WorkerId};
 use crate::db::Tx;
 use crate::error::Error;
@@ -136,10 +136,7 @@ impl Page {
             .and_then(reply::text)
             .unwrap_or_else(|| "0-0".to_owned());
         let entries = parts.next().map(reply::entries).unwrap_or_default();
-        Self {
-            next,
-            entries,
-        }
+        Self { next, entries }
     }
 }
 
