@@ -83,7 +83,9 @@ async fn next(db: &Db) -> String {
 /// A worker signs in, as living ones do every few seconds.
 async fn sign_in(db: &Db, id: &str) {
     let mut tx = db.begin().await.unwrap();
-    sqlx::query("INSERT INTO termitary_workers VALUES ($1, 'h', 0, $2, 0, 1, '[]', 'sqlite') ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us")
+    sqlx::query("INSERT INTO termitary_workers (id, host, started_us, seen_us, running, concurrency, subscriptions)
+         VALUES ($1, 'h', 0, $2, 0, 1, '[]')
+         ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us")
         .bind(id)
         .bind(db.clock().now_us())
         .execute(&mut *tx)

@@ -56,7 +56,7 @@ impl Acceptance {
         let answers: Vec<RedisResult<Value>> = sections.query_async(conn).await?;
         let info = Info::read(answers)?;
         if let Some(why) = unfit(&info) {
-            return Err(self.refuse(why));
+            return Err(self.refuse(&why));
         }
         let owner = conn.send_packed_command(&self.claim().whole()).await;
         self.is_ours(owner.and_then(said))?;
@@ -79,7 +79,7 @@ impl Acceptance {
             Ok(owner) => reply::text(owner).unwrap_or_default(),
             Err(error) if error.code() == Some("NOPERM") => {
                 let key = self.keys.owner();
-                return Err(self.refuse(format!("does not let this user run the script that reads and writes the key `{key}` ({error}): allow it, as deploy/redis/user.conf does")));
+                return Err(self.refuse(&format!("does not let this user run the script that reads and writes the key `{key}` ({error}): allow it, as deploy/redis/user.conf does")));
             }
             Err(error) => return Err(error.into()),
         };
@@ -92,7 +92,7 @@ impl Acceptance {
             0 => String::new(),
             n => format!("-n {n} "),
         };
-        Err(self.refuse(format!(
+        Err(self.refuse(&format!(
             "carries the deliveries of another ledger: its key `{key}` names {owner}, the database {} is {}. On one Redis they would take deliveries from each other. Use another database number or key prefix for this one; or, if the other ledger is gone for good, stop everything that uses it and delete the key: redis-cli {number}DEL {key}",
             self.file.display(),
             self.ledger
@@ -102,12 +102,12 @@ impl Acceptance {
     /// Why a connection could not be made.
     pub(super) fn failed(&self, error: RedisError) -> Error {
         match hopeless(&error, self.database) {
-            Some(why) => self.refuse(why).caused_by(error),
+            Some(why) => self.refuse(&why).caused_by(error),
             None => Error::unavailable("Redis is away").caused_by(error),
         }
     }
 
-    fn refuse(&self, why: String) -> Error {
+    fn refuse(&self, why: &str) -> Error {
         let kind = if self.once.load(Ordering::Acquire) {
             Kind::Unavailable
         } else {

@@ -219,7 +219,7 @@ impl Bridging {
             let others = self.echoes.without(mine).await;
             let taken: Vec<_> = others
                 .into_iter()
-                .filter_map(|heard| self.take(heard))
+                .filter_map(|heard| self.take(&heard))
                 .collect();
             self.keep(&taken).await;
         }
@@ -249,8 +249,8 @@ impl Bridging {
         self.lost.add(messages as u64, why);
     }
 
-    fn take(&self, heard: Heard) -> Option<Taken> {
-        let fault = self.fault(&heard);
+    fn take(&self, heard: &Heard) -> Option<Taken> {
+        let fault = self.fault(heard);
         let text = String::from_utf8_lossy(&heard.payload);
         let data = if fault.is_some() {
             cut_json_text(&text, heard.bytes).get().to_owned()
