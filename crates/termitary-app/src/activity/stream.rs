@@ -77,7 +77,7 @@ async fn ticket(
 /// see, as one server-sent event named like the entry's `event`. After an
 /// interruption send the last `id` as `Last-Event-ID`: what was missed comes first.
 /// Where that is more than 500 entries, an event `reload` comes in their place: load
-/// `/activity`. The stream ends with the session or the process.
+/// `/activity`. The stream ends within 5 seconds of its session, and with the process.
 #[utoipa::path(get, path = "/stream", tag = "activity", params(
     Opening,
     ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that came."),

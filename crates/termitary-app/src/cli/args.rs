@@ -214,7 +214,7 @@ pub(super) struct DeadListArgs {
     #[command(flatten)]
     pub(super) filter: DeadFilter,
     /// How many to show at most
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: u32,
     /// Print JSON, for programs
     #[arg(long)]
@@ -324,7 +324,7 @@ pub(super) struct UserArgs {
 /// What to do with users.
 #[derive(Subcommand)]
 pub(super) enum UserCommand {
-    /// Create a user; prints a password unless one is given on stdin
+    /// Create a user; prints a new password unless --password-stdin gives one
     #[command(
         after_help = "Examples:\n  termitary user create ada@example.com --admin\n  termitary user create bob@example.com --name Bob --password-stdin < password.txt\n\nA password is never taken from the command line, where others could read it."
     )]

@@ -102,8 +102,13 @@ impl Printer {
     pub(super) async fn line(&mut self, text: String) -> anyhow::Result<()> {
         match self.lines.send(text).await {
             Ok(()) => Ok(()),
-            Err(_) => (&mut self.end).await?,
+            Err(_) => self.failed().await,
         }
+    }
+
+    /// Returns once a line could not be written, with the error.
+    pub(super) async fn failed(&mut self) -> anyhow::Result<()> {
+        (&mut self.end).await?
     }
 
     /// Waits until every line is written.

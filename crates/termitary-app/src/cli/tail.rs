@@ -21,7 +21,11 @@ async fn show(system: &System, args: &TailArgs) -> anyhow::Result<()> {
     let mut printer = out::Printer::start()?;
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
-        let event = tail.next().await?;
+        // Without a reader the next event would be waited for in vain.
+        let event = tokio::select! {
+            event = tail.next() => event?,
+            failed = printer.failed() => return failed,
+        };
         if !matches(args.pattern.as_bytes(), event.name.as_bytes()) {
             continue;
         }

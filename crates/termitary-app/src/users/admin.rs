@@ -65,7 +65,7 @@ async fn end_sessions(
 }
 
 /// Set somebody's password, with your own current one. Admins only. Their
-/// sessions end, and they get a mail.
+/// sessions end, and a confirmed address gets a mail.
 #[utoipa::path(post, path = "/users/{id}/password", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id")),
     request_body = SetPassword,

@@ -34,7 +34,8 @@ pub(super) struct Person {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Search {
-    /// At least 2 letters of a name, or a whole e-mail address.
+    /// At least 2 letters of a name, a whole e-mail address, or the id of a user
+    /// such as a todo's `owner`.
     #[param(min_length = 2, max_length = 254)]
     q: String,
     /// How many items at most (1 to 100, default 50).
@@ -44,8 +45,8 @@ struct Search {
     cursor: Option<String>,
 }
 
-/// Find people by name, whatever its case, or by their exact address, in the
-/// order of their accounts: to assign a todo, for instance. A page may have few
+/// Find people by name, whatever its case, by their exact address or by their id,
+/// in the order of their accounts: to assign a todo, or to name who did. A page may have few
 /// items or none and still a `nextCursor`: there are more accounts to look at.
 #[utoipa::path(get, path = "/people", tag = "users", params(Search), responses(
     (status = 200, body = Page<Person>),
@@ -62,7 +63,7 @@ async fn find(
     if !(SHORTEST..=LONGEST).contains(&q.chars().count()) {
         return Err(ApiError::field(
             "q",
-            "must have at least 2 letters of a name, or a whole address",
+            "must have at least 2 letters of a name, a whole address or an id",
         ));
     }
     let by_address = q.contains('@');
@@ -70,11 +71,10 @@ async fn find(
         .count(caller.user, by_address, app.now())?;
     let mut reader = app.db().read().await?;
     if by_address {
-        let found = store::person_at(&mut reader, &normal_email(q)).await?;
-        return Ok(Json(Page {
-            items: found.into_iter().collect(),
-            next_cursor: None,
-        }));
+        return Ok(only(store::person_at(&mut reader, &normal_email(q)).await?));
+    }
+    if let Ok(id) = Uuid::try_parse(q) {
+        return Ok(only(store::person_with(&mut reader, id).await?));
     }
     let needle = Needle::new(q);
     let (items, last) = store::people_named(&mut reader, &needle, after, limit).await?;
@@ -82,4 +82,11 @@ async fn find(
         items,
         next_cursor: last.map(|last| encode(&last)),
     }))
+}
+
+fn only(found: Option<Person>) -> Json<Page<Person>> {
+    Json(Page {
+        items: found.into_iter().collect(),
+        next_cursor: None,
+    })
 }

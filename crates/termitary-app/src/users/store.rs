@@ -51,6 +51,17 @@ pub(super) async fn person_at(
         .await
 }
 
+/// The person with this id.
+pub(super) async fn person_with(
+    conn: &mut SqliteConnection,
+    id: Uuid,
+) -> sqlx::Result<Option<Person>> {
+    sqlx::query_as("SELECT id, name FROM users WHERE id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
 /// People in whose names the needle is: up to `limit`, among the next
 /// [`LOOKED_AT`] accounts; and after which account to go on, if there may be more.
 pub(super) async fn people_named(
