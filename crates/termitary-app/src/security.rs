@@ -36,6 +36,9 @@ pub(crate) enum Event {
     RoleChanged,
     PasswordChanged,
     SessionEnded,
+    /// Somebody asked for another address.
+    AddressChangeRequested,
+    AccountDeleted,
 }
 
 impl Event {
@@ -48,6 +51,8 @@ impl Event {
             Self::RoleChanged => "role_changed",
             Self::PasswordChanged => "password_changed",
             Self::SessionEnded => "session_ended",
+            Self::AddressChangeRequested => "address_change_requested",
+            Self::AccountDeleted => "account_deleted",
         }
     }
 
@@ -55,7 +60,11 @@ impl Event {
     fn is_change(self) -> bool {
         matches!(
             self,
-            Self::RoleChanged | Self::PasswordChanged | Self::SessionEnded
+            Self::RoleChanged
+                | Self::PasswordChanged
+                | Self::SessionEnded
+                | Self::AddressChangeRequested
+                | Self::AccountDeleted
         )
     }
 }

@@ -23,8 +23,9 @@ pub(crate) enum Refused {
     LastAdmin,
 }
 
-/// Stores a new password, ends every session and every link to set another.
-/// `actor` is who did it; nobody, where an operator did.
+/// Stores a new password, ends every session and every link to set another, and
+/// withdraws a change of address: whoever asked for it may be who the password is
+/// changed against. `actor` is who did it; nobody, where an operator did.
 pub(crate) async fn set_password(
     tx: &mut Tx,
     user: &User,
@@ -32,14 +33,19 @@ pub(crate) async fn set_password(
     actor: Option<Uuid>,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
-    sqlx::query("UPDATE users SET password_hash = $1, updated_us = $2 WHERE id = $3")
-        .bind(hash)
-        .bind(now.as_microsecond())
-        .bind(user.id)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE users SET password_hash = $1, pending_email = NULL, updated_us = $2 WHERE id = $3",
+    )
+    .bind(hash)
+    .bind(now.as_microsecond())
+    .bind(user.id)
+    .execute(&mut **tx)
+    .await?;
     end_sessions(tx, user.id, None).await?;
     links::end(tx, Purpose::Reset, user.id).await?;
+    if let Some(pending) = &user.pending_email {
+        links::end_of_address(tx, Purpose::Confirm, user.id, pending).await?;
+    }
     let event = UserUpdated::new(user, [("passwordChangedAt", json!(now))]);
     publish(tx, event, user.id, actor, now).await
 }

@@ -82,6 +82,23 @@ pub(super) async fn confirmation(
     post_link(&app, &meta, Purpose::Confirm, &at_new, letter).await
 }
 
+/// Warns the present address that the account is asked to get another one.
+pub(super) async fn email_requested(
+    event: UserConfirmationRequested,
+    State(app): State<App>,
+    meta: Meta,
+) -> HandlerResult {
+    let Somebody::Here(person) = Somebody::of(&app, &meta, &event.id).await? else {
+        return Ok(());
+    };
+    let asks = person.pending_email.as_deref() == Some(&event.email);
+    if !asks || !person.confirmed {
+        return Ok(());
+    }
+    let letter = templates::address_change_requested(&app.settings().public_url);
+    post(&app, &meta, &person.email, Kind::Security, letter).await
+}
+
 /// Sends the link that sets a new password; to nobody where the address has no
 /// account.
 pub(super) async fn reset(

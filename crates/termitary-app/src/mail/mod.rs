@@ -38,6 +38,10 @@ pub fn subscriptions() -> Registry<App> {
             "users.mail-confirmation",
             accounts::confirmation,
         )))
+        .on(patient(subscribe(
+            "users.mail-email-requested",
+            accounts::email_requested,
+        )))
         .on(patient(subscribe("users.mail-reset", accounts::reset)))
         .on(patient(subscribe(
             "users.mail-password-changed",

@@ -75,6 +75,15 @@ pub(super) fn address_changed(url: &str) -> Letter {
 }
 
 /// To an account whose password is another one.
+pub(super) fn address_change_requested(url: &str) -> Letter {
+    Letter {
+        subject: "Your account may get another address",
+        text: format!(
+            "Hello,\n\nsomebody with your password asked to move your account to another address. It moves\nwhen the link in a mail to that address is followed.\n\nIf that was you, there is nothing to do here. If not, set a new password at\n{url}/forgot\nwhich also withdraws the change.\n\nTermitary\n"
+        ),
+    }
+}
+
 pub(super) fn password_changed(at: &str, url: &str) -> Letter {
     Letter {
         subject: "Your password was changed",

@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::store::{self, Comment};
+use super::todo::check_lines;
 use crate::app::App;
 use crate::http::{Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, commit};
 
@@ -33,7 +34,7 @@ fn check_text(text: &str, (): &()) -> garde::Result {
     if text.trim().is_empty() || text.chars().count() > 10_000 {
         return Err(garde::Error::new("must have 1 to 10000 characters"));
     }
-    Ok(())
+    check_lines(text, &())
 }
 
 /// Read what was said about a todo, the oldest first.

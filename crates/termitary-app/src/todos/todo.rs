@@ -148,7 +148,7 @@ pub(super) struct CreateTodo {
     #[garde(custom(check_title))]
     #[schema(min_length = 1, max_length = 200)]
     pub(super) title: String,
-    #[garde(inner(length(chars, max = 10_000)))]
+    #[garde(inner(length(chars, max = 10_000), custom(check_lines)))]
     #[schema(max_length = 10_000)]
     pub(super) description: Option<String>,
     /// A user's id; `GET /people` finds it.
@@ -176,7 +176,7 @@ pub(super) struct ChangeTodo {
     #[serde(default, deserialize_with = "crate::http::not_null")]
     #[schema(nullable = false, min_length = 1, max_length = 200)]
     pub(super) title: Option<String>,
-    #[garde(inner(inner(length(chars, max = 10_000))))]
+    #[garde(inner(inner(length(chars, max = 10_000), custom(check_lines))))]
     #[serde(default, deserialize_with = "crate::http::nullable")]
     #[schema(value_type = Option<String>, max_length = 10_000)]
     pub(super) description: Option<Option<String>>,
@@ -199,6 +199,21 @@ pub(super) struct ChangeTodo {
     #[serde(default, deserialize_with = "crate::http::nullable")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) due_date: Option<Option<Due>>,
+}
+
+/// Text of several lines: no control characters but tabs and line breaks.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "garde hands its context over by reference"
+)]
+pub(super) fn check_lines(text: &str, (): &()) -> garde::Result {
+    let unwanted = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    if text.chars().any(unwanted) {
+        return Err(garde::Error::new(
+            "must not have control characters, except tabs and line breaks",
+        ));
+    }
+    Ok(())
 }
 
 /// A title is one line.

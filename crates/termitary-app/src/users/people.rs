@@ -60,7 +60,7 @@ async fn find(
     let limit = page_size(search.limit)?;
     let after: Option<Uuid> = decode(search.cursor.as_deref())?;
     let q = search.q.trim();
-    if !(SHORTEST..=LONGEST).contains(&q.chars().count()) {
+    if q.chars().any(char::is_control) || !(SHORTEST..=LONGEST).contains(&q.chars().count()) {
         return Err(ApiError::field(
             "q",
             "must have at least 2 letters of a name, a whole address or an id",

@@ -214,6 +214,12 @@ async fn change(
     let old_role = old.role;
     let user = wishes.apply(&mut tx, &app, caller, old).await?;
     tx.commit().await?;
+    if moves {
+        Note::new(Event::AddressChangeRequested, client.address)
+            .user(id)
+            .actor(caller.user)
+            .log(&app);
+    }
     if user.role != old_role {
         note_role(&app, caller, &client, id, user.role);
     }
@@ -338,5 +344,9 @@ async fn delete(
     let known = Provenance::by(caller.user, vec![id]);
     provenance::publish(&mut tx, event, id, known, app.now()).await?;
     tx.commit().await?;
+    Note::new(Event::AccountDeleted, client.address)
+        .user(id)
+        .actor(caller.user)
+        .log(&app);
     Ok(StatusCode::NO_CONTENT)
 }

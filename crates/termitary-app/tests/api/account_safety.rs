@@ -93,6 +93,40 @@ async fn a_withdrawn_address_cannot_be_confirmed_any_more() {
 }
 
 #[tokio::test]
+async fn a_new_password_withdraws_a_change_of_address_that_a_thief_asked_for() {
+    let app = TestApp::start().await;
+    let ada = app.member("Ada").await;
+    let evil = "evil@elsewhere.example";
+    let body = json!({ "email": evil, "currentPassword": PASSWORD });
+    app.patch(&user(&ada), &ada, body).await.assert_status(200);
+    app.settle().await;
+    // The present address hears of it at once.
+    let subjects = app.subjects(&ada.email);
+    assert_eq!(
+        subjects.last().unwrap(),
+        "Your account may get another address"
+    );
+    let warning = app.app.mailer().sent().pop().unwrap();
+    assert!(!warning.text.contains(evil), "{warning:?}");
+
+    post(&app, FORGOT, json!({ "email": ada.email }))
+        .await
+        .assert_status(202);
+    app.settle().await;
+    let token = app.link(&ada.email, "reset").unwrap();
+    let body = json!({ "token": token, "newPassword": "a very different one" });
+    post(&app, RESET, body).await.assert_status(204);
+    app.follow(evil).await.assert_fields(&["token"]);
+    let answer = app.try_login(&ada.email, "a very different one").await;
+    answer.assert_status(200);
+    assert_eq!(
+        answer.json()["user"]["pendingEmail"],
+        serde_json::Value::Null
+    );
+    app.settle().await;
+}
+
+#[tokio::test]
 async fn asking_for_an_address_does_not_tell_whether_it_is_taken() {
     let app = TestApp::start().await;
     let (ada, bob) = (app.member("Ada").await, app.member("Bob").await);

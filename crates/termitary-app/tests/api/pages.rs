@@ -101,13 +101,10 @@ async fn the_link_of_a_mail_shows_its_todo_to_whoever_may_see_it() {
     });
     app.todo(&ada, body).await;
     app.settle().await;
-    let mail = app.app.mailer().sent().pop().unwrap();
     let start = format!("{}/todos/", app.app.settings().public_url);
-    let line = mail
-        .text
-        .lines()
-        .map(str::trim)
-        .find(|line| line.starts_with(&start));
+    let mails = app.app.mailer().sent();
+    let lines = mails.iter().flat_map(|mail| mail.text.lines());
+    let line = lines.map(str::trim).find(|line| line.starts_with(&start));
     let path = line.unwrap()[start.len() - "/todos/".len()..].to_owned();
 
     let asked = open(&app, &path).await;

@@ -117,7 +117,7 @@ async fn a_list_shows_todos_exactly_as_they_are_read_alone() {
     let app = TestApp::start().await;
     let (ada, ben) = (app.register("Ada").await, app.register("Ben").await);
     let admin = app.admin().await;
-    let odd = "quote \" backslash \\ line\nbell \u{7} nul \u{0} \u{2028} \u{1F41C} [1,{}], null";
+    let odd = "quote \" backslash \\ line\ntab \t \u{2028} \u{1F41C} [1,{}], null";
     let bodies = [
         json!({ "title": "Bare" }),
         json!({ "title": "Both mine", "assignee": ada.id }),
@@ -126,6 +126,15 @@ async fn a_list_shows_todos_exactly_as_they_are_read_alone() {
     ];
     for body in bodies {
         app.todo(&ada, body).await;
+    }
+    for control in ["bell \u{7}", "nul \u{0}", "escape \u{1b}[31m", "\u{9b}"] {
+        app.post(
+            TODOS,
+            &ada,
+            json!({ "title": "Odd", "description": control }),
+        )
+        .await
+        .assert_fields(&["description"]);
     }
     for (who, count) in [(&ada, 4), (&ben, 1), (&admin, 4)] {
         let list = app.get(TODOS, who).await.json();
