@@ -11,6 +11,21 @@ use serde_json::Value;
 /// Longer than anything takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
+/// The program. Tests that run under `nohup` ignore SIGHUP, and so would what they
+/// start.
+fn program() -> Command {
+    let program = env!("CARGO_BIN_EXE_termitary");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if ignored.is_none_or(|mask| mask & 1 == 0) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", program]);
+    command
+}
+
 /// A working folder, and the environment that commands in it get.
 pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
@@ -43,7 +58,7 @@ impl Sandbox {
 
     /// The command with nothing of the test's own environment.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_termitary"));
+        let mut command = program();
         command
             .args(args)
             .current_dir(self.dir.path())
