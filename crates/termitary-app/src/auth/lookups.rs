@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::store::hands;
@@ -24,9 +24,24 @@ const SHARE: usize = 256;
 type Hash = [u8; 32];
 type Reply = oneshot::Sender<Result<Option<Live>, ApiError>>;
 
+/// The most sessions that are noted as used at once.
+const NOTES: usize = 16;
+
 /// Where the questions meet.
-#[derive(Clone, Default)]
-pub(crate) struct Lookups(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub(crate) struct Lookups {
+    state: Arc<Mutex<State>>,
+    notes: Arc<Semaphore>,
+}
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self {
+            state: Arc::default(),
+            notes: Arc::new(Semaphore::new(NOTES)),
+        }
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -63,6 +78,11 @@ impl Lookups {
             .map_err(|_| ApiError::Busy("The service cannot do this now."))?
     }
 
+    /// A place among those that note a session as used, if one is free.
+    pub(super) fn place_to_note(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.notes).try_acquire_owned().ok()
+    }
+
     /// Whether nobody asks the database yet.
     fn wait(&self, hash: Hash, reply: Reply) -> bool {
         let mut state = self.lock();
@@ -72,7 +92,7 @@ impl Lookups {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

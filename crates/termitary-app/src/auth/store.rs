@@ -14,6 +14,8 @@ use crate::http::{ApiError, Caller, Client};
 
 /// A session's last use is written at most this often.
 const TOUCH_US: i64 = 60_000_000;
+/// How long a request waits until its session is noted as used.
+const NOTE_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
 /// The most sessions of one user; a further login ends the oldest.
 const SESSIONS: i64 = 100;
 
@@ -108,11 +110,8 @@ pub(super) async fn session_of_token(
         return Ok(None);
     };
     let now_us = app.now().as_microsecond();
-    if now_us - live.last_used_us > TOUCH_US
-        && let Err(error) = touch(app, live.session, now_us).await
-    {
-        // Reading must not fail because writing does.
-        tracing::warn!(error = ?error, "cannot note that a session was used");
+    if now_us - live.last_used_us > TOUCH_US {
+        note_use(app, live.session, now_us).await;
     }
     Ok(Some(Caller {
         user: live.user,
@@ -157,6 +156,26 @@ pub(super) fn hands(app: &App) -> (i64, i64) {
         app.now().as_microsecond(),
         app.settings().session_idle.as_micros() as i64,
     )
+}
+
+/// Notes that a session was used. Reading must not fail because writing does, and a
+/// request does not wait for long: where the database is locked, its own write
+/// would wait once more.
+async fn note_use(app: &App, session: Uuid, now_us: i64) {
+    // With that many under way the next request notes it.
+    let Some(place) = app.lookups().place_to_note() else {
+        return;
+    };
+    let noting = {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = touch(&app, session, now_us).await {
+                tracing::warn!(error = ?error, "cannot note that a session was used");
+            }
+        })
+    };
+    let _ = tokio::time::timeout(NOTE_WAIT, noting).await;
 }
 
 async fn touch(app: &App, session: Uuid, now_us: i64) -> Result<(), termitary::Error> {

@@ -56,6 +56,13 @@ async fn requests_that_meet_a_locked_database_fail_together_and_the_process_stop
     let sandbox = Sandbox::new().with("TERMITARY_SHUTDOWN_GRACE", "2s");
     let mut dev = sandbox.start(&["dev"]);
     let client = Arc::new(Client::register(dev.port(), "ada@example.com"));
+    // Each request would also note that the session is used: another write.
+    let mut stranger = lock(&sandbox).await;
+    sqlx::query("UPDATE sessions SET last_used_us = last_used_us - 3600000000")
+        .execute(&mut stranger)
+        .await
+        .unwrap();
+    sqlx::query("COMMIT").execute(&mut stranger).await.unwrap();
     let _stranger = lock(&sandbox).await;
     let began = Instant::now();
     let requests: Vec<_> = (0..REQUESTS)
