@@ -304,10 +304,6 @@ pub(crate) struct Route {
     pub(crate) events: Vec<String>,
     /// Those of them that did not reach it before this declaration, although it was
     /// known.
-    #[cfg_attr(
-        not(feature = "redis"),
-        expect(dead_code, reason = "only streams begin somewhere")
-    )]
     pub(crate) fresh: Vec<String>,
     /// It stood in the ledger before this declaration: a broker that does not
     /// know it has lost data.
