@@ -2,7 +2,8 @@
 //! not yet judged. One definition gives the flags, the variables and the help.
 #![expect(
     rustdoc::broken_intra_doc_links,
-    reason = "these comments are the program's help, where brackets are brackets"
+    rustdoc::bare_urls,
+    reason = "these comments are the program's help, where brackets are brackets and addresses stand bare"
 )]
 
 use clap::Args;
