@@ -12,7 +12,7 @@ use super::{Role, User};
 use crate::provenance::{self, Provenance};
 use crate::users::events::{UserEmailChanged, UserEmailConfirmed, UserUpdated};
 
-/// What an account's owner or an admin wants is not possible.
+/// A reason why a change of an account is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The link belongs to a change that was replaced or withdrawn.
@@ -23,9 +23,9 @@ pub(crate) enum Refused {
     LastAdmin,
 }
 
-/// Stores a new password, ends every session and every link to set another, and
-/// withdraws a change of address: whoever asked for it may be who the password is
-/// changed against. `actor` is who did it; nobody, where an operator did.
+/// Stores a new password, ends every session and every reset link, and withdraws a
+/// pending change of address, which a thief of the old password may have requested.
+/// `actor` is the user who set it, or `None` for an operator.
 pub(crate) async fn set_password(
     tx: &mut Tx,
     user: &User,
@@ -75,8 +75,8 @@ pub(crate) async fn set_role(
     Ok(Ok(true))
 }
 
-/// The reader of a mail to `email` followed its link: the address is theirs.
-/// Where it is the one they want to have, it becomes the account's.
+/// Confirms `email` after its link was followed. A pending address replaces the
+/// account's present one.
 pub(crate) async fn confirm(
     tx: &mut Tx,
     user: User,
@@ -191,7 +191,7 @@ pub(crate) async fn end_sessions(
     Ok(done.rows_affected())
 }
 
-/// Whether this user is the only admin.
+/// Returns whether this user is the only admin.
 pub(crate) async fn is_last_admin(conn: &mut SqliteConnection, user: &User) -> sqlx::Result<bool> {
     if user.role != Role::Admin {
         return Ok(false);

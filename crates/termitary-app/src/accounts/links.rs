@@ -18,7 +18,7 @@ const BYTES: usize = 20;
 /// carries a new link, and the one that arrived first must still work.
 const LIVE: i64 = 30;
 
-/// What a link does.
+/// The purpose of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Proves that its reader gets mail at an address.
@@ -47,7 +47,7 @@ impl Purpose {
 /// A link that still works.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Link {
-    /// Whose account it changes.
+    /// The user whose account it changes.
     pub(crate) user: Uuid,
     /// The address that it was sent to.
     pub(crate) email: String,

@@ -50,7 +50,7 @@ pub(super) fn hash(
     phc(hasher, &salt, &out)
 }
 
-/// Whether one of these is the password of a PHC string.
+/// Returns whether one of these passwords matches a PHC string.
 pub(super) fn fits_any(
     stored: &str,
     forms: &[String],

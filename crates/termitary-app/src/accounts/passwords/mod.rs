@@ -75,10 +75,9 @@ impl Passwords {
             .map_err(PasswordsBusy::from)
     }
 
-    /// Whether the password fits, in its composed form (NFC), as it was typed, or in
-    /// its decomposed form: hashes from before the composed form was the rule were made
-    /// of either. Without a hash (an unknown user) the same work is done, and the
-    /// result is `false`.
+    /// Compares the password with a hash: in its composed form (NFC), as it was typed,
+    /// and in its decomposed form, since older hashes were made of either. Without a
+    /// hash (an unknown user) it does the same work and returns `false`.
     pub(crate) async fn verify(
         &self,
         password: &str,
@@ -94,7 +93,7 @@ impl Passwords {
         Ok(known && fits)
     }
 
-    /// Whether a stored hash was made with less work than new ones are.
+    /// Returns whether a stored hash was made with less work than new hashes.
     pub(crate) fn is_outdated(&self, stored: &str) -> bool {
         let wanted = self.hasher.params();
         PasswordHash::new(stored)

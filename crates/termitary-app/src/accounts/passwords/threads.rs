@@ -66,7 +66,7 @@ where
     }
 
     fn run(self: Box<Self>, memory: &mut Memory) {
-        // Whoever went away meanwhile needs no result.
+        // Sending fails if the client is gone; its result is not needed.
         let _ = self.reply.send((self.work)(memory));
     }
 }
