@@ -298,6 +298,8 @@ async fn a_former_assignee_sees_that_it_was_handed_on_and_nothing_else_of_the_sa
     let todo = app
         .todo(&ada, json!({ "title": "Write", "assignee": bob.id }))
         .await;
+    // The feed lists events in the order in which they were handled.
+    app.settle().await;
     let path = format!("/api/v1/todos/{}", todo["id"].as_str().unwrap());
     let body = json!({ "title": "Fire Bob", "description": "for good", "assignee": cleo.id });
     app.patch(&path, &ada, body).await.assert_status(200);
