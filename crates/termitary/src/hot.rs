@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::Error;
-use crate::broker::{Broker, Outcome, Settlement, WorkerId};
+use crate::broker::Broker;
 use crate::db::Db;
+use crate::delivery::{Outcome, Settlement, WorkerId};
+use crate::draft::Draft;
 use crate::event::Envelope;
-use crate::publish::Draft;
 use crate::registry::Registry;
 use crate::schedule::Rule;
 

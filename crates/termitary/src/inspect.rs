@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::broker::{Broker, Cursor};
+use crate::broker::Broker;
 use crate::clock::from_micros;
+use crate::delivery::Cursor;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
@@ -412,7 +413,7 @@ impl Inspect {
 /// A live view of published events: [`Inspect::tail`].
 pub struct Tail {
     broker: Broker,
-    routes: Vec<crate::broker::Route>,
+    routes: Vec<crate::delivery::Route>,
     cursor: Cursor,
     buffer: VecDeque<Envelope>,
 }

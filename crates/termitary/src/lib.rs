@@ -46,7 +46,7 @@
 //! or parked, which are kept until somebody decides.
 //!
 //! The rooms of this crate, in reading order: [`event`] (what is published),
-//! [`publish`] (how it becomes real), [`broadcast`] (telling every live
+//! [`Tx`] and [`Bus`] (how it becomes real), [`broadcast`] (telling every live
 //! process), [`handler`], [`subscription`] and [`retry`] (who handles it, and
 //! what happens around that), [`schedule`], [`registry`] (all of it as data),
 //! [`worker`] (what runs it), [`broker`] (where deliveries wait), [`db`] (one
@@ -63,10 +63,11 @@
 //! `schedule` and `shutdown`.
 
 mod agreed;
-pub mod broadcast;
 pub mod broker;
 pub mod clock;
 pub mod db;
+mod delivery;
+mod draft;
 pub mod error;
 pub mod event;
 mod excerpt;
@@ -99,13 +100,14 @@ pub mod testing;
 pub mod trace;
 pub mod worker;
 
-pub use broker::Broker;
+pub use broker::{Broker, Bus, broadcast};
 pub use clock::Clock;
 pub use db::{Db, Reader, Tx};
+pub use draft::Published;
 pub use error::Error;
 pub use event::{Envelope, Event};
 pub use handler::{HandlerError, HandlerResult};
-pub use publish::{Bus, Publish, Published};
+pub use publish::Publish;
 pub use registry::Registry;
 pub use retry::Retry;
 pub use subscription::{Subscription, subscribe};
@@ -117,14 +119,15 @@ pub use {jiff, schemars, sqlx, uuid};
 
 /// What most files that publish or handle events need.
 pub mod prelude {
-    pub use crate::broker::Broker;
+    pub use crate::broker::{Broker, Bus};
     pub use crate::clock::{days, hours, minutes, secs};
     pub use crate::db::{Db, Tx};
+    pub use crate::draft::Published;
     pub use crate::event::{Envelope, Event};
     pub use crate::handler::{
         Attempt, FromRef, HandlerError, HandlerResult, Ledger, Meta, PermanentExt, Shutdown, State,
     };
-    pub use crate::publish::{Bus, Publish, Published};
+    pub use crate::publish::Publish;
     pub use crate::registry::Registry;
     pub use crate::retry::Retry;
     pub use crate::schedule::{Tick, cron, schedule};

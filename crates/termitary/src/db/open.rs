@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 use super::carrier::{self, Cargo, Carrier};
 use super::patience::{BUSY, primary_code};
 use super::{MOST, SHARED_FOR};
+use crate::draft::Draft;
 use crate::error::{Error, Kind};
 use crate::ledger;
-use crate::publish::Draft;
 
 /// A transaction that reads first and writes later would fail with
 /// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.

@@ -28,8 +28,8 @@ use super::file::File;
 use super::hold::{Held, Holds, Who};
 use super::open::{self, Open, Publisher, Reply};
 use super::patience::{BUSY, primary_code, stranger};
+use crate::draft::Draft;
 use crate::error::Error;
-use crate::publish::Draft;
 
 /// So few share a commit in any case: more commits would cost more than is won.
 const FEW: usize = 32;

@@ -6,10 +6,10 @@ use sqlx::SqliteConnection;
 
 use super::Db;
 use super::turns::Turn;
+use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::fault;
-use crate::publish::{Draft, Published};
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
 ///

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Context, FromDelivery, HandlerError, HandlerResult, Meta};
-use crate::broker::Claim;
 use crate::db::{Db, Owner, Tx};
+use crate::delivery::Claim;
 use crate::error::{Error, Kind};
 use crate::fault;
 use crate::planted;

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use crate::broker::Route;
 use crate::db::{Db, Tx};
+use crate::delivery::Route;
 use crate::error::Error;
 use crate::fault;
 use crate::registry::Registry;

@@ -121,7 +121,7 @@ async fn routes_come_in_the_order_of_the_registry_and_say_who_was_known() {
     }
     let again = world.broker.declare(&registry).await.unwrap();
     assert!(again.iter().all(|route| route.known));
-    let ids = |routes: &[crate::broker::Route]| routes.iter().map(|r| r.id).collect::<Vec<_>>();
+    let ids = |routes: &[crate::delivery::Route]| routes.iter().map(|r| r.id).collect::<Vec<_>>();
     assert_eq!(ids(&again), ids(&routes));
     assert!(
         world

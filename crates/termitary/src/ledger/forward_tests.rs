@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::forward::{Forward, PAGE};
-use crate::broker::{Broker, Leased, Outcome, Route, Settlement};
+use crate::broker::Broker;
 use crate::clock::{Clock, days, from_micros, hours, micros};
 use crate::db::Options;
+use crate::delivery::{Leased, Outcome, Route, Settlement};
 use crate::inspect::LetterFilter;
 use crate::ledger::{self, Lease};
 use crate::prelude::*;

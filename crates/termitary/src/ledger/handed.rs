@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use serde_json::json;
 use sqlx::{Either, Executor, SqliteConnection};
 
-use crate::broker::{Outcome, Settlement};
+use crate::delivery::{Outcome, Settlement};
 use crate::error::Error;
 use crate::planted;
 

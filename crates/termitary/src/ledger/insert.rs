@@ -7,8 +7,8 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteQueryResult};
 use sqlx::{Sqlite, SqliteConnection};
 
+use crate::draft::Draft;
 use crate::error::Error;
-use crate::publish::Draft;
 
 /// Rows of the largest statement.
 pub(super) const ROWS: usize = 64;

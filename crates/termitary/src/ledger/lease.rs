@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use crate::broker::{CRASH_LIMIT, Claim, Leased, Origin, WorkerId};
+use crate::broker::CRASH_LIMIT;
 use crate::db::Db;
+use crate::delivery::{Claim, Leased, Origin, WorkerId};
 use crate::error::Error;
 use crate::event::Envelope;
 

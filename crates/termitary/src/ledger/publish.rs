@@ -4,8 +4,8 @@ use serde_json::json;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
+use crate::draft::{Draft, Published};
 use crate::error::Error;
-use crate::publish::{Draft, Published};
 
 use super::insert::{Inserts, WAITS, owed, owed_now};
 use super::stored::{Bytes, known_or_stand_in};

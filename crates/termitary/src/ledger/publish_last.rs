@@ -15,8 +15,8 @@ use super::stored::Text;
 use crate::db::nothing_lost;
 #[cfg(feature = "redis")]
 use crate::db::{Cargo, Trust};
+use crate::draft::Draft;
 use crate::error::Error;
-use crate::publish::Draft;
 
 const COMMIT: &str = concat!(nothing_lost!(), "; COMMIT");
 /// For what takes several statements: the commit looks again.

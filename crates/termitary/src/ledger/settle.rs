@@ -4,7 +4,7 @@
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use crate::broker::{Claim, Origin, Outcome, Settlement};
+use crate::delivery::{Claim, Origin, Outcome, Settlement};
 use crate::error::Error;
 #[cfg(feature = "redis")]
 use crate::event::Envelope;

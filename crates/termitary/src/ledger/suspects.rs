@@ -11,8 +11,8 @@ use sqlx::SqliteConnection;
 
 use super::lease::{event, leased};
 use super::stored::{counters, park};
-use crate::broker::{Leased, WorkerId};
 use crate::db::Db;
+use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
 use crate::event::Envelope;
 

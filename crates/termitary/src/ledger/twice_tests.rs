@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Broker, Claim, Outcome, Settlement};
+use crate::broker::Broker;
+use crate::delivery::{Claim, Outcome, Settlement};
 use crate::prelude::*;
 
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -10,12 +10,12 @@ use super::record::{self, Record};
 use super::{CatchUp, Rule, Schedule, Tick, ahead};
 use crate::clock::{days, from_micros, micros, minutes};
 use crate::db::{Db, Tx};
+use crate::draft::Draft;
 use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::fault;
 use crate::guard;
 use crate::ledger::stored::Text;
-use crate::publish::Draft;
 
 /// A missed tick older than this is skipped under [`CatchUp::Latest`].
 const LATEST_WINDOW: Duration = days(1);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use uuid::Uuid;
 
-use crate::broker::{Claim, Origin, Outcome, Settlement, WorkerId};
+use crate::delivery::{Claim, Origin, Outcome, Settlement, WorkerId};
 
 /// A delivery: event and subscription.
 pub(super) type Key = (Uuid, i64);

@@ -8,8 +8,8 @@ use fastrand::Rng;
 
 use super::actor::rest;
 use super::world::{Made, Next, Process, World};
-use crate::broker::{Leased, Outcome, Settlement};
 use crate::clock::{micros, secs};
+use crate::delivery::{Leased, Outcome, Settlement};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::handler::{HandlerResult, Ledger, LedgerScope, Verdict};

@@ -14,9 +14,10 @@ use tempfile::TempDir;
 use super::book::Book;
 #[cfg(feature = "redis")]
 use super::redis::Server;
-use crate::broker::{Broker, Route, WorkerId};
+use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::db::{Db, Options};
+use crate::delivery::{Route, WorkerId};
 use crate::event::Event;
 use crate::handler::HandlerResult;
 use crate::registry::Registry;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Core;
-use crate::broker::{Leased, Outcome};
 use crate::clock::later;
+use crate::delivery::{Leased, Outcome};
 use crate::guard::{self, Panicked};
 use crate::handler::{HandlerError, HandlerResult, LedgerScope, Undecodable, Verdict};
 use crate::subscription::Subscription;

@@ -12,7 +12,7 @@ use super::Core;
 use super::measures::Measures;
 use super::news;
 use super::queue::Queue;
-use crate::broker::Route;
+use crate::delivery::Route;
 use crate::fault;
 use crate::subscription::Subscription;
 use crate::task::let_others_go_first;

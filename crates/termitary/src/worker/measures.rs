@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram};
 
-use crate::broker::Outcome;
+use crate::delivery::Outcome;
 
 pub(super) struct Measures {
     outcomes: [(&'static str, Counter); NAMES.len()],

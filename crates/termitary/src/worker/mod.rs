@@ -31,7 +31,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Broker, Route, WorkerId};
+use crate::broker::Broker;
+use crate::delivery::{Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::guard;

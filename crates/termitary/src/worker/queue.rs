@@ -17,7 +17,7 @@ use super::attempt::{self, Took};
 use super::measures::Measures;
 use super::pace::{Pace, SHORT};
 use super::renewal::Tracked;
-use crate::broker::Leased;
+use crate::delivery::Leased;
 use crate::subscription::Subscription;
 
 /// Cheap to clone.

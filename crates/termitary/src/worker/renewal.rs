@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Claim, Leased};
+use crate::broker::Broker;
 use crate::db::Db;
+use crate::delivery::{Claim, Leased};
 use crate::error::Error;
 use crate::fault;
 use crate::handler::End;

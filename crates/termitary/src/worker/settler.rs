@@ -7,7 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::renewal::Tracked;
-use crate::broker::{Broker, Settlement};
+use crate::broker::Broker;
+use crate::delivery::Settlement;
 use crate::error::Error;
 use crate::fault;
 use crate::guard;

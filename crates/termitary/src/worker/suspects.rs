@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use super::renewal::STUCK_AFTER;
 use super::{Core, attempt, lane::Lane};
-use crate::broker::Leased;
 use crate::clock::{micros, secs};
+use crate::delivery::Leased;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::suspects as ledger;

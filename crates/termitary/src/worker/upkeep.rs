@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Route, WorkerId};
+use crate::broker::Broker;
 use crate::clock::{minutes, secs};
 use crate::db::Db;
+use crate::delivery::{Route, WorkerId};
 use crate::ledger::retained::Progress;
 use crate::ledger::{self, Names};
 

@@ -21,12 +21,12 @@ use super::link::Link;
 use super::listen::{PING, timed};
 use super::outage::{Outage, Tally};
 use super::{relay, reply, script};
-use crate::broker::WorkerId;
 use crate::db::Db;
+use crate::delivery::WorkerId;
+use crate::draft::Draft;
 use crate::error::Error;
 use crate::event::{MAX_DATA_BYTES, cut_json_text};
 use crate::ledger::{self, Parked};
-use crate::publish::Draft;
 
 /// How long the bridge stays taken after its holder fell silent.
 const HOLD_MS: &str = "5000";

@@ -10,7 +10,7 @@ use redis::Value;
 use super::keys::{self, Lane, Stream};
 use super::reply::{self, Group};
 use super::{Redis, keys::is_targeted};
-use crate::broker::{Counts, Route};
+use crate::delivery::{Counts, Route};
 use crate::error::Error;
 use crate::ledger;
 

@@ -10,7 +10,7 @@ use redis::{RedisError, RedisResult};
 use super::keys::{self, Lane};
 use super::reply::Group;
 use super::{Redis, doubt, reply};
-use crate::broker::Route;
+use crate::delivery::Route;
 use crate::error::Error;
 use crate::ledger;
 

@@ -14,7 +14,7 @@ use super::entry::Carried;
 use super::info::{self, Info};
 use super::keys::Lane;
 use super::{Redis, reply};
-use crate::broker::{Entry, WorkerId};
+use crate::delivery::{Entry, WorkerId};
 use crate::error::Error;
 use crate::ledger::doubt::{self, Again};
 

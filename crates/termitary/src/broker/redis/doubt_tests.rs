@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Broker, Leased, Outcome, Route, Settlement, WorkerId};
+use crate::broker::Broker;
+use crate::delivery::{Leased, Outcome, Route, Settlement, WorkerId};
 use crate::event::Event;
 use crate::handler::HandlerResult;
 use crate::registry::Registry;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::keys::{self, Lane, Stream};
 use super::{Redis, declare, reply};
 use crate::broker::watch::Watch;
-use crate::broker::{Entry, WorkerId};
 use crate::clock::forward;
+use crate::delivery::{Entry, WorkerId};
 use crate::error::Error;
 
 /// How many are looked at with one command.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::broker::{Entry, Route};
+use crate::delivery::{Entry, Route};
 use crate::error::Error;
 
 /// What the names begin with, unless another prefix is set.

@@ -19,7 +19,7 @@ use super::config::RedisConfig;
 use super::keys::Keys;
 use super::script::Script;
 use super::{listen, script};
-use crate::broadcast::Message;
+use crate::broker::broadcast::Message;
 use crate::error::Error;
 
 const CONNECT: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::link::Link;
 use super::outage::{Outage, Tally};
-use crate::broadcast::Message;
+use crate::broker::broadcast::Message;
 use crate::error::Error;
 
 /// How often a silent connection is asked whether it still lives.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::broker::{Entry, WorkerId};
+use crate::delivery::{Entry, WorkerId};
 
 #[derive(Default)]
 pub(super) struct Live(Mutex<HashMap<WorkerId, HashSet<Entry>>>);

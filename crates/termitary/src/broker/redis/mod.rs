@@ -66,13 +66,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::Transport;
 use super::expiry::Expiry;
-use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
 use crate::clock::micros;
 use crate::db::Db;
+use crate::delivery::{Claim, Counts, Cursor, Leased, Route, Settlement, WorkerId};
+use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::Envelope;
-use crate::publish::{Draft, Published};
 
 use link::Wire;
 use live::Live;

@@ -4,7 +4,7 @@
 
 use super::keys::Lane;
 use super::{Redis, declare, takeover};
-use crate::broker::WorkerId;
+use crate::delivery::WorkerId;
 use crate::error::Error;
 use crate::ledger::{self, Former};
 

@@ -4,10 +4,10 @@
 use futures_util::{StreamExt, stream};
 
 use super::{Redis, entry, relay, unread};
+use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger;
-use crate::publish::{Draft, Published};
 
 /// How many pipelines of one call are under way: one is made while others are
 /// carried out and answered.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::keys::Lane;
 use super::{Redis, entry, reply};
-use crate::broker::{Cursor, Route};
+use crate::delivery::{Cursor, Route};
 use crate::error::Error;
 use crate::event::Envelope;
 

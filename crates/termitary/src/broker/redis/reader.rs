@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::keys::{Lane, Stream};
 use super::reply::{self, Raw};
 use super::{Redis, admit, declare, doubt};
-use crate::broker::{Leased, WorkerId};
+use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::task::let_others_go_first;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::settle::{entry_of, flags};
 use super::{Redis, script};
-use crate::broker::{Claim, Origin};
 use crate::clock::micros;
+use crate::delivery::{Claim, Origin};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::relay::{self, Row};

@@ -9,7 +9,7 @@ use redis::{RedisResult, Value};
 use rusqlite::Connection;
 
 use super::{Redis, doubt, keys, reply, script};
-use crate::broker::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
+use crate::delivery::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::{self, batch};

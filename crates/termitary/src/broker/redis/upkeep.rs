@@ -8,8 +8,8 @@ use super::keys::Lane;
 use super::outage::Outage;
 use super::refused::Refused;
 use super::{Redis, declare, doubt, moved, reconcile, relay, takeover, trim};
-use crate::broker::WorkerId;
 use crate::clock::forward;
+use crate::delivery::WorkerId;
 use crate::error::Error;
 use crate::ledger::{self, Former};
 

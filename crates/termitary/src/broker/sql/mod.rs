@@ -18,14 +18,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::Connection;
 
+use super::Transport;
 use super::expiry::Expiry;
-use super::{Claim, Counts, Cursor, Leased, Route, Settlement, Transport, WorkerId};
 use crate::clock::micros;
 use crate::db::Db;
+use crate::delivery::{Claim, Counts, Cursor, Leased, Route, Settlement, WorkerId};
+use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::ledger::{self, Whose, batch};
-use crate::publish::{Draft, Published};
 
 use publishes::Publishes;
 use unseen::Unseen;

@@ -9,9 +9,9 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::db::{Asked, Db};
+use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::ledger::batch;
-use crate::publish::{Draft, Published};
 
 type Reply = oneshot::Sender<Result<Vec<Published>, Error>>;
 

@@ -2,8 +2,8 @@
 
 use rusqlite::Connection;
 
-use crate::broker::{Leased, Outcome, Settlement};
 use crate::db::{Asked, Db};
+use crate::delivery::{Leased, Outcome, Settlement};
 use crate::error::Error;
 use crate::ledger::batch;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Sql;
-use crate::broker::Route;
 use crate::db::Db;
+use crate::delivery::Route;
 
 async fn state(db: &Db) -> i64 {
     sqlx::query_scalar("SELECT state FROM termitary_deliveries")

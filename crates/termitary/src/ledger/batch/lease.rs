@@ -11,7 +11,7 @@ use super::super::stored::{
     Bytes, PARK, StoredEvent, Unreadable, counters, event_columns, park_row,
 };
 use super::{Binder, Sized, list};
-use crate::broker::{Leased, WorkerId};
+use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
 
 pub(super) const HEAD: &str = concat!(

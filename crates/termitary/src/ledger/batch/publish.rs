@@ -7,10 +7,10 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::{Binder, Sized, list};
+use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::ledger::publish::count;
 use crate::ledger::stored::{Bytes, known_or_stand_in};
-use crate::publish::{Draft, Published};
 
 static EVENTS: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(|rows| {

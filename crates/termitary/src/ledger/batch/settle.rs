@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::super::settle::{SETTLE, settle_row};
 use super::{Binder, Sized};
-use crate::broker::{Outcome, Settlement};
+use crate::delivery::{Outcome, Settlement};
 use crate::error::Error;
 use crate::planted;
 
