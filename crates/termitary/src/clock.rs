@@ -3,11 +3,14 @@
 
 use std::fmt;
 #[cfg(feature = "testing")]
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
+
+#[cfg(feature = "testing")]
+use crate::lock::Mutex;
 
 /// Where the time, new ids and jitter come from.
 ///
@@ -49,7 +52,7 @@ impl Clock {
     #[cfg(feature = "testing")]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(manual) = &self.0 {
-            let mut manual = lock(manual);
+            let mut manual = manual.lock();
             manual.now = later(manual.now, by);
         }
     }
@@ -58,7 +61,7 @@ impl Clock {
     #[cfg(all(test, feature = "testing"))]
     pub(crate) fn set(&self, now: Timestamp) {
         if let Source::Manual(manual) = &self.0 {
-            lock(manual).now = now;
+            manual.lock().now = now;
         }
     }
 
@@ -67,7 +70,7 @@ impl Clock {
         from_micros(match &self.0 {
             Source::System => Timestamp::now().as_microsecond(),
             #[cfg(feature = "testing")]
-            Source::Manual(manual) => lock(manual).now.as_microsecond(),
+            Source::Manual(manual) => manual.lock().now.as_microsecond(),
         })
     }
 
@@ -85,7 +88,7 @@ impl Clock {
             }
             #[cfg(feature = "testing")]
             Source::Manual(manual) => {
-                let mut manual = lock(manual);
+                let mut manual = manual.lock();
                 let millis = u64::try_from(manual.now.as_millisecond()).unwrap_or_default();
                 let mut random = [0; 10];
                 manual.random.fill(&mut random);
@@ -99,7 +102,7 @@ impl Clock {
         match &self.0 {
             Source::System => fastrand::f64(),
             #[cfg(feature = "testing")]
-            Source::Manual(manual) => lock(manual).random.f64(),
+            Source::Manual(manual) => manual.lock().random.f64(),
         }
     }
 
@@ -159,12 +162,6 @@ impl fmt::Debug for Clock {
         };
         write!(f, "Clock({name}, {})", self.now())
     }
-}
-
-#[cfg(feature = "testing")]
-fn lock(manual: &Mutex<Manual>) -> MutexGuard<'_, Manual> {
-    // A panic while the hands move leaves them readable.
-    manual.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `time` plus `by`; at the end of time, the end of time.

@@ -85,6 +85,7 @@ pub mod handler;
 pub mod hot;
 pub mod inspect;
 mod ledger;
+mod lock;
 mod payload;
 mod planted;
 pub mod publish;

@@ -1,7 +1,7 @@
 //! Messages to every live process: at most once each, not stored.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::SqliteConnection;
@@ -12,6 +12,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::event::{MAX_DATA_BYTES, valid_name};
 use crate::ledger::broadcasts as rows;
+use crate::lock::Mutex;
 
 /// How far a listener may fall behind before it misses messages.
 const BUFFER: usize = 1024;
@@ -145,7 +146,7 @@ impl Broadcasts {
     /// 1,024 messages behind is told so and goes on with the oldest that are
     /// left. Call it within a tokio runtime.
     pub fn subscribe(&self) -> broadcast::Receiver<Message> {
-        let mut listening = self.0.lock();
+        let mut listening = self.0.listening.lock();
         let receiver = self.0.heard.subscribe();
         if !*listening {
             *listening = true;
@@ -173,20 +174,9 @@ impl Broadcasts {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.listening
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pruning(&self) -> MutexGuard<'_, Pruning> {
-        // Every change is whole before anything can panic.
-        self.pruning.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records one message; returns its row.
     async fn send_sql(&self, db: &Db, name: &str, data: &str) -> Result<i64, Error> {
-        let old = self.pruning().old();
+        let old = self.pruning.lock().old();
         let mut tx = db.begin().await?;
         let seq = rows::send(&mut tx, name, data, db.clock().now_us()).await?;
         let mut deleted = 0;
@@ -194,13 +184,13 @@ impl Inner {
             deleted = rows::prune(&mut tx, old, rows::PAGE).await?;
         }
         tx.commit().await?;
-        self.pruning().sent(seq, deleted);
+        self.pruning.lock().sent(seq, deleted);
         Ok(seq)
     }
 
     /// Whether anybody hears; if not, the task that asks ends.
     fn is_heard(&self) -> bool {
-        let mut listening = self.lock();
+        let mut listening = self.listening.lock();
         *listening = self.heard.receiver_count() > 0;
         *listening
     }
@@ -340,7 +330,7 @@ mod tests {
         let db = TestDb::open().await;
         let (here, there) = (Broadcasts::sql(db.db().clone()), neighbour(&db).await);
         drop(here.subscribe());
-        while *here.0.lock() {
+        while *here.0.listening.lock() {
             tokio::time::sleep(POLL).await;
         }
         there.send("a", "unheard").await.unwrap();
@@ -382,6 +372,6 @@ mod tests {
         assert_eq!(kept(&db).await, (2, 153));
         // With nothing old nothing is looked for.
         here.send("a", "last").await.unwrap();
-        assert_eq!(here.0.pruning().old(), None);
+        assert_eq!(here.0.pruning.lock().old(), None);
     }
 }

@@ -7,7 +7,6 @@
 //! for a whole lease whatever it says. With right clocks that is the same
 //! moment as its end.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::watch::Watch;
@@ -16,6 +15,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::{self, Lease, Whose};
+use crate::lock::Mutex;
 
 /// How many leases one transaction takes back.
 const PAGE: usize = 500;
@@ -47,11 +47,11 @@ impl Expiry {
         let usual = (now_us + half_us)..=(now_us + 3 * half_us);
         let stale = ledger::stale(db, whose, &usual).await?;
         if !stale.is_empty() && !self.could_renew(db).await {
-            self.seen().forget();
+            self.seen.lock().forget();
             return Ok(0);
         }
         let over = {
-            let mut seen = self.seen();
+            let mut seen = self.seen.lock();
             judge(&mut seen, stale, now_us, forward(), self.lease)
         };
         let mut taken = 0;
@@ -65,9 +65,7 @@ impl Expiry {
         }
         Ok(taken)
     }
-}
 
-impl Expiry {
     /// Whether leases could be renewed now, by anybody. While one transaction, of
     /// this process or another, keeps the file from all writers, the leases of the
     /// living stand still like those of the dead: all are watched anew afterwards.
@@ -79,11 +77,6 @@ impl Expiry {
             Err(_) => false,
         };
         written && asked.elapsed() <= prompt
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Watch<Lease>> {
-        // What a panic leaves in it is at most watched anew.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

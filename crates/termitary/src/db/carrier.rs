@@ -1,7 +1,7 @@
 //! Who takes events on, right after their commit, to where they are handled.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::error::Error;
 use crate::event::Envelope;
+use crate::lock::RwLock;
 
 /// Committed events, each by its `seq` and leased to the relay, on their way to
 /// every subscription that they reach.
@@ -54,17 +55,17 @@ pub(super) struct Slot(RwLock<Option<Weak<dyn Carrier>>>);
 
 impl Slot {
     pub(super) fn set(&self, carrier: Weak<dyn Carrier>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(carrier);
+        *self.0.write() = Some(carrier);
     }
 
     /// Nothing is trusted to it any more.
     pub(super) fn take(&self) -> Option<Arc<dyn Carrier>> {
-        let mut carrier = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut carrier = self.0.write();
         carrier.take()?.upgrade()
     }
 
     pub(super) fn get(&self) -> Option<Arc<dyn Carrier>> {
-        let carrier = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let carrier = self.0.read();
         carrier.as_ref()?.upgrade()
     }
 }

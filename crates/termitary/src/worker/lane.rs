@@ -1,6 +1,6 @@
 //! One subscription's loop: lease as many as there is room for, queue them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,6 +14,7 @@ use super::news;
 use super::queue::Queue;
 use crate::delivery::Route;
 use crate::fault;
+use crate::lock::Mutex;
 use crate::subscription::Subscription;
 use crate::task::let_others_go_first;
 
@@ -171,7 +172,7 @@ impl Room {
                 biased;
                 () = core.stop.cancelled() => return None,
                 () = core.until_alone(true) => {
-                    self.withheld().take();
+                    self.withheld.lock().take();
                     queue.give_back();
                 }
                 claims = self.free(core, queue) => return claims,
@@ -193,7 +194,7 @@ impl Room {
         loop {
             let ahead = queue.is_short();
             let claims = if ahead {
-                self.withheld().take();
+                self.withheld.lock().take();
                 self.some(self.refill, self.share).await?
             } else {
                 self.withhold().await?;
@@ -223,23 +224,18 @@ impl Room {
 
     /// Withholds the claims for what is leased ahead, once they are free.
     async fn withhold(&self) -> Option<()> {
-        if self.withheld().is_none() {
+        if self.withheld.lock().is_none() {
             let ahead = (self.size / 2) as u32;
             let ahead = Arc::clone(&self.claims).acquire_many_owned(ahead).await;
-            *self.withheld() = Some(ahead.ok()?);
+            *self.withheld.lock() = Some(ahead.ok()?);
         }
         Some(())
-    }
-
-    fn withheld(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
-        // One value, replaced as a whole.
-        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every place: resolves when this lane has nothing leased.
     /// Until it is given back, the lane withholds nothing.
     pub(super) async fn take_all(&self) -> Option<OwnedSemaphorePermit> {
-        self.withheld().take();
+        self.withheld.lock().take();
         let all = Arc::clone(&self.claims).acquire_many_owned(self.size as u32);
         all.await.ok()
     }

@@ -1,11 +1,12 @@
 //! What befalls many lanes at once is told once, with all their names.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
 use crate::error::Error;
+use crate::lock::Mutex;
 
 /// For so long it is heard which lanes it befalls.
 const GATHER: Duration = Duration::from_millis(100);
@@ -16,21 +17,16 @@ const GATHER: Duration = Duration::from_millis(100);
 pub(super) struct News(Mutex<HashMap<Option<String>, Vec<String>>>);
 
 impl News {
-    fn heard(&self) -> MutexGuard<'_, HashMap<Option<String>, Vec<String>>> {
-        // A map that nothing can leave half-written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether nobody is going to tell it yet.
     fn is_new(&self, what: Option<String>, subscription: &str) -> bool {
-        let mut heard = self.heard();
+        let mut heard = self.0.lock();
         let whose = heard.entry(what).or_default();
         whose.push(subscription.to_owned());
         whose.len() == 1
     }
 
     fn tell(&self, what: Option<String>) {
-        let whose = self.heard().remove(&what).unwrap_or_default();
+        let whose = self.0.lock().remove(&what).unwrap_or_default();
         let subscriptions = whose.join(", ");
         if let Some(error) = what {
             tracing::warn!(%subscriptions, %error, "cannot lease; trying again");

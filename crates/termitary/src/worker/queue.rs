@@ -6,7 +6,7 @@
 //! subscription's concurrency.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,6 +18,7 @@ use super::measures::Measures;
 use super::pace::{Pace, SHORT};
 use super::renewal::Tracked;
 use crate::delivery::Leased;
+use crate::lock::Mutex;
 use crate::subscription::Subscription;
 
 /// Cheap to clone.
@@ -70,7 +71,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
         let timeout = self.0.subscription.policy.timeout;
         let tracked = self.0.core.renewal.track_all(&leased, timeout);
         let since = Instant::now();
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         for (leased, tracked) in leased.into_iter().zip(tracked) {
             let Some(claim) = claims.split(1) else {
                 tracing::error!(subscription = %self.0.subscription.name, "the broker leased more than asked");
@@ -90,14 +91,14 @@ impl<S: Send + Sync + 'static> Queue<S> {
 
     /// Whether handlers are known to be short: only then is work leased ahead.
     pub(super) fn is_short(&self) -> bool {
-        self.0.lock().pace.is_short()
+        self.0.state.lock().pace.is_short()
     }
 
     /// Resolves when the first in the queue has waited for longer than a short
     /// handler takes.
     pub(super) async fn waits_long(&self) {
         loop {
-            let first = self.0.lock().waiting.front().map(|first| first.since);
+            let first = self.0.state.lock().waiting.front().map(|first| first.since);
             match first.map(|since| since + SHORT) {
                 Some(long) if long <= Instant::now() => return,
                 Some(long) => tokio::time::sleep_until(long).await,
@@ -109,14 +110,14 @@ impl<S: Send + Sync + 'static> Queue<S> {
 
     /// Everything that is queued goes back, no attempt counted.
     pub(super) fn give_back(&self) {
-        let waiting = std::mem::take(&mut self.0.lock().waiting);
+        let waiting = std::mem::take(&mut self.0.state.lock().waiting);
         self.0.give_back(waiting);
     }
 
     /// The same, and nothing is leased ahead until handlers are known to be
     /// short again.
     pub(super) fn lease_no_more_ahead(&self) {
-        self.0.lock().pace = Pace::default();
+        self.0.state.lock().pace = Pace::default();
         self.give_back();
     }
 
@@ -137,7 +138,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
             queue: &self,
             counted: true,
         };
-        self.0.lock().starting -= 1;
+        self.0.state.lock().starting -= 1;
         let mut took = None;
         while let Some(next) = runner.next(took) {
             let inner = &self.0;
@@ -160,7 +161,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
     /// What is to be run next; with nothing left, one runner less.
     fn next(&mut self, took: Option<Took>) -> Option<Waiting> {
         let inner = &self.queue.0;
-        let mut state = inner.lock();
+        let mut state = inner.state.lock();
         let ahead = state.pace.is_short();
         match took {
             Some(Took::Time(took)) => state.pace.add(took),
@@ -186,7 +187,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
 impl<S: Send + Sync + 'static> Drop for Runner<'_, S> {
     fn drop(&mut self) {
         if self.counted {
-            let mut state = self.queue.0.lock();
+            let mut state = self.queue.0.state.lock();
             state.runners -= 1;
             self.queue.start_another(&mut state);
         }
@@ -198,10 +199,5 @@ impl<S> Inner<S> {
         for waiting in waiting {
             attempt::give_back(&self.core, waiting);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is whole before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

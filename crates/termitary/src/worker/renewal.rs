@@ -2,7 +2,7 @@
 //! thread of the runtime keeps its lease, but only until its timeout.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use crate::delivery::{Claim, Leased};
 use crate::error::Error;
 use crate::fault;
 use crate::handler::End;
+use crate::lock::Mutex;
 use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
@@ -124,13 +125,13 @@ impl Renewal {
     /// handler's timeout allows.
     pub(super) fn track(&self, claim: &Claim, timeout: Duration) -> Tracked {
         let until = renewed_until(timeout);
-        self.enter(&mut self.book.lock(), claim, until)
+        self.enter(&mut self.book.leases.lock(), claim, until)
     }
 
     /// The same for each of many.
     pub(super) fn track_all(&self, leased: &[Leased], timeout: Duration) -> Vec<Tracked> {
         let until = renewed_until(timeout);
-        let mut book = self.book.lock();
+        let mut book = self.book.leases.lock();
         let claims = leased.iter().map(|leased| &leased.claim);
         claims
             .map(|claim| self.enter(&mut book, claim, until))
@@ -183,19 +184,14 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.book.lock().leave(self.place);
+        self.book.leases.lock().leave(self.place);
     }
 }
 
 impl Book {
-    fn lock(&self) -> MutexGuard<'_, Leases> {
-        // Entering and leaving leave the places whole even on a panic.
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What is to be renewed now.
     fn due(&self, now: Instant) -> (Vec<Claim>, Vec<Arc<Lost>>) {
-        let leases = self.lock();
+        let leases = self.leases.lock();
         let held = leases.places.iter().flatten();
         held.filter(|held| held.until > now)
             .map(|held| (held.claim.clone(), Arc::clone(&held.lost)))

@@ -2,7 +2,7 @@
 //! once and records them in few statements.
 
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::Connection;
@@ -12,6 +12,7 @@ use crate::db::{Asked, Db};
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::ledger::batch;
+use crate::lock::Mutex;
 
 type Reply = oneshot::Sender<Result<Vec<Published>, Error>>;
 
@@ -59,15 +60,10 @@ impl Publishes {
 
     /// Whether these are the first, for whom somebody has to be asked.
     fn add(&self, drafts: Vec<Draft>, reply: Reply) -> bool {
-        let mut waiting = self.lock();
+        let mut waiting = self.0.lock();
         waiting.replies.push((drafts.len(), Instant::now(), reply));
         waiting.drafts.extend(drafts);
         waiting.replies.len() == 1
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        // Whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,7 +90,7 @@ impl Batch {
     /// The turn did not come in time for whoever asked first. Others asked later, and
     /// have the rest of their time.
     fn ask_again(&mut self) {
-        let mut waiting = self.publishes.lock();
+        let mut waiting = self.publishes.0.lock();
         self.taken = waiting.overdue(&self.db);
         if let Some((_, since, _)) = waiting.replies.first() {
             let again = Self::new(&self.db, &self.publishes);
@@ -105,7 +101,7 @@ impl Batch {
 
 impl Asked for Batch {
     fn run(&mut self, conn: &Connection) -> Result<(), Error> {
-        self.taken = mem::take(&mut *self.publishes.lock());
+        self.taken = mem::take(&mut *self.publishes.0.lock());
         self.published = batch::publish(conn, &self.taken.drafts)?;
         Ok(())
     }
@@ -115,7 +111,7 @@ impl Asked for Batch {
             match ended {
                 Err(error) if error.is_busy() => self.ask_again(),
                 // It never came to it: what waits is answered all the same.
-                _ => self.taken = mem::take(&mut *self.publishes.lock()),
+                _ => self.taken = mem::take(&mut *self.publishes.0.lock()),
             }
         }
         let mut published = mem::take(&mut self.published).into_iter();
@@ -138,7 +134,7 @@ impl Drop for Batch {
     fn drop(&mut self) {
         if !self.answered {
             // The thread ended first: nobody else is asked for those who wait.
-            drop(mem::take(&mut *self.publishes.lock()));
+            drop(mem::take(&mut *self.publishes.0.lock()));
         }
     }
 }

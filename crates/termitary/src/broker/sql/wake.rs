@@ -6,7 +6,7 @@
 //! other processes commit, more rarely the longer nothing happens.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::SqliteConnection;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::db::Db;
 use crate::error::Error;
 use crate::ledger;
+use crate::lock::Mutex;
 
 /// How long another process's commit may go unnoticed, where the last one was
 /// seen just now and where it was long ago.
@@ -63,7 +64,7 @@ impl Wake {
 
     /// Begins to wait for work of `route`.
     pub(super) fn listen(&self, route: i64) -> Bell {
-        let mut desk = self.0.lock();
+        let mut desk = self.0.desk.lock();
         let waiter = desk.waiting.entry(route).or_default();
         waiter.lanes += 1;
         let notify = Arc::clone(&waiter.bell);
@@ -90,7 +91,7 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        let mut desk = self.inner.lock();
+        let mut desk = self.inner.desk.lock();
         if let Some(waiter) = desk.waiting.get_mut(&self.route) {
             waiter.lanes -= 1;
             if waiter.lanes == 0 {
@@ -101,11 +102,6 @@ impl Drop for Bell {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Desk> {
-        // Every change of the desk is whole before anything can panic.
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn watch(self: Arc<Self>) {
         loop {
             match self.watch_on_one_connection().await {
@@ -149,7 +145,7 @@ impl Inner {
     /// Who waits, and whether somebody began to since the last look. `None`:
     /// nobody, and the watch is over.
     fn waiting(&self) -> Option<(Vec<i64>, bool)> {
-        let mut desk = self.lock();
+        let mut desk = self.desk.lock();
         if desk.waiting.is_empty() {
             desk.watched = false;
             return None;
@@ -167,7 +163,7 @@ impl Inner {
     ) -> Result<i64, Error> {
         let heads = ledger::heads(conn, routes).await?;
         let mut next_due = i64::MAX;
-        let desk = self.lock();
+        let desk = self.desk.lock();
         for (route, due) in heads {
             if due > now {
                 next_due = next_due.min(due);
