@@ -14,7 +14,7 @@ use crate::event::Envelope;
 use crate::registry::Registry;
 use crate::schedule::Rule;
 
-pub use crate::broker::redis::hot::{decode, encode, reply};
+pub use crate::broker::redis::hot_paths::{decode, encode, reply};
 
 /// An envelope around `json`, as a publish makes it.
 pub fn envelope(db: &Db, name: &str, json: &str) -> Result<Envelope, Error> {

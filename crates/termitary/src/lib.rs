@@ -86,6 +86,11 @@ pub mod hot;
 pub mod inspect;
 mod ledger;
 mod lock;
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "only the redis broker uses it so far")
+)]
+mod outage;
 mod payload;
 mod planted;
 pub mod publish;

@@ -16,10 +16,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::keys::{self, Stream};
-use super::reply::Raw;
+use crate::broker::redis::wire::keys::{self, Stream};
+use crate::broker::redis::wire::reply::Raw;
 use crate::clock::from_micros;
-pub(super) use crate::event::as_json_text;
+pub(crate) use crate::event::as_json_text;
 use crate::event::{Envelope, MAX_DATA_BYTES};
 use crate::payload;
 use crate::planted;
@@ -35,22 +35,22 @@ const HEAD_NUMBERS: usize = 36 + 20 + 10 + 3;
 
 /// An event as an entry carries it.
 #[derive(Debug)]
-pub(super) struct Carried {
-    pub(super) envelope: Envelope,
+pub(crate) struct Carried {
+    pub(crate) envelope: Envelope,
     /// Its row in the ledger and the fence of this delivery.
-    pub(super) ledger: Option<(i64, i64)>,
+    pub(crate) ledger: Option<(i64, i64)>,
 }
 
 /// An entry that nobody can run.
 #[derive(Debug)]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     /// What can be kept of it.
-    pub(super) envelope: Envelope,
-    pub(super) error: String,
+    pub(crate) envelope: Envelope,
+    pub(crate) error: String,
 }
 
 /// `XADD` of an event; `seq` where the ledger has it, `fence` for redeliveries.
-pub(super) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Option<i64>) -> Cmd {
+pub(crate) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Option<i64>) -> Cmd {
     let mut id = Uuid::encode_buffer();
     // Room for all of it: ids, numbers and names have known lengths.
     let texts = [&event.key, &event.traceparent].map(|text| text.as_ref().map_or(0, String::len));
@@ -129,12 +129,12 @@ impl<'a> Head<'a> {
 }
 
 /// Whether this entry carries that event of the ledger.
-pub(super) fn carries(raw: &Raw, seq: i64, id: Uuid) -> bool {
+pub(crate) fn carries(raw: &Raw, seq: i64, id: Uuid) -> bool {
     raw.field(b"l").and_then(int) == Some(seq) && Head::of(raw).id.and_then(uuid) == Some(id)
 }
 
 /// Reads an entry of `stream`.
-pub(super) fn decode(stream: &Stream, raw: &Raw) -> Result<Carried, Box<Unreadable>> {
+pub(crate) fn decode(stream: &Stream, raw: &Raw) -> Result<Carried, Box<Unreadable>> {
     let read = match raw.field(b"ce") {
         Some(json) => cloud_event(stream, raw, json),
         None => fields(stream, raw),

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::entry::{Carried, add, decode};
-use super::keys::{self, Stream};
-use super::reply::Raw;
+use crate::broker::redis::wire::keys::{self, Stream};
+use crate::broker::redis::wire::reply::Raw;
 use crate::clock::from_micros;
 use crate::event::{Envelope, MAX_DATA_BYTES};
 

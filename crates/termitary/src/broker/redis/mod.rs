@@ -2,60 +2,26 @@
 //! stays the truth. Redis carries only what can run now, and losing it costs
 //! time, not events.
 //!
-//! An event is one entry on the stream of its name, read by one consumer group
-//! per subscription; whatever one subscription needs a second time goes to a
-//! stream of its own (`keys`, `entry`). A worker reads batches (`reader`),
-//! asks the ledger whether they may run (`admit`), renews and settles them
-//! (`renew`, `settle`). Whoever commits events carries them to their streams
-//! (`carry`, `noting`); housekeeping moves what is left (`relay`), takes over
-//! from the dead (`takeover`, `graves`), repairs what Redis lost (`reconcile`) and trims
-//! what everyone has finished (`trim`); publishers clear streams that nobody
-//! reads (`unread`). What Redis gives out a second time after it lost data runs
-//! under a higher fence (`doubt`). What is published at
-//! the same time is sent together (`sharing`). Each new connection is first asked
-//! whether its server may be used (`accept`).
+//! An event is one entry on the stream of its name, read by one consumer group per
+//! subscription. Redeliveries to one subscription go to a stream of its own.
+//!
+//! - [`wire`]: connections, commands, scripts, key names and replies.
+//! - `entry`: the fields of a stream entry.
+//! - [`deliver`]: publishing, and the way of a delivery through a worker.
+//! - [`relay`]: from the ledger to the streams.
+//! - [`repair`]: housekeeping, and what happens when Redis loses data.
+//! - [`bridge`]: plain pub/sub of other programs.
 
-mod accept;
-mod address;
-mod admit;
 mod bridge;
-mod carry;
-mod config;
-mod counts;
-mod declare;
-mod doubt;
-#[cfg(test)]
-mod doubt_tests;
-mod echo;
+mod deliver;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
-mod graves;
 #[cfg(feature = "hot-paths")]
-pub(crate) mod hot;
-mod info;
-mod keys;
-mod link;
-mod listen;
-mod live;
-mod moved;
-mod noting;
-mod outage;
-mod publish;
-mod read;
-mod reader;
-mod reconcile;
-mod refused;
+pub(crate) mod hot_paths;
 mod relay;
-mod renew;
-mod reply;
-mod script;
-mod settle;
-mod sharing;
-mod takeover;
-mod trim;
-mod unread;
-mod upkeep;
+mod repair;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,13 +41,17 @@ use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::Envelope;
 
-use link::Wire;
-use live::Live;
-use outage::Outage;
-use sharing::Sharing;
+use self::bridge::incoming::Bridging;
+use self::deliver::leased::Live;
+use self::deliver::{counts, history, publish, reader, renew, settle};
+use self::relay::{carry, record};
+use self::repair::{groups, takeover, trim, unsubscribed, upkeep};
+use self::wire::link::Wire;
+use self::wire::sharing::Sharing;
+use crate::outage::Outage;
 
-pub use config::{Bridge, RedisConfig};
-pub(crate) use link::Link;
+pub use self::wire::config::{Bridge, RedisConfig};
+pub(crate) use self::wire::link::Link;
 
 pub(crate) struct Redis {
     db: Db,
@@ -96,14 +66,14 @@ pub(crate) struct Redis {
     /// Committed events on their way to their streams.
     carrying: carry::Carrying,
     /// Carried events whose entries the ledger does not know.
-    noting: noting::Noting,
+    noting: record::Noting,
     /// Renewals come from a runtime of their own.
     renewals: Wire,
     keeper: tokio::sync::Mutex<upkeep::Keeper>,
     /// Suspects are leased from the ledger itself.
     suspects: Expiry,
     /// Streams without readers, between two looks.
-    unread: unread::Looked,
+    unread: unsubscribed::Looked,
     /// Groups on our streams that are not ours.
     strangers: trim::Strangers,
     /// Acknowledgements that Redis did not take.
@@ -119,13 +89,13 @@ impl Redis {
         Self {
             sharing: Sharing::new(link.clone()),
             carrying: carry::Carrying::default(),
-            noting: noting::Noting::default(),
+            noting: record::Noting::default(),
             renewals: link.wire(),
             live: Live::default(),
             desks: reader::Desks::default(),
             keeper: tokio::sync::Mutex::new(upkeep::Keeper::new(config.lease_time())),
             suspects: Expiry::new(config.lease_time()),
-            unread: unread::Looked::default(),
+            unread: unsubscribed::Looked::default(),
             strangers: trim::Strangers::default(),
             unacked: Outage::of("acknowledging what is finished"),
             unsent: Outage::of("sending events out on plain channels"),
@@ -174,7 +144,7 @@ impl Transport for Redis {
     }
 
     async fn declare(&self, routes: &[Route]) -> Result<(), Error> {
-        declare::routes(self, routes).await
+        groups::routes(self, routes).await
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
@@ -212,7 +182,7 @@ impl Transport for Redis {
     }
 
     async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error> {
-        read::read(self, cursor, routes).await
+        history::read(self, cursor, routes).await
     }
 
     fn side_tasks(
@@ -224,7 +194,7 @@ impl Transport for Redis {
         if !self.config.bridge_mode().takes_in() {
             return Vec::new();
         }
-        let bridge = bridge::Bridging::new(
+        let bridge = Bridging::new(
             self.db.clone(),
             self.link.clone(),
             events,
@@ -236,7 +206,7 @@ impl Transport for Redis {
     }
 
     async fn forget(&self, route: &Route) -> Result<(), Error> {
-        declare::forget(self, &self.link.keys().lane(route))
+        groups::forget(self, &self.link.keys().lane(route))
             .await
             .map(drop)
     }

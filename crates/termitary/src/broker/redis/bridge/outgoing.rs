@@ -1,0 +1,74 @@
+//! Publishes events on plain channels, for programs that know nothing else.
+
+use std::time::Duration;
+
+use redis::{RedisResult, Value};
+
+use crate::broker::redis::Redis;
+use crate::broker::redis::relay::due::CHUNK;
+use crate::broker::redis::wire::script;
+use crate::clock::micros;
+use crate::error::Error;
+use crate::event::Envelope;
+use crate::ledger::relay as rows;
+
+/// The most events that are claimed at once, and the most claims of one round.
+const PAGE: usize = 500;
+const TURN: usize = 20;
+/// How old an event without subscriptions may be to go out still: whoever
+/// switches the bridge on is not sent the history.
+const NEWS: Duration = Duration::from_mins(10);
+/// How long Redis remembers what we sent out and have not heard yet.
+pub(crate) const ECHO_MS: &str = "60000";
+
+/// What came in from plain pub/sub does not go out there again.
+pub(crate) const BRIDGED: &str = "/termitary/bridge";
+
+/// Sends out what nobody here subscribes to, and what is therefore never
+/// handed over. Claimed before it is sent: once, whoever else looks.
+pub(crate) async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
+    let since_us = redis.now_us().saturating_sub(micros(NEWS));
+    for _ in 0..TURN {
+        let mut reader = redis.db.reader().acquire().await?;
+        if !rows::has_unrouted(&mut reader, since_us).await? {
+            break;
+        }
+        drop(reader);
+        // Before the claim: while Redis is away nothing is claimed.
+        redis.link.shared().get().await?;
+        let mut tx = redis.db.begin().await?;
+        let events = rows::claim_unrouted(&mut tx, since_us, PAGE).await?;
+        tx.commit().await?;
+        send_out(redis, events.iter()).await;
+    }
+    Ok(())
+}
+
+/// Publishes on plain channels, for programs that know nothing else. At most
+/// once: what fails here is not tried again.
+pub(crate) async fn send_out<'a>(redis: &Redis, events: impl Iterator<Item = &'a Envelope>) {
+    let events: Vec<_> = events.filter(|event| event.source != BRIDGED).collect();
+    let echoes: Vec<_> = events
+        .iter()
+        .map(|event| redis.link.keys().echo(&event.name, event.data.get()))
+        .collect();
+    for (events, echoes) in events.chunks(CHUNK).zip(echoes.chunks(CHUNK)) {
+        let calls: Vec<_> = events
+            .iter()
+            .zip(echoes)
+            .map(|(event, echo)| script::Call {
+                script: &script::ECHO_OUT,
+                keys: vec![echo],
+                args: vec![&event.name, event.data.get(), ECHO_MS],
+            })
+            .collect();
+        let sent = redis.link.shared().scripts(&calls).await;
+        let all = |answers: Vec<RedisResult<Value>>| {
+            Ok(answers.into_iter().collect::<Result<Vec<_>, _>>()?)
+        };
+        match sent.and_then(all) {
+            Ok(_) => redis.unsent.over(),
+            Err(error) => drop(redis.unsent.failed(&error)),
+        }
+    }
+}

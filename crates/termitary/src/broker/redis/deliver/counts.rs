@@ -1,0 +1,165 @@
+//! What waits on streams and what workers hold.
+//!
+//! Groups count the entries of both kinds. The ledger counts what it handed
+//! over as leased, whether or not a worker has it yet: the streams know.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use redis::Value;
+
+use crate::broker::redis::Redis;
+use crate::broker::redis::wire::keys::{self, Lane, Stream, is_targeted};
+use crate::broker::redis::wire::reply::{self, Group};
+use crate::delivery::{Counts, Route};
+use crate::error::Error;
+use crate::ledger;
+
+/// Where a server cannot tell how far a group is behind, entries are counted,
+/// up to this many.
+const COUNT_LIMIT: usize = 10_000;
+
+/// Entries that a group has not been given, and those it holds.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    waiting: u64,
+    held: u64,
+    done: u64,
+}
+
+pub(crate) async fn counts(redis: &Redis, routes: &[Route]) -> Result<Vec<Counts>, Error> {
+    if routes.is_empty() {
+        redis.link.shared().one(&redis::cmd("PING")).await?;
+        return Ok(Vec::new());
+    }
+    let lanes: Vec<_> = routes
+        .iter()
+        .map(|route| redis.link.keys().lane(route))
+        .collect();
+    let handed = ledger::relay::handed(&mut *redis.db.reader().acquire().await?).await?;
+    let seen = look(redis, &lanes).await?;
+    Ok(lanes
+        .iter()
+        .map(|lane| {
+            beside(
+                handed.get(&lane.route).copied().unwrap_or(0),
+                seen[&lane.route],
+            )
+        })
+        .collect())
+}
+
+fn beside(handed: u64, seen: Seen) -> Counts {
+    // What was handed over and is not on a stream yet, or no more, waits too.
+    let pending = seen.waiting.max(handed.saturating_sub(seen.held));
+    Counts {
+        pending,
+        leased: seen.held,
+        done: seen.done,
+        handed,
+    }
+}
+
+async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error> {
+    let places: Vec<_> = keys::streams(lanes).collect();
+    let filled = filled(redis, &places).await?;
+    let mut pipe = redis::pipe();
+    for (lane, stream) in &places {
+        pipe.cmd("GET").arg(keys::done(&stream.key, &lane.group));
+    }
+    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut seen: HashMap<i64, Seen> = lanes
+        .iter()
+        .map(|lane| (lane.route, Seen::default()))
+        .collect();
+    for (lane, stream) in places {
+        let Some(done) = answers.next() else { break };
+        // A stream that nobody wrote to yet has no groups.
+        let (waiting, held) = match &filled[&*stream.key] {
+            Some(filled) => filled.of(redis, stream, &lane.group).await?,
+            None => (0, 0),
+        };
+        let seen = seen.entry(lane.route).or_default();
+        seen.waiting += waiting;
+        seen.held += held;
+        if !is_targeted(&stream.key) {
+            seen.done += reply::int(&done?).unwrap_or(0) as u64;
+        }
+    }
+    Ok(seen)
+}
+
+/// What is on a stream, and who reads it.
+struct Filled {
+    groups: Vec<Group>,
+    length: u64,
+    last: Option<(u64, u64)>,
+}
+
+impl Filled {
+    fn read(groups: Value, length: &Value, last: Value) -> Self {
+        Self {
+            groups: reply::groups(groups),
+            length: reply::int(length).unwrap_or(0) as u64,
+            last: reply::entries(last)
+                .first()
+                .and_then(|last| reply::id(&last.id)),
+        }
+    }
+
+    /// How many entries a group has not been given, and how many it holds.
+    async fn of(&self, redis: &Redis, stream: &Stream, name: &str) -> Result<(u64, u64), Error> {
+        let Some(group) = self.groups.iter().find(|group| group.name == name) else {
+            // Redis lost the group: it is made again, from the beginning.
+            return Ok((count(redis, stream, "0").await?, 0));
+        };
+        let waiting = if self.last <= reply::id(&group.last_delivered) {
+            0
+        } else if let Some(lag) = group.lag {
+            // Redis 7.0 goes on counting entries that were deleted or trimmed.
+            lag.min(self.length)
+        } else {
+            count(redis, stream, &group.last_delivered).await?
+        };
+        Ok((waiting, group.pending))
+    }
+}
+
+/// Every stream of these places once; `None` for those that do not exist.
+async fn filled<'a>(
+    redis: &Redis,
+    places: &[(&'a Lane, &'a Stream)],
+) -> Result<BTreeMap<&'a str, Option<Filled>>, Error> {
+    let streams: BTreeSet<&str> = places.iter().map(|(_, stream)| &*stream.key).collect();
+    let mut pipe = redis::pipe();
+    for stream in &streams {
+        pipe.cmd("XINFO").arg("GROUPS").arg(*stream);
+        pipe.cmd("XLEN").arg(*stream);
+        pipe.cmd("XREVRANGE").arg(*stream).arg("+").arg("-");
+        pipe.arg("COUNT").arg(1);
+    }
+    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut filled = BTreeMap::new();
+    for stream in streams {
+        let (groups, length, last) = (answers.next(), answers.next(), answers.next());
+        let (Some(groups), Some(length), Some(last)) = (groups, length, last) else {
+            filled.insert(stream, None);
+            continue;
+        };
+        let there = match reply::unless_absent(groups)? {
+            Some(groups) => Some(Filled::read(groups, &length?, last?)),
+            None => None,
+        };
+        filled.insert(stream, there);
+    }
+    Ok(filled)
+}
+
+async fn count(redis: &Redis, stream: &Stream, after: &str) -> Result<u64, Error> {
+    let mut cmd = redis::cmd("XRANGE");
+    cmd.arg(&*stream.key)
+        .arg(format!("({after}"))
+        .arg("+")
+        .arg("COUNT")
+        .arg(COUNT_LIMIT);
+    Ok(reply::list(redis.link.shared().one(&cmd).await?).len() as u64)
+}

@@ -1,0 +1,90 @@
+//! Reads events that travel on streams only, for those who watch. Those of the
+//! ledger are read from the ledger.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::reply;
+use crate::broker::redis::{Redis, entry};
+use crate::delivery::{Cursor, Route};
+use crate::error::Error;
+use crate::event::Envelope;
+
+const PAGE: usize = 500;
+
+/// The first call only remembers where every stream ends.
+pub(crate) async fn read(
+    redis: &Redis,
+    cursor: &mut Cursor,
+    routes: &[Route],
+) -> Result<Vec<Envelope>, Error> {
+    let lanes: Vec<_> = routes
+        .iter()
+        .map(|route| redis.link.keys().lane(route))
+        .collect();
+    let mains: BTreeMap<_, _> = lanes
+        .iter()
+        .flat_map(Lane::mains)
+        .map(|stream| (stream.key.clone(), stream))
+        .collect();
+    if mains.is_empty() {
+        return Ok(Vec::new());
+    }
+    if cursor.streams.is_empty() {
+        cursor.streams = ends(redis, mains.keys().map(|key| &**key)).await?;
+        return Ok(Vec::new());
+    }
+    let mut cmd = redis::cmd("XREAD");
+    cmd.arg("COUNT").arg(PAGE).arg("STREAMS");
+    for key in cursor.streams.keys() {
+        cmd.arg(key);
+    }
+    for id in cursor.streams.values() {
+        cmd.arg(id);
+    }
+    let mut found: HashMap<_, _> = reply::streams(redis.link.shared().one(&cmd).await?)
+        .into_iter()
+        .collect();
+    let mut events = Vec::new();
+    for (key, stream) in mains {
+        let Some(entries) = found.remove(&*key) else {
+            continue;
+        };
+        if let Some(last) = entries.last() {
+            cursor.streams.insert(key.to_string(), last.id.clone());
+        }
+        let read = entries
+            .iter()
+            .filter_map(|raw| entry::decode(stream, raw).ok());
+        events.extend(
+            read.filter(|carried| carried.ledger.is_none())
+                .map(|carried| carried.envelope),
+        );
+    }
+    events.sort_by_key(|event| event.time);
+    Ok(events)
+}
+
+async fn ends(
+    redis: &Redis,
+    streams: impl Iterator<Item = &str> + Clone,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut pipe = redis::pipe();
+    for stream in streams.clone() {
+        pipe.cmd("XREVRANGE")
+            .arg(stream)
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(1);
+    }
+    let answers = redis.link.shared().many(&mut pipe).await?;
+    let end = |answer: redis::RedisResult<redis::Value>| -> Result<String, Error> {
+        let last = reply::entries(answer?).pop();
+        Ok(last.map_or_else(|| "0-0".to_owned(), |last| last.id))
+    };
+    streams
+        .zip(answers)
+        .map(|(stream, answer)| Ok((stream.to_owned(), end(answer)?)))
+        .collect()
+}

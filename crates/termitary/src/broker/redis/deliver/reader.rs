@@ -1,0 +1,382 @@
+//! One connection per subscription and worker, for blocking reads only.
+//!
+//! A read that fails, times out or is dropped may have been answered: its
+//! entries then stand in our own pending list. So the connection is dropped
+//! with it, and a new one first reads that list from its beginning. So it does
+//! after what was read and not admitted.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, Value};
+use tokio::sync::RwLock;
+use tokio::time::Instant;
+
+use super::admit;
+use crate::broker::redis::Redis;
+use crate::broker::redis::repair::{groups, loss};
+use crate::broker::redis::wire::keys::{self, Lane, Stream};
+use crate::broker::redis::wire::reply::{self, Raw};
+use crate::delivery::{Leased, WorkerId};
+use crate::error::Error;
+use crate::fault;
+use crate::task::let_others_go_first;
+
+/// How long one blocking read waits. Servers may overrun it.
+const BLOCK: Duration = Duration::from_secs(1);
+const OVERRUN: Duration = Duration::from_secs(3);
+
+/// By subscription and worker.
+pub(crate) type Desks = Mutex<HashMap<(i64, WorkerId), Arc<Desk>>>;
+
+/// Where one worker reads one subscription. What one lease has read is admitted
+/// while the next one reads.
+#[derive(Default)]
+pub(crate) struct Desk {
+    /// Between two reads.
+    reader: tokio::sync::Mutex<Option<Reader>>,
+    /// Shared by those that admit; alone, by whoever looks for what is in
+    /// nobody's hand: what is being admitted would look so.
+    admission: RwLock<()>,
+    /// Something that was read has not been admitted.
+    missed: AtomicBool,
+}
+
+/// Something was read; until it is admitted.
+struct Unadmitted<'a> {
+    desk: &'a Desk,
+    over: bool,
+}
+
+impl Drop for Unadmitted<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.desk.missed.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// A connection.
+struct Reader {
+    conn: MultiplexedConnection,
+    /// When it was made: see [`super::super::Link::era`].
+    era: u64,
+    /// Where the reading of our own pending lists stands; one per stream.
+    behind: Vec<Option<String>>,
+    /// There was more than was taken: ask without waiting first.
+    hot: bool,
+    /// The redeliveries filled their share: give them a larger one.
+    again_hot: bool,
+    /// Which main stream is served first: each in turn.
+    turn: usize,
+}
+
+/// Entries of one stream.
+pub(crate) struct Batch {
+    pub(crate) stream: Stream,
+    pub(crate) entries: Vec<Raw>,
+    /// They were given to us before: the ledger may know more by now.
+    pub(crate) seen: bool,
+}
+
+/// Leases up to `max`; waits up to `wait` for the first.
+pub(crate) async fn lease(
+    redis: &Redis,
+    lane: &Lane,
+    worker: &WorkerId,
+    max: usize,
+    wait: Duration,
+) -> Result<Vec<Leased>, Error> {
+    let deadline = Instant::now() + wait;
+    let desk = redis.desk(lane, worker);
+    let mut repaired = false;
+    loop {
+        let mut place = desk.reader.lock().await;
+        let missed = desk.missed.swap(false, Ordering::AcqRel);
+        let era = redis.link.era();
+        let mut reader = match place.take() {
+            Some(reader) if !missed && reader.era == era => reader,
+            _ => Reader::connect(redis, lane).await?,
+        };
+        if reader.is_behind() {
+            drop(desk.admission.write().await);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match reader.read(redis, lane, worker, max.max(1), left).await {
+            Ok(batches) => {
+                // Whoever wants it alone has the place: nothing to wait for.
+                let _admission = desk.admission.read().await;
+                let more = reader.hot;
+                *place = Some(reader);
+                drop(place);
+                let mut unadmitted = Unadmitted {
+                    desk: &desk,
+                    over: false,
+                };
+                if more {
+                    // The next read: the server then works meanwhile.
+                    let_others_go_first().await;
+                }
+                if !batches.is_empty() {
+                    fault::point!("lease.read");
+                }
+                let leased = admit::admit(redis, lane, worker, batches).await?;
+                unadmitted.over = true;
+                if !leased.is_empty() || left.is_zero() {
+                    return Ok(leased);
+                }
+            }
+            Err(error) if groups::is_gone(&error) && !repaired => {
+                repaired = true;
+                if groups::groups(redis, std::iter::once((lane, true))).await? == 0 {
+                    return Err(Error::not_found(format!(
+                        "the subscription `{}` was dropped",
+                        lane.group
+                    )));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Redis {
+    fn desk(&self, lane: &Lane, worker: &WorkerId) -> Arc<Desk> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry((lane.route, worker.clone())).or_default())
+    }
+
+    pub(crate) fn drop_readers(&self, worker: &WorkerId) {
+        self.desks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, whose), _| whose != worker);
+    }
+}
+
+impl Reader {
+    async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
+        let era = redis.link.era();
+        let mut conn = redis.link.own(BLOCK + OVERRUN).await?;
+        loss::greet(redis, lane, &mut conn).await?;
+        let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
+        Ok(Self {
+            conn,
+            era,
+            behind,
+            hot: true,
+            again_hot: false,
+            turn: 0,
+        })
+    }
+
+    /// What was given to this worker may be in nobody's hand.
+    fn is_behind(&self) -> bool {
+        self.behind.iter().any(Option::is_some)
+    }
+
+    async fn read(
+        &mut self,
+        redis: &Redis,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<Batch>> {
+        let behind = self.catch_up(redis, lane, worker, max).await?;
+        if !behind.is_empty() {
+            return Ok(behind);
+        }
+        if self.hot || wait < Duration::from_millis(1) {
+            let batches = self.poll(lane, worker, max).await?;
+            if !batches.is_empty() || wait.is_zero() {
+                return Ok(batches);
+            }
+        }
+        self.block(lane, worker, max, wait.min(BLOCK)).await
+    }
+
+    /// What was given to this worker and never reached it. Every stream is asked at
+    /// once; those behind the first that has something are asked again.
+    async fn catch_up(
+        &mut self,
+        redis: &Redis,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+    ) -> RedisResult<Vec<Batch>> {
+        while self.is_behind() {
+            // What is held now and no longer then was ended meanwhile.
+            let held = redis.live.held(worker);
+            let mut pipe = redis::pipe();
+            for (stream, after) in lane.streams.iter().zip(&self.behind) {
+                if let Some(after) = after {
+                    pipe.add_command(read(lane, stream, worker, max, after));
+                }
+            }
+            let answers: Vec<RedisResult<Value>> =
+                pipe.ignore_errors().query_async(&mut self.conn).await?;
+            let streams = lane.streams.iter().zip(&mut self.behind);
+            let asked = streams.filter(|(_, after)| after.is_some());
+            for ((stream, after), answer) in asked.zip(answers) {
+                let mut entries = entries_of(answer?);
+                *after = entries.last().map(|last| last.id.clone());
+                redis
+                    .live
+                    .without_those(worker, &held, &mut entries, |raw| {
+                        lane.entry(stream, &raw.id)
+                    });
+                if !entries.is_empty() {
+                    return Ok(vec![Batch {
+                        stream: stream.clone(),
+                        entries,
+                        seen: true,
+                    }]);
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What is there now, in one round trip and never more than `max` in all:
+    /// COUNT limits each stream by itself.
+    async fn poll(
+        &mut self,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+    ) -> RedisResult<Vec<Batch>> {
+        let shares = self.shares(lane, max);
+        let mut pipe = redis::pipe();
+        for (stream, share) in &shares {
+            pipe.add_command(read(lane, stream, worker, *share, ">"));
+        }
+        let answers: Vec<RedisResult<Value>> =
+            pipe.ignore_errors().query_async(&mut self.conn).await?;
+        let mut batches = Vec::new();
+        let (mut hot, mut again_hot) = (false, false);
+        for ((stream, share), answer) in shares.into_iter().zip(answers) {
+            let entries = entries_of(answer?);
+            let full = entries.len() >= share;
+            hot |= full;
+            again_hot |= full && keys::is_targeted(&stream.key);
+            if !entries.is_empty() {
+                batches.push(Batch {
+                    stream: stream.clone(),
+                    entries,
+                    seen: false,
+                });
+            }
+        }
+        // With one place a full share says nothing about the other streams.
+        (self.hot, self.again_hot) = (hot, again_hot && !(max == 1 && self.again_hot));
+        Ok(batches)
+    }
+
+    /// How much of `max` each stream gets.
+    fn shares<'a>(&mut self, lane: &'a Lane, max: usize) -> Vec<(&'a Stream, usize)> {
+        let (mains, again) = (lane.mains(), lane.again());
+        let for_again = match max {
+            1 => usize::from(!self.again_hot),
+            _ if self.again_hot => max / 2,
+            _ => 1,
+        };
+        let mut room = max - for_again;
+        let mut shares: Vec<_> = again
+            .map(|stream| (stream, for_again))
+            .into_iter()
+            .collect();
+        self.turn += 1;
+        for i in 0..mains.len() {
+            let share = room.div_ceil(mains.len() - i);
+            room -= share;
+            shares.push((&mains[(self.turn + i) % mains.len()], share));
+        }
+        shares.retain(|(_, share)| *share > 0);
+        shares
+    }
+
+    async fn block(
+        &mut self,
+        lane: &Lane,
+        worker: &WorkerId,
+        max: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<Batch>> {
+        let share = (max / lane.streams.len()).max(1);
+        let mut cmd = read_group(lane, worker, share);
+        cmd.arg("BLOCK")
+            .arg(wait.as_millis().max(1) as u64)
+            .arg("STREAMS");
+        for stream in &lane.streams {
+            cmd.arg(&*stream.key);
+        }
+        for _ in &lane.streams {
+            cmd.arg(">");
+        }
+        let mut room = max;
+        let mut batches = Vec::new();
+        self.hot = false;
+        for (key, mut entries) in self.ask(&cmd).await? {
+            let Some(i) = lane.streams.iter().position(|stream| *stream.key == *key) else {
+                continue;
+            };
+            self.hot |= entries.len() >= share;
+            if entries.len() > room {
+                // More streams than places answered at once: the rest is ours
+                // already and is read back with the next call.
+                entries.truncate(room);
+                self.behind[i] = Some("0".to_owned());
+            }
+            room -= entries.len();
+            if !entries.is_empty() {
+                batches.push(Batch {
+                    stream: lane.streams[i].clone(),
+                    entries,
+                    seen: false,
+                });
+            }
+        }
+        Ok(batches)
+    }
+
+    async fn ask(&mut self, cmd: &redis::Cmd) -> RedisResult<Vec<(String, Vec<Raw>)>> {
+        match self.conn.send_packed_command(cmd).await? {
+            Value::ServerError(error) => Err(RedisError::from(error)),
+            answer => Ok(reply::streams(answer)),
+        }
+    }
+}
+
+/// Asks for what is new on a stream (`>`), or for what this worker was given of it
+/// and has not ended, from `after`.
+pub(crate) fn read(
+    lane: &Lane,
+    stream: &Stream,
+    worker: &WorkerId,
+    count: usize,
+    after: &str,
+) -> redis::Cmd {
+    let mut cmd = read_group(lane, worker, count);
+    cmd.arg("STREAMS").arg(&*stream.key).arg(after);
+    cmd
+}
+
+/// What was answered of one stream.
+pub(crate) fn entries_of(answer: Value) -> Vec<Raw> {
+    let streams = reply::streams(answer).into_iter();
+    streams.flat_map(|(_, entries)| entries).collect()
+}
+
+fn read_group(lane: &Lane, worker: &WorkerId, count: usize) -> redis::Cmd {
+    let mut cmd = redis::cmd("XREADGROUP");
+    cmd.arg("GROUP")
+        .arg(&*lane.group)
+        .arg(&**worker)
+        .arg("COUNT")
+        .arg(count);
+    cmd
+}

@@ -1,0 +1,323 @@
+//! Ending attempts: first in the ledger, which is the truth, then on the
+//! stream. What the ledger took is settled even if Redis goes away in between:
+//! the entry is then found finished when it is read again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use redis::{RedisResult, Value};
+use rusqlite::Connection;
+
+use crate::broker::redis::Redis;
+use crate::broker::redis::repair::loss;
+use crate::broker::redis::wire::{keys, reply, script};
+use crate::delivery::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
+use crate::error::Error;
+use crate::fault;
+use crate::ledger::{self, batch};
+
+/// Answers, in order, whether each claim still held.
+pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
+    let mut held = in_ledger(redis, settlements).await?;
+    fault::point!("settle.in_ledger");
+    #[cfg(feature = "failpoints")]
+    if settlements.iter().any(is_adopted) {
+        fault::point!("settle.adopted");
+    }
+    let acked = on_streams(redis, settlements).await;
+    for (i, settlement) in settlements.iter().enumerate() {
+        if let (true, Some(acked)) = (on_stream_only(settlement), acked[i]) {
+            held[i] = acked;
+        }
+    }
+    // Where Redis did not answer, the ledger notes what is finished, so that
+    // the entry does not run again when it comes back.
+    let unsaid = |i: usize| on_stream_only(&settlements[i]) && acked[i].is_none();
+    let unsaid: Vec<_> = (0..settlements.len()).filter(|i| unsaid(*i)).collect();
+    if !unsaid.is_empty() {
+        let claims: Vec<_> = unsaid.iter().map(|&i| &settlements[i].claim).collect();
+        let noted = note(redis, &claims).await?;
+        for (i, noted) in unsaid.into_iter().zip(noted) {
+            held[i] = noted;
+        }
+    }
+    redis.live.drop(
+        settlements
+            .iter()
+            .filter_map(|s| Some((&s.claim.worker, entry_of(&s.claim)?))),
+    );
+    Ok(held)
+}
+
+/// Finished, and so far known to the stream only.
+fn on_stream_only(settlement: &Settlement) -> bool {
+    matches!(settlement.claim.origin, Origin::Stream { .. })
+        && settlement.outcome == (Outcome::Done { committed: false })
+}
+
+fn by_ledger(settlement: &Settlement) -> bool {
+    !on_stream_only(settlement) && settlement.outcome != (Outcome::Done { committed: true })
+}
+
+/// So far known to the stream only, and not finished: the ledger's from now on.
+#[cfg(feature = "failpoints")]
+fn is_adopted(settlement: &Settlement) -> bool {
+    matches!(settlement.claim.origin, Origin::Stream { .. })
+        && !matches!(settlement.outcome, Outcome::Done { .. })
+}
+
+pub(crate) fn entry_of(claim: &Claim) -> Option<&Entry> {
+    match &claim.origin {
+        Origin::Ledger { entry, .. } => entry.as_ref(),
+        Origin::Stream { entry, .. } => Some(entry),
+    }
+}
+
+/// Notes what is finished and whose entries Redis said nothing about; answers
+/// what the ledger did not have already.
+async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
+    let mut noted = Vec::with_capacity(claims.len());
+    let now_us = redis.now_us();
+    let mut tx = redis.db.begin().await?;
+    for claim in claims {
+        let first = match &claim.origin {
+            Origin::Stream { envelope, entry } => {
+                ledger::note(&mut tx, claim, envelope, &loss::noted(entry), now_us).await?
+            }
+            Origin::Ledger { .. } => false,
+        };
+        noted.push(first);
+    }
+    tx.commit().await?;
+    Ok(noted)
+}
+
+/// Settles what is the ledger's to settle in one transaction.
+async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
+    let committed = Outcome::Done { committed: true };
+    let mut held: Vec<_> = settlements.iter().map(|s| s.outcome == committed).collect();
+    let places: Vec<_> = (0..settlements.len())
+        .filter(|&i| by_ledger(&settlements[i]))
+        .collect();
+    if places.is_empty() {
+        return Ok(held);
+    }
+    let rows: Vec<_> = places.iter().map(|&i| settlements[i].clone()).collect();
+    let again = rows.iter().any(is_due_again);
+    let adopts = |s: &Settlement| matches!(s.claim.origin, Origin::Stream { .. });
+    let now_us = redis.now_us();
+    let answers = if rows.iter().any(adopts) {
+        adopted(redis, rows, now_us).await?
+    } else {
+        let settle = move |conn: &Connection| batch::settle(conn, &rows, now_us);
+        redis.db.write(settle).await?
+    };
+    if again {
+        redis.db.published().notify_waiters();
+    }
+    for (i, answer) in places.into_iter().zip(answers) {
+        held[i] = answer;
+    }
+    Ok(held)
+}
+
+/// The ledger owes it again: the relay has something to do.
+fn is_due_again(settlement: &Settlement) -> bool {
+    matches!(
+        settlement.outcome,
+        Outcome::Retry { .. } | Outcome::Snooze { .. }
+    )
+}
+
+/// Settles what is partly known to the stream only. That is adopted first; where
+/// the ledger has it already, the claim is lost.
+async fn adopted(
+    redis: &Redis,
+    settlements: Vec<Settlement>,
+    now_us: i64,
+) -> Result<Vec<bool>, Error> {
+    let mut held = vec![false; settlements.len()];
+    let mut tx = redis.db.begin().await?;
+    let (mut places, mut rows) = (Vec::new(), Vec::new());
+    for (i, Settlement { claim, outcome }) in settlements.into_iter().enumerate() {
+        let claim = match &claim.origin {
+            Origin::Ledger { .. } => Some(claim),
+            Origin::Stream { envelope, .. } => {
+                ledger::adopt(&mut tx, &claim, envelope, redis.trusted_until_us()).await?
+            }
+        };
+        if let Some(claim) = claim {
+            places.push(i);
+            rows.push(Settlement { claim, outcome });
+        }
+    }
+    let answers = ledger::settle(&mut tx, &rows, now_us).await?;
+    tx.commit().await?;
+    for (i, answer) in places.into_iter().zip(answers) {
+        held[i] = answer;
+    }
+    Ok(held)
+}
+
+/// Ends every entry; answers which were still their worker's, and nothing
+/// where Redis did not say: the entry is then found finished when it is read
+/// again or taken over.
+async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<bool>> {
+    let ends: Vec<_> = settlements
+        .iter()
+        .map(|s| {
+            entry_of(&s.claim).map(|entry| End {
+                worker: &s.claim.worker,
+                entry,
+                counts: on_stream_only(s),
+            })
+        })
+        .collect();
+    let given: Vec<_> = ends.iter().flatten().copied().collect();
+    let mut answers = match run(redis, &given).await {
+        Ok(answers) => answers,
+        Err(error) => vec![Err(error.to_string()); given.len()],
+    };
+    match answers.iter().find_map(|answer| answer.as_ref().err()) {
+        Some(why) => drop(redis.unacked.failed(&Error::unavailable(why.clone()))),
+        None if answers.is_empty() => {}
+        None => redis.unacked.over(),
+    }
+    let mut answers = answers.drain(..);
+    ends.iter()
+        .map(|end| end.as_ref().and_then(|_| answers.next()?.ok()))
+        .collect()
+}
+
+/// An entry that ends without running.
+pub(crate) struct Over {
+    pub(crate) entry: Entry,
+    /// What it carried was finished and is not counted yet.
+    pub(crate) counts: bool,
+}
+
+impl Over {
+    pub(crate) fn quietly(entry: Entry) -> Self {
+        Self {
+            entry,
+            counts: false,
+        }
+    }
+}
+
+/// Ends entries that this worker holds.
+pub(crate) async fn end(redis: &Redis, worker: &WorkerId, over: &[Over]) -> Result<(), Error> {
+    let ends: Vec<_> = over
+        .iter()
+        .map(|Over { entry, counts }| End {
+            worker,
+            entry,
+            counts: *counts,
+        })
+        .collect();
+    let ended = run(redis, &ends).await?;
+    match ended.into_iter().find_map(Result::err) {
+        Some(why) => Err(Error::unavailable("Redis refused").caused_by(why)),
+        None => Ok(()),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct End<'a> {
+    worker: &'a WorkerId,
+    entry: &'a Entry,
+    counts: bool,
+}
+
+/// What one script ends: a stream, a group, a worker, and whether it counts.
+type Kind<'a> = (&'a Arc<str>, &'a Arc<str>, &'a WorkerId, bool);
+
+/// Whether an entry was still its worker's, or why Redis did not say.
+type Ended = Result<bool, String>;
+
+/// One script per stream, group, worker and kind, all in one round trip.
+async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
+    let mut kinds: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
+    for (
+        i,
+        End {
+            worker,
+            entry,
+            counts,
+        },
+    ) in ends.iter().enumerate()
+    {
+        kinds
+            .entry((&entry.stream, &entry.group, worker, *counts))
+            .or_default()
+            .push(i);
+    }
+    let mut counters = HashMap::new();
+    for (stream, group, ..) in kinds.keys() {
+        counters
+            .entry((*stream, *group))
+            .or_insert_with(|| keys::done(stream, group));
+    }
+    let mut calls = Vec::with_capacity(kinds.len());
+    for ((stream, group, worker, counts), places) in &mut kinds {
+        // The script asks for the range from the first to the last.
+        places.sort_by_cached_key(|&i| reply::id(&ends[i].entry.id));
+        let mut args: Vec<&str> = vec![group, worker];
+        args.push(if keys::is_targeted(stream) {
+            "delete"
+        } else {
+            "keep"
+        });
+        args.push(if *counts { "count" } else { "quiet" });
+        args.extend(places.iter().map(|&i| &*ends[i].entry.id));
+        calls.push(script::Call {
+            script: &script::ACK,
+            keys: vec![stream, &counters[&(*stream, *group)]],
+            args,
+        });
+    }
+    let answers = redis.link.shared().scripts(&calls).await?;
+    let mut ended = vec![Ok(false); ends.len()];
+    for (((.., counts), places), answer) in kinds.iter().zip(answers) {
+        match acked(answer, places.len(), *counts) {
+            Ok(flags) => {
+                for (&i, one) in places.iter().zip(flags) {
+                    ended[i] = Ok(one == 1);
+                }
+            }
+            Err(error) => {
+                for &i in places {
+                    ended[i] = Err(format!("{error:?}"));
+                }
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// The answers of [`script::ACK`] for so many entries. Where it counted what was
+/// held and cannot say of each, all of them were.
+fn acked(answer: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec<i64>, Error> {
+    let held = match answer {
+        Ok(Value::Int(held)) => usize::try_from(held).unwrap_or(0),
+        each => return flags(each),
+    };
+    if counts && held > 0 && held < entries {
+        let late = entries - held;
+        metrics::counter!("termitary_settlements_lost_total").increment(late as u64);
+        tracing::warn!(
+            entries,
+            late,
+            "some settled too late: somebody else had ended them"
+        );
+    }
+    Ok(vec![i64::from(held > 0); entries])
+}
+
+/// A script's answers per item.
+pub(crate) fn flags(answer: RedisResult<Value>) -> Result<Vec<i64>, Error> {
+    Ok(reply::list(answer?)
+        .iter()
+        .map(|flag| reply::int(flag).unwrap_or(0))
+        .collect())
+}

@@ -1,0 +1,373 @@
+//! Carries events to their streams from the process that committed them.
+//!
+//! They are leased to the relay in the transaction that publishes them: nobody
+//! has to find and claim them. What does not reach its stream is given back at
+//! once where that is certain; where it is not, or the process dies on the way,
+//! the reconciler sends it again when the lease is over, half of a worker's:
+//! whoever did get it has renewed it by then, or has a fence of its own.
+//!
+//! Which entry carries a delivery is noted a moment later (`noting`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use redis::{RedisResult, Value};
+use sqlx::SqliteConnection;
+use tokio::runtime::Handle;
+
+use super::due;
+use super::record::{self, Sent};
+use crate::broker::redis::bridge::outgoing;
+use crate::broker::redis::wire::link::Held;
+use crate::broker::redis::wire::reply;
+use crate::broker::redis::{Redis, entry};
+use crate::clock::{forward, micros};
+use crate::db::{Cargo, Carrier, Trust};
+use crate::error::Error;
+use crate::event::Envelope;
+use crate::fault;
+use crate::ledger::{self, carried};
+use crate::outage::Outage;
+use crate::worker::roll::LIVE;
+
+/// The most events on their way; beyond that they are left to the relay.
+const MOST: usize = 10_000;
+/// How long it is taken for known who subscribes to what: a name that is missing
+/// is left to the relay, one too many has no delivery.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// How long nothing is taken after a connection was missed.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Carrying {
+    state: Mutex<State>,
+    /// One at a time, so that events keep their order.
+    turn: tokio::sync::Mutex<()>,
+    outage: Outage,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: VecDeque<Cargo>,
+    /// Loaded, or being sent.
+    events: usize,
+    rests_until: Option<Instant>,
+    /// The names that workers subscribe to, and since when that is known.
+    reached: Option<(Arc<HashMap<String, u64>>, Instant)>,
+}
+
+impl Default for Carrying {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            outage: Outage::of("carrying events to their streams"),
+        }
+    }
+}
+
+impl Carrying {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Load<'_>> {
+        let cargo = self.state().loaded.pop_front()?;
+        Some(Load {
+            carrying: self,
+            cargo,
+        })
+    }
+
+    fn rest(&self, wait: Duration) {
+        self.state().rests_until = Some(forward() + wait);
+    }
+}
+
+impl State {
+    /// It takes nothing now.
+    fn rests(&self) -> bool {
+        self.events >= MOST || self.rests_until.is_some_and(|until| forward() < until)
+    }
+
+    /// What is known still. That nobody is there is not: whoever comes is not kept
+    /// waiting.
+    fn reached(&self) -> Option<Arc<HashMap<String, u64>>> {
+        let (reached, at) = self.reached.as_ref()?;
+        let known = !reached.is_empty() && forward() < *at + KNOWN_FOR;
+        known.then(|| Arc::clone(reached))
+    }
+}
+
+/// What is being sent. Dropped half-way, with its runtime, it is not on its way
+/// any more.
+struct Load<'a> {
+    carrying: &'a Carrying,
+    cargo: Cargo,
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.carrying.state().events -= self.cargo.events.len();
+    }
+}
+
+#[async_trait]
+impl Carrier for Redis {
+    async fn trust(
+        &self,
+        conn: &mut SqliteConnection,
+        runtime: &Handle,
+    ) -> Result<Option<Trust>, Error> {
+        if self.carrying.state().rests() {
+            return Ok(None);
+        }
+        if !self.link.shared().stands() {
+            // A process that never talked to Redis may be gone in a moment.
+            if self.link.shared().stood() {
+                self.carrying.rest(RECONNECT);
+                let link = self.link.clone();
+                runtime.spawn(async move { link.shared().get().await.map(drop) });
+            }
+            return Ok(None);
+        }
+        let known = self.carrying.state().reached();
+        let reached = if let Some(reached) = known {
+            reached
+        } else {
+            let since_us = self.now_us().saturating_sub(micros(LIVE));
+            let reached = Arc::new(ledger::reached(conn, since_us).await?);
+            self.carrying.state().reached = Some((Arc::clone(&reached), forward()));
+            reached
+        };
+        Ok(Some(Trust {
+            reached,
+            until_us: self.doubted_until_us(),
+        }))
+    }
+
+    fn load(&self, cargo: Cargo) {
+        let mut state = self.carrying.state();
+        state.events += cargo.events.len();
+        state.loaded.push_back(cargo);
+    }
+
+    async fn carry(self: Arc<Self>) {
+        let turn = self.carrying.turn.lock().await;
+        while let Some(load) = self.carrying.next() {
+            match carry(&self, &load.cargo).await {
+                Ok(()) => self.carrying.outage.over(),
+                Err(error) => {
+                    let wait = self.carrying.outage.failed(&error);
+                    self.carrying.rest(wait);
+                }
+            }
+        }
+        drop(turn);
+        record::soon(self);
+    }
+
+    async fn rest(self: Arc<Self>) {
+        Arc::clone(&self).carry().await;
+        record::now(&self).await;
+    }
+}
+
+async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
+    let mut held = match redis.link.shared().get().await {
+        Ok(held) => held,
+        Err(error) => {
+            // Nothing was sent.
+            give_back(redis, cargo, &cargo.events).await?;
+            return Err(error);
+        }
+    };
+    fault::point!("carry.before_xadd");
+    let mut refused = None;
+    let mut events = &cargo.events[..];
+    while !events.is_empty() {
+        let (chunk, rest) = events.split_at(events.len().min(due::CHUNK));
+        if is_late(redis, cargo) {
+            return give_back(redis, cargo, events).await;
+        }
+        let losses = redis.noting.losses();
+        let sending = async {
+            let answers = send(redis, &mut held, chunk).await?;
+            fault::point!("carry.sent");
+            sent(redis, cargo, chunk, answers, losses).await
+        };
+        match sending.await {
+            Ok(why) => refused = why.or(refused),
+            Err(error) => {
+                // Of the chunk it is not known.
+                give_back(redis, cargo, rest).await?;
+                return Err(error);
+            }
+        }
+        events = rest;
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Somebody may look after it when it arrives: then it could run there, and here.
+fn is_late(redis: &Redis, cargo: &Cargo) -> bool {
+    let margin = micros(redis.config.lease_time() / 8);
+    redis.now_us() > cargo.trust.until_us.saturating_sub(margin)
+}
+
+/// Each name's events together: whoever waits for their stream is woken once, and
+/// finds all of them. Answers per event.
+async fn send(
+    redis: &Redis,
+    held: &mut Held,
+    events: &[(i64, Envelope)],
+) -> Result<Vec<RedisResult<Value>>, Error> {
+    let of_one_name = || events.chunk_by(|(_, one), (_, next)| one.name == next.name);
+    let mut pipe = redis::Pipeline::with_capacity(events.len() + 2);
+    for same in of_one_name() {
+        let stream = redis.link.keys().main(&same[0].1.name);
+        if same.len() > 1 {
+            pipe.cmd("MULTI");
+        }
+        for (seq, event) in same {
+            pipe.add_command(entry::add(&stream, event, Some(*seq), None));
+        }
+        if same.len() > 1 {
+            pipe.cmd("EXEC");
+        }
+    }
+    let mut answers = redis
+        .link
+        .shared()
+        .many_on(held, &mut pipe)
+        .await?
+        .into_iter();
+    let mut of_each = Vec::with_capacity(events.len());
+    for same in of_one_name() {
+        if same.len() > 1 {
+            let together: Vec<_> = answers.by_ref().take(same.len() + 2).collect();
+            of_each.extend(of_transaction(together));
+        } else {
+            of_each.extend(answers.next());
+        }
+    }
+    Ok(of_each)
+}
+
+/// What Redis said to each command between `MULTI` and `EXEC`.
+fn of_transaction(mut answers: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value>> {
+    let carried_out = answers.pop();
+    let begun = !answers.is_empty() && answers.remove(0).is_ok();
+    match carried_out {
+        Some(Ok(Value::Array(each))) if begun => each
+            .into_iter()
+            .map(|answer| match answer {
+                Value::ServerError(error) => Err(error.into()),
+                answer => Ok(answer),
+            })
+            .collect(),
+        // One was refused, and so all of them.
+        Some(Err(error)) if begun => vec![Err(error); answers.len()],
+        // No transactions here: each went by itself.
+        _ => answers,
+    }
+}
+
+/// What Redis said to each; answers why it refused some, which are given back.
+async fn sent(
+    redis: &Redis,
+    cargo: &Cargo,
+    events: &[(i64, Envelope)],
+    answers: Vec<RedisResult<Value>>,
+    losses: u64,
+) -> Result<Option<Error>, Error> {
+    let (mut sent, mut taken) = (Vec::new(), Vec::new());
+    let (mut back, mut why) = (Vec::new(), None);
+    let mut relayed = 0;
+    let mut stream: (&str, Arc<str>) = ("", "".into());
+    for (one, answer) in events.iter().zip(answers) {
+        let (seq, event) = one;
+        if stream.0 != event.name {
+            stream = (&event.name, redis.link.keys().main(&event.name).into());
+        }
+        match answer.map(reply::text) {
+            Ok(id) => {
+                taken.push(event);
+                relayed += cargo.trust.reached.get(&event.name).copied().unwrap_or(0);
+                sent.extend(id.map(|id| Sent {
+                    seq: *seq,
+                    losses,
+                    until_us: cargo.trust.until_us,
+                    stream: Arc::clone(&stream.1),
+                    id,
+                }));
+            }
+            Err(error) => {
+                back.push(one.clone());
+                why = Some(error.into());
+            }
+        }
+    }
+    redis.noting.add(sent);
+    metrics::counter!("termitary_relayed_total").increment(relayed);
+    if redis.config.bridge_mode().sends_out() {
+        outgoing::send_out(redis, taken.into_iter()).await;
+    }
+    give_back(redis, cargo, &back).await?;
+    Ok(why)
+}
+
+/// To the relay, which sees when it can be sent.
+async fn give_back(redis: &Redis, cargo: &Cargo, events: &[(i64, Envelope)]) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let seqs: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
+    let until_us = cargo.trust.until_us;
+    redis
+        .db
+        .write(move |conn| carried::give_back(conn, &seqs, until_us))
+        .await?;
+    redis.db.published().notify_waiters();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{ErrorKind, RedisError};
+
+    use super::*;
+
+    fn error(text: &'static str) -> RedisError {
+        RedisError::from((ErrorKind::Client, text))
+    }
+
+    fn texts(answers: Vec<RedisResult<Value>>) -> Vec<String> {
+        let text = |answer: RedisResult<Value>| match answer {
+            Ok(value) => reply::text(value).unwrap_or_default(),
+            Err(error) => error.to_string(),
+        };
+        answers.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_transaction_answers_for_each_command() {
+        let simple = |text: &str| Ok(Value::SimpleString(text.to_owned()));
+        let entry = |id: &str| Value::BulkString(id.into());
+        let queued = || vec![simple("OK"), simple("QUEUED"), simple("QUEUED")];
+        let with = |mut answers: Vec<_>, last| {
+            answers.push(last);
+            texts(of_transaction(answers))
+        };
+        let both = Value::Array(vec![entry("1-1"), entry("1-2")]);
+        assert_eq!(with(queued(), Ok(both)), ["1-1", "1-2"]);
+        let refused = with(queued(), Err(error("EXECABORT")));
+        assert_eq!(refused.len(), 2);
+        assert!(refused.iter().all(|text| text.contains("EXECABORT")));
+        // Whoever may not begin one has had each command carried out.
+        let direct = vec![Err(error("NOPERM")), Ok(entry("1-1")), Ok(entry("1-2"))];
+        assert_eq!(with(direct, Err(error("no MULTI"))), ["1-1", "1-2"]);
+    }
+}

@@ -1,0 +1,25 @@
+//! What is left on the streams of events that a subscription handled before it moved to
+//! another one: it goes back to the ledger, which knows what becomes of it, and the
+//! subscription's group on that stream ends.
+
+use super::{groups, takeover};
+use crate::broker::redis::Redis;
+use crate::broker::redis::wire::keys::Lane;
+use crate::delivery::WorkerId;
+use crate::error::Error;
+use crate::ledger::{self, Former};
+
+/// Clears one name after the other; each is forgotten when nothing of it is left.
+pub(crate) async fn run(redis: &Redis, worker: &WorkerId, former: &[Former]) -> Result<(), Error> {
+    for one in former {
+        let lane: Lane = redis.link.keys().lane(&one.route);
+        // Its own stream, too: a process that did not know better sent there.
+        for stream in &lane.streams {
+            takeover::clear(redis, worker, &lane, stream).await?;
+        }
+        groups::forget(redis, &lane).await?;
+        ledger::forget_former(&redis.db, one).await?;
+        tracing::info!(subscription = %lane.group, events = ?one.route.events, "cleared the stream of an event that the subscription no longer handles");
+    }
+    Ok(())
+}

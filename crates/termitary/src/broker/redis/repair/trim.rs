@@ -1,0 +1,82 @@
+//! Removes what every subscription has finished, and nothing else: trimming by
+//! length would delete what a slow one still needs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use crate::broker::redis::Redis;
+use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::{reply, script};
+use crate::error::Error;
+use crate::fault;
+
+/// Finished entries stay so long for those who watch the stream of events.
+const GRACE_MS: &str = "2000";
+/// A group that our ledger has no subscription for may be newer than what we
+/// read of it; one that is still there after so long is somebody else's.
+const NEW: Duration = Duration::from_mins(1);
+
+/// Groups of our streams that our ledger does not know, and since when; `None`
+/// once that was said. What they have not read, stays.
+#[derive(Default)]
+pub(crate) struct Strangers(Mutex<HashMap<Stranger, Option<Instant>>>);
+
+/// A group, by its stream.
+type Stranger = (Arc<str>, String);
+
+impl Strangers {
+    /// Notes who is on this stream; says so once of each that stays.
+    fn see(&self, stream: &Arc<str>, groups: Vec<String>) {
+        // A map of instants is whole even after a panic.
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|(on, group), _| on != stream || groups.contains(group));
+        for group in groups {
+            let since = seen
+                .entry((Arc::clone(stream), group.clone()))
+                .or_insert_with(|| Some(Instant::now()));
+            if since.is_some_and(|since| since.elapsed() > NEW) {
+                *since = None;
+                tracing::warn!(%stream, %group, "a group that no subscription here owns keeps its entries on this stream: where nobody reads with it any more, remove it with XGROUP DESTROY");
+            }
+        }
+    }
+}
+
+pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<(), Error> {
+    let mut groups: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
+    for lane in lanes {
+        for stream in lane.mains() {
+            groups
+                .entry(stream.key.clone())
+                .or_default()
+                .push(lane.group.clone());
+        }
+    }
+    let calls: Vec<_> = groups
+        .iter()
+        .map(|(stream, groups)| {
+            let mut args = vec![GRACE_MS];
+            args.extend(groups.iter().map(|group| &**group));
+            script::Call {
+                script: &script::TRIM,
+                keys: vec![stream],
+                args,
+            }
+        })
+        .collect();
+    fault::point!("trim.before");
+    let answers = redis.link.shared().scripts(&calls).await?;
+    for (stream, answer) in groups.keys().zip(answers) {
+        redis.strangers.see(stream, names(answer?));
+    }
+    fault::point!("trim.after");
+    Ok(())
+}
+
+fn names(answer: Value) -> Vec<String> {
+    let names = reply::list(answer).into_iter();
+    names.filter_map(reply::text).collect()
+}

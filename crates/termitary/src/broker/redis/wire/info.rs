@@ -1,0 +1,58 @@
+//! Facts that a server tells about itself.
+
+use redis::{Pipeline, RedisError, RedisResult, Value};
+
+use super::reply;
+use crate::error::Error;
+
+/// The lines of `INFO`.
+pub(crate) struct Info(Vec<String>);
+
+/// Asks for these sections, one command each: servers before 7.0 take one.
+pub(crate) fn ask(sections: &[&str]) -> Pipeline {
+    let mut pipe = redis::pipe();
+    for section in sections {
+        pipe.cmd("INFO").arg(*section);
+    }
+    pipe.ignore_errors();
+    pipe
+}
+
+impl Info {
+    /// The answers to [`ask`]. A section is empty where we may not ask for it. Any
+    /// other error says nothing about the server.
+    pub(crate) fn read(answers: Vec<RedisResult<Value>>) -> Result<Self, Error> {
+        let mut texts = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(Value::VerbatimString { text, .. }) => texts.push(text),
+                Ok(other) => texts.extend(reply::text(other)),
+                Err(error) if never_says(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Self(texts))
+    }
+
+    /// One fact by its name.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.0.iter().flat_map(|text| text.lines());
+        lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    }
+}
+
+/// We may not ask, or it has no such command: that does not change.
+fn never_says(error: &RedisError) -> bool {
+    let unknown = |detail: &str| detail.contains("unknown command");
+    error.code() == Some("NOPERM") || error.detail().is_some_and(unknown)
+}
+
+#[cfg(test)]
+impl Info {
+    /// As a server would say it.
+    pub(crate) fn of(text: &str) -> Self {
+        Self(vec![text.to_owned()])
+    }
+}
