@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::bench::BenchArgs;
 use crate::config::{Settings, documented};
+use termitary_bench::BenchArgs;
 
 /// A team to-do service whose background work is never lost.
 ///
@@ -75,8 +75,8 @@ pub(super) enum Command {
     /// Measure how fast this machine is, beside your data and without touching it
     #[command(after_help = BENCH)]
     Bench(BenchArgs),
-    // The worker processes that `bench` measures.
-    #[command(name = super::bench::ROLE, hide = true)]
+    // A worker process that `bench` measures.
+    #[command(name = termitary_bench::ROLE, hide = true)]
     BenchWorker,
     /// Ask the running API whether it is ready, or whether a worker runs here
     #[command(

@@ -134,7 +134,7 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Subscription(args) => subscription::run(config, args.command).await,
         Command::User(args) => user::run(config, args.command).await,
         Command::Bench(args) => bench::run(config, args).await,
-        Command::BenchWorker => bench::run_worker().await,
+        Command::BenchWorker => termitary_bench::run_worker().await,
         Command::Health(args) => health::run(config, &args).await,
         Command::Completions(args) => completions::run(&args),
     }

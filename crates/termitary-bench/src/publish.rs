@@ -1,5 +1,4 @@
-//! How fast events are published outside transactions, with nobody handling
-//! them meanwhile.
+//! The speed of publishing outside transactions, while no worker runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +7,13 @@ use std::time::Instant;
 use termitary::Broker;
 use tokio::task::JoinSet;
 
-use super::event;
-use super::report::Speed;
-use super::stage::Stage;
+use crate::event;
+use crate::progress::Progress;
+use crate::report::Speed;
+use crate::stage::Stage;
 
-/// So many tasks, each of which awaits one publish after the other.
-pub(super) async fn awaited(stage: &Stage, events: u64, producers: u64) -> anyhow::Result<Speed> {
+/// Measures `producers` tasks, each of which awaits one publish after the other.
+pub(crate) async fn awaited(stage: &Stage, events: u64, producers: u64) -> anyhow::Result<Speed> {
     let what = match producers {
         1 => "publish, one awaited at a time".to_owned(),
         tasks => format!("publish, {tasks} at once"),
@@ -46,7 +46,7 @@ async fn produce(
     broker: Broker,
     next: Arc<AtomicU64>,
     events: u64,
-    progress: super::progress::Progress,
+    progress: Progress,
 ) -> anyhow::Result<()> {
     let bus = broker.bus();
     loop {
@@ -61,8 +61,8 @@ async fn produce(
     }
 }
 
-/// `publish_all`, some calls at once.
-pub(super) async fn all(stage: &Stage, events: u64) -> anyhow::Result<Speed> {
+/// Measures `publish_all`, with [`CALLS`](crate::stage::CALLS) calls at once.
+pub(crate) async fn all(stage: &Stage, events: u64) -> anyhow::Result<Speed> {
     let space = stage.space().await?;
     let broker = space.open().await?;
     stage.progress.step("publish_all", events);

@@ -1,5 +1,5 @@
-//! Where measurements take place: one fresh database, and one fresh key prefix
-//! on Redis, for each of them.
+//! The place of the measurements: each has a fresh database and, on Redis, a fresh key
+//! prefix.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,45 +12,45 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::args::BenchArgs;
-use super::crew::Crew;
-use super::event;
-use super::process::Process;
-use super::progress::Progress;
-use super::report::{Bytes, Cpu};
-use super::scratch::Scratch;
-use super::server::Server;
-use super::worker::{self, Spec, Way};
+use crate::Environment;
+use crate::args::BenchArgs;
+use crate::event;
+use crate::process::Process;
+use crate::progress::Progress;
+use crate::report::{Bytes, Cpu};
+use crate::scratch::Scratch;
+use crate::server::Server;
+use crate::worker::{self, RedisAccess, Spec};
+use crate::workers::Workers;
 
-/// How many events one `publish_all` takes.
-pub(super) const BATCH: usize = 500;
-/// How many such calls are under way at once.
-pub(super) const CALLS: usize = 4;
-/// How often to ask whether everything is finished.
-const LOOK: Duration = Duration::from_millis(2);
-/// Nothing is finished for so long: something is wrong.
+/// The number of events of one `publish_all`.
+pub(crate) const BATCH: usize = 500;
+/// The number of such calls at once.
+pub(crate) const CALLS: usize = 4;
+/// The pause between two checks whether everything is finished.
+const POLL: Duration = Duration::from_millis(2);
+/// No progress for this long is an error.
 const STUCK: Duration = Duration::from_mins(1);
 
-pub(super) struct Stage {
-    pub(super) args: BenchArgs,
-    /// How many events a worker runs at once.
-    pub(super) concurrency: usize,
-    pub(super) progress: Progress,
-    pub(super) server: Option<Mutex<Server>>,
-    pub(super) scratch: Scratch,
+pub(crate) struct Stage {
+    pub(crate) args: BenchArgs,
+    pub(crate) environment: Environment,
+    pub(crate) progress: Progress,
+    pub(crate) server: Option<Mutex<Server>>,
+    pub(crate) scratch: Scratch,
     spaces: AtomicU32,
 }
 
 impl Stage {
-    pub(super) fn new(
+    pub(crate) fn new(
         args: BenchArgs,
-        concurrency: usize,
+        environment: Environment,
         scratch: Scratch,
         server: Option<Server>,
     ) -> Self {
         Self {
             args,
-            concurrency,
+            environment,
             progress: Progress::new(),
             server: server.map(Mutex::new),
             scratch,
@@ -58,9 +58,8 @@ impl Stage {
         }
     }
 
-    /// A place with nothing in it but the subscriptions and, where asked for,
-    /// what waits for somebody else.
-    pub(super) async fn space(&self) -> anyhow::Result<Space<'_>> {
+    /// A space that contains only the subscriptions and the requested backlog.
+    pub(crate) async fn space(&self) -> anyhow::Result<Space<'_>> {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
         let space = Space {
             stage: self,
@@ -68,27 +67,27 @@ impl Stage {
             file: self.scratch.path().join(format!("{number}.db")),
         };
         let broker = space.open().await?;
-        let registry = worker::registry(self.concurrency, self.args.idle_subscriptions);
+        let registry = worker::registry(self.environment.concurrency, self.args.idle_subscriptions);
         broker.register(&registry).await?;
         if self.args.backlog > 0 {
-            broker.register(&worker::neighbour()).await?;
+            broker.register(&worker::backlog_registry()).await?;
             self.progress
                 .step("a backlog of another name", self.args.backlog);
-            self.batches(&broker, self.args.backlog, |_| event::waiting())
+            self.batches(&broker, self.args.backlog, |_| event::backlog())
                 .await?;
         }
         broker.db().close().await;
         Ok(space)
     }
 
-    /// Publishes a backlog, as fast as it goes.
-    pub(super) async fn fill(&self, broker: &Broker, events: u64) -> anyhow::Result<()> {
+    /// Publishes a backlog as fast as possible.
+    pub(crate) async fn fill(&self, broker: &Broker, events: u64) -> anyhow::Result<()> {
         self.progress.step("a backlog", events);
         self.batches(broker, events, event::created).await
     }
 
-    /// [`CALLS`] tasks, each of which awaits one `publish_all` after the other.
-    pub(super) async fn batches<E: termitary::Event>(
+    /// Runs [`CALLS`] tasks, each of which awaits one `publish_all` after the other.
+    pub(crate) async fn batches<E: termitary::Event>(
         &self,
         broker: &Broker,
         events: u64,
@@ -116,27 +115,27 @@ impl Stage {
         Ok(())
     }
 
-    /// The CPU used so far, by everybody.
-    pub(super) async fn cpu(&self, crew: Option<&Crew>) -> Cpu {
+    /// The CPU used so far by all processes.
+    pub(crate) async fn cpu(&self, workers: Option<&Workers>) -> Cpu {
         let redis = match &self.server {
             Some(server) => server.lock().await.cpu_seconds().await,
             None => None,
         };
         Cpu {
             publisher: Process::Own.cpu_seconds(),
-            workers: crew.and_then(Crew::cpu_seconds),
+            workers: workers.and_then(Workers::cpu_seconds),
             redis,
         }
     }
 
     /// Waits until `events` were handled and the last one is acknowledged.
-    pub(super) async fn finished(
+    pub(crate) async fn finished(
         &self,
         broker: &Broker,
-        crew: &Crew,
+        workers: &Workers,
         events: u64,
     ) -> anyhow::Result<()> {
-        self.handled(crew, events).await?;
+        self.handled(workers, events).await?;
         let inspect = broker.inspect();
         let since = Instant::now();
         loop {
@@ -151,16 +150,16 @@ impl Stage {
             if since.elapsed() > STUCK {
                 bail!("the workers handled everything, but did not finish it within a minute");
             }
-            crew.handled()?;
-            tokio::time::sleep(LOOK).await;
+            workers.handled()?;
+            tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Waits until so many were handled.
-    pub(super) async fn handled(&self, crew: &Crew, events: u64) -> anyhow::Result<()> {
+    /// Waits until `events` were handled.
+    pub(crate) async fn handled(&self, workers: &Workers, events: u64) -> anyhow::Result<()> {
         let (mut last, mut since) = (0, Instant::now());
         loop {
-            let handled = crew.handled()?;
+            let handled = workers.handled()?;
             self.progress.done(handled);
             if handled >= events {
                 return Ok(());
@@ -171,12 +170,12 @@ impl Stage {
             if since.elapsed() > STUCK {
                 bail!("the workers stopped at {handled} of {events} events for a minute");
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Leaves nothing on Redis; the files go when this is dropped.
-    pub(super) async fn clear(&self) -> anyhow::Result<()> {
+    /// Removes the keys on Redis; the files are removed when this is dropped.
+    pub(crate) async fn clear(&self) -> anyhow::Result<()> {
         match &self.server {
             Some(server) => server.lock().await.clear().await,
             None => Ok(()),
@@ -185,7 +184,7 @@ impl Stage {
 }
 
 /// A database and a key prefix of one measurement.
-pub(super) struct Space<'a> {
+pub(crate) struct Space<'a> {
     stage: &'a Stage,
     number: u32,
     file: PathBuf,
@@ -196,7 +195,7 @@ impl Space<'_> {
         format!("sqlite://{}", self.file.display())
     }
 
-    pub(super) async fn open(&self) -> anyhow::Result<Broker> {
+    pub(crate) async fn open(&self) -> anyhow::Result<Broker> {
         let redis = match &self.stage.server {
             Some(server) => Some(server.lock().await.config(self.number)),
             None => None,
@@ -207,13 +206,13 @@ impl Space<'_> {
         Ok(broker)
     }
 
-    /// So many workers, ready to begin.
-    pub(super) async fn crew(&self, workers: u64, latency: bool) -> anyhow::Result<Crew> {
+    /// Starts `number` workers, ready to begin.
+    pub(crate) async fn workers(&self, number: u64, latency: bool) -> anyhow::Result<Workers> {
         let redis = match &self.stage.server {
             Some(server) => {
                 let server = server.lock().await;
                 let prefix = server.prefix(self.number);
-                Some(Way::new(&server.config(self.number), prefix)?)
+                Some(RedisAccess::new(&server.config(self.number), prefix)?)
             }
             None => None,
         };
@@ -221,15 +220,15 @@ impl Space<'_> {
         let spec = Spec {
             database: self.database(),
             redis,
-            concurrency: self.stage.concurrency,
+            concurrency: self.stage.environment.concurrency,
             idle_subscriptions: args.idle_subscriptions,
             latency,
         };
-        Crew::start(&spec, workers, self.stage.scratch.path()).await
+        Workers::start(&spec, number, &self.stage).await
     }
 
-    /// The bytes it takes. Nobody may have the database open.
-    pub(super) async fn bytes(&self) -> anyhow::Result<Bytes> {
+    /// The bytes it takes. No process may have the database open.
+    pub(crate) async fn bytes(&self) -> anyhow::Result<Bytes> {
         let redis = match &self.stage.server {
             Some(server) => Some(server.lock().await.bytes(self.number).await? as f64),
             None => None,
@@ -238,8 +237,8 @@ impl Space<'_> {
         Ok(Bytes { database, redis })
     }
 
-    /// Makes room for the next.
-    pub(super) async fn remove(self) -> anyhow::Result<()> {
+    /// Removes the files and keys.
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
         if let Some(server) = &self.stage.server {
             let mut server = server.lock().await;
             let pattern = format!("{}:*", server.prefix(self.number));
@@ -248,7 +247,7 @@ impl Space<'_> {
         for end in ["", "-wal", "-shm"] {
             let mut file = self.file.clone().into_os_string();
             file.push(end);
-            // Most of these are not there any more.
+            // A closed database has only the first of them.
             let _ = std::fs::remove_file(file);
         }
         Ok(())

@@ -1,14 +1,13 @@
-//! What a process has used, where the system says so (Linux).
+//! The CPU and memory of a process, read from `/proc` (Linux only).
 
 use std::path::PathBuf;
 
-/// The unit of CPU times in `/proc`: the kernel's interface to programs has
-/// this one on every machine, whatever the kernel itself counts in.
+/// The unit of CPU times in `/proc`: the kernel reports this one on every machine.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A process: this one, or another by its id.
 #[derive(Clone, Copy)]
-pub(super) enum Process {
+pub(crate) enum Process {
     Own,
     Other(u32),
 }
@@ -23,12 +22,12 @@ impl Process {
     }
 
     /// Seconds of CPU so far, user and system, in hundredths.
-    pub(super) fn cpu_seconds(self) -> Option<f64> {
+    pub(crate) fn cpu_seconds(self) -> Option<f64> {
         cpu_seconds(&std::fs::read_to_string(self.file("stat")).ok()?)
     }
 
     /// The most bytes that were resident at once.
-    pub(super) fn peak_resident_bytes(self) -> Option<u64> {
+    pub(crate) fn peak_resident_bytes(self) -> Option<u64> {
         kilobytes(
             &std::fs::read_to_string(self.file("status")).ok()?,
             "VmHWM:",
@@ -37,7 +36,7 @@ impl Process {
 }
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // The second field is the program's name, which may hold anything.
+    // The second field is the program's name, which may contain any character.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11);
     let user: f64 = times.next()?.parse().ok()?;
@@ -46,7 +45,7 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 }
 
 /// The bytes of a `Name:  123 kB` line.
-pub(super) fn kilobytes(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     let number: u64 = rest.split_whitespace().next()?.parse().ok()?;
     Some(number * 1024)

@@ -1,73 +1,64 @@
-//! The arguments of `bench`.
+//! The arguments of `termitary bench`.
 
 use clap::{Args, ValueEnum, value_parser};
 
-/// What `termitary bench` measures, and how much of it.
-#[derive(Args, Clone)]
-pub(crate) struct BenchArgs {
-    /// Where the events travel [default: redis where it is configured, else sqlite]
+/// The measurements to run, and their sizes.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// The broker to measure [default: redis if it is configured, else sqlite]
     #[arg(long, value_enum)]
-    pub(super) broker: Option<Travel>,
-    /// How many events a measurement takes; the slower ones take fewer
+    pub(crate) broker: Option<Broker>,
+    /// Events per measurement; the slower ones use fewer
     #[arg(long, value_name = "NUMBER", default_value_t = 50_000, value_parser = value_parser!(u64).range(1..=10_000_000))]
-    pub(super) events: u64,
-    /// How many tasks publish at once where that is measured
+    pub(crate) events: u64,
+    /// Tasks that publish at once, in the measurements that use several
     #[arg(long, value_name = "NUMBER", default_value_t = 64, value_parser = value_parser!(u64).range(1..=10_000))]
-    pub(super) producers: u64,
-    /// How many worker processes, where several are measured
+    pub(crate) producers: u64,
+    /// Worker processes, in the measurement that uses several
     #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = value_parser!(u64).range(1..=64))]
-    pub(super) workers: u64,
-    /// How many events a second, where latency is measured; for ten seconds
+    pub(crate) workers: u64,
+    /// Events per second while latency is measured, for ten seconds
     #[arg(long, value_name = "NUMBER", default_value_t = 500, value_parser = value_parser!(u64).range(1..=1_000_000))]
-    pub(super) rate: u64,
-    /// Measure publishing in database transactions too: published, handled and
+    pub(crate) rate: u64,
+    /// Also measure events published in database transactions, until they are
     /// finished in the ledger
     #[arg(long)]
-    pub(super) transactional: bool,
-    /// Only these, joined by commas
+    pub(crate) transactional: bool,
+    /// Run only these measurements, separated by commas
     #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
-    pub(super) only: Vec<Only>,
-    /// So many further subscriptions that have nothing to do
+    pub(crate) only: Vec<Only>,
+    /// Add this number of subscriptions that receive no events
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = value_parser!(u64).range(0..=1_000))]
-    pub(super) idle_subscriptions: u64,
-    /// So many events of another name that wait for a worker that is not there
+    pub(crate) idle_subscriptions: u64,
+    /// Add this number of pending events of another name that no worker handles
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = value_parser!(u64).range(0..=10_000_000))]
-    pub(super) backlog: u64,
+    pub(crate) backlog: u64,
     /// Print JSON, for programs
     #[arg(long)]
-    pub(super) json: bool,
+    pub json: bool,
 }
 
-/// Where events travel.
+/// The broker that carries the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Travel {
+pub(crate) enum Broker {
     /// In the database
     Sqlite,
     /// Through Redis or Valkey
     Redis,
 }
 
-impl Travel {
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Sqlite => "sqlite",
-            Self::Redis => "redis",
-        }
-    }
-}
-
-/// What can be asked for alone.
+/// The measurements that can be selected, and groups of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Only {
-    /// The next three
+pub(crate) enum Only {
+    /// The three publish measurements
     Publish,
     /// One task, each publish awaited before the next
     PublishOne,
-    /// Many tasks that publish at once
+    /// Many tasks publish at once
     PublishConcurrent,
     /// Many events with one call
     PublishAll,
-    /// The next two
+    /// The two drain measurements
     Drain,
     /// A backlog and one worker process
     DrainOne,
@@ -75,14 +66,13 @@ pub(super) enum Only {
     DrainSeveral,
     /// From the planned publish to the start of the handler, at a steady rate
     Latency,
-    /// In transactions: from the first begin until all are finished
+    /// In transactions, from the first begin until every event is finished
     Transactional,
 }
 
 impl BenchArgs {
-    /// Whether to measure this: `what` itself or its group was asked for, or
-    /// nothing in particular.
-    pub(super) fn wants(&self, what: Only) -> bool {
+    /// Returns true if `what` or its group was selected, or if nothing was.
+    pub(crate) fn wants(&self, what: Only) -> bool {
         let group = match what {
             Only::PublishOne | Only::PublishConcurrent | Only::PublishAll => Only::Publish,
             Only::DrainOne | Only::DrainSeveral => Only::Drain,
@@ -91,19 +81,20 @@ impl BenchArgs {
         let named = |name: Only| self.only.contains(&name);
         match what {
             Only::Transactional => self.transactional || named(what),
-            // With one worker the second drain would say the same again.
+            // With one worker the second drain would repeat the first.
             Only::DrainSeveral if self.only.is_empty() => self.workers > 1,
             _ => self.only.is_empty() || named(what) || named(group),
         }
     }
 
-    /// One awaited at a time is slow: a tenth, but never very few.
-    pub(super) fn awaited_events(&self) -> u64 {
+    /// The events of the measurement that awaits each publish: it is slow, so a tenth,
+    /// but at least 1,000 if there are as many.
+    pub(crate) fn awaited_events(&self) -> u64 {
         (self.events / 10).max(self.events.min(1_000))
     }
 
-    /// Ten seconds' worth, and not more than a measurement takes.
-    pub(super) fn latency_events(&self) -> u64 {
+    /// The events of ten seconds, but no more than other measurements use.
+    pub(crate) fn latency_events(&self) -> u64 {
         self.events.min(self.rate.saturating_mul(10))
     }
 }
@@ -111,20 +102,18 @@ impl BenchArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Cli;
-    use crate::cli::args::Command;
-    use clap::Parser as _;
+    use clap::Parser;
 
-    #[expect(clippy::panic, reason = "a test fails by panicking")]
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     fn args(line: &str) -> BenchArgs {
-        let words = ["termitary", "bench"]
-            .into_iter()
-            .chain(line.split_whitespace());
-        match Cli::try_parse_from(words).map(|cli| cli.command) {
-            Ok(Some(Command::Bench(args))) => args,
-            Ok(_) => panic!("another command"),
-            Err(error) => panic!("{error}"),
-        }
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Cli::try_parse_from(words).unwrap().args
     }
 
     #[test]

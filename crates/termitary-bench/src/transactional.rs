@@ -1,6 +1,5 @@
-//! Publishing in database transactions, end to end: from the first begin until
-//! every event is relayed where there is a relay, handled, and finished in the
-//! ledger.
+//! Publishing in database transactions, end to end: from the first begin until every
+//! event is handled and finished in the ledger, through the relay if there is one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,29 +9,29 @@ use anyhow::Context as _;
 use termitary::Db;
 use tokio::task::JoinSet;
 
-use super::event;
-use super::report::{Speed, Transactional, rounded};
-use super::stage::Stage;
+use crate::event;
+use crate::report::{Speed, Transactional, rounded};
+use crate::stage::Stage;
 
-pub(super) async fn run(stage: &Stage) -> anyhow::Result<Transactional> {
+pub(crate) async fn run(stage: &Stage) -> anyhow::Result<Transactional> {
     let events = stage.args.events;
     let space = stage.space().await?;
     let broker = space.open().await?;
-    let mut crew = space.crew(1, false).await?;
-    crew.go().await?;
+    let mut workers = space.workers(1, false).await?;
+    workers.go().await?;
     let producers = stage.args.producers;
     let what = format!("transactional publish from {producers} tasks, handled meanwhile");
     stage.progress.step(&what, events);
-    let (before, start) = (stage.cpu(Some(&crew)).await, Instant::now());
+    let (before, start) = (stage.cpu(Some(&workers)).await, Instant::now());
     let committed = async {
         produce(broker.db(), events, producers).await?;
         anyhow::Ok(start.elapsed().as_secs_f64())
     };
-    let finished = stage.finished(&broker, &crew, events);
+    let finished = stage.finished(&broker, &workers, events);
     let (committed, ()) = tokio::try_join!(committed, finished)?;
     let seconds = start.elapsed().as_secs_f64();
-    let used = stage.cpu(Some(&crew)).await.since(before);
-    let farewell = crew
+    let used = stage.cpu(Some(&workers)).await.since(before);
+    let farewell = workers
         .stop()
         .await?
         .pop()
@@ -46,7 +45,7 @@ pub(super) async fn run(stage: &Stage) -> anyhow::Result<Transactional> {
     })
 }
 
-/// One transaction for each event, from so many tasks.
+/// Commits one transaction per event, from `producers` tasks.
 async fn produce(db: &Db, events: u64, producers: u64) -> anyhow::Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();

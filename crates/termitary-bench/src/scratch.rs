@@ -1,6 +1,6 @@
-//! A folder of the benchmark's own, beside the configured database: the same
-//! disk, and none of the user's files. It goes with the process; what a killed
-//! one left behind, the next one removes.
+//! A scratch folder beside the configured database: the same disk, and none of the
+//! user's files. It is removed at the end; a folder that a killed run left behind is
+//! removed by the next run.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -11,22 +11,22 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 const NAME: &str = ".termitary-bench-";
-/// Held as long as its process lives: the system lets go of it for the dead.
+/// Locked while its process lives: the system releases the lock of a dead one.
 const LOCK: &str = "lock";
-/// A folder into which somebody still writes is removed at a later try.
+/// Removing a folder fails while a process still writes into it.
 const TRIES: u32 = 50;
-const REST: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Removed when dropped.
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     folder: PathBuf,
     id: String,
     _lock: File,
 }
 
 impl Scratch {
-    /// A new folder in `parent`.
-    pub(super) fn create(parent: &Path) -> anyhow::Result<Self> {
+    /// Creates a folder in `parent`.
+    pub(crate) fn create(parent: &Path) -> anyhow::Result<Self> {
         let cannot = || {
             format!(
                 "cannot make a scratch folder in {}: the benchmark works beside the configured database (DATABASE_URL); its folder must exist and be writable",
@@ -37,8 +37,8 @@ impl Scratch {
             let id = Uuid::now_v7().simple().to_string();
             let folder = parent.join(format!("{NAME}{id}"));
             std::fs::create_dir(&folder).with_context(cannot)?;
-            // Another benchmark that cleans up may take it for a leftover before
-            // it is locked: then it has that one, and this one takes another.
+            // A benchmark that cleans up may take the folder for a leftover before it
+            // is locked: then this run creates another.
             if let Some(lock) = locked(&folder, true)
                 && folder.join(LOCK).exists()
             {
@@ -52,8 +52,8 @@ impl Scratch {
         Err(anyhow::anyhow!(cannot()))
     }
 
-    /// Removes what killed benchmarks left in `parent`; answers how many.
-    pub(super) fn clear_leftovers(parent: &Path) -> usize {
+    /// Removes the folders of killed benchmarks in `parent`; returns their number.
+    pub(crate) fn clear_leftovers(parent: &Path) -> usize {
         let Ok(entries) = std::fs::read_dir(parent) else {
             return 0;
         };
@@ -64,12 +64,12 @@ impl Scratch {
         leftovers.filter(|entry| clear(&entry.path())).count()
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.folder
     }
 
-    /// Tells this run from every other, in names.
-    pub(super) fn id(&self) -> &str {
+    /// The unique id of this run.
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         for _ in 0..TRIES {
             match std::fs::remove_dir_all(&self.folder) {
-                Err(error) if error.kind() != ErrorKind::NotFound => std::thread::sleep(REST),
+                Err(error) if error.kind() != ErrorKind::NotFound => std::thread::sleep(PAUSE),
                 _ => return,
             }
         }
@@ -93,13 +93,13 @@ impl Drop for Scratch {
 fn clear(folder: &Path) -> bool {
     match locked(folder, false) {
         Some(_lock) => std::fs::remove_dir_all(folder).is_ok(),
-        // Killed before it had a lock. One that is not empty stays.
+        // The process died before it took the lock. A folder with content stays.
         None if !folder.join(LOCK).exists() => std::fs::remove_dir(folder).is_ok(),
         None => false,
     }
 }
 
-/// The folder's lock, where nobody else has it.
+/// Takes the folder's lock, unless another process holds it.
 fn locked(folder: &Path, create: bool) -> Option<File> {
     let mut options = File::options();
     let file = options

@@ -1,17 +1,17 @@
-//! How fast worker processes finish a backlog: from the word "go" until the
-//! last event is handled and acknowledged.
+//! The speed at which worker processes finish a backlog, from the start signal until
+//! the last event is handled and acknowledged.
 
 use std::time::{Duration, Instant};
 
-use super::report::{Bytes, Draining, Speed, Storage, rounded};
-use super::stage::{Space, Stage};
+use crate::report::{Bytes, Draining, Speed, Storage, rounded};
+use crate::stage::{Space, Stage};
 
-/// Finished entries leave Redis this long after the last at the latest.
+/// The longest wait for Redis to drop finished entries after the last one.
 const TRIMMED: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(250);
 
-/// The speed, and what the events took before and after.
-pub(super) async fn run(stage: &Stage, workers: u64) -> anyhow::Result<(Draining, Storage)> {
+/// Measures the speed, and the bytes of an event before and after.
+pub(crate) async fn run(stage: &Stage, number: u64) -> anyhow::Result<(Draining, Storage)> {
     let events = stage.args.events;
     let space = stage.space().await?;
     let empty = space.bytes().await?;
@@ -21,21 +21,21 @@ pub(super) async fn run(stage: &Stage, workers: u64) -> anyhow::Result<(Draining
     let pending = space.bytes().await?;
 
     let broker = space.open().await?;
-    let mut crew = space.crew(workers, false).await?;
-    let what = match workers {
+    let mut workers = space.workers(number, false).await?;
+    let what = match number {
         1 => "drain, one worker".to_owned(),
-        workers => format!("drain, {workers} workers"),
+        number => format!("drain, {number} workers"),
     };
     stage.progress.step(&what, events);
-    let (before, start) = (stage.cpu(Some(&crew)).await, Instant::now());
-    crew.go().await?;
-    stage.finished(&broker, &crew, events).await?;
+    let (before, start) = (stage.cpu(Some(&workers)).await, Instant::now());
+    workers.go().await?;
+    stage.finished(&broker, &workers, events).await?;
     let seconds = start.elapsed().as_secs_f64();
-    let used = stage.cpu(Some(&crew)).await.since(before);
+    let used = stage.cpu(Some(&workers)).await.since(before);
     if stage.server.is_some() {
         trimmed(stage, &space, pending).await?;
     }
-    let farewells = crew.stop().await?;
+    let farewells = workers.stop().await?;
     broker.db().close().await;
     let storage = Storage {
         pending_bytes_per_event: per_event(pending, empty, events),
@@ -43,15 +43,14 @@ pub(super) async fn run(stage: &Stage, workers: u64) -> anyhow::Result<(Draining
     };
     space.remove().await?;
     let draining = Draining {
-        workers,
+        workers: number,
         speed: Speed::new(events, seconds, &used),
         peak_resident_bytes: farewells.iter().filter_map(|f| f.peak_resident_bytes).max(),
     };
     Ok((draining, storage))
 }
 
-/// Waits until the workers have trimmed what is finished, as they do in the
-/// long run.
+/// Waits until the workers have trimmed finished entries, as they do over time.
 async fn trimmed(stage: &Stage, space: &Space<'_>, pending: Bytes) -> anyhow::Result<()> {
     stage.progress.step("waiting for the trim", 0);
     let start = Instant::now();
@@ -60,7 +59,7 @@ async fn trimmed(stage: &Stage, space: &Space<'_>, pending: Bytes) -> anyhow::Re
         if now.redis.unwrap_or(0.0) <= pending.redis.unwrap_or(0.0) / 50.0 {
             break;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The worker process that is measured: this program again, in a role that
-//! help does not show. The benchmark talks to it over its standard input and
-//! output, one JSON object a line; it ends when its input does, so that it
-//! never outlives the benchmark.
+//! The measured worker process: this program again, in a role that `--help` does not
+//! show. The benchmark talks to it over its standard input and output, one JSON object
+//! a line; it ends when its input ends, so it never outlives the benchmark.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,30 +14,29 @@ use termitary::broker::RedisConfig;
 use termitary::prelude::*;
 use tokio::sync::mpsc;
 
-use super::event::{self, Never};
-use super::process::Process;
-use super::report::Spread;
-use crate::cli::out;
-use crate::todos::events::{TodoCreated, TodoUpdated};
+use crate::event::{self, Created, Deleted, Updated};
+use crate::process::Process;
+use crate::report::Spread;
 
-/// How often it says how far it is.
-const SAY: Duration = Duration::from_millis(5);
+/// The pause between two progress messages.
+const REPORT: Duration = Duration::from_millis(5);
 
-/// What it works on.
+/// The system that a worker process opens, and its settings.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     /// The database's URL.
-    pub(super) database: String,
-    pub(super) redis: Option<Way>,
-    pub(super) concurrency: usize,
-    pub(super) idle_subscriptions: u64,
-    /// Whether events carry the instant that they were planned for.
-    pub(super) latency: bool,
+    pub(crate) database: String,
+    pub(crate) redis: Option<RedisAccess>,
+    pub(crate) concurrency: usize,
+    pub(crate) idle_subscriptions: u64,
+    /// True if events carry the time that they were planned for.
+    pub(crate) latency: bool,
 }
 
-/// The way to Redis: through a pipe, since it may hold a password.
+/// The connection to Redis. It is sent through the pipe, since it may contain a
+/// password.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Way {
+pub(crate) struct RedisAccess {
     host: String,
     port: u16,
     tls: bool,
@@ -47,8 +46,8 @@ pub(super) struct Way {
     prefix: String,
 }
 
-impl Way {
-    pub(super) fn new(config: &RedisConfig, prefix: String) -> anyhow::Result<Self> {
+impl RedisAccess {
+    pub(crate) fn new(config: &RedisConfig, prefix: String) -> anyhow::Result<Self> {
         let info = config.connection_info()?;
         let (host, port, tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
@@ -82,35 +81,35 @@ impl Way {
     }
 }
 
-/// What it says.
+/// A message from a worker process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Word {
-    /// Everything is open: it begins when it is told to.
+pub(crate) enum Message {
+    /// Everything is open; the worker waits for the start signal.
     Ready,
-    /// How many events its handler has seen.
+    /// The number of events that its handler has seen.
     Handled(u64),
-    /// The last word.
+    /// The last message.
     Farewell(Farewell),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Farewell {
-    pub(super) latency: Option<Spread>,
-    pub(super) peak_resident_bytes: Option<u64>,
+pub(crate) struct Farewell {
+    pub(crate) latency: Option<Spread>,
+    pub(crate) peak_resident_bytes: Option<u64>,
 }
 
-/// What handlers share.
+/// The figures that handlers collect.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     handled: AtomicU64,
-    /// Microseconds, one for each event that says when it was planned.
+    /// Microseconds, one for each event with a planned time.
     latencies: Option<Mutex<Vec<u64>>>,
 }
 
 impl Tally {
-    fn note(&self, event: &TodoCreated) {
+    fn count(&self, event: &Created) {
         if let (Some(latencies), Some(planned)) = (&self.latencies, event::number(event))
             && planned > 0
         {
@@ -132,33 +131,33 @@ impl Tally {
     }
 }
 
-async fn handle(event: TodoCreated, State(tally): State<Arc<Tally>>) -> HandlerResult {
-    tally.note(&event);
+async fn handle(event: Created, State(tally): State<Arc<Tally>>) -> HandlerResult {
+    tally.count(&event);
     Ok(())
 }
 
-async fn idle(_: Never) -> HandlerResult {
+async fn idle(_: Deleted) -> HandlerResult {
     Ok(())
 }
 
-async fn elsewhere(_: TodoUpdated) -> HandlerResult {
+async fn backlog(_: Updated) -> HandlerResult {
     Ok(())
 }
 
-/// The subscription that is measured, and those that have nothing to do.
-pub(super) fn registry(concurrency: usize, idle_subscriptions: u64) -> Registry<Arc<Tally>> {
+/// The measured subscription, and `idle_subscriptions` that receive no events.
+pub(crate) fn registry(concurrency: usize, idle_subscriptions: u64) -> Registry<Arc<Tally>> {
     let measured = subscribe("bench.handle", handle).concurrency(concurrency);
     (0..idle_subscriptions).fold(Registry::new().on(measured), |registry, n| {
         registry.on(subscribe(format!("bench.idle-{n}"), idle))
     })
 }
 
-/// A subscription that no worker here runs: its events wait.
-pub(super) fn neighbour() -> Registry<Arc<Tally>> {
-    Registry::new().on(subscribe("bench.elsewhere", elsewhere))
+/// A subscription that no worker runs: its events stay pending.
+pub(crate) fn backlog_registry() -> Registry<Arc<Tally>> {
+    Registry::new().on(subscribe("bench.elsewhere", backlog))
 }
 
-pub(super) async fn broker(database: &str, redis: Option<RedisConfig>) -> anyhow::Result<Broker> {
+pub(crate) async fn broker(database: &str, redis: Option<RedisConfig>) -> anyhow::Result<Broker> {
     let options = termitary::db::Options::default().service("bench");
     let db = Db::open_with(database, options).await?;
     Ok(match redis {
@@ -167,17 +166,21 @@ pub(super) async fn broker(database: &str, redis: Option<RedisConfig>) -> anyhow
     })
 }
 
-/// The process: opens what it is told to, waits for the word, works until its
-/// input ends.
-pub(in crate::cli) async fn run() -> anyhow::Result<()> {
+/// Runs the worker process: opens the system that its input describes, waits for the
+/// start signal, and works until its input ends.
+///
+/// # Errors
+///
+/// If the input does not come from `termitary bench`, or if the worker fails.
+pub async fn run() -> anyhow::Result<()> {
     let mut input = lines();
     let spec = input.recv().await;
     let spec = spec.context("this command is for `termitary bench` only")?;
     let spec: Spec =
         serde_json::from_str(&spec).context("this command is for `termitary bench` only")?;
-    let broker = broker(&spec.database, spec.redis.clone().map(Way::config)).await?;
+    let broker = broker(&spec.database, spec.redis.clone().map(RedisAccess::config)).await?;
     broker.ping().await?;
-    say(&Word::Ready)?;
+    send(&Message::Ready)?;
     if input.recv().await.is_none() {
         return Ok(());
     }
@@ -186,13 +189,14 @@ pub(in crate::cli) async fn run() -> anyhow::Result<()> {
         ..Tally::default()
     });
     work(&spec, broker, &tally, input).await?;
-    say(&Word::Farewell(Farewell {
+    send(&Message::Farewell(Farewell {
         latency: tally.spread(),
         peak_resident_bytes: Process::Own.peak_resident_bytes(),
     }))
 }
 
-/// What comes in, until it ends. A thread of its own: it may wait for ever.
+/// The lines of the standard input. A thread reads them, since a read may block for
+/// ever.
 fn lines() -> mpsc::UnboundedReceiver<String> {
     let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -217,25 +221,27 @@ async fn work(
     .run(async { while input.recv().await.is_some() {} });
     tokio::select! {
         ended = worker => ended?,
-        failed = tell(tally) => failed?,
+        failed = report(tally) => failed?,
     }
     broker.db().close().await;
     Ok(())
 }
 
-/// Says how far it is, whenever that changed.
-async fn tell(tally: &Tally) -> anyhow::Result<()> {
-    let mut said = 0;
+/// Sends the progress whenever it changed.
+async fn report(tally: &Tally) -> anyhow::Result<()> {
+    let mut sent = 0;
     loop {
-        tokio::time::sleep(SAY).await;
+        tokio::time::sleep(REPORT).await;
         let handled = tally.handled.load(Ordering::Relaxed);
-        if handled != said {
-            say(&Word::Handled(handled))?;
-            said = handled;
+        if handled != sent {
+            send(&Message::Handled(handled))?;
+            sent = handled;
         }
     }
 }
 
-fn say(word: &Word) -> anyhow::Result<()> {
-    out::line(&serde_json::to_string(word)?)
+fn send(message: &Message) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", serde_json::to_string(message)?)?;
+    Ok(stdout.flush()?)
 }

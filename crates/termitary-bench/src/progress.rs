@@ -1,5 +1,6 @@
-//! What is going on, on one line of a terminal.
+//! The progress of the measurements, on one line of a terminal.
 
+use std::convert::Infallible;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 const EVERY: Duration = Duration::from_millis(150);
 
-/// Cheap to clone; silent where stderr is no terminal.
+/// Cheap to clone; prints nothing if stderr is not a terminal.
 #[derive(Clone)]
-pub(super) struct Progress(Arc<Inner>);
+pub(crate) struct Progress(Arc<Inner>);
 
 struct Inner {
     terminal: bool,
@@ -18,7 +19,7 @@ struct Inner {
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
             terminal: std::io::stderr().is_terminal(),
             step: Mutex::default(),
@@ -26,22 +27,22 @@ impl Progress {
         }))
     }
 
-    /// Something else begins, with so many events.
-    pub(super) fn step(&self, what: &str, events: u64) {
+    /// Starts a step of `events` events; 0 if it has none to count.
+    pub(crate) fn step(&self, what: &str, events: u64) {
         let mut step = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
         *step = (what.to_owned(), events);
         self.0.done.store(0, Ordering::Relaxed);
     }
 
-    /// How many are done.
-    pub(super) fn done(&self, done: u64) {
+    /// Sets the number of finished events.
+    pub(crate) fn done(&self, done: u64) {
         self.0.done.store(done, Ordering::Relaxed);
     }
 
-    /// Shows it until dropped.
-    pub(super) async fn show(self) {
+    /// Shows the progress until dropped.
+    pub(crate) async fn show(self) -> Infallible {
         if !self.0.terminal {
-            return;
+            std::future::pending::<()>().await;
         }
         loop {
             tokio::time::sleep(EVERY).await;
@@ -59,8 +60,8 @@ impl Progress {
         }
     }
 
-    /// Takes the line away.
-    pub(super) fn end(&self) {
+    /// Clears the line.
+    pub(crate) fn end(&self) {
         if self.0.terminal {
             write("");
         }
@@ -68,7 +69,7 @@ impl Progress {
 }
 
 fn write(text: &str) {
-    // Nobody may be reading any more; that is no reason to stop.
+    // A closed stderr is no reason to stop.
     let mut stderr = std::io::stderr().lock();
     let _ = write!(stderr, "\r\x1b[K{text}");
     let _ = stderr.flush();

@@ -1,20 +1,36 @@
-//! The report for people.
+//! The report as text.
 
-use super::report::{Cpu, Draining, Latency, Report, Speed, Storage, Transactional};
-use crate::cli::out;
+use crate::report::{Cpu, Draining, Latency, Report, Speed, Storage, Transactional};
 
-pub(super) fn print(report: &Report) -> anyhow::Result<()> {
-    out::line(&conditions(report))?;
-    speeds(report)?;
-    if let Some(latency) = &report.latency {
-        out::line("")?;
-        self::latency(latency)?;
+impl Report {
+    /// The heading of [`rows`](Self::rows).
+    pub const HEADING: [&str; 8] = [
+        "measured",
+        "events",
+        "seconds",
+        "a second",
+        "cpu s/100k: publisher",
+        "workers",
+        "redis",
+        "worker peak",
+    ];
+
+    /// The machine, the broker and the settings, in two lines and an empty one.
+    pub fn conditions(&self) -> String {
+        conditions(self)
     }
-    if let Some(storage) = &report.storage {
-        out::line("")?;
-        self::storage(storage)?;
+
+    /// One row of cells for each measured speed.
+    pub fn rows(&self) -> Vec<Vec<String>> {
+        rows(self)
     }
-    Ok(())
+
+    /// The latency and the storage, each in a paragraph of its own.
+    pub fn notes(&self) -> Vec<String> {
+        let latency = self.latency.as_ref().map(latency);
+        let storage = self.storage.as_ref().map(storage);
+        latency.into_iter().chain(storage).collect()
+    }
 }
 
 fn conditions(report: &Report) -> String {
@@ -50,7 +66,7 @@ fn conditions(report: &Report) -> String {
     )
 }
 
-fn speeds(report: &Report) -> anyhow::Result<()> {
+fn rows(report: &Report) -> Vec<Vec<String>> {
     let settings = &report.settings;
     let mut rows = Vec::new();
     let mut row = |what: String, speed: &Speed, resident: Option<u64>| {
@@ -84,7 +100,10 @@ fn speeds(report: &Report) -> anyhow::Result<()> {
             speed,
             peak_resident_bytes,
         } = draining;
-        let what = format!("drain, {}", out::count(*workers, "worker", "workers"));
+        let what = match workers {
+            1 => "drain, 1 worker".to_owned(),
+            workers => format!("drain, {workers} workers"),
+        };
         row(what, speed, *peak_resident_bytes);
     }
     if let Some(transactional) = &report.transactional {
@@ -99,20 +118,7 @@ fn speeds(report: &Report) -> anyhow::Result<()> {
             *peak_resident_bytes,
         );
     }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let heading = [
-        "measured",
-        "events",
-        "seconds",
-        "a second",
-        "cpu s/100k: publisher",
-        "workers",
-        "redis",
-        "worker peak",
-    ];
-    out::table(&heading, &rows, "")
+    rows
 }
 
 fn cells(what: String, speed: &Speed, resident: Option<u64>) -> Vec<String> {
@@ -136,37 +142,37 @@ fn cells(what: String, speed: &Speed, resident: Option<u64>) -> Vec<String> {
     ]
 }
 
-fn latency(latency: &Latency) -> anyhow::Result<()> {
+fn latency(latency: &Latency) -> String {
     let spread = latency.spread;
-    out::line(&format!(
+    let mut text = format!(
         "from the planned publish to the handler, {} events at {}/s: p50 {} ms, p99 {} ms, p99.9 {} ms, max {} ms",
         latency.events, latency.rate, spread.p50, spread.p99, spread.p999, spread.max
-    ))?;
-    // A publisher that could not keep its own plan has measured itself.
+    );
+    // A publisher that cannot keep its own plan measures itself.
     if latency.publisher_behind_ms > spread.p99 {
-        out::line(&format!(
-            "(the publisher itself was up to {} ms behind its plan: the machine is too busy for these figures)",
+        text += &format!(
+            "\n(the publisher itself was up to {} ms behind its plan: the machine is too busy for these figures)",
             latency.publisher_behind_ms
-        ))?;
+        );
     }
-    Ok(())
+    text
 }
 
-fn storage(storage: &Storage) -> anyhow::Result<()> {
+fn storage(storage: &Storage) -> String {
     let (pending, finished) = (
         storage.pending_bytes_per_event,
         storage.finished_bytes_per_event,
     );
-    out::line(&format!(
+    let mut text = format!(
         "bytes an event takes in the database: {:.0} pending, {:.0} finished (until retention removes it)",
         pending.database, finished.database
-    ))?;
+    );
     if let (Some(pending), Some(finished)) = (pending.redis, finished.redis) {
-        out::line(&format!(
-            "bytes an event takes in Redis: {pending:.0} pending, {finished:.0} finished"
-        ))?;
+        text += &format!(
+            "\nbytes an event takes in Redis: {pending:.0} pending, {finished:.0} finished"
+        );
     }
-    Ok(())
+    text
 }
 
 fn none() -> String {

@@ -1,100 +1,102 @@
-//! What was measured, as it is printed with `--json`. The form is described in
-//! docs/guide/benchmarks.md; [`FORMAT`] rises when a field changes its meaning.
+//! The figures, as `--json` prints them. docs/guide/benchmarks.md describes the
+//! format; [`FORMAT`] rises when a field changes its meaning.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub(super) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
-/// Everything; what was not asked for is null.
+/// The result of a run: serialises to the JSON of `--json`, and prints as text with
+/// [`conditions`](Report::conditions), [`rows`](Report::rows) and
+/// [`notes`](Report::notes). Measurements that did not run are null.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    pub(super) format: u32,
-    pub(super) version: &'static str,
-    pub(super) build: &'static str,
-    pub(super) at: Timestamp,
-    pub(super) machine: Machine,
-    pub(super) broker: &'static str,
-    pub(super) redis: Option<RedisFacts>,
-    pub(super) database: DatabaseFacts,
-    pub(super) settings: Settings,
-    pub(super) publish: Publish,
-    pub(super) drain: Drain,
-    pub(super) latency: Option<Latency>,
-    pub(super) transactional: Option<Transactional>,
-    pub(super) storage: Option<Storage>,
+pub struct Report {
+    pub(crate) format: u32,
+    pub(crate) version: &'static str,
+    pub(crate) build: &'static str,
+    pub(crate) at: Timestamp,
+    pub(crate) machine: Machine,
+    pub(crate) broker: &'static str,
+    pub(crate) redis: Option<RedisFacts>,
+    pub(crate) database: DatabaseFacts,
+    pub(crate) settings: Settings,
+    pub(crate) publish: Publish,
+    pub(crate) drain: Drain,
+    pub(crate) latency: Option<Latency>,
+    pub(crate) transactional: Option<Transactional>,
+    pub(crate) storage: Option<Storage>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Machine {
-    pub(super) cpu: Option<String>,
-    pub(super) cores: usize,
-    pub(super) memory_bytes: Option<u64>,
-    pub(super) system: String,
+pub(crate) struct Machine {
+    pub(crate) cpu: Option<String>,
+    pub(crate) cores: usize,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) system: String,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct RedisFacts {
-    pub(super) server: String,
-    pub(super) version: String,
-    pub(super) append_only: bool,
-    /// Null where the server does not say.
-    pub(super) append_fsync: Option<String>,
+pub(crate) struct RedisFacts {
+    pub(crate) server: String,
+    pub(crate) version: String,
+    pub(crate) append_only: bool,
+    /// Null if the server does not tell.
+    pub(crate) append_fsync: Option<String>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct DatabaseFacts {
-    pub(super) kind: &'static str,
-    pub(super) journal: &'static str,
-    pub(super) synchronous: &'static str,
+pub(crate) struct DatabaseFacts {
+    pub(crate) kind: &'static str,
+    pub(crate) journal: &'static str,
+    pub(crate) synchronous: &'static str,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Settings {
-    pub(super) events: u64,
-    pub(super) payload_bytes: usize,
-    pub(super) producers: u64,
-    pub(super) batch: usize,
-    pub(super) calls: usize,
-    pub(super) concurrency: usize,
-    pub(super) workers: u64,
-    pub(super) rate: u64,
-    pub(super) idle_subscriptions: u64,
-    pub(super) backlog: u64,
+pub(crate) struct Settings {
+    pub(crate) events: u64,
+    pub(crate) payload_bytes: usize,
+    pub(crate) producers: u64,
+    pub(crate) batch: usize,
+    pub(crate) calls: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) workers: u64,
+    pub(crate) rate: u64,
+    pub(crate) idle_subscriptions: u64,
+    pub(crate) backlog: u64,
 }
 
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Publish {
-    pub(super) one: Option<Speed>,
-    pub(super) concurrent: Option<Speed>,
-    pub(super) all: Option<Speed>,
+pub(crate) struct Publish {
+    pub(crate) one: Option<Speed>,
+    pub(crate) concurrent: Option<Speed>,
+    pub(crate) all: Option<Speed>,
 }
 
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Drain {
-    pub(super) one: Option<Draining>,
-    pub(super) several: Option<Draining>,
+pub(crate) struct Drain {
+    pub(crate) one: Option<Draining>,
+    pub(crate) several: Option<Draining>,
 }
 
-/// So many events in so many seconds.
+/// A number of events and the time they took.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Speed {
-    pub(super) events: u64,
-    pub(super) seconds: f64,
-    pub(super) per_second: f64,
-    pub(super) cpu_seconds_per100k: Cpu,
+pub(crate) struct Speed {
+    pub(crate) events: u64,
+    pub(crate) seconds: f64,
+    pub(crate) per_second: f64,
+    pub(crate) cpu_seconds_per100k: Cpu,
 }
 
 impl Speed {
-    pub(super) fn new(events: u64, seconds: f64, cpu: &Cpu) -> Self {
+    pub(crate) fn new(events: u64, seconds: f64, cpu: &Cpu) -> Self {
         Self {
             events,
             seconds,
@@ -104,21 +106,21 @@ impl Speed {
     }
 }
 
-/// Seconds of CPU, user and system; null where it cannot be known.
+/// Seconds of CPU, user and system; null if unknown.
 #[derive(Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     /// Of the process that publishes and measures.
-    pub(super) publisher: Option<f64>,
+    pub(crate) publisher: Option<f64>,
     /// Of all worker processes together.
-    pub(super) workers: Option<f64>,
-    /// Of the Redis server, whoever else uses it.
-    pub(super) redis: Option<f64>,
+    pub(crate) workers: Option<f64>,
+    /// Of the Redis server, other clients included.
+    pub(crate) redis: Option<f64>,
 }
 
 impl Cpu {
-    /// What was used since `before`.
-    pub(super) fn since(self, before: Self) -> Self {
+    /// The CPU used since `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
         let less = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
         Self {
             publisher: less(self.publisher, before.publisher),
@@ -139,47 +141,47 @@ impl Cpu {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Draining {
-    pub(super) workers: u64,
+pub(crate) struct Draining {
+    pub(crate) workers: u64,
     #[serde(flatten)]
-    pub(super) speed: Speed,
+    pub(crate) speed: Speed,
     /// Of the largest worker.
-    pub(super) peak_resident_bytes: Option<u64>,
+    pub(crate) peak_resident_bytes: Option<u64>,
 }
 
 /// From the planned publish to the start of the handler.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Latency {
-    pub(super) rate: u64,
-    pub(super) events: u64,
-    pub(super) per_second: f64,
+pub(crate) struct Latency {
+    pub(crate) rate: u64,
+    pub(crate) events: u64,
+    pub(crate) per_second: f64,
     #[serde(flatten)]
-    pub(super) spread: Spread,
+    pub(crate) spread: Spread,
     /// How far the publisher itself fell behind its plan at worst.
-    pub(super) publisher_behind_ms: f64,
-    pub(super) cpu_seconds_per100k: Cpu,
+    pub(crate) publisher_behind_ms: f64,
+    pub(crate) cpu_seconds_per100k: Cpu,
 }
 
 /// Milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Spread {
+pub(crate) struct Spread {
     #[serde(rename = "p50Ms")]
-    pub(super) p50: f64,
+    pub(crate) p50: f64,
     #[serde(rename = "p99Ms")]
-    pub(super) p99: f64,
+    pub(crate) p99: f64,
     #[serde(rename = "p999Ms")]
-    pub(super) p999: f64,
+    pub(crate) p999: f64,
     #[serde(rename = "maxMs")]
-    pub(super) max: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
     /// Of these microseconds, in any order.
-    pub(super) fn of(mut micros: Vec<u64>) -> Option<Self> {
+    pub(crate) fn of(mut micros: Vec<u64>) -> Option<Self> {
         micros.sort_unstable();
         let last = micros.len().checked_sub(1)?;
-        // The smallest value that so many parts of a thousand do not exceed.
+        // The smallest value that this many thousandths do not exceed.
         let at = |thousandths: usize| {
             let rank = (micros.len() * thousandths).div_ceil(1_000).max(1);
             micros[(rank - 1).min(last)] as f64 / 1_000.0
@@ -195,32 +197,32 @@ impl Spread {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Transactional {
+pub(crate) struct Transactional {
     /// From the first begin until everything is finished in the ledger.
     #[serde(flatten)]
-    pub(super) speed: Speed,
+    pub(crate) speed: Speed,
     /// Of the commits alone.
-    pub(super) committed_per_second: f64,
-    pub(super) peak_resident_bytes: Option<u64>,
+    pub(crate) committed_per_second: f64,
+    pub(crate) peak_resident_bytes: Option<u64>,
 }
 
 /// Bytes an event takes.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Storage {
-    pub(super) pending_bytes_per_event: Bytes,
-    pub(super) finished_bytes_per_event: Bytes,
+pub(crate) struct Storage {
+    pub(crate) pending_bytes_per_event: Bytes,
+    pub(crate) finished_bytes_per_event: Bytes,
 }
 
 #[derive(Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Bytes {
-    pub(super) database: f64,
-    pub(super) redis: Option<f64>,
+pub(crate) struct Bytes {
+    pub(crate) database: f64,
+    pub(crate) redis: Option<f64>,
 }
 
-/// With three decimals: more would be noise.
-pub(super) fn rounded(number: f64) -> f64 {
+/// Rounds to three decimals: more would be noise.
+pub(crate) fn rounded(number: f64) -> f64 {
     (number * 1_000.0).round() / 1_000.0
 }
 

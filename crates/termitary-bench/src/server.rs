@@ -1,9 +1,8 @@
-//! The benchmark's own doings on Redis: keys under a prefix of its own, found
-//! again by any later run, and what the server says about itself.
+//! The Redis server under test: keys under a prefix of the run, and facts about the
+//! server.
 //!
-//! A run writes its id into a set before it makes keys, and has its id in the
-//! name of its connection: an id of the set without such a connection is of a
-//! run that was killed.
+//! A run adds its id to a set before it creates keys, and puts its id into the name of
+//! its connection: an id in the set without such a connection belongs to a killed run.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,39 +12,39 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 use termitary::broker::{Bridge, RedisConfig};
 
-use super::report::RedisFacts;
-use crate::config::Mistake;
+use crate::Refused;
+use crate::report::RedisFacts;
 
 const NAME: &str = "termitary-bench";
 const RUNS: &str = "termitary-bench:runs";
 const CONNECT: Duration = Duration::from_secs(5);
 const REPLY: Duration = Duration::from_secs(30);
-/// Keys that one step of a scan looks at.
+/// The keys that one step of a scan reads.
 const STEP: u32 = 1_000;
-/// More than an event takes in any state: an entry, and a place in a list of
-/// what is held.
+/// More bytes than an event takes in any state: an entry and a place in the list of
+/// pending entries.
 const ROOM: u64 = 1_024;
 
 /// The server, and this run's keys on it.
-pub(super) struct Server {
+pub(crate) struct Server {
     conn: MultiplexedConnection,
     config: RedisConfig,
     id: String,
 }
 
 impl Server {
-    /// Connects, clears away what killed runs left, and announces this one,
-    /// where there is room for so many events.
-    pub(super) async fn open(config: &RedisConfig, id: &str, events: u64) -> anyhow::Result<Self> {
-        let away = || format!("{config} does not answer: is Redis running there?");
+    /// Connects, removes the keys of killed runs, and registers this one if there is
+    /// room for `events` events.
+    pub(crate) async fn open(config: &RedisConfig, id: &str, events: u64) -> anyhow::Result<Self> {
+        let unreachable = || format!("{config} does not answer: is Redis running there?");
         let client = redis::Client::open(config.connection_info()?)?;
-        let patience = AsyncConnectionConfig::new()
+        let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(REPLY));
         let conn = client
-            .get_multiplexed_async_connection_with_config(&patience)
+            .get_multiplexed_async_connection_with_config(&timeouts)
             .await
-            .with_context(away)?;
+            .with_context(unreachable)?;
         let mut server = Self {
             conn,
             config: config.clone().bridge(Bridge::Off),
@@ -59,12 +58,12 @@ impl Server {
         Ok(server)
     }
 
-    /// How a broker of this run's reaches it.
-    pub(super) fn config(&self, space: u32) -> RedisConfig {
+    /// The configuration of a broker of this run.
+    pub(crate) fn config(&self, space: u32) -> RedisConfig {
         self.config.clone().prefix(self.prefix(space))
     }
 
-    pub(super) fn prefix(&self, space: u32) -> String {
+    pub(crate) fn prefix(&self, space: u32) -> String {
         format!("{NAME}:{}:{space}", self.id)
     }
 
@@ -79,7 +78,7 @@ impl Server {
         if runs.is_empty() {
             return Ok(());
         }
-        // Not allowed to ask: nobody is taken for dead.
+        // Without permission to list clients, no run counts as dead.
         let Ok(clients) = self.ask::<String>(&["CLIENT", "LIST"]).await else {
             return Ok(());
         };
@@ -94,8 +93,8 @@ impl Server {
         Ok(())
     }
 
-    /// Removes everything of this run.
-    pub(super) async fn clear(&mut self) -> anyhow::Result<()> {
+    /// Removes every key of this run.
+    pub(crate) async fn clear(&mut self) -> anyhow::Result<()> {
         let id = self.id.clone();
         self.remove(&id).await.with_context(|| {
             format!(
@@ -110,9 +109,9 @@ impl Server {
         self.ask(&["SREM", RUNS, run]).await
     }
 
-    /// Until a look finds none: what was on its way when its sender was stopped
-    /// may still arrive.
-    pub(super) async fn remove_keys(&mut self, pattern: &str) -> RedisResult<()> {
+    /// Removes matching keys until two scans find none: a command that was on its way
+    /// when its sender stopped may still arrive.
+    pub(crate) async fn remove_keys(&mut self, pattern: &str) -> RedisResult<()> {
         let mut clean = 0;
         while clean < 2 {
             let keys = self.keys(pattern).await?;
@@ -146,7 +145,7 @@ impl Server {
     }
 
     /// The bytes of every key of one space.
-    pub(super) async fn bytes(&mut self, space: u32) -> RedisResult<u64> {
+    pub(crate) async fn bytes(&mut self, space: u32) -> RedisResult<u64> {
         let mut sum = 0;
         for key in self.keys(&format!("{}:*", self.prefix(space))).await? {
             let bytes: Option<u64> = self.ask(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await?;
@@ -155,15 +154,15 @@ impl Server {
         Ok(sum)
     }
 
-    /// Seconds of CPU since the server started; none where it does not say.
-    pub(super) async fn cpu_seconds(&mut self) -> Option<f64> {
+    /// Seconds of CPU since the server started; none if it does not tell.
+    pub(crate) async fn cpu_seconds(&mut self) -> Option<f64> {
         let info: String = self.ask(&["INFO", "cpu"]).await.ok()?;
         let user: f64 = field(&info, "used_cpu_user")?.parse().ok()?;
         let system: f64 = field(&info, "used_cpu_sys")?.parse().ok()?;
         Some(user + system)
     }
 
-    /// Refuses to push the user's data out of a server with a limit.
+    /// Refuses to push the user's data out of a server with a memory limit.
     async fn check_room(&mut self, events: u64) -> anyhow::Result<()> {
         let Ok(info) = self.ask::<String>(&["INFO", "memory"]).await else {
             return Ok(());
@@ -176,7 +175,7 @@ impl Server {
         let (limit, used): (u64, u64) = (number("maxmemory"), number("used_memory"));
         let free = limit.saturating_sub(used);
         if limit > 0 && events.saturating_mul(ROOM) > free {
-            bail!(Mistake::new(format!(
+            bail!(Refused(format!(
                 "{} has a maxmemory of {limit} bytes with {free} left, and {events} events may need {}: other data could be pushed out. Take fewer with --events, or a Redis of its own",
                 self.config,
                 events.saturating_mul(ROOM)
@@ -185,8 +184,8 @@ impl Server {
         Ok(())
     }
 
-    /// What figures depend on.
-    pub(super) async fn facts(&mut self) -> RedisFacts {
+    /// The facts that the figures depend on.
+    pub(crate) async fn facts(&mut self) -> RedisFacts {
         let info: String = self.ask(&["INFO"]).await.unwrap_or_default();
         let setting: Option<(String, String)> =
             self.ask(&["CONFIG", "GET", "appendfsync"]).await.ok();
@@ -215,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_of_the_servers_answer_is_found_by_its_whole_name() {
+    fn a_field_of_the_servers_reply_is_found_by_its_whole_name() {
         let info = "# Memory\r\nused_memory_rss:9\r\nused_memory:7\r\n";
         assert_eq!(field(info, "used_memory"), Some("7"));
         assert_eq!(field(info, "memory"), None);

@@ -1,9 +1,9 @@
-//! What figures depend on: the machine.
+//! The machine that the figures depend on.
 
-use super::process::kilobytes;
-use super::report::Machine;
+use crate::process::kilobytes;
+use crate::report::Machine;
 
-pub(super) fn facts() -> Machine {
+pub(crate) fn facts() -> Machine {
     let read = |file| std::fs::read_to_string(file).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
     Machine {

@@ -1,7 +1,6 @@
-//! From publish to handler at a steady rate, in an open loop: an event is sent
-//! when its time has come, whether or not the ones before it have arrived, and
-//! its latency counts from that planned time, so that a stall is seen by every
-//! event that it delays.
+//! The latency from publish to handler at a steady rate, in an open loop: each event
+//! is sent at its planned time, even if earlier ones have not arrived, and its
+//! latency counts from that time, so a stall shows in every event that it delays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,36 +11,36 @@ use termitary::Broker;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::event;
-use super::report::{Latency, Speed, rounded};
-use super::stage::Stage;
+use crate::event;
+use crate::report::{Latency, Speed, rounded};
+use crate::stage::Stage;
 
-/// Sent before the measurement: connections and caches are warm then.
+/// Events sent before the measurement, to warm connections and caches.
 const WARM: u64 = 100;
-/// The system wakes a sleeper about this much late; the rest is waited for
-/// awake.
-const AWAKE: Duration = Duration::from_micros(80);
+/// The system wakes a sleeper about this much late, so the last part of each wait
+/// is a spin loop.
+const SPIN: Duration = Duration::from_micros(80);
 
-pub(super) async fn run(stage: &Stage) -> anyhow::Result<Latency> {
+pub(crate) async fn run(stage: &Stage) -> anyhow::Result<Latency> {
     let (rate, events) = (stage.args.rate, stage.args.latency_events());
     let space = stage.space().await?;
     let broker = space.open().await?;
-    let mut crew = space.crew(1, true).await?;
+    let mut workers = space.workers(1, true).await?;
     stage
         .progress
         .step(&format!("latency at {rate}/s"), WARM + events);
-    crew.go().await?;
+    workers.go().await?;
     for _ in 0..WARM {
         broker.bus().publish(event::created(0)).await?;
     }
-    stage.handled(&crew, WARM).await?;
-    let (before, start) = (stage.cpu(Some(&crew)).await, Instant::now());
+    stage.handled(&workers, WARM).await?;
+    let (before, start) = (stage.cpu(Some(&workers)).await, Instant::now());
     let sent = send(broker.clone(), rate, events);
-    let handled = stage.handled(&crew, WARM + events);
+    let handled = stage.handled(&workers, WARM + events);
     let (behind, ()) = tokio::try_join!(sent, handled)?;
     let seconds = start.elapsed().as_secs_f64();
-    let used = stage.cpu(Some(&crew)).await.since(before);
-    let farewell = crew.stop().await?.pop();
+    let used = stage.cpu(Some(&workers)).await.since(before);
+    let farewell = workers.stop().await?.pop();
     broker.db().close().await;
     space.remove().await?;
     let spread = farewell.and_then(|farewell| farewell.latency);
@@ -56,41 +55,41 @@ pub(super) async fn run(stage: &Stage) -> anyhow::Result<Latency> {
     })
 }
 
-/// Publishes by the plan; answers how far it fell behind at worst.
+/// Publishes by the plan; returns the longest delay behind it.
 async fn send(broker: Broker, rate: u64, events: u64) -> anyhow::Result<Duration> {
-    let (answer, mut answers) = mpsc::unbounded_channel();
+    let (result, mut results) = mpsc::unbounded_channel();
     let stop = StopOnDrop(Arc::default());
     let (stopped, runtime) = (Arc::clone(&stop.0), Handle::current());
-    // Timers of the runtime are a millisecond coarse: a thread keeps the time. It
-    // starts each publish itself, as whoever it told would be measured too.
+    // The runtime's timers are a millisecond coarse, so a thread keeps the time. It
+    // starts each publish itself: handing the event on would be measured too.
     let pacer = std::thread::spawn(move || {
         pace(rate, events, &stopped, |planned_us| {
-            let (bus, answer) = (broker.bus(), answer.clone());
+            let (bus, result) = (broker.bus(), result.clone());
             runtime.spawn(async move {
-                let _ = answer.send(bus.publish(event::created(planned_us)).await);
+                let _ = result.send(bus.publish(event::created(planned_us)).await);
             });
         })
     });
-    while let Some(published) = answers.recv().await {
+    while let Some(published) = results.recv().await {
         published?;
     }
     pacer.join().ok().context("the pacing thread failed")
 }
 
-/// Calls `each` at its time with that time; answers the worst delay.
+/// Calls `each` at its planned time with that time; returns the longest delay.
 fn pace(rate: u64, events: u64, stopped: &AtomicBool, each: impl Fn(u64)) -> Duration {
     let interval = Duration::from_secs(1).div_f64(rate as f64);
     let (start, start_us) = (Instant::now(), event::now_us());
     let mut behind = Duration::ZERO;
     for number in 0..events {
         let offset = interval.mul_f64(number as f64);
-        // At high rates sleeping alone keeps the plan on average, and staying
-        // awake would take a core from what is measured.
-        let awake = if rate > 2_000 { Duration::ZERO } else { AWAKE };
-        if let Some(sleep) = offset.checked_sub(start.elapsed() + awake) {
+        // At high rates sleeping alone keeps the plan on average, and spinning would
+        // take a core from the measured processes.
+        let spin = if rate > 2_000 { Duration::ZERO } else { SPIN };
+        if let Some(sleep) = offset.checked_sub(start.elapsed() + spin) {
             std::thread::sleep(sleep);
         }
-        while start.elapsed() < offset && !awake.is_zero() {
+        while start.elapsed() < offset && !spin.is_zero() {
             std::hint::spin_loop();
         }
         if stopped.load(Ordering::Relaxed) {
@@ -102,7 +101,7 @@ fn pace(rate: u64, events: u64, stopped: &AtomicBool, each: impl Fn(u64)) -> Dur
     behind
 }
 
-/// The thread ends soon after nobody wants its ticks any more.
+/// Ends the pacing thread when dropped.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {

@@ -1,0 +1,49 @@
+//! `termitary bench`: runs the measurements of `termitary-bench` and prints them.
+
+use termitary_bench::{BenchArgs, Environment, Refused, Report};
+
+use super::open::file_of;
+use super::out;
+use super::signals::Signals;
+use crate::config::{Config, Mistake, documented};
+
+pub(super) async fn run(config: Config, args: BenchArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let json = args.json;
+    let environment = Environment {
+        database: file_of(&config.database_url),
+        redis: config.redis,
+        concurrency: config.concurrency,
+        settings: documented()
+            .into_iter()
+            .map(|setting| setting.variable)
+            .collect(),
+    };
+    let report = termitary_bench::run(args, environment, async || signals.next().await)
+        .await
+        .map_err(mistake)?;
+    if json {
+        return out::json(&report);
+    }
+    print(&report)
+}
+
+fn mistake(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Refused>() {
+        Ok(refused) => Mistake::new(refused.to_string()).into(),
+        Err(error) => error,
+    }
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
+    out::line(&report.conditions())?;
+    let rows = report.rows();
+    if !rows.is_empty() {
+        out::table(&Report::HEADING, &rows, "")?;
+    }
+    for note in report.notes() {
+        out::line("")?;
+        out::line(&note)?;
+    }
+    Ok(())
+}
