@@ -7,6 +7,8 @@ mod command;
 mod deploy;
 mod examples;
 mod http;
+#[cfg(test)]
+mod layers;
 mod licences;
 mod machine;
 #[cfg(test)]
