@@ -1,11 +1,11 @@
-//! `cargo xtask chaos`: the chaos harness, with what it needs installed.
+//! `cargo xtask chaos`: installs the tools of the chaos harness and runs it.
 
 use anyhow::Result;
 
 use crate::workspace::Workspace;
 use crate::{command, machine, steps};
 
-/// Runs the driver; answers whether every promise was kept.
+/// Runs the driver; returns whether every promise was kept.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     machine::prepare()?;
     let features = features(args);
@@ -16,7 +16,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     command::passes(&mut steps::sheltered(drive))
 }
 
-/// A mistake on purpose is in no program that was not built for it.
+/// Only a program built for it contains a planted bug.
 fn features(args: &[&str]) -> &'static [&'static str] {
     let planted = args.iter().any(|arg| arg.starts_with("--planted"));
     if planted {

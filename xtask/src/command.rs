@@ -1,11 +1,11 @@
-//! Running commands: shown before they run, named when they fail.
+//! Runs commands: prints each before it runs, and names it if it fails.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The command as one would type it.
+/// The command as typed in a shell.
 pub(crate) fn shown(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
     let mut text = program.rsplit('/').next().unwrap_or(&program).to_owned();
@@ -16,7 +16,7 @@ pub(crate) fn shown(command: &Command) -> String {
     text
 }
 
-/// Runs a command whose output is for the reader.
+/// Runs a command and shows its output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     println!("$ {}", shown(command));
     let status = command
@@ -26,7 +26,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     succeeded(command, status)
 }
 
-/// Runs a command whose output is for the reader; answers whether it succeeded.
+/// Runs a command and shows its output; returns whether it succeeded.
 pub(crate) fn passes(command: &mut Command) -> Result<bool> {
     println!("$ {}", shown(command));
     let status = command
@@ -36,15 +36,15 @@ pub(crate) fn passes(command: &mut Command) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Runs a command, shows its standard output and hands each line to `each`.
+/// Runs a command, shows its standard output and passes each line to `each`.
 pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     println!("$ {}", shown(command));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| cannot_start(command))?;
-    let output = child.stdout.take().context("a child without an output")?;
+    let output = child.stdout.take().context("the child has no standard output")?;
     for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("cannot read what the command prints")?;
-        // Tests may print anything: what is no UTF-8 must not stop the count.
+        let line = line.context("cannot read the output of the command")?;
+        // Tests may print anything: invalid UTF-8 must not stop the count.
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         each(&line);
@@ -53,7 +53,7 @@ pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result
     succeeded(command, status)
 }
 
-/// Runs a command silently and answers what it printed.
+/// Runs a command silently and returns its output.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
@@ -61,10 +61,10 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| cannot_start(command))?;
     succeeded(command, output.status)?;
-    String::from_utf8(output.stdout).context("the command printed something else than UTF-8")
+    String::from_utf8(output.stdout).context("the command printed invalid UTF-8")
 }
 
-/// Whether a command can be started and succeeds; it prints nothing.
+/// Returns whether a command can be started and succeeds. Prints nothing.
 pub(crate) fn works(program: &str, args: &[&str]) -> bool {
     Command::new(program)
         .args(args)
@@ -75,7 +75,7 @@ pub(crate) fn works(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Whether a program is there; for those that answer no question with success.
+/// Returns whether a program exists; for programs without an option that succeeds.
 pub(crate) fn starts(program: &str) -> bool {
     Command::new(program)
         .stdin(Stdio::null())

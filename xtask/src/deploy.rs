@@ -1,5 +1,5 @@
-//! The files in `deploy/` fit the project: what they copy is enough to build,
-//! and no setting gets lost on its way into a container.
+//! The files in `deploy/` fit the project: the image's build context is complete, and every setting
+//! reaches the container.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ fn text(file: &str) -> String {
     std::fs::read_to_string(root().join(file)).unwrap()
 }
 
-/// Copies a file or folder, without what was built in it.
+/// Copies a file or folder, without build output.
 fn copy(from: &Path, to: &Path) {
     if from.is_file() {
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -47,8 +47,7 @@ fn the_docker_build_context_holds_every_package_of_the_workspace() {
     assert!(metadata.status.success(), "{error}");
 }
 
-/// The settings that `.env.example` shows, which a test of the application
-/// compares with `--help`.
+/// The settings that `.env.example` shows. A test of the application compares them with `--help`.
 fn settings() -> Vec<String> {
     let example = text(".env.example");
     let names = example.lines().filter_map(|line| {
@@ -62,7 +61,7 @@ fn settings() -> Vec<String> {
 #[test]
 fn compose_passes_every_setting_on() {
     let compose = text("deploy/compose.yml");
-    // The image sets the first five; secrets from files need a mount of their own.
+    // The image sets these; secrets from files need a mount of their own.
     let fixed = ["DATABASE_URL", "HOST", "PORT", "MAIL_DIR"];
     let missing: Vec<_> = settings()
         .into_iter()

@@ -1,4 +1,4 @@
-//! Runs every example of the library: they must end by themselves.
+//! Runs every example of the library; each must end by itself.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,31 +13,31 @@ use crate::workspace::{Workspace, make_folder};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Builds the examples with the features of the tests (so that nothing is
-/// built twice) and runs each in a folder of its own.
+/// Builds the examples with the features of the tests (so that nothing is built twice) and runs
+/// each in its own folder.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let built = command::capture(&mut workspace.cargo(
         "build --workspace --all-features --locked --examples --message-format json-render-diagnostics",
     ))?;
     let examples: Vec<(String, PathBuf)> = built.lines().filter_map(example).collect();
     if examples.is_empty() {
-        println!("there are none yet");
+        println!("no examples");
     }
     for (name, program) in examples {
         let folder = workspace.scratch().join("examples").join(&name);
-        // What an earlier run left behind must not help this one.
+        // Leftovers of an earlier run must not help this one.
         let _ = std::fs::remove_dir_all(&folder);
         make_folder(&folder)?;
         let time = run_one(&name, &program, &folder)?;
         println!(
-            "example {name}: ended well after {:.1} s",
+            "example {name}: succeeded after {:.1} s",
             time.as_secs_f64()
         );
     }
     Ok(())
 }
 
-/// The name and program of an example, from a line of cargo's messages.
+/// The name and program of an example, from one of cargo's messages.
 fn example(line: &str) -> Option<(String, PathBuf)> {
     let message: Value = serde_json::from_str(line).ok()?;
     let target = &message["target"];

@@ -1,5 +1,5 @@
-//! What the tests and benchmarks need on the machine: looked for first, and installed through
-//! apt-get only where it is missing. No service is started or enabled.
+//! Tools that the tests and benchmarks need on the machine. Missing ones are installed through
+//! apt-get. No service is started or enabled.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 
-/// A program the tests need and the Debian packages that bring it.
+/// A program that the tests need, and its Debian packages.
 struct Tool {
     what: &'static str,
     found: fn() -> bool,
@@ -37,7 +37,7 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// What `cargo xtask bench` needs beside that.
+/// Tools of `cargo xtask bench`.
 const BENCH_TOOLS: &[Tool] = &[
     Tool {
         what: "a C compiler (it builds SQLite)",
@@ -59,7 +59,7 @@ const BENCH_TOOLS: &[Tool] = &[
     },
 ];
 
-/// What `cargo xtask bench --http` needs.
+/// Tools of `cargo xtask bench --http`.
 const HTTP_TOOLS: &[Tool] = &[
     Tool {
         what: "wrk (it sends the load)",
@@ -78,16 +78,16 @@ const HTTP_TOOLS: &[Tool] = &[
     },
 ];
 
-/// What `cargo xtask instructions` needs.
+/// Tools of `cargo xtask instructions`.
 const INSTRUCTION_TOOLS: &[Tool] = &[Tool {
     what: "valgrind (it counts instructions)",
     found: || command::works("valgrind", &["--version"]),
     packages: &["valgrind"],
 }];
 
-/// Debian starts the services of new packages, and enables them for the next
-/// boot. The tests want the program alone: a policy forbids the start where
-/// there is none yet, and the service is disabled afterwards.
+/// Debian starts the services of new packages and enables them for the next boot. The tests need
+/// only the program: a policy forbids the start unless the machine has a policy already, and the
+/// service is disabled afterwards.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
@@ -95,29 +95,29 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
     printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod 755 "$policy"
 fi
-apt-get -o DPkg::Lock::Timeout=300 update -q || echo "apt-get update failed: going on with the package lists that are there"
+apt-get -o DPkg::Lock::Timeout=300 update -q || echo "apt-get update failed: continuing with the existing package lists"
 apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "$@" || exit 1
 case " $* " in *" redis-server "*)
     if [ -d /run/systemd/system ]; then systemctl disable redis-server || true; fi ;;
 esac
 "#;
 
-/// Makes sure that every tool of the tests is there.
+/// Installs the missing tools of the tests.
 pub(crate) fn prepare() -> Result<()> {
     prepare_all(TOOLS)
 }
 
-/// Makes sure that every tool of the benchmarks is there.
+/// Installs the missing tools of the benchmarks.
 pub(crate) fn prepare_bench() -> Result<()> {
     prepare_all(BENCH_TOOLS)
 }
 
-/// Makes sure that what loads the API is there.
+/// Installs the missing tools of the API benchmark.
 pub(crate) fn prepare_http() -> Result<()> {
     prepare_all(HTTP_TOOLS)
 }
 
-/// Makes sure that what counts instructions is there.
+/// Installs the missing tools for counting instructions.
 pub(crate) fn prepare_instructions() -> Result<()> {
     prepare_all(INSTRUCTION_TOOLS)
 }
@@ -154,7 +154,7 @@ fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if !command::works("apt-get", &["--version"]) {
         bail!(
-            "this machine has no apt-get. Install by its own means what Debian calls: {list}; then run this again"
+            "this machine has no apt-get. Install these Debian packages or their equivalents: {list}; then run this again"
         );
     }
     let mut command = as_root(&list)?;
@@ -165,7 +165,7 @@ fn install(packages: &[&str]) -> Result<()> {
         .status()
         .context("cannot run apt-get")?;
     if !status.success() {
-        bail!("apt-get could not install: {list}. Its message is above");
+        bail!("apt-get could not install: {list}. See its message above");
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ fn as_root(list: &str) -> Result<Command> {
     if user.trim() == "0" {
         return Ok(Command::new("env"));
     }
-    // -n: a question for a password would hang where nobody sits.
+    // -n: without a terminal, a prompt for a password would hang.
     if command::works("sudo", &["-n", "true"]) {
         let mut command = Command::new("sudo");
         command.arg("-n");

@@ -1,4 +1,4 @@
-//! `cargo xtask`: what needs more than cargo.
+//! `cargo xtask`: tasks that need more than cargo.
 
 mod bench;
 mod chaos;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         ["bench", "--http", args @ ..] => run_task(http::run, args),
         ["bench", args @ ..] => run_task(bench::run, args),
         ["instructions", args @ ..] => run_task(bench::instructions::run, args),
-        [] => wrong("say what to do"),
+        [] => wrong("no task given"),
         [first, ..] => wrong(&format!("there is no task `{first}`")),
     }
 }
@@ -55,7 +55,7 @@ fn run_test(names: &[&str]) -> ExitCode {
     }
 }
 
-/// A task that answers whether all is well.
+/// A task; returns whether it succeeded.
 type Task = fn(&Workspace, &[&str]) -> anyhow::Result<bool>;
 
 fn run_task(task: Task, args: &[&str]) -> ExitCode {
@@ -88,23 +88,23 @@ Usage: cargo xtask test [STEP...]
        cargo xtask instructions [--accept]
 
 `test` runs every check of the project, in this order, and stops at the first that
-fails. With names of steps: only those. What a step needs and the machine lacks
-is installed through apt-get, as root or with `sudo -n`.
+fails. With names of steps, it runs only those. It installs missing tools through
+apt-get, as root or with `sudo -n`.
 
 Steps:
 {}
 
-`chaos` kills, stops and cuts off real processes and a real redis-server by a
-seed, then checks every promise; `cargo xtask chaos --help` says more.
+`chaos` kills, stops and disconnects real processes and a real redis-server by a
+seed, then checks every promise; see `cargo xtask chaos --help`.
 
 `bench` measures Termitary beside the raw limits of Redis and SQLite and beside
-other systems, and writes docs/benchmarks.md; `cargo xtask bench --help` says more.
+other systems, and writes docs/benchmarks.md; see `cargo xtask bench --help`.
 
-`bench --http` loads the API beside the same endpoints with Elysia on Bun, and
-writes docs/benchmarks-http.md; `cargo xtask bench --http --help` says more.
+`bench --http` measures the API beside the same endpoints with Elysia on Bun, and
+writes docs/benchmarks-http.md; see `cargo xtask bench --http --help`.
 
-`instructions` counts with valgrind what one event costs, and fails where that has
-grown by more than a tenth since it was last accepted.
+`instructions` counts the instructions of one event with valgrind, and fails if a
+count has grown by more than a tenth since it was last accepted.
 
 CARGO_TARGET_DIR is respected. Exit codes: 0 all passed, 1 a step failed, 2 wrong usage.",
         steps.join("\n")

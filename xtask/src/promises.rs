@@ -1,8 +1,8 @@
-//! The guide of promises names the tests that prove them: they exist.
+//! The tests that the reliability guide names for its promises exist.
 
 use std::path::Path;
 
-/// Where the paths in the guide may begin.
+/// Folders to which the paths in the guide are relative.
 const ROOTS: [&str; 3] = ["crates/termitary", "crates", "."];
 
 /// Every `path.rs::name` between backticks.
@@ -11,7 +11,7 @@ fn named(guide: &str) -> Vec<(&str, &str)> {
     quoted.filter_map(|text| text.split_once(".rs::")).collect()
 }
 
-/// What is wrong with the test `name` of the file `path`, if anything.
+/// The error in naming the test `name` of the file `path`, if any.
 fn wrong(repository: &Path, path: &str, name: &str) -> Option<String> {
     let files = ROOTS.map(|root| repository.join(root).join(format!("{path}.rs")));
     let found: Vec<_> = files.iter().filter(|file| file.is_file()).collect();
@@ -22,7 +22,7 @@ fn wrong(repository: &Path, path: &str, name: &str) -> Option<String> {
     let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
         return Some(format!("{path}.rs has no {name}"));
     };
-    // A sentence of the conformance suite is a test where its suite lists it.
+    // A function of the conformance suite is a test if its suite lists it.
     let suite = file.with_file_name("main.rs");
     let listed = std::fs::read_to_string(suite)
         .is_ok_and(|suite| suite.lines().any(|line| line.trim() == name));

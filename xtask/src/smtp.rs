@@ -1,4 +1,4 @@
-//! The Python environment of the SMTP receiver that mail is tested against.
+//! The Python environment of the SMTP receiver in the mail tests.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use crate::command;
 use crate::workspace::{Workspace, make_folder};
 
-/// Tells the tests which Python has the receiver.
+/// Passes the Python with the receiver to the tests.
 pub(crate) const PYTHON: &str = "TERMITARY_TEST_SMTP_PYTHON";
 
 const REQUIREMENTS: &str = "xtask/smtp-requirements.txt";
 
-/// Answers the Python of an environment that has what the requirements pin;
-/// makes it first where it is missing or made for other requirements.
+/// Returns the Python of an environment with the pinned requirements. Creates the environment if it
+/// is missing or was made for other requirements.
 pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
     let folder = workspace.scratch().join("smtp");
     let python = folder.join("bin/python");
@@ -51,8 +51,8 @@ pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
             .args(["--only-binary", ":all:", "--require-hashes", "-r"])
             .arg(workspace.path(REQUIREMENTS)),
     )
-    .context("cannot install the SMTP receiver from PyPI; its message is above")?;
-    // Last: an environment left half-made is made again.
-    std::fs::write(&made_for, wanted).context("cannot note what the environment was made for")?;
+    .context("cannot install the SMTP receiver from PyPI; see the message above")?;
+    // Written last, so that a half-made environment is made again.
+    std::fs::write(&made_for, wanted).context("cannot record the requirements of the environment")?;
     Ok(python)
 }

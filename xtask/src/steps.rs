@@ -1,4 +1,4 @@
-//! The steps of `cargo xtask test`, in their order.
+//! The steps of `cargo xtask test`, in order.
 
 use std::process::Command;
 
@@ -9,15 +9,15 @@ use crate::{command, examples, licences, machine, smtp};
 
 /// One check.
 pub(crate) struct Step {
-    /// What it is called on the command line.
+    /// The name on the command line.
     pub(crate) name: &'static str,
-    /// What it does, in a line.
+    /// A one-line description.
     pub(crate) about: &'static str,
-    /// Runs it; fails with what is wrong.
+    /// Runs the check; the error describes the failure.
     pub(crate) run: fn(&Workspace, &mut Tally) -> Result<()>,
 }
 
-/// How many tests ran, as the test programs say it.
+/// Number of tests, from the output of the test programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Tally {
     pub(crate) ignored: u64,
 }
 
-/// Cheap ones first: what can fail at once does.
+/// Cheap steps first, so that simple mistakes show at once.
 pub(crate) const ALL: &[Step] = &[
     Step {
         name: "fmt",
@@ -39,7 +39,7 @@ pub(crate) const ALL: &[Step] = &[
     },
     Step {
         name: "tools",
-        about: "installs what the tests need and the machine lacks",
+        about: "installs missing tools of the tests",
         run: tools,
     },
     Step {
@@ -49,7 +49,7 @@ pub(crate) const ALL: &[Step] = &[
     },
     Step {
         name: "features",
-        about: "the library's features are additive: each compiles alone",
+        about: "each feature of the library compiles alone",
         run: features,
     },
     Step {
@@ -69,9 +69,8 @@ pub(crate) const ALL: &[Step] = &[
     },
 ];
 
-/// The settings of the application: names, and how names begin (`…_`). A
-/// developer's shell may hold some; the tests must see none, as they start
-/// their own servers.
+/// Names and prefixes (`…_`) of the application's settings. The developer's shell may have some
+/// set. The tests must not see them, because they start their own servers.
 const SETTINGS: &[&str] = &[
     "DATABASE_",
     "REDIS_",
@@ -85,7 +84,7 @@ const SETTINGS: &[&str] = &[
     "OTEL_",
 ];
 
-/// The command, without the developer's own settings of the application.
+/// Returns the command without the developer's own settings of the application.
 pub(crate) fn sheltered(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

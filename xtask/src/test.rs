@@ -1,4 +1,4 @@
-//! `cargo xtask test`: runs steps one after the other and says how it went.
+//! `cargo xtask test`: runs steps one after the other and prints a summary.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::steps::{ALL, Step, Tally};
 use crate::workspace::Workspace;
 
-/// The steps of these names, in their usual order; all where none is named.
+/// The steps with these names, in their usual order; all steps if `names` is empty.
 pub(crate) fn choose(names: &[&str]) -> Result<Vec<&'static Step>> {
     if let Some(unknown) = names
         .iter()
@@ -21,7 +21,7 @@ pub(crate) fn choose(names: &[&str]) -> Result<Vec<&'static Step>> {
         .collect())
 }
 
-/// Runs the steps until one fails; answers whether all passed.
+/// Runs the steps until one fails; returns whether all passed.
 pub(crate) fn run(workspace: &Workspace, steps: &[&Step]) -> bool {
     let begin = Instant::now();
     let mut tally = Tally::default();

@@ -1,4 +1,4 @@
-//! Where the project lies and where its build goes.
+//! Paths of the project and of its build.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ impl Workspace {
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest
             .parent()
-            .context("xtask lies in no workspace")?
+            .context("xtask is not in a workspace")?
             .to_owned();
         let mut workspace = Self {
             target: root.join("target"),
@@ -40,7 +40,7 @@ impl Workspace {
         self.root.join(relative)
     }
 
-    /// What the tasks make beside cargo's own output.
+    /// Folder for output of the tasks, beside cargo's own.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.target.join("xtask")
     }
@@ -59,12 +59,12 @@ impl Workspace {
     pub(crate) fn metadata(&self, more: &[&str]) -> Result<Value> {
         let mut command = self.cargo("metadata --format-version 1 --locked");
         let text = command::capture(command.args(more))?;
-        serde_json::from_str(&text).context("cargo metadata answered something else than JSON")
+        serde_json::from_str(&text).context("cargo metadata printed invalid JSON")
     }
 }
 
-/// Makes `folder` and what is above it.
+/// Creates `folder` and its parents.
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))
+        .with_context(|| format!("cannot create the folder {}", folder.display()))
 }

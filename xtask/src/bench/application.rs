@@ -1,5 +1,5 @@
-//! The application's own path, from the HTTP request to the last handler: what
-//! a user of the whole program gets, with its own events, tables and broadcasts.
+//! The application's own path, from the HTTP request to the last handler: the speed of the whole
+//! program, with its own events, tables and broadcasts.
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -18,9 +18,9 @@ use super::samples::{Run, Sample};
 use crate::http::client::{self, Connection};
 use crate::steps::sheltered;
 
-/// How many todos one measurement makes.
+/// Number of todos in one measurement.
 const TODOS: usize = 4_000;
-/// Connections that send at once.
+/// Number of connections that send at once.
 const CONNECTIONS: usize = 16;
 /// Longest time until the API listens, and until everything is handled.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -55,13 +55,13 @@ pub(crate) fn measure(programs: &Programs, options: &Options, run: &mut Run) -> 
     Ok(())
 }
 
-/// A fresh database, and a Redis where there is one.
+/// A fresh database, and a Redis in the mode that uses one.
 struct Stage<'a> {
     programs: &'a Programs,
     place: Place,
 }
 
-/// A process that ends with this value.
+/// A process that is killed when this value is dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -72,8 +72,8 @@ impl Drop for Process {
 }
 
 impl Stage<'_> {
-    /// First the way with a worker beside the API, then the backlog of an API
-    /// alone, drained by a worker that starts afterwards.
+    /// First measures the path with a worker beside the API, then drains the backlog of an API
+    /// alone with a worker that starts afterwards.
     fn sample(&self, todos: usize) -> Result<Value> {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let _api = self.start("api", port)?;
@@ -132,7 +132,7 @@ impl Stage<'_> {
     fn count(&self, what: &str) -> Result<u64> {
         let status = call(&mut self.command(&["status", "--json"]))?;
         let subscriptions = status["subscriptions"].as_array();
-        let subscriptions = subscriptions.context("a status without subscriptions")?;
+        let subscriptions = subscriptions.context("the status has no subscriptions")?;
         Ok(subscriptions.iter().filter_map(|s| s[what].as_u64()).sum())
     }
 
@@ -140,7 +140,7 @@ impl Stage<'_> {
         let begin = Instant::now();
         while self.count("pending")? + self.count("leased")? > 0 {
             if begin.elapsed() > PATIENCE {
-                bail!("not everything is handled after {} s", PATIENCE.as_secs());
+                bail!("not everything was handled after {} s", PATIENCE.as_secs());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -1,4 +1,4 @@
-//! Builds what is measured, and says what it installs.
+//! Builds the measured programs, and prints the tools that it installs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::{Workspace, make_folder};
 use crate::{command, machine};
 
-/// Where the programs are.
+/// The measured programs.
 pub(crate) struct Programs {
     rust: PathBuf,
     termitary: PathBuf,
@@ -26,7 +26,7 @@ const NAMES: &[&str] = &[
 ];
 
 impl Programs {
-    /// Where they are once they are built.
+    /// The paths of the programs after the build.
     pub(crate) fn places(workspace: &Workspace) -> Self {
         let target = workspace.scratch().with_file_name("bench");
         Self {
@@ -37,7 +37,7 @@ impl Programs {
         }
     }
 
-    /// Builds all of them; what is built already costs a second.
+    /// Builds all of them; a repeated build takes a second.
     pub(crate) fn build(workspace: &Workspace, termitary: bool) -> Result<Self> {
         machine::prepare_bench()?;
         let programs = Self::build_rust(workspace)?;
@@ -48,11 +48,11 @@ impl Programs {
         Self::find(workspace)
     }
 
-    /// Builds what is in `bench/`. All of it together: a package alone would get
-    /// other features of what it depends on, and build that once more.
+    /// Builds the workspace in `bench/`. Everything is built together: a single package would get
+    /// its dependencies with other features, and build them once more.
     pub(crate) fn build_rust(workspace: &Workspace) -> Result<Self> {
         let programs = Self::places(workspace);
-        println!("building the measured programs: about 300 crates, once");
+        println!("building the measured programs: about 300 crates, only the first time");
         let mut cargo = workspace.cargo("build --release --workspace --locked");
         cargo
             .current_dir(workspace.path("bench"))
@@ -63,7 +63,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// `npm ci` in a copy, so that the checkout stays as it is.
+    /// Runs `npm ci` in a copy, so that the checkout stays clean.
     fn install_node(&self, sources: &Path) -> Result<()> {
         make_folder(&self.node)?;
         let lock = std::fs::read(sources.join("package-lock.json"))?;
@@ -83,7 +83,7 @@ impl Programs {
         command::run(&mut npm)
     }
 
-    /// What an earlier build left.
+    /// Finds the programs of an earlier build.
     pub(crate) fn find(workspace: &Workspace) -> Result<Self> {
         let programs = Self::places(workspace);
         for name in NAMES {
@@ -108,7 +108,7 @@ impl Programs {
         Command::new(self.program(name))
     }
 
-    /// The same with another build of the program of this project.
+    /// Replaces the program of this project with another build of it.
     pub(crate) fn with_termitary(self, file: &Path) -> Result<Self> {
         let termitary = file
             .canonicalize()

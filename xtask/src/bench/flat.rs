@@ -1,6 +1,5 @@
-//! What must not change the cost of an event: how many wait, how many
-//! subscriptions there are, how much a neighbour has to do. Every size has a
-//! place of its own, so that the sizes can be measured in turns.
+//! Loads that must not change the cost of an event: pending events, subscriptions, and the work of
+//! a neighbour. Every size has its own place, so that the sizes can be measured in turn.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -12,23 +11,23 @@ use super::plan::OURS;
 use super::program::call;
 use super::samples::{Run, Sample};
 
-/// How many events one measurement takes.
+/// Number of events in one measurement.
 const EVENTS: usize = 100_000;
 
 const PENDING: &[usize] = &[1_000, 10_000, 100_000, 1_000_000];
 const SUBSCRIPTIONS: &[usize] = &[1, 10, 50, 200];
 const NEIGHBOUR: &[usize] = &[0, 1_000, 100_000, 1_000_000];
 
-/// What was measured, by its name.
+/// Results by name.
 type Results = Vec<(&'static str, Value)>;
 
-/// One question: what varies, and what is done about it.
+/// One question: the quantity that varies, and its measurement.
 struct Question {
     name: &'static str,
     sizes: &'static [usize],
-    /// Before the first round.
+    /// Runs before the first round.
     prepare: fn(&Stand<'_>, usize) -> Result<()>,
-    /// In every round.
+    /// Runs in every round.
     measure: fn(&Stand<'_>, usize) -> Result<Results>,
 }
 
@@ -68,7 +67,7 @@ const QUESTIONS: &[Question] = &[
     },
 ];
 
-/// Measures what `options` ask for and adds it to `run`.
+/// Measures the rows selected by `options` and adds them to `run`.
 pub(crate) fn measure(programs: &Programs, options: &Options, run: &mut Run) -> Result<()> {
     for broker in ["redis", "sqlite"] {
         for question in QUESTIONS {
@@ -93,7 +92,7 @@ fn ask(
 ) -> Result<()> {
     let mut stands = Vec::new();
     for &size in question.sizes {
-        // Subscriptions are few in any case.
+        // The number of subscriptions is small in any case.
         let at = if options.quick && size >= 1_000 {
             size / 10
         } else {
@@ -117,7 +116,7 @@ fn ask(
     Ok(())
 }
 
-/// From the start of a process on the embedded default to the first handled event.
+/// Time from the start of a process on the embedded default to the first handled event.
 fn cold_start(programs: &Programs, options: &Options, run: &mut Run) -> Result<()> {
     let stand = Stand::make("flat/sqlite/cold-start", 0, programs, options)?;
     for _ in 0..options.rounds {
@@ -134,7 +133,7 @@ fn cold_start(programs: &Programs, options: &Options, run: &mut Run) -> Result<(
     Ok(())
 }
 
-/// Termitary in a place of its own.
+/// Termitary in its own place.
 struct Stand<'a> {
     programs: &'a Programs,
     place: Place,

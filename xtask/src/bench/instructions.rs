@@ -1,5 +1,5 @@
-//! `cargo xtask instructions`: how many instructions one event costs, counted by
-//! valgrind, so that a regression shows without a quiet machine.
+//! `cargo xtask instructions`: counts the instructions of one event with valgrind, to find a
+//! regression on a busy machine too.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ use super::tables::{number, table};
 use crate::workspace::Workspace;
 use crate::{command, machine};
 
-/// What is counted: the broker, the row, and the row that fills its place.
+/// The counted rows: the broker, the row, and the row that fills its place.
 const ROWS: &[(&str, &str, Option<&str>)] = &[
     ("sqlite", "publish-one", None),
     ("sqlite", "publish-bulk", None),
@@ -23,17 +23,17 @@ const ROWS: &[(&str, &str, Option<&str>)] = &[
     ("redis", "drain", Some("publish-bulk")),
 ];
 
-/// One count has this many events more than the other: what a process costs
-/// by itself is in both and falls out.
+/// One run has this many events more than the other. The cost of the process itself is in both runs
+/// and cancels out.
 const FEW: u64 = 200;
 const MANY: u64 = 1_200;
 
-/// The least of so many counts is taken: how a worker batches depends on what
-/// else the machine does, and only ever adds.
+/// The lowest count of this many runs is taken: batching depends on other load on the machine,
+/// which only adds instructions.
 const ROUNDS: usize = 3;
 
-/// How much more than the committed count is a regression. Threads take turns a
-/// little differently in every run.
+/// Growth above the committed count that counts as a regression. Threads interleave a little
+/// differently in every run.
 const TOLERANCE: f64 = 0.10;
 
 const FILE: &str = "bench/instructions.json";
@@ -41,13 +41,13 @@ const FILE: &str = "bench/instructions.json";
 const HELP: &str = "\
 Usage: cargo xtask instructions [--accept] [--no-build]
 
-Counts with valgrind how many instructions Termitary runs for one event: to
+Counts with valgrind the instructions that Termitary runs for one event: to
 publish it, and to lease, handle and settle it, on SQLite and over Redis. Fails
-where a count is more than 10% above the one in bench/instructions.json.
+if a count is more than 10% above the one in bench/instructions.json.
 
   --accept    write the counts into bench/instructions.json";
 
-/// Does what `args` say; answers whether no count has grown.
+/// Executes `args`; returns whether no count has grown.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     if args.iter().any(|arg| matches!(*arg, "--help" | "-h")) {
         println!("{HELP}");
@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
         .iter()
         .find(|a| !matches!(**a, "--accept" | "--no-build"))
     {
-        bail!("instructions does not know `{other}`\n\n{HELP}");
+        bail!("unknown option `{other}`\n\n{HELP}");
     }
     machine::prepare_instructions()?;
     let programs = if args.contains(&"--no-build") {
@@ -87,7 +87,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     Ok(grown.is_empty())
 }
 
-/// Instructions an event, from two runs that differ only in how many there are.
+/// Instructions per event, from two runs that differ only in the number of events.
 fn count(programs: &Programs, broker: &str, row: &str, fill: Option<&str>) -> Result<f64> {
     let place = Place::make(&programs.scratch, "instructions", broker == "redis")?;
     let mut counts = [f64::MAX, f64::MAX];
@@ -107,15 +107,14 @@ fn count(programs: &Programs, broker: &str, row: &str, fill: Option<&str>) -> Re
     Ok((counts[1] - counts[0]) / (MANY - FEW) as f64)
 }
 
-/// All instructions of one process, on all of its threads.
+/// All instructions of one process, over all of its threads.
 fn collected(program: &Path, options: &[String]) -> Result<f64> {
     let mut valgrind = Command::new("valgrind");
     valgrind
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(program)
         .args(options)
-        // One thread of the runtime: the fewer there are, the less they look
-        // for work at each other.
+        // One runtime thread: fewer threads spend less time stealing work from each other.
         .env("TOKIO_WORKER_THREADS", "1")
         .stdin(Stdio::null());
     let output = valgrind.output().context("cannot run valgrind")?;
@@ -133,7 +132,7 @@ fn collected(program: &Path, options: &[String]) -> Result<f64> {
 fn read(file: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(file).unwrap_or_else(|_| "{}".to_owned());
     let json: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
     Ok(json["instructions"]
         .as_object()
         .cloned()
@@ -175,7 +174,7 @@ fn shown(counts: &[(String, f64)], before: &Map<String, Value>) -> String {
     table(&["an event", "instructions", "committed", "change"], &rows)
 }
 
-/// Those that are above the committed count by more than the tolerance.
+/// The counts that exceed the committed count by more than the tolerance.
 fn grown(counts: &[(String, f64)], before: &Map<String, Value>) -> Vec<String> {
     counts
         .iter()

@@ -1,11 +1,11 @@
-//! What a run ran on.
+//! Facts about the machine of a run.
 
 use std::process::Command;
 
 use crate::command;
 use crate::workspace::Workspace;
 
-/// Names and values, in the order they are shown.
+/// Names and values, in the order of the report.
 pub(crate) fn gather(workspace: &Workspace) -> Vec<(String, String)> {
     let said = |program: &str, args: &[&str]| {
         command::capture(Command::new(program).args(args))
@@ -71,7 +71,7 @@ fn memory() -> String {
     format!("{} GiB", (kib + (1 << 19)) >> 20)
 }
 
-/// `7.0.15` of `Redis server v=7.0.15 sha=…`.
+/// Extracts `7.0.15` from `Redis server v=7.0.15 sha=…`.
 fn redis(said: &str) -> String {
     said.split_whitespace()
         .find_map(|word| word.strip_prefix("v="))

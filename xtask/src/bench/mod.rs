@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: Termitary beside the raw limits of Redis and SQLite and
-//! beside other systems, in one run. The programs that are measured lie in
-//! `bench/`, a workspace of its own; here is what builds, calls and compares.
+//! `cargo xtask bench`: Termitary beside the raw limits of Redis and SQLite and beside other
+//! systems, in one run. The measured programs are in `bench/`, a workspace of its own; this module
+//! builds, calls and compares them.
 
 mod application;
 mod build;
@@ -25,7 +25,7 @@ use crate::workspace::{Workspace, make_folder};
 use build::Programs;
 use samples::Run;
 
-/// What the command line asks for.
+/// The options of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     rounds: usize,
@@ -36,38 +36,38 @@ pub(crate) struct Options {
     termitary: Option<PathBuf>,
 }
 
-/// What happens before anything is measured.
+/// The build before the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Building {
-    /// Build what is missing, then measure.
+    /// Build missing programs, then measure.
     First,
     /// Build and stop.
     Only,
-    /// All is built: measure.
+    /// Measure without a build.
     Not,
 }
 
 const HELP: &str = "\
 Usage: cargo xtask bench [--rounds N] [--only WORD,...] [--quick]
-       cargo xtask bench --build      only build what is measured
-       cargo xtask bench --no-build   measure what is built already
+       cargo xtask bench --build      only build the measured programs
+       cargo xtask bench --no-build   measure programs that are already built
        cargo xtask bench --render     write docs/benchmarks.md again, from docs/benchmarks.json
 
 Measures Termitary, the raw limits and other systems, one after the other in
-every round, and writes docs/benchmarks.{json,md} and the plots. It installs what
-it needs (redis-server, node, the npm packages of bench/node) and builds about
-300 crates on the first time. With --quick, or with --only, docs/ stays as it is:
-the report goes to target/bench/report.
+every round, and writes docs/benchmarks.{json,md} and the plots. It installs
+missing tools (redis-server, node, the npm packages of bench/node) and builds about
+300 crates the first time. With --quick or --only it leaves docs/ unchanged and
+writes the report to target/bench/report.
 
-  --rounds N   how often each figure is measured (3); medians are reported
-  --only WORDS only rows and systems whose name holds one of the words, such as
+  --rounds N   measurements of each figure (3); medians are reported
+  --only WORDS only rows and systems whose name contains one of the words, such as
                redis, sqlite, drain, latency, application, flat,
                bullmq
   --termitary FILE
                measure this build of the program, not target/release/termitary
-  --quick      a tenth of the events, one round: to see whether it works";
+  --quick      a tenth of the events, one round: a test run";
 
-/// Does what `args` say; answers whether it was understood and succeeded.
+/// Executes `args`; returns whether every measurement succeeded.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     if args.iter().any(|arg| matches!(*arg, "--help" | "-h")) {
         println!("{HELP}");
@@ -143,7 +143,7 @@ fn parse(args: &[&str]) -> Result<Options> {
                 let value = words.next().context("--only needs words")?;
                 options.only = value.split(',').map(str::to_owned).collect();
             }
-            other => bail!("bench does not know `{other}`\n\n{HELP}"),
+            other => bail!("unknown option `{other}`\n\n{HELP}"),
         }
     }
     if options.rounds == 0 {
@@ -153,12 +153,12 @@ fn parse(args: &[&str]) -> Result<Options> {
 }
 
 impl Options {
-    /// Whether a row or system of this name is asked for.
+    /// Returns whether a row or system of this name is selected.
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
     }
 
-    /// How many events, where a whole run takes `events`.
+    /// Number of events in this run, if a whole run takes `events`.
     fn events(&self, events: usize) -> usize {
         if self.quick {
             (events / 10).max(100)

@@ -1,5 +1,5 @@
-//! Termitary's own rows, through `termitary bench --json`: what users measure on
-//! their machines is what is compared here.
+//! Termitary's own rows, through `termitary bench --json`: the same measurement that users make on
+//! their machines.
 
 use std::process::Command;
 
@@ -11,15 +11,14 @@ use super::place::Place;
 use super::program::call;
 use crate::steps::sheltered;
 
-/// How many events a worker handles at once: as many as the others.
+/// Number of events that a worker handles at once: the same as in the other systems.
 const CONCURRENCY: &str = "100";
 
-/// Where a row is found in the report, and what asks for it.
+/// The position of a row in the report, and the options that select it.
 struct Found {
     only: &'static str,
     path: &'static str,
-    /// How many of the report's events one event of the row stands for: what is
-    /// awaited one by one takes a tenth.
+    /// Number of the report's events for one event of the row: awaited publishes use a tenth.
     times: usize,
 }
 
@@ -57,11 +56,11 @@ pub(crate) fn measure(
     let report = call(&mut command)?;
     let part = report
         .pointer(found.path)
-        .with_context(|| format!("`termitary bench` says nothing at {}", found.path))?;
+        .with_context(|| format!("the output of `termitary bench` has no {}", found.path))?;
     Ok(result(part))
 }
 
-/// A part of the report in the form of the other programs.
+/// A part of the report in the format of the other programs.
 fn result(part: &Value) -> Value {
     let mut result = json!({ "events": part["events"] });
     let mut copy = |to: &str, from: Option<f64>| {
@@ -81,7 +80,7 @@ fn result(part: &Value) -> Value {
     copy("seconds", number("seconds"));
     copy("perSecond", number("perSecond"));
     copy("peakMemory", number("peakResidentBytes"));
-    // Of the process that does the work: the workers where there are some.
+    // The process that does the work: a worker if there is one.
     let cpu = &part["cpuSecondsPer100k"];
     let used = cpu["workers"]
         .as_f64()

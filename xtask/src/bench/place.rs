@@ -1,5 +1,5 @@
-//! Where one system is measured: an empty folder for its SQLite file, and a
-//! redis-server of our own on loopback, without persistence.
+//! The place of one system: an empty folder for its SQLite file, and its own redis-server on
+//! loopback, without persistence.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::workspace::make_folder;
 
-/// A folder, and a server where there is one. Both go with this value.
+/// A folder, and a server if the system uses one. Both are removed when this value is dropped.
 pub(crate) struct Place {
     folder: PathBuf,
     server: Option<Server>,
@@ -23,7 +23,7 @@ struct Server {
 }
 
 impl Place {
-    /// A new place in `scratch`.
+    /// Creates a new place in `scratch`.
     pub(crate) fn make(scratch: &Path, name: &str, redis: bool) -> Result<Self> {
         let folder = scratch.join(format!("{name}-{}", std::process::id()));
         make_folder(&folder)?;
@@ -38,7 +38,7 @@ impl Place {
         Ok(place)
     }
 
-    /// Removes what was stored.
+    /// Removes all stored data.
     pub(crate) fn empty(&self) -> Result<()> {
         for end in ["", "-wal", "-shm"] {
             let file = self.folder.join(format!("bench.db{end}"));
@@ -57,7 +57,7 @@ impl Place {
         &self.folder
     }
 
-    /// The options by which a program finds this place.
+    /// The options that point a program at this place.
     pub(crate) fn options(&self) -> Vec<String> {
         let mut options = vec![
             "--file".to_owned(),
@@ -70,7 +70,7 @@ impl Place {
         options
     }
 
-    /// The settings by which Termitary finds this place.
+    /// The settings that point Termitary at this place.
     pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         let file = self.folder.join("bench.db");
         let mut settings = vec![("DATABASE_URL", format!("sqlite://{}", file.display()))];
@@ -81,7 +81,7 @@ impl Place {
         settings
     }
 
-    /// CPU seconds that the server used so far.
+    /// CPU seconds of the server so far.
     pub(crate) fn server_cpu(&self) -> Option<f64> {
         let info = self.server.as_ref()?.ask(&["INFO", "cpu"]).ok()?;
         let value = |name: &str| -> Option<f64> {
@@ -91,7 +91,7 @@ impl Place {
         Some(value("used_cpu_sys:")? + value("used_cpu_user:")?)
     }
 
-    /// Bytes that the server uses now.
+    /// Current memory of the server, in bytes.
     pub(crate) fn server_memory(&self) -> Option<u64> {
         let info = self.server.as_ref()?.ask(&["INFO", "memory"]).ok()?;
         let line = info
@@ -126,7 +126,7 @@ impl Server {
         let start = Instant::now();
         while server.ask(&["PING"]).is_err() {
             if start.elapsed() > Duration::from_secs(10) {
-                bail!("redis-server does not answer on port {port}");
+                bail!("redis-server does not respond on port {port}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -1,16 +1,16 @@
-//! Which systems are measured in which rows, and with how many events.
+//! The systems, rows and numbers of events of a run.
 
 /// One system on one broker.
 pub(crate) struct System {
-    /// In the report.
+    /// Name in the report.
     pub(crate) name: &'static str,
-    /// The program that measures it.
+    /// The program that runs the measurement.
     pub(crate) program: &'static str,
-    /// What stands before its rows' names on the command line.
+    /// Prefix of its row names on the command line.
     pub(crate) prefix: &'static str,
-    /// How it was run, for the report.
+    /// Description of its settings, for the report.
     pub(crate) settings: &'static str,
-    /// Its rows; a row that is not there is one that it does not have.
+    /// Its rows; it does not support the others.
     pub(crate) rows: &'static [Row],
 }
 
@@ -18,17 +18,17 @@ pub(crate) struct System {
 pub(crate) struct Row {
     /// Its name, the same for all systems.
     pub(crate) name: &'static str,
-    /// How many events.
+    /// Number of events.
     pub(crate) events: usize,
-    /// What fills the place before; where there is none, the place is emptied.
+    /// The row that fills the place first; without one, the place is emptied.
     pub(crate) fill: Option<&'static str>,
 }
 
-/// Rows in the order they are measured, and how often in a round. `drain` takes what
-/// the bulk row left.
+/// Rows in the order of measurement, with their repetitions in a round. `drain` takes the backlog
+/// of the bulk row.
 ///
-/// Latency is the waking of sleeping processors, which a shared machine does twice as
-/// slowly for some seconds at a time: many short looks tell more than a few long ones.
+/// Latency depends on waking sleeping processors, and a shared machine takes twice as long for that
+/// for some seconds at a time: many short measurements are more reliable than a few long ones.
 pub(crate) const ROWS: &[(&str, usize)] = &[
     ("publish-one", 1),
     ("publish-64", 1),
@@ -43,8 +43,7 @@ pub(crate) const OURS: &str = "Termitary";
 /// The program that measures itself.
 pub(crate) const TERMITARY: &str = "termitary";
 
-/// So many take half a second at least where a machine is fast: less, and it is the
-/// start that is measured.
+/// Enough events for half a second on a fast machine; a shorter run would measure the start.
 const LONG: usize = 200_000;
 
 const fn row(name: &'static str, events: usize) -> Row {
@@ -70,8 +69,8 @@ pub(crate) const REDIS: &[System] = &[
         prefix: "redis-",
         settings: "redis-rs on one stream by hand: one shared connection; pipelines of 500, four in flight; \
                    XREADGROUP of 256, XACK + XDEL on a second connection while the next page is read, JSON parsed; \
-                   transactional: one row of one table for each event, committed for all who wait, added to the stream, \
-                   read by a second process, updated there and committed for a page, then acknowledged and deleted",
+                   transactional: one row of one table for each event, group commits, added to the stream, \
+                   read by a second process, updated there with one commit for each page, then acknowledged and deleted",
         rows: &[
             row("publish-one", 10_000),
             row("publish-64", LONG),
@@ -85,7 +84,7 @@ pub(crate) const REDIS: &[System] = &[
         name: OURS,
         program: TERMITARY,
         prefix: "",
-        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, four at once, a concurrency of 100; all safety on, the \
+        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, four at once, a concurrency of 100; every safety setting on, the \
                    ledger on SQLite with synchronous=FULL",
         rows: &[
             row("publish-one", 10_000),
@@ -126,7 +125,7 @@ pub(crate) const REDIS: &[System] = &[
         program: "bench-apalis",
         prefix: "",
         settings: "batches of 100, polled every 5 ms, parallelize(tokio::spawn), push_bulk of 500, four at once; \
-                   7,500 jobs, as it fails from about 8,000 waiting ones on",
+                   7,500 jobs, because it fails with more than about 8,000 waiting",
         rows: &[
             row("publish-one", 5_000),
             row("publish-64", 20_000),
@@ -143,7 +142,7 @@ pub(crate) const SQLITE: &[System] = &[
         program: "bench-raw",
         prefix: "sqlite-",
         settings: "rusqlite on one table with a partial index: 100 inserts a commit; 64 callers: a writer thread \
-                   that commits what waits, up to 100; claims of 100 and deletes of 100, two commits, JSON parsed",
+                   that commits up to 100 waiting inserts; claims of 100 and deletes of 100, two commits, JSON parsed",
         rows: &[
             row("publish-one", 3_000),
             row("publish-64", LONG),
@@ -155,7 +154,7 @@ pub(crate) const SQLITE: &[System] = &[
         name: OURS,
         program: TERMITARY,
         prefix: "",
-        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, four at once, a concurrency of 100; all safety on",
+        settings: "`termitary bench`: `bus.publish`, `publish_all` of 500, four at once, a concurrency of 100; every safety setting on",
         rows: &[
             row("publish-one", 3_000),
             row("publish-64", LONG / 2),
@@ -193,17 +192,17 @@ pub(crate) const SQLITE: &[System] = &[
     },
 ];
 
-/// What Termitary is to reach.
+/// A target for Termitary.
 pub(crate) struct Aim {
     pub(crate) broker: &'static str,
     pub(crate) row: &'static str,
-    /// In words.
+    /// Description.
     pub(crate) what: &'static str,
-    /// The raw row that it is compared with.
+    /// The raw row for comparison.
     pub(crate) raw: (&'static str, &'static str),
-    /// Which figure of the result.
+    /// The figure of the result.
     pub(crate) figure: &'static str,
-    /// The share of the raw figure: at least, or at most for times.
+    /// Target share of the raw figure: a minimum, or a maximum for times.
     pub(crate) share: f64,
 }
 
@@ -290,11 +289,11 @@ pub(crate) const AIMS: &[Aim] = &[
         "perSecond",
         0.3,
     ),
-    // Not every machine can do that much at all: this is what it can do.
+    // Not every machine can reach that: this row shows the limit of the machine.
     aim(
         "redis",
         "transactional",
-        "the same, to the whole way by hand",
+        "the same, to the whole path by hand",
         ("redis", "transactional"),
         "perSecond",
         0.5,

@@ -1,4 +1,4 @@
-//! Calls a measured program and reads the JSON that it says.
+//! Calls a measured program and reads the JSON that it prints.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::command;
 
-/// Longest time that one measurement may take.
+/// Time limit of one measurement.
 const PATIENCE: Duration = Duration::from_mins(4);
 
-/// Runs it to its end; answers what it says.
+/// Runs the program to its end; returns its output.
 pub(crate) fn call(command: &mut Command) -> Result<Value> {
     let shown = command::shown(command);
     let child = command
@@ -28,16 +28,15 @@ pub(crate) fn call(command: &mut Command) -> Result<Value> {
         bail!("`{shown}` failed ({}): {}", output.status, last.join(" / "));
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    json_in(&text).with_context(|| format!("`{shown}` said no JSON: {text}"))
+    json_in(&text).with_context(|| format!("`{shown}` printed no JSON: {text}"))
 }
 
-/// The JSON of an output: all of it, or its last line, where something else
-/// stands above.
+/// The JSON of an output: all of it, or its last line if other text precedes it.
 fn json_in(text: &str) -> Result<Value> {
     let line = || text.lines().last().unwrap_or_default();
     serde_json::from_str(text)
         .or_else(|_| serde_json::from_str(line()))
-        .context("neither all of it nor its last line")
+        .context("neither the whole output nor its last line is JSON")
 }
 
 /// Waits for a program that prints less than a pipe holds.
@@ -47,7 +46,7 @@ fn patiently(mut child: Child) -> Result<Output> {
         if start.elapsed() > PATIENCE {
             child.kill()?;
             child.wait()?;
-            bail!("no end after {} s", PATIENCE.as_secs());
+            bail!("still running after {} s", PATIENCE.as_secs());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -1,4 +1,4 @@
-//! What was measured, as docs/benchmarks.json keeps it.
+//! The measurements of a run, as docs/benchmarks.json stores them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 /// A whole run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Run {
-    /// What it ran on: name and value, in order.
+    /// Facts about the machine: name and value, in order.
     pub(crate) facts: Vec<(String, String)>,
     pub(crate) rounds: usize,
     pub(crate) samples: Vec<Sample>,
-    /// What could not be measured, and why.
+    /// Failed measurements, with the error.
     pub(crate) failures: Vec<String>,
 }
 
@@ -23,13 +23,13 @@ pub(crate) struct Sample {
     /// `broker/row`, or `flat/…`.
     pub(crate) row: String,
     pub(crate) system: String,
-    /// What the program said.
+    /// The output of the program.
     pub(crate) result: Value,
-    /// CPU seconds of the Redis server meanwhile.
+    /// CPU seconds of the Redis server during the measurement.
     pub(crate) server_cpu: Option<f64>,
 }
 
-/// The middle of several measurements, and what they lie between.
+/// The median of several measurements, with the minimum and the maximum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -52,7 +52,7 @@ impl Spread {
 }
 
 impl Run {
-    /// A run that begins now.
+    /// A run that starts now.
     pub(crate) fn begin(facts: Vec<(String, String)>, rounds: usize) -> Self {
         Self {
             facts,
@@ -84,7 +84,7 @@ impl Run {
         systems
     }
 
-    /// The points of a flatness row: what was varied, and a figure's spread.
+    /// The points of a flatness row: the varied quantity, and a figure's spread.
     pub(crate) fn points(&self, row: &str, system: &str, figure: &str) -> Vec<(f64, Spread)> {
         let mut points: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for sample in self.of(row, system) {
@@ -99,7 +99,7 @@ impl Run {
             .collect()
     }
 
-    /// Writes it as JSON, a sample a line.
+    /// Writes the run as JSON, one sample a line.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let facts: Vec<Value> = self.facts.iter().map(|(k, v)| json!([k, v])).collect();
         let samples: Vec<String> = self.samples.iter().map(Sample::to_json).collect();
@@ -113,7 +113,7 @@ impl Run {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads what [`Run::save`] wrote.
+    /// Reads a file written by [`Run::save`].
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -154,7 +154,7 @@ impl Sample {
         json.to_string()
     }
 
-    /// A figure by its name in the result, or one that follows from others.
+    /// A figure by its name in the result, or one derived from others.
     fn figure(&self, name: &str) -> Option<f64> {
         let number = |name: &str| self.result[name].as_f64();
         let per_100k = |seconds: f64| Some(seconds / number("events")? * 100_000.0);
@@ -169,7 +169,7 @@ impl Sample {
         }
     }
 
-    /// For the reader while it runs.
+    /// A short form for the terminal.
     pub(crate) fn shown(result: &Value) -> String {
         let number = |name: &str| result[name].as_f64();
         match (number("perSecond"), number("p50Us").zip(number("p99Us"))) {

@@ -10,7 +10,7 @@ const RIGHT: f64 = 610.0;
 const BAR: f64 = 24.0;
 const PLOT: f64 = 150.0;
 
-/// Readable on a light and on a dark page.
+/// Readable on light and dark pages.
 const STYLE: &str = "\
 .bg{fill:#ffffff}text{fill:#1f2328;font:13px system-ui,sans-serif}.small{fill:#59636e;font-size:12px}\
 .title{font-weight:600}.ours{fill:#1a7f4b}.raw{fill:#b9c0c9}.peer{fill:#8494c4}.line{stroke:#d0d7de}\
@@ -26,7 +26,7 @@ pub(crate) enum Panel {
         log: bool,
         bars: Vec<Bar>,
     },
-    /// Each series over the same axis, which is logarithmic.
+    /// Each series over the same logarithmic axis.
     Lines {
         title: String,
         series: Vec<(String, Vec<(f64, Spread)>)>,
@@ -72,7 +72,7 @@ impl Panel {
     }
 }
 
-/// The panels as one SVG; none where nothing was measured.
+/// The panels as one SVG; none if nothing was measured.
 pub(crate) fn draw(panels: &[Panel]) -> Option<String> {
     let panels: Vec<&Panel> = panels.iter().filter(|panel| !panel.is_empty()).collect();
     if panels.is_empty() {
@@ -99,7 +99,7 @@ fn heading(title: &str, top: f64, svg: &mut String) {
 fn draw_bars(bars: &[Bar], log: bool, top: f64, svg: &mut String) {
     let most = bars.iter().map(|bar| bar.spread.max).fold(1.0, f64::max);
     let least = bars.iter().map(|bar| bar.spread.min).fold(most, f64::min);
-    // A bar of a logarithmic scale begins a little below the least value.
+    // The bars of a logarithmic scale start a little below the lowest value.
     let base = (least / 2.0).max(1e-9);
     let x = |value: f64| {
         let share = if log {
@@ -137,7 +137,7 @@ fn draw_bars(bars: &[Bar], log: bool, top: f64, svg: &mut String) {
 fn draw_lines(series: &[(String, Vec<(f64, Spread)>)], top: f64, svg: &mut String) {
     let points = || series.iter().flat_map(|(_, points)| points);
     let most = points().map(|(_, spread)| spread.max).fold(0.0, f64::max) * 1.1;
-    // Zero has its place on the axis, too.
+    // Zero has a position on the axis, too.
     let place = |at: f64| at.max(1.0).ln();
     let first = points().map(|(at, _)| place(*at)).fold(f64::MAX, f64::min);
     let last = points().map(|(at, _)| place(*at)).fold(first, f64::max);

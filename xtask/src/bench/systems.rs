@@ -1,5 +1,5 @@
-//! Measures the rows: in every round, all systems of a row one after the other,
-//! so that a slow minute of the machine meets all of them.
+//! Measures the rows: in every round, all systems of a row one after the other, so that a slow
+//! minute of the machine affects all of them.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -12,7 +12,7 @@ use super::plan::{REDIS, ROWS, Row, SQLITE, System, TERMITARY};
 use super::program::call;
 use super::samples::{Run, Sample};
 
-/// Measures what `options` ask for and adds it to `run`.
+/// Measures the rows selected by `options` and adds them to `run`.
 pub(crate) fn measure(programs: &Programs, options: &Options, run: &mut Run) -> Result<()> {
     for (broker, systems) in [("redis", REDIS), ("sqlite", SQLITE)] {
         let mut stands = Vec::new();
@@ -69,7 +69,7 @@ impl Stand<'_> {
         }
     }
 
-    /// Fills the place where the row needs that, and measures.
+    /// Fills the place if the row needs that, and measures.
     fn sample(
         &self,
         row: &Row,

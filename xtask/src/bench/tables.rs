@@ -2,7 +2,7 @@
 
 use super::samples::Spread;
 
-/// A table with a head; numbers stand on the right.
+/// A table with a head; numbers are aligned to the right.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = format!("| {} |\n| --- |", head.join(" | "));
     text.push_str(&" ---: |".repeat(head.len().saturating_sub(1)));
@@ -15,7 +15,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// `12,345` for large numbers, two digits that say something for small ones.
+/// `12,345` for large numbers, two significant digits for small ones.
 pub(crate) fn number(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 || v == 0.0 => 0,
@@ -38,7 +38,7 @@ pub(crate) fn number(value: f64) -> String {
     grouped
 }
 
-/// The median with what it lies between.
+/// The median with the minimum and the maximum.
 pub(crate) fn spread(spread: Option<Spread>, scale: f64) -> String {
     let Some(Spread { median, min, max }) = spread else {
         return "–".to_owned();

@@ -1,4 +1,4 @@
-//! As much of HTTP as it takes to make a user and some todos on loopback.
+//! A minimal HTTP client, to create a user and some todos on loopback.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// Makes a user; returns the token of the first session.
+/// Creates a user; returns the token of the first session.
 pub(crate) fn register(port: u16) -> Result<String> {
     let user = json!({
         "email": "ada@example.com",
@@ -16,7 +16,7 @@ pub(crate) fn register(port: u16) -> Result<String> {
     });
     let answer = Connection::open(port)?.post("/api/v1/auth/register", None, &user)?;
     let token = answer["token"].as_str();
-    Ok(token.context("a registration without a token")?.to_owned())
+    Ok(token.context("the registration returned no token")?.to_owned())
 }
 
 /// One connection, kept open between requests.
@@ -52,12 +52,12 @@ impl Connection {
         self.0.get_mut().write_all(request.as_bytes())?;
         let (status, body) = self.response()?;
         if !status.starts_with("HTTP/1.1 201") {
-            bail!("{path} answered {status}: {body}");
+            bail!("{path} returned {status}: {body}");
         }
-        serde_json::from_str(&body).with_context(|| format!("{path} answered no JSON: {body}"))
+        serde_json::from_str(&body).with_context(|| format!("{path} returned no JSON: {body}"))
     }
 
-    /// The first line and the body of a response that says its length.
+    /// The first line and the body of a response with a `content-length`.
     fn response(&mut self) -> Result<(String, String)> {
         let mut status = String::new();
         self.0.read_line(&mut status)?;
@@ -65,7 +65,7 @@ impl Connection {
         loop {
             let mut line = String::new();
             if self.0.read_line(&mut line)? == 0 {
-                bail!("the connection ended within a response");
+                bail!("the connection closed within a response");
             }
             let Some((name, value)) = line.trim_end().split_once(':') else {
                 break;

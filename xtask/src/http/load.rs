@@ -1,4 +1,4 @@
-//! wrk, and what it says.
+//! Runs wrk and reads its output.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::command;
 
-/// Connections that send at once.
+/// Number of connections that send at once.
 pub(super) const CONNECTIONS: u32 = 64;
 
 pub(super) struct Load {
@@ -17,7 +17,7 @@ pub(super) struct Load {
     seconds: u32,
 }
 
-/// What came back.
+/// The responses of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Outcome {
     pub(super) requests: f64,
@@ -42,7 +42,7 @@ impl Load {
         Self { script, seconds }
     }
 
-    /// Sends as fast as the answers come.
+    /// Sends requests as fast as the responses come.
     pub(super) fn run(&self, method: &str, port: u16, token: &str) -> Result<Outcome> {
         let mut wrk = Command::new("wrk");
         wrk.args(["--threads", "1"])
@@ -57,14 +57,14 @@ impl Load {
     }
 }
 
-/// The line that our script adds to wrk's own words.
+/// Reads the line that our script adds to the output of wrk.
 fn outcome(said: &str) -> Result<Outcome> {
     let line = said.lines().find_map(|line| line.strip_prefix("RESULT "));
-    let result: Value = serde_json::from_str(line.context("wrk said no result")?)?;
+    let result: Value = serde_json::from_str(line.context("wrk printed no result")?)?;
     let number = |name: &str| {
         result[name]
             .as_f64()
-            .with_context(|| format!("wrk told no {name}"))
+            .with_context(|| format!("wrk printed no {name}"))
     };
     let requests = number("requests")?;
     Ok(Outcome {
@@ -72,7 +72,7 @@ fn outcome(said: &str) -> Result<Outcome> {
         per_second: requests / number("seconds")?,
         p50_ms: number("p50Ms")?,
         p99_ms: number("p99Ms")?,
-        errors: result["errors"].as_u64().context("wrk told no errors")?,
+        errors: result["errors"].as_u64().context("wrk printed no errors")?,
     })
 }
 

@@ -20,17 +20,17 @@ use server::{Elysia, Kind, Server};
 const HELP: &str = "\
 Usage: cargo xtask bench --http [--rounds N] [--seconds N] [--program FILE]
 
-Loads POST and GET /api/v1/todos from 64 connections with wrk: our API, our API
-with its worker, and the same endpoints with Elysia on Bun; one after the other
-in every round. Installs wrk, node, npm and redis-server where they are missing,
+Sends POST and GET /api/v1/todos from 64 connections with wrk: to our API, to our
+API with its worker, and to the same endpoints with Elysia on Bun, one after the
+other in every round. Installs wrk, node, npm and redis-server if they are missing,
 and the npm packages of bench/http. Writes docs/benchmarks-http.md.
 
-  --rounds N      how often each figure is measured (3); medians are reported
-  --seconds N     how long one load takes (8)
-  --program FILE  a `termitary` that is built already; else it builds a release
-  --no-docs       leave docs/ as it is: the report goes to target/bench/http";
+  --rounds N      measurements of each figure (3); medians are reported
+  --seconds N     duration of one load (8)
+  --program FILE  measure this build of `termitary`; the default is a new release build
+  --no-docs       leave docs/ unchanged: write the report to target/bench/http";
 
-/// How many todos there are when lists are asked for.
+/// Number of todos before lists are requested.
 const SEED: usize = 1_000;
 
 struct Options {
@@ -40,8 +40,7 @@ struct Options {
     docs: bool,
 }
 
-/// Does what `args` say; answers whether everything was measured without an
-/// error.
+/// Executes `args`; returns whether everything was measured without an error.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     if args.iter().any(|arg| matches!(*arg, "--help" | "-h")) {
         println!("{HELP}");
@@ -103,7 +102,7 @@ fn parse(args: &[&str]) -> Result<Options> {
                     Some(found.with_context(|| format!("--program {}", file.display()))?);
             }
             "--no-docs" => options.docs = false,
-            other => bail!("bench --http does not know `{other}`\n\n{HELP}"),
+            other => bail!("unknown option `{other}`\n\n{HELP}"),
         }
     }
     if options.rounds == 0 || options.seconds == 0 {
@@ -121,7 +120,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
         .join("termitary"))
 }
 
-/// `npm ci` in a copy, so that the checkout stays as it is.
+/// Runs `npm ci` in a copy, so that the checkout stays clean.
 fn install_elysia(workspace: &Workspace, scratch: &Path) -> Result<Elysia> {
     let folder = scratch.join("node");
     make_folder(&folder)?;
@@ -148,8 +147,8 @@ fn install_elysia(workspace: &Workspace, scratch: &Path) -> Result<Elysia> {
     })
 }
 
-/// Bun itself, for this machine: what npm links to is made by an installation
-/// script, and none of those runs here.
+/// Bun itself, for this machine. npm's own link to it is created by an installation script, and no
+/// such script runs here.
 fn find_bun(folder: &Path) -> Result<PathBuf> {
     let variants = std::fs::read_dir(folder.join("node_modules/@oven"))?;
     let programs = variants.flatten().map(|entry| entry.path().join("bin/bun"));
@@ -157,7 +156,7 @@ fn find_bun(folder: &Path) -> Result<PathBuf> {
     let mut running = programs.filter(runs);
     running
         .next()
-        .context("npm brought no bun that runs on this machine")
+        .context("npm installed no bun that runs on this machine")
 }
 
 struct Bench {
@@ -168,7 +167,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Everything about one system, on a fresh database.
+    /// Measures everything about one system, on a fresh database.
     fn measure(&self, kind: Kind, round: usize, run: &mut Run) -> Result<()> {
         let folder = self.scratch.join("run");
         let server = Server::start(kind, &folder, &self.program, &self.elysia)?;

@@ -1,4 +1,4 @@
-//! Medians, and the page that shows them.
+//! Medians, and the page with them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,7 +24,7 @@ impl Row {
         match self {
             Self::List => "GET, of 1,000 todos",
             Self::Create => "POST",
-            Self::ListMany => "GET, of all that the POSTs made",
+            Self::ListMany => "GET, of all that the POSTs created",
         }
     }
 
@@ -60,7 +60,7 @@ impl Run {
         }
     }
 
-    /// Writes `benchmarks-http.md` into `folder` and shows it.
+    /// Writes `benchmarks-http.md` into `folder` and prints it.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let page = self.page(&conditions());
         let file = folder.join("benchmarks-http.md");
@@ -79,7 +79,7 @@ impl Run {
         let mut page = format!(
             "# The API under load\n\nWritten by `cargo xtask bench --http`; do not edit. {conditions}\n\n\
              wrk with one thread and {CONNECTIONS} connections on the same machine, {seconds} s a figure; medians of {rounds} (min–max), the systems one after the other in every round.\n\
-             Every request carries a session token that is looked up in the database. `POST /api/v1/todos` is validated and confirmed when the disk has it (`synchronous=FULL`, or the same by other means): ours commits the todo, its durable event with a delivery for each subscription, and who did it, in one transaction; Elysia commits the todo and tells a Redis PUBLISH, which nobody acknowledges. `GET /api/v1/todos` answers the newest 50, first of {seed}, then of all that the POSTs made. All use a Redis without an append-only file.\n\n"
+             Every request carries a session token that is looked up in the database. `POST /api/v1/todos` is validated, and confirmed when it is on disk (`synchronous=FULL`, or the same by other means). Our API commits the todo, its durable event with a delivery for each subscription, and the name of the user, in one transaction. Elysia commits the todo and then sends a Redis PUBLISH, which nobody acknowledges. `GET /api/v1/todos` returns the newest 50, first of {seed}, then of all that the POSTs created. All use a Redis without an append-only file.\n\n"
         );
         page.push_str("| | system | requests/s | of Elysia | p50 ms | p99 ms | CPU s/100k | errors |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
         for row in Row::ALL {
@@ -150,7 +150,7 @@ impl Run {
     }
 }
 
-/// The middle of these; of an even number, the lower of the two.
+/// The median; of an even number of values, the lower of the two in the middle.
 fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = values.len().saturating_sub(1) / 2;

@@ -1,4 +1,4 @@
-//! The systems under load, each on a database and a Redis of its own.
+//! The systems under load, each with its own database and Redis.
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(super) enum Kind {
     /// `termitary api`.
     Api,
-    /// `termitary dev`: the API, and the worker that handles what it publishes.
+    /// `termitary dev`: the API, and a worker that handles its events.
     Dev,
     Elysia,
 }
@@ -37,13 +37,13 @@ impl Kind {
     }
 }
 
-/// The program of the other system, and what runs it.
+/// The program of the other system, and its runtime.
 pub(super) struct Elysia {
     pub(super) bun: PathBuf,
     pub(super) script: PathBuf,
 }
 
-/// Ends with this value, and its Redis with it.
+/// A running system; it is killed with its Redis when this value is dropped.
 pub(super) struct Server {
     pub(super) port: u16,
     pub(super) token: String,
@@ -114,7 +114,7 @@ impl Server {
         })
     }
 
-    /// Seconds of CPU that the system under load used so far.
+    /// CPU seconds of the system under load so far.
     pub(super) fn cpu_seconds(&self) -> Option<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.0.id())).ok()?;
         let (_, fields) = stat.rsplit_once(')')?;
@@ -143,12 +143,12 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// Until it listens.
+/// Waits until it listens.
 fn wait(process: &mut Guard, port: u16) -> Result<()> {
     let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if let Some(status) = process.0.try_wait()? {
-            bail!("it ended at once ({status})");
+            bail!("it exited at once ({status})");
         }
         if start.elapsed() > PATIENCE {
             bail!("it does not listen on port {port}");
@@ -158,7 +158,7 @@ fn wait(process: &mut Guard, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// What the Elysia program prints when it serves.
+/// Reads the token that the Elysia program prints when it is ready.
 fn told_token(output: &Path) -> Result<String> {
     let start = Instant::now();
     loop {
@@ -167,7 +167,7 @@ fn told_token(output: &Path) -> Result<String> {
             return Ok(line["token"].as_str().context("no token")?.to_owned());
         }
         if start.elapsed() > PATIENCE {
-            bail!("it tells no token: {said}");
+            bail!("it printed no token: {said}");
         }
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -2,10 +2,10 @@
 
 use anyhow::{Result, bail};
 
-/// What a manifest says about its licence.
+/// The licence of a manifest.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Expression {
-    /// An identifier, with its exception where it has one: `A WITH B`.
+    /// An identifier, with its exception if it has one: `A WITH B`.
     Licence(String),
     All(Vec<Expression>),
     Any(Vec<Expression>),
@@ -22,11 +22,11 @@ impl Expression {
         let expression = parser.any()?;
         match parser.words.first() {
             None => Ok(expression),
-            Some(word) => bail!("`{text}` is no licence expression: `{word}` is unexpected"),
+            Some(word) => bail!("`{text}` is not a licence expression: unexpected `{word}`"),
         }
     }
 
-    /// Whether taking only allowed licences is enough.
+    /// Returns whether the licences in `allowed` satisfy this expression.
     pub(crate) fn satisfied_by(&self, allowed: &dyn Fn(&str) -> bool) -> bool {
         match self {
             Self::Licence(licence) => allowed(licence),
@@ -79,8 +79,8 @@ impl Parser<'_> {
                 self.words = rest;
                 Ok((*word).to_owned())
             }
-            Some((word, _)) => bail!("a licence expression has `{word}` where a licence belongs"),
-            None => bail!("a licence expression ends where a licence belongs"),
+            Some((word, _)) => bail!("a licence expression has `{word}` where a licence is expected"),
+            None => bail!("a licence expression ends where a licence is expected"),
         }
     }
 

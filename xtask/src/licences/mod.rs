@@ -1,5 +1,5 @@
-//! Every dependency must come from the one registry, under a licence that this
-//! project may be built and shipped with.
+//! Every dependency must come from the one registry, under a licence that allows this project to be built
+//! and shipped.
 
 mod expression;
 
@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::workspace::Workspace;
 use expression::Expression;
 
-/// Licences that ask for no more than their text and the copyright notice.
-/// MPL-2.0 and the like are missing on purpose: the first dependency that
-/// offers nothing else is a decision, not a line here.
+/// Licences that require no more than their text and the copyright notice. MPL-2.0 and similar
+/// licences are missing on purpose: a dependency that offers nothing else needs a decision, not a
+/// line here.
 const ALLOWED: &[&str] = &[
     "0BSD",
     "Apache-2.0",
@@ -83,7 +83,7 @@ fn check_package<'a>(package: &'a Value, registries: &mut BTreeSet<&'a str>) -> 
             registries.insert(source);
         }
         Some(source) => bail!("it comes from {source}, not from the registry"),
-        None => bail!("it lies on this machine outside the workspace"),
+        None => bail!("it is a path outside the workspace"),
     }
     let Some(licence) = package["license"].as_str() else {
         bail!("its manifest names no licence");

@@ -1,4 +1,4 @@
-//! What Termitary is to reach, what it reaches, and where it loses.
+//! The targets of Termitary, its figures, and the rows in which it is behind.
 
 use super::super::plan::{AIMS, Aim, OURS, RAW};
 use super::super::samples::{Run, Spread};
@@ -20,9 +20,9 @@ pub(crate) fn text(run: &Run) -> String {
     ];
     let misses = misses(run);
     let misses = if misses.is_empty() {
-        "In this run every aim was reached, and no other system was ahead in any row.\n".to_owned()
+        "This run reached every aim, and no other system was ahead in any row.\n".to_owned()
     } else {
-        format!("Where this run loses:\n\n{}\n", misses.join("\n"))
+        format!("Rows behind their aim or behind another system:\n\n{}\n", misses.join("\n"))
     };
     format!("## In short\n\n{}\n{misses}", table(&head, &rows))
 }
@@ -99,7 +99,7 @@ fn best_peer<'a>(run: &'a Run, row: &str, figure: &str) -> Option<(&'a str, Spre
     }
 }
 
-/// Every aim that was missed, and every row in which another system was ahead.
+/// Every missed target, and every row in which another system is faster.
 fn misses(run: &Run) -> Vec<String> {
     let mut lines = Vec::new();
     for aim in AIMS {

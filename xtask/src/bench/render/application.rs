@@ -7,13 +7,13 @@ use super::super::tables::{spread, table};
 const ABOUT: &str = "\
 ## The application's own path
 
-`termitary api` and `termitary worker`, two processes: 16 connections POST todos, each an event with its deliveries \
-(activity feed, live updates, mail). *Handled* counts from the first request until the last delivery is finished. \
+`termitary api` and `termitary worker` run as two processes. 16 connections POST todos, each an event with its deliveries \
+(activity feed, live updates, mail). *Handled* is measured from the first request until the last delivery is finished. \
 *Drained* is the backlog of an API alone, from the start of a worker until everything is finished, in deliveries.
 
 ";
 
-/// Empty where nothing of it was measured.
+/// Empty if none of it was measured.
 pub(crate) fn text(run: &Run) -> String {
     let line = |(broker, name): (&str, &str)| {
         let row = format!("{broker}/application");
@@ -36,7 +36,7 @@ pub(crate) fn text(run: &Run) -> String {
     }
     let head = [
         "",
-        "todos answered, /s",
+        "todos created, /s",
         "todos handled, /s",
         "deliveries drained, /s",
     ];

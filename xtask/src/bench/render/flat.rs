@@ -1,14 +1,14 @@
-//! What must not change the cost of an event.
+//! The section about loads that must not change the cost of an event.
 
 use super::super::plan::OURS;
 use super::super::samples::{Run, Spread};
 use super::super::tables::{number, spread, table};
 
-/// Rows of flatness: the row, what varies, what is told, and in which unit.
+/// Rows of flatness: the row, the varied quantity, the figure, and its unit.
 const ROWS: &[(&str, &str, &str, &str, f64)] = &[
     (
         "pending/drain",
-        "events pending behind",
+        "more events pending",
         "drain, µs an event",
         "usPerEvent",
         1.0,
@@ -22,8 +22,8 @@ const ROWS: &[(&str, &str, &str, &str, f64)] = &[
     ),
     (
         "pending/drain",
-        "events pending behind",
-        "worker memory at most, MiB",
+        "more events pending",
+        "peak memory of the worker, MiB",
         "peakMemory",
         1.0 / 1_048_576.0,
     ),
@@ -73,7 +73,7 @@ pub(crate) fn text(run: &Run) -> String {
     if let Some(cold) = run.figure("flat/cold-start", OURS, "seconds") {
         let cold = spread(Some(cold), 1000.0);
         text.push_str(
-            "Cold start on the embedded default, from the start of the process, with no file there, to the first \
+            "Cold start on the embedded default, from the start of the process without a database file to the first \
              handled event: ",
         );
         text.push_str(&cold);
@@ -92,8 +92,8 @@ fn line(name: &str, points: &[(f64, Spread)], figure: &str, scale: f64) -> Vec<S
     line
 }
 
-/// How the last compares with the first, and whether that is flat: within 20%,
-/// and for memory at most 30 MiB.
+/// The ratio of the last to the first, and a mark if it is flat: within 20%, or for memory at most
+/// 30 MiB.
 fn verdict(figure: &str, first: f64, last: f64) -> String {
     let ratio = last / first;
     let (flat, aim) = match figure {

@@ -1,4 +1,4 @@
-//! docs/benchmarks.md and its plots, from what was measured.
+//! Renders docs/benchmarks.md and its plots from the measurements.
 
 mod aims;
 mod application;
@@ -58,7 +58,7 @@ pub(crate) fn text(run: &Run, drawn: &[&str]) -> String {
         systems::latency(run),
         application::text(run),
         heading(
-            "What stays flat",
+            "Cost under growing load",
             &plot("flat.svg", "Cost per event as the backlog grows"),
         ),
         flat::text(run),
@@ -71,18 +71,18 @@ pub(crate) fn text(run: &Run, drawn: &[&str]) -> String {
     parts.join("\n\n") + "\n"
 }
 
-/// Where the time goes, as somebody found it with a profiler.
+/// Results of a profiler, found by hand.
 const PROFILE: &str = include_str!("../../../../bench/profile.md");
 
 fn introduction(run: &Run) -> String {
     format!(
         "# Benchmarks\n\n\
-         Written by `cargo xtask bench`; do not edit. The samples are in [benchmarks.json](benchmarks.json), what is \
-         measured and how in [bench/](../bench/README.md). To know your own machine: `termitary bench`.\n\n\
-         Every figure is the median of {} rounds (latency: three times in each), with the least and the most in \
-         brackets. In each round all systems of a row are measured one after the other on the same machine, so ratios \
-         within a row mean something; on a machine that others share, figures of different days do not. *Raw* is what \
-         Redis or SQLite itself gives to a small program with nothing around it. The event is a `todos.created` of 162 bytes, the \
+         Written by `cargo xtask bench`; do not edit. The samples are in [benchmarks.json](benchmarks.json); \
+         [bench/](../bench/README.md) describes the measurements. To measure your own machine, run `termitary bench`.\n\n\
+         Every figure is the median of {} rounds (latency: three times in each), with the minimum and the maximum in \
+         brackets. In each round all systems of a row are measured one after the other on the same machine, so figures \
+         within a row can be compared. The machine is shared, so figures of different days cannot. *Raw* is the speed of \
+         Redis or SQLite in a small program that does nothing else. The event is a `todos.created` of 162 bytes; the \
          handler does nothing.\n",
         run.rounds
     )
@@ -111,16 +111,16 @@ fn conditions(run: &Run) -> String {
     let facts = table(&["", ""], &facts).replacen("| ---: |", "| --- |", 1);
     format!(
         "## Conditions\n\n{facts}\n\
-         Redis listens on loopback without persistence. SQLite is in WAL mode with synchronous=FULL (ours: the same wait for the disk before anybody is answered, after the lock is let go, decision 0007), on the disk of the \
-         checkout. Publisher, worker and server share the machine. A drain is timed inside the worker process, from \
+         Redis listens on loopback without persistence. SQLite is in WAL mode with synchronous=FULL, on the disk of the checkout. (Ours waits for the disk before it \
+         confirms a commit too, but after it releases the lock: decision 0007.) Publisher, worker and server share the machine. A drain is timed inside the worker process, from \
          before its first fetch until every event is handled *and* acknowledged. Latency is open-loop at 500/s: from the \
-         time at which the publish was planned to the start of the handler, in two processes. Memory and CPU are the \
-         worker process's during its drain.\n\n{}\n",
+         planned time of the publish to the start of the handler, in two processes. Memory and CPU are those of the \
+         worker process during its drain.\n\n{}\n",
         settings.join("\n")
     )
 }
 
-/// What could not be measured.
+/// Measurements that failed.
 fn extra(run: &Run) -> String {
     if run.failures.is_empty() {
         return String::new();

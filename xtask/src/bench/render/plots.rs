@@ -5,7 +5,7 @@ use super::super::samples::Run;
 use super::super::svg::{Bar, Panel, draw};
 use super::super::tables::number;
 
-/// Names and texts of the plots for which something was measured.
+/// Names and texts of the plots that have measurements.
 pub(crate) fn all(run: &Run) -> Vec<(&'static str, String)> {
     let plots = [
         ("publish.svg", publish(run)),
@@ -103,7 +103,7 @@ fn flat(run: &Run) -> Vec<Panel> {
             "pending/drain",
             "peakMemory",
             MIB,
-            "MiB of memory of the worker, at most, with so many pending",
+            "Peak memory of the worker in MiB, by pending events",
         ),
     ]
     .map(|(row, figure, scale, title)| lines(run, row, figure, scale, title))

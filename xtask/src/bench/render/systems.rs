@@ -7,7 +7,7 @@ use super::super::tables::{median, spread, table};
 const BROKERS: &[(&str, &str, &[System])] =
     &[("redis", "Redis", REDIS), ("sqlite", "SQLite", SQLITE)];
 
-/// A table for each broker: a line for each system that has one of the rows.
+/// A table for each broker, with a line for each system that has one of the rows.
 fn each(
     run: &Run,
     head: &[&str],
@@ -72,7 +72,7 @@ pub(crate) fn drain(run: &Run) -> String {
         "drained, /s",
         "worker CPU, s/100k",
         "server CPU, s/100k",
-        "worker memory at most, MiB",
+        "peak memory of the worker, MiB",
     ];
     let mut text = each(run, &head, &["drain"], |broker, system| {
         let figure = |name| run.figure(&format!("{broker}/drain"), system, name);
@@ -96,8 +96,8 @@ pub(crate) fn drain(run: &Run) -> String {
 }
 
 const TRANSACTIONAL: &str = "\
-`tx.publish` from 64 tasks, moved to the worker, handled, finished in the ledger. *Raw* is the same way by hand, with \
-nothing around its two commits: what the machine can do at all.
+`tx.publish` from 64 tasks, moved to the worker, handled and finished in the ledger. *Raw* is the same path by hand, with \
+nothing but its two commits: the limit of the machine.
 
 ";
 
