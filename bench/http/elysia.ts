@@ -1,6 +1,6 @@
 // POST and GET /api/v1/todos as a careful author would write them with Elysia
 // on Bun: validated by schema, authorised by a session in the database, stored
-// with synchronous=FULL, told by a Redis PUBLISH. One process, as Bun runs.
+// with synchronous=FULL, announced by a Redis PUBLISH. One process, as usual for Bun.
 //
 // Usage: bun elysia.ts DATABASE PORT REDIS_URL
 // Prints one line of JSON with the token to send, then serves until killed.
@@ -41,7 +41,7 @@ const session = db.query(`SELECT s.user_id AS user, u.role FROM sessions s JOIN 
 const exists = db.query("SELECT 1 FROM users WHERE id = ?1");
 const insert = db.query(`INSERT INTO todos (id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us)
   VALUES (?1, ?2, ?3, 'open', ?4, ?5, ?6, ?7, ?8, ?8)`);
-// Each half walks its index from the newest on.
+// Each half reads its index from the newest entry on.
 const page = db.query(`SELECT * FROM (
     SELECT * FROM (SELECT * FROM todos WHERE owner_id = ?1 ORDER BY created_us DESC, id DESC LIMIT ?2)
     UNION ALL
@@ -88,7 +88,7 @@ new Elysia()
     };
     insert.run(row.id, row.title, row.description, row.owner_id, row.assignee_id, row.priority, row.due_us, now);
     const todo = shown(row);
-    // At most once and not awaited: that is what publishing like this is.
+    // At most once and not awaited, as usual with pub/sub.
     redis.publish("todos.created", JSON.stringify({
       id: todo.id, title: todo.title, description: todo.description ?? undefined, assignee: todo.assignee ?? undefined,
       priority: todo.priority ?? undefined, dueDate: todo.dueDate ?? undefined,

@@ -1,1 +1,1 @@
-//! Nothing but its benchmarks: see `benches/hot.rs`.
+//! Contains only the benchmarks in `benches/hot.rs`.

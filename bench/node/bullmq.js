@@ -1,4 +1,4 @@
-// BullMQ, measured as the other systems are: `node bullmq.js ROW --events N
+// BullMQ, measured like the other systems: `node bullmq.js ROW --events N
 // --url URL [--rate R]` prints one JSON object. Finished jobs are removed
 // (`removeOnComplete`), which makes it a quarter faster than its default.
 import { spawn } from 'node:child_process';
@@ -115,8 +115,8 @@ async function latencyWorker() {
   };
 }
 
-// Publishes at planned times, whatever the answers do. Timers of Node have a
-// resolution of 1 ms: a thread of its own keeps the time.
+// Publishes at planned times, independent of the responses. Timers of Node have a
+// resolution of 1 ms, so a separate thread keeps the time.
 async function openLoop(queue) {
   const answers = [];
   const pacer = new Pacer(fileURLToPath(import.meta.url), {

@@ -1,5 +1,5 @@
-//! One clock for the histories of all processes: how long the machine has been
-//! up. Wall clocks jump here, on purpose.
+//! One clock for the histories of all processes: the uptime of the machine. Wall clocks jump here,
+//! on purpose.
 
 /// Milliseconds since the machine started, in steps of ten.
 pub(crate) fn now_ms() -> u64 {

@@ -1,5 +1,4 @@
-//! What is published here, and the rules that publisher, worker and checker
-//! agree on.
+//! The published events, and the rules on which publisher, worker and checker agree.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,7 @@ use termitary::Event;
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Noted {
     pub(crate) n: u64,
-    /// How it was published: the checker's promise differs.
+    /// The way of publishing; the checker's promise depends on it.
     pub(crate) path: Path,
 }
 
@@ -54,9 +53,9 @@ pub(crate) const FLAKY: &str = "noted.flaky";
 pub(crate) enum Path {
     /// With a business row in its transaction.
     Tx,
-    /// The same, due later.
+    /// With a business row, due later.
     TxDelayed,
-    /// The same, then rolled back: must never be.
+    /// With a business row, then rolled back: must never take effect.
     Rollback,
     /// On the bus.
     Bus,
@@ -64,7 +63,7 @@ pub(crate) enum Path {
     BusBurst,
     /// On the bus, due later: waits in the ledger in every mode.
     BusDelayed,
-    /// On the bus under an id of its own, tried again until it is answered.
+    /// On the bus with an idempotency id, retried until it is confirmed.
     BusId,
 }
 
@@ -80,26 +79,25 @@ impl Path {
     }
 }
 
-/// Whether the flaky handler gives this one up on purpose.
+/// Returns whether the flaky handler fails this event permanently, on purpose.
 pub(crate) fn is_hopeless(n: u64) -> bool {
     n % 40 == 11
 }
 
-/// How often the flaky handler fails before it succeeds.
+/// Number of failures of the flaky handler before it succeeds.
 pub(crate) fn failures(n: u64) -> u32 {
     (n % 3) as u32
 }
 
-/// The numbers of one process's publishes begin here.
+/// The first number of each process is a multiple of this.
 pub(crate) const STRIDE: u64 = 1_000_000;
 
-/// What the harness keeps beside the ledger, in the same database. The
-/// triggers write down what must never happen: a terminal state that is left,
-/// and a fence that falls (save where the relay takes back what certainly did
-/// not reach Redis).
+/// The harness's own tables, in the ledger's database. The triggers record events that must never
+/// happen: a delivery that leaves a terminal state, and a fence that falls (except if the relay
+/// takes back a delivery that certainly did not reach Redis).
 pub(crate) const TABLES: &[&str] = &[
     "CREATE TABLE chaos_orders (n INTEGER PRIMARY KEY)",
-    // No unique key: a doubled effect must be seen, not prevented.
+    // No unique key: a doubled effect must be recorded, not prevented.
     "CREATE TABLE chaos_effects (
         seq INTEGER PRIMARY KEY, event TEXT NOT NULL, subscription TEXT NOT NULL,
         n INTEGER NOT NULL, fence INTEGER NOT NULL)",

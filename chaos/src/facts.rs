@@ -1,4 +1,4 @@
-//! What the database says when all is over.
+//! The state of the database at the end of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use termitary::Db;
 
 use crate::events::Path;
 
-/// The tables, as far as the checker reads them.
+/// The tables, as far as the checker needs them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// By row id.
@@ -17,9 +17,9 @@ pub(crate) struct Facts {
     pub(crate) deliveries: Vec<Delivery>,
     pub(crate) orders: BTreeSet<u64>,
     pub(crate) effects: Vec<Effect>,
-    /// Seconds of each tick on record, and whether it published.
+    /// Seconds of each recorded tick, and whether it published.
     pub(crate) ticks: Vec<(u64, bool)>,
-    /// What the triggers of the harness saw.
+    /// Violations recorded by the triggers of the harness.
     pub(crate) crimes: Vec<Crime>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Effect {
     pub(crate) fence: i64,
 }
 
-/// Something that must never happen.
+/// A violation.
 #[derive(Clone, Debug)]
 pub(crate) struct Crime {
     /// `terminal` or `fence`.
@@ -68,7 +68,7 @@ pub(crate) struct Crime {
     pub(crate) detail: String,
 }
 
-/// Reads everything. Nothing may be running any more.
+/// Reads everything. All processes must have stopped.
 pub(crate) async fn read(db: &Db) -> Result<Facts> {
     let orders: Vec<i64> = sqlx::query_scalar("SELECT n FROM chaos_orders")
         .fetch_all(db.reader())

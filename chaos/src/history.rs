@@ -1,5 +1,5 @@
-//! What was asked, answered, run and done to the processes: one JSON object a
-//! line, one file per process.
+//! The calls, their outcomes, the runs and the faults: one JSON object a line, one file per
+//! process.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -16,23 +16,23 @@ use crate::events::Path;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub(crate) enum Line {
-    /// A publish begins. Without an answer its outcome is unknown.
+    /// A publish begins. Without an outcome line its outcome is unknown.
     Invoke { n: u64, path: Path },
-    /// It is published.
+    /// The event is published.
     Ok { n: u64 },
-    /// It certainly is not.
+    /// The event is certainly not published.
     Fail { n: u64, why: String },
-    /// Nobody can say.
+    /// The outcome is unknown.
     Unknown { n: u64, why: String },
     /// A handler begins.
     Start(Run),
     /// A handler has returned; `ok` when it succeeded.
     End { run: Run, ok: bool },
-    /// A process ended though nobody killed it.
+    /// A process exited that was not killed.
     Ended { name: String, status: String },
-    /// The nemesis did something, and undid it.
+    /// A fault of the nemesis, with its duration.
     Fault(Fault),
-    /// How the processes and the server stood.
+    /// The state of the processes and the server.
     Sample(Sample),
 }
 
@@ -46,33 +46,33 @@ pub(crate) struct Run {
     pub(crate) attempt: u32,
 }
 
-/// Something done to the system, from `from_ms` until it was healed.
+/// A fault, from `from_ms` until it was healed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fault {
     pub(crate) name: String,
     pub(crate) target: String,
     pub(crate) from_ms: u64,
     pub(crate) until_ms: u64,
-    /// What it does to data that only Redis has.
+    /// Data that only Redis had may be lost with it.
     pub(crate) loses: bool,
-    /// The process that it killed, as its history is named.
+    /// The killed process, as its history is named.
     pub(crate) killed: Vec<String>,
 }
 
-/// The state of things once a second.
+/// The state of the system, once a second.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// Resident KiB of the largest role process.
     pub(crate) resident_kib: u64,
     /// The largest pending list of one group on one stream.
     pub(crate) pending_list: u64,
-    /// Connections that the server has.
+    /// Connections of the server.
     pub(crate) connections: u64,
     /// Bytes of the write-ahead log.
     pub(crate) log_bytes: u64,
 }
 
-/// A line with its time and, once read, whose history it stood in.
+/// A line with its time and, once read, the name of its history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) at_ms: u64,
@@ -86,7 +86,7 @@ pub(crate) struct Entry {
 pub(crate) struct Writer(Mutex<File>);
 
 impl Writer {
-    /// Appends to the file, which is made where it is missing.
+    /// Appends to the file and creates it if it is missing.
     pub(crate) fn open(path: &FilePath) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
@@ -124,7 +124,7 @@ pub(crate) fn read(folder: &FilePath) -> Result<Vec<Entry>> {
             .map(|stem| stem.to_string_lossy().into_owned());
         let text = std::fs::read_to_string(&path)?;
         for line in text.lines() {
-            // The last line of a killed process may be torn: it then said nothing.
+            // The last line of a killed process may be incomplete; it is ignored.
             if let Ok(mut entry) = serde_json::from_str::<Entry>(line) {
                 entry.process = process.clone().unwrap_or_default();
                 entries.push(entry);

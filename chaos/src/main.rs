@@ -1,9 +1,8 @@
-//! A small Jepsen for Termitary: processes of its library and a real
-//! redis-server, a seeded nemesis that kills, stops and cuts, a history of what
-//! was asked and answered, and one checker of what was promised.
+//! A small Jepsen for Termitary: processes of the library and a real redis-server, a seeded nemesis
+//! that kills, stops and disconnects them, a history of calls and outcomes, and one checker of the
+//! promises.
 //!
-//! `drive` runs everything; `publisher` and `worker` are the processes that it
-//! starts, and kills.
+//! `drive` runs everything; `publisher` and `worker` are the processes that it starts and kills.
 
 mod check;
 mod clock;
@@ -28,12 +27,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Role {
-    /// Runs processes and a server, hurts them by a seed, heals, checks
+    /// Runs processes and a server, injects faults by a seed, heals, checks
     Drive(Box<drive::Settings>),
-    /// Publishes numbered events and writes down what was answered
+    /// Publishes numbered events and records the outcomes
     #[command(hide = true)]
     Publisher(publisher::Settings),
-    /// Handles them and writes down each run
+    /// Handles the events and records each run
     #[command(hide = true)]
     Worker(worker::Settings),
 }

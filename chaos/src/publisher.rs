@@ -1,5 +1,5 @@
-//! Publishes numbered events in every way there is and writes down what was
-//! answered. A call that times out, or that a kill cuts off, is unknown.
+//! Publishes numbered events in every way and records the outcomes. The outcome of a call that
+//! times out, or that a kill interrupts, is unknown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::events::{Noted, Path, STRIDE};
 use crate::history::{Line, Writer};
 use crate::role;
 
-/// After so long nobody waits for the answer of a publish.
+/// Time limit of a publish.
 const PATIENCE: Duration = Duration::from_secs(10);
 const TASKS: u64 = 4;
 const BURST: u64 = 20;
@@ -22,7 +22,7 @@ const BURST: u64 = 20;
 pub(crate) struct Settings {
     #[command(flatten)]
     common: role::Common,
-    /// Which process this is: its numbers begin at a million times this
+    /// Number of this process: its events are numbered from a million times this
     #[arg(long)]
     incarnation: u64,
     #[arg(long)]
@@ -85,7 +85,7 @@ fn choose(random: &mut fastrand::Rng) -> Path {
     }
 }
 
-/// How a publish ended.
+/// The outcome of a publish.
 enum Outcome {
     Ok,
     Fail(String),
@@ -134,8 +134,8 @@ impl Publisher {
         known(answer.map(drop))
     }
 
-    /// A business row and its event. What fails before the commit certainly
-    /// rolls back; how a commit ended that answers with an error is unknown.
+    /// Publishes an event with a business row. A failure before the commit certainly rolls back; if
+    /// the commit itself returns an error, the outcome is unknown.
     async fn in_transaction(&self, event: Noted, delay: Option<Duration>) -> Outcome {
         let (n, path) = (event.n, event.path);
         let prepared = async {
@@ -156,14 +156,14 @@ impl Publisher {
             Err(error) => return Outcome::Fail(error.to_string()),
         };
         if path == Path::Rollback {
-            // Dropping it is enough, whatever the answer.
+            // Dropping it is enough, whatever the result.
             let _ = tx.rollback().await;
             return Outcome::Fail("rolled back".to_owned());
         }
         known(tx.commit().await)
     }
 
-    /// The id makes it safe to ask again: one event, however often.
+    /// The id makes a retry safe: it records one event, however often.
     async fn until_answered(&self, n: u64) -> Outcome {
         loop {
             let event = Noted {

@@ -1,5 +1,4 @@
-//! What publisher and worker have in common: the database, the broker, when
-//! to stop.
+//! Code shared by publisher and worker: the database, the broker, the signal to stop.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -12,20 +11,20 @@ use termitary::db::Options;
 use termitary::{Broker, Db};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where the ledger, the server and the history are.
+/// Paths and ports of the ledger, the server and the history.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
     /// The database file
     #[arg(long)]
     pub(crate) db: PathBuf,
-    /// The port through which Redis is reached; without it, SQLite only
+    /// The port of Redis; without it, SQLite only
     #[arg(long)]
     pub(crate) redis: Option<u16>,
     #[arg(long, default_value_t = 2000)]
     pub(crate) lease_ms: u64,
     #[arg(long, default_value_t = 4000)]
     pub(crate) reconcile_ms: u64,
-    /// The file that gets a line for all that happens
+    /// The file that gets a line for every event of this process
     #[arg(long)]
     pub(crate) history: PathBuf,
 }
@@ -51,8 +50,8 @@ impl Common {
     }
 }
 
-/// Resolves on SIGTERM. A process whose driver is gone ends at once, by way of
-/// its closed input: nothing is left behind when the driver itself is killed.
+/// Resolves on SIGTERM. If the driver dies, this process exits at once, because its standard input
+/// closes: nothing is left running.
 pub(crate) async fn told_to_stop() -> Result<()> {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0; 1]);

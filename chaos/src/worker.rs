@@ -1,4 +1,4 @@
-//! Handles the events and writes down the beginning and the end of each run.
+//! Handles the events and records the beginning and the end of each run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub(crate) fn registry() -> Registry<App> {
         .on(subscribe("ticked.effect", ticked)
             .retry(retry)
             .concurrency(CONCURRENCY))
-        // Every tick, however late: then each second has exactly one.
+        // Every tick, however late, so that each second has exactly one.
         .on(schedule(SCHEDULE, "* * * * * *", |tick| Ticked {
             n: tick.at.as_second() as u64,
         })
@@ -76,8 +76,8 @@ async fn plain(event: Noted, State(app): State<App>, meta: Meta) -> HandlerResul
     .await
 }
 
-/// An effect and a new event in one transaction; the first attempt of some
-/// changes its mind after both, and neither may stay.
+/// An effect and a new event in one transaction. The first attempt of some events fails after both,
+/// and neither may stay.
 async fn effect(event: Noted, State(app): State<App>, meta: Meta, ledger: Ledger) -> HandlerResult {
     let n = event.n;
     written(&app, &meta, n, async {
@@ -85,7 +85,7 @@ async fn effect(event: Noted, State(app): State<App>, meta: Meta, ledger: Ledger
         insert(&mut tx, &meta, n).await?;
         tx.publish(Echoed { n }).await?;
         if meta.attempt == 1 && n % 7 == 3 {
-            return Err(HandlerError::from("changed its mind"));
+            return Err(HandlerError::from("fails after the effect"));
         }
         tx.commit().await
     })
@@ -105,7 +105,7 @@ async fn flaky(event: Noted, State(app): State<App>, meta: Meta) -> HandlerResul
     .await
 }
 
-/// Long enough that a kill or a stop finds some of them in the middle.
+/// Long enough for kills and stops to interrupt some of these handlers.
 async fn slow(event: Noted, State(app): State<App>, meta: Meta, ledger: Ledger) -> HandlerResult {
     written(&app, &meta, event.n, async {
         tokio::time::sleep(Duration::from_millis(60 * (event.n % 10))).await;
@@ -149,7 +149,7 @@ async fn insert(tx: &mut Tx, meta: &Meta, n: u64) -> Result<(), sqlx::Error> {
         .map(drop)
 }
 
-/// Runs a handler's body between two lines of the history.
+/// Runs a handler and records its beginning and its end.
 async fn written(
     app: &Writer,
     meta: &Meta,

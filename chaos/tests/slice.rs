@@ -1,5 +1,5 @@
-//! A short slice of chaos with fixed seeds: every promise must hold. What runs
-//! longer is `cargo xtask chaos`.
+//! A short slice of chaos with fixed seeds: every promise must hold. `cargo xtask chaos` runs
+//! longer.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// One run of the driver; answers what it found.
+/// Runs the driver once; returns its findings.
 fn drive(args: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_termitary-chaos"))
         .args(["drive", "--json"])
@@ -82,13 +82,13 @@ fn a_server_and_a_network_that_fail_lose_and_double_nothing() {
     stays_clean(&[&args[..], &SHORT].concat());
 }
 
-/// Each of these mistakes is built into the library under a feature; the
-/// checker must find it, and by the promise that it breaks.
+/// Each of these mistakes is built into the library under a feature. The checker must find it
+/// through the promise that it breaks.
 #[cfg(feature = "planted-bugs")]
 mod planted {
     use super::drive;
 
-    /// By one of these: which of them depends on who is late.
+    /// The checker must name one of these invariants; timing decides which one.
     fn is_found(mistake: &str, invariants: &[&str], args: &[&str]) {
         let common = [
             "--planted",
@@ -129,7 +129,7 @@ mod planted {
     fn settling_without_asking_for_the_owner_turns_a_run_red() {
         is_found(
             "no-owner-check",
-            // An effect twice, a final state left, a fence that was passed.
+            // An effect twice, a final state left, or a fence that was passed.
             &["I3", "I4", "I5"],
             &[
                 "--mode",

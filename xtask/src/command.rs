@@ -41,7 +41,10 @@ pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result
     println!("$ {}", shown(command));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| cannot_start(command))?;
-    let output = child.stdout.take().context("the child has no standard output")?;
+    let output = child
+        .stdout
+        .take()
+        .context("the child has no standard output")?;
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read the output of the command")?;
         // Tests may print anything: invalid UTF-8 must not stop the count.

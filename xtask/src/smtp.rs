@@ -53,6 +53,7 @@ pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
     )
     .context("cannot install the SMTP receiver from PyPI; see the message above")?;
     // Written last, so that a half-made environment is made again.
-    std::fs::write(&made_for, wanted).context("cannot record the requirements of the environment")?;
+    std::fs::write(&made_for, wanted)
+        .context("cannot record the requirements of the environment")?;
     Ok(python)
 }

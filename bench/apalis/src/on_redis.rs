@@ -1,6 +1,6 @@
-//! apalis-redis: fetched in batches of 100, every 5 ms; what is handed out is
-//! locked and acknowledged, as it comes. Nothing at or above 9,000 waiting jobs
-//! can be measured: its script then fails with "too many results to unpack".
+//! apalis-redis: fetched in batches of 100, every 5 ms; its deliveries are locked and acknowledged
+//! by default. 9,000 or more waiting jobs cannot be measured: its script then fails with "too many
+//! results to unpack".
 
 use std::time::{Duration, Instant};
 

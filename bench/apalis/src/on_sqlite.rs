@@ -1,6 +1,5 @@
-//! apalis-sqlite: WAL, synchronous=FULL (its own `setup()` would switch it off
-//! on one of the connections: only its migrations run here), batches of 100,
-//! polled every 5 ms.
+//! apalis-sqlite: WAL, synchronous=FULL, batches of 100, polled every 5 ms. Only its migrations run
+//! here, because its own `setup()` would switch off synchronous=FULL on one of the connections.
 
 use std::time::{Duration, Instant};
 

@@ -1,29 +1,29 @@
-//! The command line that all programs understand.
+//! The command line of all programs.
 
 use std::path::PathBuf;
 
 use crate::Result;
 
-/// What to measure, and how much of it.
+/// The row to measure, with its parameters.
 #[derive(Clone, Debug, Default)]
 pub struct Args {
     /// The row: `publish-one`, `drain`, …
     pub row: String,
-    /// How many events.
+    /// Number of events.
     pub events: usize,
     /// The Redis server.
     pub url: String,
     /// The SQLite file.
     pub file: PathBuf,
-    /// Events a second, where the loop is open.
+    /// Events per second of an open loop.
     pub rate: f64,
-    /// How many callers publish at once.
+    /// Number of callers that publish at once.
     pub callers: usize,
-    /// How many handlers run at once, where a system asks for it.
+    /// Number of handlers that run at once, in systems with such a setting.
     pub concurrency: usize,
-    /// How many events wait behind the measured ones.
+    /// Number of events that wait beside the measured ones.
     pub pending: usize,
-    /// How many subscriptions there are.
+    /// Number of subscriptions.
     pub subscriptions: usize,
 }
 
@@ -35,7 +35,7 @@ impl Args {
 
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let mut args = Self {
-            row: words.next().ok_or("say which row to measure")?,
+            row: words.next().ok_or("name the row to measure")?,
             events: 10_000,
             rate: 500.0,
             callers: 64,
@@ -67,7 +67,7 @@ impl Args {
         format!("sqlite://{}", self.file.display())
     }
 
-    /// The same call for another row: what a child process gets.
+    /// The arguments for another row, for a child process.
     pub fn of_row(&self, row: &str) -> Vec<String> {
         [
             row.to_owned(),

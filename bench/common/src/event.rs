@@ -1,4 +1,4 @@
-//! The event that every system carries: `todos.created`, 162 bytes of JSON.
+//! The event of every system: `todos.created`, 162 bytes of JSON.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,15 +15,15 @@ pub struct TodoCreated {
     /// 36 characters, as long as a UUID: the planned time of the publish in µs
     /// and a number.
     pub id: String,
-    /// What to do.
+    /// The title.
     pub title: String,
-    /// In more words.
+    /// The description.
     pub description: String,
-    /// Who does it.
+    /// The assignee.
     pub assignee: String,
-    /// How urgent it is.
+    /// The priority.
     pub priority: String,
-    /// Until when.
+    /// The due date.
     pub due_date: String,
 }
 
@@ -50,7 +50,7 @@ impl TodoCreated {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// How long ago its publish was planned.
+    /// Time since its planned publish.
     pub fn age(&self) -> Duration {
         let planned: u64 = self.id.get(..16).and_then(|t| t.parse().ok()).unwrap_or(0);
         Duration::from_micros(now_us().saturating_sub(planned))

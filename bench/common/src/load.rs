@@ -1,5 +1,5 @@
-//! How events are published: by callers that each wait for their own, or at
-//! planned times whatever the answer.
+//! Publishing loads: by callers that each await their own publish, or at planned times independent
+//! of the responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use crate::event::now_us;
 use crate::{Result, TodoCreated};
 
-/// `callers` tasks publish `events` in all, each awaiting one before the next;
-/// answers the time from the first call to the last answer.
+/// `callers` tasks publish `events` in all, each awaiting one before the next. Returns the time
+/// from the first call to the last response.
 pub async fn closed<F, Fut>(callers: usize, events: usize, publish: F) -> Result<Duration>
 where
     F: Fn(TodoCreated) -> Fut + Clone + Send + Sync + 'static,
@@ -40,7 +40,7 @@ where
     Ok(start.elapsed())
 }
 
-/// Publishes in batches of `size`, `flying` of them at once.
+/// Publishes in batches of `size`, with `flying` of them at once.
 pub async fn batches<F, Fut>(
     flying: usize,
     size: usize,
@@ -73,12 +73,11 @@ where
     Ok(start.elapsed())
 }
 
-/// The system wakes a sleeper about this much late; the rest is waited for awake.
+/// The system wakes a sleeping thread about this much late; the thread spins for the rest.
 const AWAKE: Duration = Duration::from_micros(80);
 
-/// Publishes `rate` events a second at planned times, not waiting for answers:
-/// a slow answer delays nothing, and a late start counts as latency. Returns
-/// when all are answered.
+/// Publishes `rate` events a second at planned times without waiting for responses: a slow response
+/// delays nothing, and a late start counts as latency. Returns when all are confirmed.
 pub async fn open<F, Fut>(rate: f64, events: usize, publish: F) -> Result
 where
     F: Fn(TodoCreated) -> Fut + Send + 'static,
@@ -86,8 +85,8 @@ where
 {
     let (answer, mut answers) = mpsc::unbounded_channel();
     let runtime = Handle::current();
-    // Timers of the runtime have a resolution of 1 ms: a thread of its own keeps
-    // the time, as `termitary bench` does.
+    // Timers of the runtime have a resolution of 1 ms, so a separate thread keeps the time, as in
+    // `termitary bench`.
     std::thread::spawn(move || {
         let start = Instant::now() + Duration::from_millis(20);
         let start_us = now_us() + 20_000;
@@ -104,7 +103,7 @@ where
         }
     });
     for _ in 0..events {
-        answers.recv().await.ok_or("a publish ended unheard")??;
+        answers.recv().await.ok_or("a publish ended without a result")??;
     }
     Ok(())
 }

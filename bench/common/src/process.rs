@@ -1,4 +1,4 @@
-//! What a process used, and the second process of a latency run.
+//! CPU and memory of a process, and the second process of a latency run.
 
 use std::process::{Child, Command, Stdio};
 
@@ -9,7 +9,7 @@ use crate::{Args, Result};
 /// User and system CPU seconds of this process.
 pub fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The second field, the name, may hold blanks; it ends with a bracket.
+    // The second field, the name, may contain blanks; it ends with a bracket.
     let fields: Vec<&str> = stat
         .rsplit_once(')')
         .map_or("", |(_, rest)| rest)
@@ -21,16 +21,16 @@ pub fn cpu_seconds() -> f64 {
             .and_then(|field| field.parse().ok())
             .unwrap_or(0.0)
     };
-    // utime and stime, in ticks of 10 ms on every Linux there is.
+    // utime and stime, in ticks of 10 ms on every Linux.
     (ticks(11) + ticks(12)) / 100.0
 }
 
-/// The most memory this process had resident, in bytes.
+/// The peak resident memory of this process, in bytes.
 pub fn peak_memory() -> u64 {
     memory("VmHWM:")
 }
 
-/// The memory this process has resident now, in bytes.
+/// The current resident memory of this process, in bytes.
 pub fn memory_now() -> u64 {
     memory("VmRSS:")
 }
@@ -44,7 +44,7 @@ fn memory(line: &str) -> u64 {
         .map_or(0, |kib: u64| kib * 1024)
 }
 
-/// Says the result, with what this process used.
+/// Prints the result, with the CPU and memory of this process.
 pub fn report(mut result: Value) {
     if let Some(object) = result.as_object_mut() {
         object.entry("cpuSeconds").or_insert(cpu_seconds().into());
@@ -53,19 +53,19 @@ pub fn report(mut result: Value) {
     println!("{result}");
 }
 
-/// Starts the worker of a latency run and waits until it says that it is ready.
+/// Starts the worker of a latency run and waits until it is ready.
 pub fn start_worker(args: &Args) -> Result<Worker> {
     start_as(args, "latency-worker")
 }
 
-/// Starts this program for `row` and waits until it says that it is ready.
+/// Starts this program for `row` and waits until it is ready.
 pub fn start_as(args: &Args, row: &str) -> Result<Worker> {
     use std::io::{BufRead, BufReader};
     let mut child = Command::new(std::env::current_exe()?)
         .args(args.of_row(row))
         .stdout(Stdio::piped())
         .spawn()?;
-    let output = child.stdout.take().ok_or("a child without an output")?;
+    let output = child.stdout.take().ok_or("the child has no standard output")?;
     let mut lines = BufReader::new(output).lines();
     match lines.next() {
         Some(Ok(line)) if line == READY => Ok(Worker { child, lines }),
@@ -73,10 +73,10 @@ pub fn start_as(args: &Args, row: &str) -> Result<Worker> {
     }
 }
 
-/// What a worker says before the first event may be published.
+/// The line that a worker prints when publishing may start.
 pub const READY: &str = "ready";
 
-/// A worker in a process of its own.
+/// A worker in a separate process.
 #[derive(Debug)]
 pub struct Worker {
     child: Child,
@@ -86,7 +86,7 @@ pub struct Worker {
 impl Worker {
     /// Its result.
     pub fn result(mut self) -> Result<Value> {
-        let line = self.lines.next().ok_or("the worker said nothing")??;
+        let line = self.lines.next().ok_or("the worker printed nothing")??;
         self.child.wait()?;
         Ok(serde_json::from_str(&line)?)
     }

@@ -1,4 +1,4 @@
-//! What the handlers of a drain or of a latency run leave behind.
+//! Counts and times of the handlers of a drain or of a latency run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::{Result, TodoCreated};
 
-/// Longest time that a measurement may take.
+/// Time limit of a measurement.
 pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Counts handled events; one for each process.
@@ -22,7 +22,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing handled yet.
+    /// No event handled yet.
     pub const fn new() -> Self {
         Self {
             handled: AtomicUsize::new(0),
@@ -32,7 +32,7 @@ impl Tally {
         }
     }
 
-    /// How many events there will be.
+    /// Sets the number of expected events.
     pub fn expect(&self, events: usize) {
         self.expected.store(events, Ordering::Relaxed);
     }
@@ -45,8 +45,8 @@ impl Tally {
         }
     }
 
-    /// The handler of a latency run: as [`Tally::handled`], and notes how late
-    /// it started.
+    /// The handler of a latency run: counts like [`Tally::handled`], and records the delay of its
+    /// start.
     pub fn started(&self, event: &TodoCreated) {
         let age = event.age().as_micros() as u64;
         self.ages
@@ -105,8 +105,8 @@ pub fn rate(events: usize, time: Duration) -> Value {
     })
 }
 
-/// Asks `count` until it answers `expected`: events that are handled are not
-/// yet acknowledged. Answers the time since `start`.
+/// Calls `count` until it returns `expected`, because handled events are not yet acknowledged.
+/// Returns the time since `start`.
 pub async fn settled<F, Fut>(start: Instant, expected: usize, mut count: F) -> Result<Duration>
 where
     F: FnMut() -> Fut,

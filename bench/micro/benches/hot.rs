@@ -1,4 +1,4 @@
-//! The hot pieces one by one: `cargo bench -p bench-micro` in `bench/`.
+//! The hot functions one by one: `cargo bench -p bench-micro` in `bench/`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use termitary::hot;
 use termitary::prelude::*;
 use tokio::runtime::Runtime;
 
-/// How many deliveries a batch has.
+/// Deliveries in a batch.
 const BATCH: usize = 100;
 
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
@@ -82,7 +82,7 @@ fn cron_rules(criterion: &mut Criterion) -> Result {
     Ok(())
 }
 
-/// The transactions that a batch is, on SQLite with synchronous=FULL.
+/// The transactions of a batch, on SQLite with synchronous=FULL.
 fn batches(criterion: &mut Criterion, runtime: &Runtime, broker: &Broker) -> Result {
     let mut group = criterion.benchmark_group("SQLite, 100 a batch");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -108,7 +108,7 @@ fn batches(criterion: &mut Criterion, runtime: &Runtime, broker: &Broker) -> Res
     failed.map_or(Ok(()), Err)
 }
 
-/// Publishes, leases and settles one batch; answers how long each took.
+/// Publishes, leases and settles one batch; returns the time of each.
 async fn round(broker: &Broker) -> Result<[Duration; 3]> {
     let events: Vec<Todo> = (0..BATCH).map(|n| Todo(TodoCreated::now(n))).collect();
     let start = Instant::now();

@@ -27,8 +27,8 @@ impl Event for Neighbour {
     const NAME: &'static str = "neighbours.created";
 }
 
-/// Events of the quiet subscriptions, which nobody publishes: ten of them, which
-/// is more than one and less to compile than two hundred.
+/// Events of the idle subscriptions, which are never published: ten types, more than one and faster
+/// to compile than two hundred.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Quiet<const N: u8>(TodoCreated);
 
@@ -58,7 +58,7 @@ async fn clock(event: Todo) -> HandlerResult {
     Ok(())
 }
 
-/// Work that takes its time, so that the backlog stays.
+/// A slow handler, so that the backlog stays.
 async fn slow(event: Neighbour) -> HandlerResult {
     std::hint::black_box(&event);
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -70,8 +70,8 @@ async fn quiet<const N: u8>(event: Quiet<N>) -> HandlerResult {
     Ok(())
 }
 
-/// What the drain runs: the measured subscription, the neighbour's, and as many
-/// quiet ones as make `--subscriptions` in all.
+/// The registry of a drain: the measured subscription, the neighbour's, and enough idle ones to
+/// make `--subscriptions` in all.
 pub(crate) fn no_ops(args: &Args) -> Registry<()> {
     let registry = Registry::new()
         .on(subscribe("bench.todo", no_op).concurrency(args.concurrency))
@@ -79,7 +79,7 @@ pub(crate) fn no_ops(args: &Args) -> Registry<()> {
     quiet_ones(registry, args.subscriptions.saturating_sub(1))
 }
 
-/// What a latency run runs.
+/// The registry of a latency run.
 pub(crate) fn clocks(args: &Args) -> Registry<()> {
     Registry::new().on(subscribe("bench.todo", clock).concurrency(args.concurrency))
 }
@@ -107,7 +107,7 @@ fn quiet_ones(registry: Registry<()>, count: usize) -> Registry<()> {
     })
 }
 
-/// SQLite with synchronous=FULL; over Redis where a URL is given.
+/// SQLite with synchronous=FULL; over Redis if a URL is given.
 pub(crate) async fn open(args: &Args) -> Result<Broker> {
     let db = Db::open(&args.file_url()).await?;
     if args.url.is_empty() {

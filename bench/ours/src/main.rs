@@ -1,5 +1,5 @@
-//! Termitary as a library, where `termitary bench` does not go: other systems'
-//! rows in the same harness, and what must stay flat.
+//! Termitary as a library, for measurements beyond `termitary bench`: the rows of other systems in
+//! the same harness, and the cost under growing load.
 
 mod events;
 mod rows;

@@ -1,4 +1,4 @@
-//! The rows that other systems have too, and how they change with what waits.
+//! The rows shared with other systems, and their cost as the backlog grows.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use termitary::prelude::*;
 
 use crate::events::{Neighbour, TALLY, Todo, clocks, no_ops, open, with_neighbour};
 
-/// A registry that handles what is published here, so that it is kept.
+/// A broker whose registry handles the published events, so that they are kept.
 async fn publisher(args: &Args) -> Result<Broker> {
     let broker = open(args).await?;
     broker.register(&no_ops(args)).await?;
@@ -29,7 +29,7 @@ pub(crate) async fn publish(args: &Args, callers: usize) -> Result<Value> {
     Ok(tally::rate(args.events, time))
 }
 
-/// `publish_all`: of 500 over Redis, four calls at once; of 100 on SQLite.
+/// `publish_all`: 500 a call over Redis, four calls at once; 100 a call on SQLite.
 pub(crate) async fn publish_bulk(args: &Args) -> Result<Value> {
     let bus = publisher(args).await?.bus();
     let (flying, size) = if args.url.is_empty() {
@@ -48,7 +48,7 @@ pub(crate) async fn publish_bulk(args: &Args) -> Result<Value> {
     Ok(tally::rate(args.events, time))
 }
 
-/// Fills in events of the neighbour.
+/// Publishes events of the neighbour.
 pub(crate) async fn fill_neighbour(args: &Args) -> Result<Value> {
     let broker = open(args).await?;
     broker.register(&with_neighbour(args)).await?;
@@ -64,9 +64,9 @@ pub(crate) async fn fill_neighbour(args: &Args) -> Result<Value> {
     Ok(tally::rate(args.events, time))
 }
 
-/// Drains `--events` of what another process filled in. The time ends when the
-/// worker has settled and ended; `handledSeconds` when the last of these events
-/// was handled, where more wait behind them.
+/// Drains `--events` that another process published. The time ends when the worker has settled and
+/// stopped; `handledSeconds` ends when the last of these events was handled, if more wait behind
+/// them.
 pub(crate) async fn drain(args: &Args, registry: Registry<()>) -> Result<Value> {
     TALLY.expect(args.events);
     let broker = open(args).await?;
@@ -110,7 +110,7 @@ pub(crate) async fn latency_worker(args: &Args) -> Result<Value> {
     Ok(TALLY.latency())
 }
 
-/// From the start of the process, with no file there, to the first handled event.
+/// Time from the start of the process without a database file to the first handled event.
 pub(crate) async fn cold_start(args: &Args, start: Instant) -> Result<Value> {
     TALLY.expect(1);
     let broker = open(args).await?;

@@ -1,5 +1,5 @@
-//! `tx.publish` in a transaction of each caller's own, moved to where a worker
-//! process leases it, handled, and finished in the ledger: end to end.
+//! `tx.publish` in a transaction of each caller, moved to a worker process, leased, handled and
+//! finished in the ledger: end to end.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
-//! The whole way of a transactional event by hand: 64 callers await the group commit
-//! of their rows, which then are added to a stream; another process reads them,
-//! commits that they are done, and only then acknowledges and deletes them. Both
-//! wait for the disk outside of the database's lock, as Termitary does.
+//! The whole path of a transactional event by hand. 64 callers await the group commit of their
+//! rows, which are then added to a stream. Another process reads them, commits them as done, and
+//! only then acknowledges and deletes them. Both wait for the disk outside the database's lock, as
+//! Termitary does.
 
 use std::fs::File;
 use std::sync::mpsc;
@@ -28,7 +28,8 @@ pub(crate) async fn run(args: &Args) -> Result<Value> {
     let mut redis = connect(args).await?;
     group(&mut redis).await?;
     let mut connection = without_waiting(args)?;
-    // Whoever closes the file last copies its log back: not in the time measured.
+    // The last connection to close copies the log back; keep one open, so that this is outside the
+    // measured time.
     let _open = without_waiting(args)?;
     let log = log(args)?;
     let worker = process::start_as(args, "redis-transactional-worker")?;
@@ -50,8 +51,8 @@ pub(crate) async fn run(args: &Args) -> Result<Value> {
     Ok(result)
 }
 
-/// Its commits do not wait for the disk, and copy nothing back. SQLite's own
-/// patience with others would sleep for milliseconds.
+/// A connection whose commits do not wait for the disk and copy nothing back. SQLite's own busy
+/// handler would sleep for milliseconds.
 fn without_waiting(args: &Args) -> Result<Connection> {
     let connection = open(args)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -92,13 +93,13 @@ fn write(
     Ok(())
 }
 
-/// The number in its id.
+/// The number in the event's id.
 fn row(event: &TodoCreated) -> Result<i64> {
     let number = event.id.rsplit('-').next().unwrap_or_default();
     Ok(number.parse::<i64>()? + 1)
 }
 
-/// Answers once the disk has it, for all who committed meanwhile.
+/// Returns when the commits are on disk, for all callers that committed meanwhile.
 fn sync(
     log: &File,
     commits: &mpsc::Receiver<Vec<Asked>>,
@@ -126,7 +127,7 @@ async fn carry(
     Ok(())
 }
 
-/// Says its result when the last page is acknowledged.
+/// Prints its result when the last page is acknowledged.
 pub(crate) async fn worker(args: &Args) -> Result<Value> {
     let (mut reader, acker) = (connect(args).await?, connect(args).await?);
     let (mut connection, log) = (without_waiting(args)?, log(args)?);
@@ -163,8 +164,8 @@ async fn page(reader: &mut MultiplexedConnection) -> Result<Page> {
     Ok(page)
 }
 
-/// Commits what was read that these are done, waits for the disk, then ends them on
-/// the stream while the next are committed.
+/// Commits a page as done, waits for the disk, then removes it from the stream while the next page
+/// is committed.
 fn end(
     connection: &mut Connection,
     log: &File,

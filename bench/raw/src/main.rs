@@ -1,5 +1,5 @@
-//! The raw limits: the same work as the systems do, with no safety and no
-//! comfort around it. What nobody can pass on this machine.
+//! The raw limits: the work of the other systems without any safety or comfort. No system on this
+//! machine can be faster.
 
 mod journey;
 mod redis_latency;

@@ -32,7 +32,7 @@ pub(crate) async fn worker(args: &Args) -> Result {
             ids.push(id);
         })?;
         if ids.is_empty() {
-            return Err("no event came for 10 s".into());
+            return Err("no event arrived for 10 s".into());
         }
         seen += ids.len();
         tokio::spawn(finish(acker.clone(), ids));

@@ -8,11 +8,11 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Value};
 
 pub(crate) const STREAM: &str = "bench:raw";
 pub(crate) const GROUP: &str = "bench";
-/// How many entries one read takes at most.
+/// Largest number of entries in one read.
 pub(crate) const PAGE: usize = 256;
 
 pub(crate) async fn connect(args: &Args) -> Result<MultiplexedConnection> {
-    // A blocking read answers late on purpose.
+    // A blocking read returns late on purpose.
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let client = Client::open(args.url.as_str())?;
     Ok(client
@@ -66,9 +66,8 @@ pub(crate) fn pipeline(events: &[TodoCreated]) -> redis::Pipeline {
     pipeline
 }
 
-/// Reads pages of 256, parses the JSON, acknowledges and deletes. Where
-/// `overlapped`, on a second connection while the next page is read. The stream
-/// was filled by another row.
+/// Reads pages of 256, parses the JSON, acknowledges and deletes; if `overlapped`, on a second
+/// connection while the next page is read. Another row has filled the stream.
 pub(crate) async fn drain(args: &Args, overlapped: bool) -> Result<serde_json::Value> {
     let mut reader = connect(args).await?;
     let acker = connect(args).await?;
@@ -96,7 +95,7 @@ pub(crate) async fn drain(args: &Args, overlapped: bool) -> Result<serde_json::V
     Ok(tally::rate(args.events, time))
 }
 
-/// Asks for a page of what is new.
+/// Requests a page of new entries.
 pub(crate) fn read() -> Cmd {
     let mut cmd = redis::cmd("XREADGROUP");
     cmd.arg("GROUP").arg(GROUP).arg("one");
@@ -126,7 +125,7 @@ pub(crate) async fn finish(mut connection: MultiplexedConnection, ids: Vec<Strin
     Ok(pipeline.query_async(&mut connection).await?)
 }
 
-/// Takes a reply of XREADGROUP apart, without a map for each entry.
+/// Parses a reply of XREADGROUP, without a map for each entry.
 pub(crate) fn entries(reply: Value, mut each: impl FnMut(String, TodoCreated)) -> Result {
     let Value::Array(streams) = reply else {
         return Ok(());

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Statement, Transaction, params};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-/// How many rows one commit takes.
+/// Rows in one commit.
 pub(crate) const GROUP: usize = 100;
 
 const SCHEMA: &str = "
@@ -65,7 +65,7 @@ pub(crate) fn publish_bulk(args: &Args) -> Result<Value> {
     Ok(tally::rate(args.events, start.elapsed()))
 }
 
-/// Tasks that each await their own insert; one thread commits what waits.
+/// Tasks that each await their own insert; one thread commits the waiting inserts.
 pub(crate) async fn publish_callers(args: &Args) -> Result<Value> {
     let mut connection = open(args)?;
     let (sender, inbox) = mpsc::channel();
@@ -75,10 +75,10 @@ pub(crate) async fn publish_callers(args: &Args) -> Result<Value> {
     Ok(tally::rate(args.events, time))
 }
 
-/// An event, and whoever waits until it is stored.
+/// An event, and the caller that waits until it is stored.
 pub(crate) type Asked = (TodoCreated, oneshot::Sender<()>);
 
-/// Callers that each await their own; answers how long all of them took.
+/// Callers that each await their own insert; returns the time of all of them.
 pub(crate) async fn awaiting(args: &Args, writer: mpsc::Sender<Asked>) -> Result<Duration> {
     load::closed(args.callers, args.events, move |event| {
         let writer = writer.clone();
@@ -108,8 +108,7 @@ fn write(connection: &mut Connection, inbox: &mpsc::Receiver<Asked>) -> Result {
     Ok(())
 }
 
-/// Claims 100 and commits, parses, deletes these and commits. The file was
-/// filled by another row.
+/// Claims 100 and commits, parses, deletes these and commits. Another row has filled the file.
 pub(crate) fn drain(args: &Args) -> Result<Value> {
     let mut connection = open(args)?;
     let start = Instant::now();

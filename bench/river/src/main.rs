@@ -1,6 +1,5 @@
-//! River for Rust on SQLite: WAL, synchronous=FULL, as its README opens the
-//! file; it fetches as soon as it may (cool-down and polling at 1 ms, the least
-//! that it allows).
+//! River for Rust on SQLite: WAL, synchronous=FULL, as its README opens the file; it fetches as
+//! soon as it may (cool-down and polling at 1 ms, its minimum).
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

@@ -1,6 +1,5 @@
-//! rusty-sidekiq: at most once (BRPOP, nothing is held in flight). There is no
-//! bulk call. The PING at every check-out of its pool is switched off, which
-//! makes it half as fast again.
+//! rusty-sidekiq: at most once (BRPOP, no job is held in flight), without a bulk call. The PING at
+//! every check-out of its pool is switched off, which makes it half as fast again.
 
 use std::time::Instant;
 
@@ -50,7 +49,7 @@ async fn main() -> Result {
         row => return Err(format!("there is no row {row}").into()),
     };
     process::report(result);
-    // Its processor has workers that block for two seconds: no use to wait.
+    // Its processor has workers that block for two seconds; waiting for them is of no use.
     std::process::exit(0);
 }
 

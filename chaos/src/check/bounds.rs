@@ -1,11 +1,11 @@
-//! I8 and I9: how much, and how long.
+//! I8 and I9: bounds of size and time.
 
 use super::view::{Ran, View};
 use super::{Limits, Verdict};
 use crate::events::Path;
 use crate::history::Fault;
 
-/// The first crash is run again at once, the second after this.
+/// The first crash is retried at once, the second after this delay.
 const SECOND_CRASH_MS: u64 = 10_000;
 
 pub(super) fn check(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
@@ -28,7 +28,7 @@ pub(super) fn check(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
     for (name, status) in &view.ended {
         verdict.finds(
             "I9",
-            "a process ended by itself",
+            "a process exited by itself",
             format!("{name}: {status}"),
         );
     }
@@ -55,7 +55,7 @@ fn bounded(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
             limits.pending_list,
         ),
         (
-            "more connections than bounded",
+            "too many connections",
             "connections",
             most(|s| s.connections),
             limits.connections,
@@ -81,7 +81,7 @@ fn bounded(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
     (numbers.most_connections, numbers.largest_log_bytes) = (rows[2].2, rows[3].2);
 }
 
-/// What a killed worker ran starts elsewhere within lease and scan.
+/// Deliveries of a killed worker start elsewhere within a lease and a scan.
 fn takeovers(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
     let kills: Vec<_> = view
         .faults
@@ -109,7 +109,11 @@ fn takeovers(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
                     "number {} for {}: {took} ms, bound {bound} ms",
                     run.n, run.subscription
                 );
-                verdict.finds("I9", "a dead worker's work was taken over late", example);
+                verdict.finds(
+                    "I9",
+                    "a dead worker's delivery was taken over late",
+                    example,
+                );
             }
         }
     }
@@ -121,8 +125,8 @@ fn cut_off(ran: &Ran<'_>, kill: &Fault) -> bool {
         && kill.killed.iter().any(|killed| killed == ran.process)
 }
 
-/// Whether anything else was done to the system between, or was still felt: a
-/// kill is over at once, a network or a server takes a while to be found again.
+/// Returns whether another fault was active in this period, or still had an effect: a kill ends at
+/// once, but processes need a while to reconnect after a network or server fault.
 fn disturbed(view: &View<'_>, but: &Fault, from: u64, until: u64) -> bool {
     const FELT_MS: u64 = 3_000;
     let felt = |fault: &Fault| if fault.killed.is_empty() { FELT_MS } else { 0 };
@@ -131,7 +135,7 @@ fn disturbed(view: &View<'_>, but: &Fault, from: u64, until: u64) -> bool {
     })
 }
 
-/// After the end of a fault, what is published then is handled soon.
+/// Events published after the end of a fault are handled soon.
 fn recoveries(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
     let wait = if limits.redis { limits.reconcile_ms } else { 0 };
     let bound = limits.lease_ms + limits.lease_ms / 6 + wait;
@@ -165,7 +169,7 @@ fn recoveries(view: &View<'_>, limits: &Limits, verdict: &mut Verdict) {
                 "{} {}: {took} ms, bound {bound} ms",
                 fault.name, fault.target
             );
-            verdict.finds("I9", "new work waited too long after a fault", example);
+            verdict.finds("I9", "a new event waited too long after a fault", example);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! I3 and I5: an effect once, by whoever held the highest fence, and together
-//! with the event that it published.
+//! I3 and I5: each effect happens once, under the highest fence, and together with the event that
+//! it published.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -102,8 +102,8 @@ fn with_their_echo(view: &View<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Nobody commits under a fence that another run has passed, and the row's own
-/// is the highest of all.
+/// No run commits under a fence that another run has passed, and the row's own fence is the highest
+/// of all.
 fn fences(view: &View<'_>, verdict: &mut Verdict) {
     let mut highest: HashMap<Key<'_>, i64> = HashMap::new();
     for ran in &view.runs {
@@ -139,16 +139,12 @@ fn fences(view: &View<'_>, verdict: &mut Verdict) {
                 "number {} for {}: {}",
                 event.n, subscription.name, delivery.fence
             );
-            verdict.finds(
-                "I5",
-                "a row's fence is below one that was given out",
-                example,
-            );
+            verdict.finds("I5", "a row's fence is below an earlier one", example);
         }
     }
 }
 
-/// Attempts that more than one run began.
+/// Number of attempts that began more than once.
 fn duplicates(view: &View<'_>) -> usize {
     let mut runs: HashMap<(Key<'_>, u32), usize> = HashMap::new();
     for ran in &view.runs {

@@ -1,4 +1,4 @@
-//! I4, I6 and I7: what the ledger says of itself.
+//! I4, I6 and I7: the ledger is consistent.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ fn ticks(view: &View<'_>, verdict: &mut Verdict) {
             1 => {}
             0 => verdict.finds(
                 "I6",
-                "a tick on record has no event",
+                "a recorded tick has no event",
                 format!("second {second}"),
             ),
             _ => verdict.finds(
@@ -58,8 +58,7 @@ fn ticks(view: &View<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Each subscription's own counter in the ledger against its rows there; nothing
-/// is pruned here.
+/// Compares each subscription's counter in the ledger with its rows; no row is pruned here.
 fn counters(view: &View<'_>, verdict: &mut Verdict) {
     for (route, subscription) in &view.facts.subscriptions {
         let rows = view.facts.deliveries.iter();

@@ -1,4 +1,4 @@
-//! I1 and I2: what was committed is finished, and nothing else ever ran.
+//! I1 and I2: committed events are finished, and no other event ever ran.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -13,9 +13,9 @@ const DONE: i64 = 2;
 const DEAD: i64 = 3;
 const PARKED: i64 = 4;
 
-/// What is known of the events, by number and by row.
+/// Facts about the events, by number and by row.
 struct Known<'a> {
-    /// The events of each number, on record or seen by a handler.
+    /// The events of each number, recorded or seen by a handler.
     ids: BTreeMap<u64, BTreeSet<&'a str>>,
     on_record: BTreeMap<u64, usize>,
     rows: HashMap<(i64, i64), &'a Delivery>,
@@ -107,7 +107,7 @@ impl<'a> Known<'a> {
     }
 }
 
-/// What the answer promised against what there is.
+/// Compares the outcome of one publish with the database.
 fn one_publish(
     view: &View<'_>,
     known: &Known<'_>,
@@ -149,13 +149,13 @@ fn one_publish(
         }
         Answer::Ok if events == 0 => {
             verdict.numbers.lost += 1;
-            verdict.finds("I1", "a publish that was answered left no event", example());
+            verdict.finds("I1", "a confirmed publish left no event", example());
         }
         Answer::Ok | Answer::Fail | Answer::Unknown => {}
     }
 }
 
-/// As durable as Redis: may be lost, but only with data that Redis lost since.
+/// As durable as Redis: it may be lost, but only with data that Redis lost later.
 fn on_the_stream(
     view: &View<'_>,
     known: &Known<'_>,
@@ -194,20 +194,16 @@ fn on_the_stream(
     );
 }
 
-/// Events and rows that nobody published.
+/// Events and rows without a publish.
 fn strangers(view: &View<'_>, known: &Known<'_>, verdict: &mut Verdict) {
     for n in known.ids.keys().chain(&view.facts.orders) {
         if !view.publishes.contains_key(n) {
-            verdict.finds(
-                "I2",
-                "an event that nobody published",
-                format!("number {n}"),
-            );
+            verdict.finds("I2", "an event without a publish", format!("number {n}"));
         }
     }
 }
 
-/// Each subscription has a delivery of each event that is in the ledger whole.
+/// Each subscription has a delivery of each event that is whole in the ledger.
 fn fanned_out(
     view: &View<'_>,
     known: &Known<'_>,
@@ -216,7 +212,7 @@ fn fanned_out(
     event: &Event,
     verdict: &mut Verdict,
 ) {
-    // What the ledger took over from a stream has rows only where it was needed.
+    // An event that the ledger adopted from a stream has rows only for some subscriptions.
     if limits.redis && event.path.is_some_and(Path::is_stream_only) {
         return;
     }
@@ -229,7 +225,7 @@ fn fanned_out(
     }
 }
 
-/// Ended, and for a reason that was planned.
+/// The delivery has ended, for an expected reason.
 fn terminal(view: &View<'_>, known: &Known<'_>, delivery: &Delivery, verdict: &mut Verdict) {
     let Some(event) = view.facts.events.get(&delivery.event) else {
         verdict.finds(
@@ -259,8 +255,8 @@ fn terminal(view: &View<'_>, known: &Known<'_>, delivery: &Delivery, verdict: &m
         DONE => {}
         DEAD if reason == "crashed" => verdict.numbers.quarantined += 1,
         DEAD if reason == "permanent" && hopeless => {}
-        DEAD => verdict.finds("I1", "dead for a reason that nobody planned", example()),
-        PARKED => verdict.finds("I1", "parked though everybody can read it", example()),
+        DEAD => verdict.finds("I1", "dead for an unplanned reason", example()),
+        PARKED => verdict.finds("I1", "parked though every worker can read it", example()),
         _ => {
             verdict.numbers.lost += 1;
             verdict.finds("I1", "never finished", example());
@@ -268,7 +264,7 @@ fn terminal(view: &View<'_>, known: &Known<'_>, delivery: &Delivery, verdict: &m
     }
 }
 
-/// Whether its handler commits "done" with its effect.
+/// Returns whether the handler commits "done" with its effect.
 pub(super) fn finishes_itself(subscription: &str) -> bool {
     subscription != FLAKY && subscription != "noted.plain"
 }

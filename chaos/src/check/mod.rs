@@ -1,12 +1,11 @@
-//! The checker: from what the database says at the end and what the processes
-//! wrote down to what of it breaks a promise. It reads no file and no clock.
+//! The checker: compares the database and the histories of the processes with the promises. It
+//! reads no file and no clock.
 //!
-//! I1 every committed event is terminal for every subscription · I2 nothing
-//! without a committed event · I3 one effect per (event, subscription) · I4 no
-//! terminal state is left · I5 the fence never falls, and who commits holds the
-//! highest · I6 exactly one event per tick · I7 counters and rows agree · I8
-//! memory, pending lists, connections and log are bounded · I9 recovery within
-//! the documented bound.
+//! I1 every committed event is terminal for every subscription · I2 nothing without a committed
+//! event · I3 one effect per (event, subscription) · I4 no terminal state is left · I5 the fence
+//! never falls, and each commit holds the highest · I6 exactly one event per tick · I7 counters and
+//! rows agree · I8 memory, pending lists, connections and log are bounded · I9 recovery within the
+//! documented bound.
 
 mod bounds;
 mod effects;
@@ -25,14 +24,14 @@ use crate::history::Entry;
 pub(crate) use view::DRAIN;
 use view::View;
 
-/// What the checker compares with.
+/// Bounds for the checker.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Deliveries travel through Redis.
     pub(crate) redis: bool,
     pub(crate) lease_ms: u64,
     pub(crate) reconcile_ms: u64,
-    /// What a busy machine may add to every bound of time.
+    /// Time that a busy machine may add to every bound.
     pub(crate) slack_ms: u64,
     pub(crate) resident_kib: u64,
     pub(crate) pending_list: u64,
@@ -49,7 +48,7 @@ pub(crate) struct Finding {
     pub(crate) examples: Vec<String>,
 }
 
-/// What the summary prints.
+/// The numbers of the summary.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Numbers {
@@ -65,16 +64,16 @@ pub(crate) struct Numbers {
     pub(crate) server_losses: usize,
     /// Committed and never finished.
     pub(crate) lost: usize,
-    /// `bus.publish` over Redis, answered, and gone with a server's data.
+    /// Published by `bus.publish` over Redis, confirmed, and lost with the server's data.
     pub(crate) lost_with_server: usize,
     /// Runs of one attempt beyond the first.
     pub(crate) duplicate_runs: usize,
     pub(crate) effects: usize,
     pub(crate) effects_doubled: usize,
     pub(crate) ticks: usize,
-    /// Lost to two crashes and then run alone.
+    /// Lost to two crashes, then run alone.
     pub(crate) suspects: usize,
-    /// Dead as `crashed`: their process was killed too often under them.
+    /// Dead as `crashed`: their processes were killed too often.
     pub(crate) quarantined: usize,
     pub(crate) worst_takeover_ms: u64,
     pub(crate) worst_recovery_ms: u64,
@@ -85,7 +84,7 @@ pub(crate) struct Numbers {
     pub(crate) largest_log_bytes: u64,
 }
 
-/// The answer: clean where there are no findings.
+/// The result: clean if there are no findings.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) numbers: Numbers,
@@ -97,7 +96,7 @@ impl Verdict {
         self.findings.is_empty()
     }
 
-    /// Notes a broken promise; the like of it are counted together.
+    /// Records a broken promise; repetitions are counted together.
     fn finds(&mut self, invariant: &'static str, what: &'static str, example: String) {
         let known = self.findings.iter_mut().find(|known| known.what == what);
         match known {
@@ -117,7 +116,7 @@ impl Verdict {
     }
 }
 
-/// Compares what is with what was promised.
+/// Compares the facts with the promises.
 pub(crate) fn check(facts: &Facts, history: &[Entry], limits: &Limits) -> Verdict {
     let view = View::of(facts, history);
     let mut verdict = Verdict::default();

@@ -1,4 +1,4 @@
-//! Histories put in order: each publish with its answer, each run with its end.
+//! Histories in order: each publish with its outcome, each run with its end.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,18 +6,18 @@ use crate::events::Path;
 use crate::facts::Facts;
 use crate::history::{Entry, Fault, Line, Run, Sample};
 
-/// Everything that a check looks at.
+/// The input of all checks.
 pub(crate) struct View<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) publishes: BTreeMap<u64, Publish>,
-    /// In the order of their beginnings.
+    /// In the order of their starts.
     pub(crate) runs: Vec<Ran<'a>>,
     /// Without the final drain.
     pub(crate) faults: Vec<&'a Fault>,
-    /// From the end of all trouble until nothing was left to do.
+    /// From the end of all faults until no work was left.
     pub(crate) drain: Option<&'a Fault>,
     pub(crate) samples: Vec<&'a Sample>,
-    /// Processes that ended by themselves, and how.
+    /// Processes that exited by themselves, with their status.
     pub(crate) ended: Vec<(&'a str, &'a str)>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Publish {
 pub(crate) enum Answer {
     Ok,
     Fail,
-    /// No answer, or one that says nothing.
+    /// No outcome, or an unclear one.
     Unknown,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Ran<'a> {
     pub(crate) process: &'a str,
     pub(crate) run: &'a Run,
     pub(crate) at_ms: u64,
-    /// When it returned, and whether well; cut off where it never did.
+    /// Time of return, and success; none if it was interrupted.
     pub(crate) end: Option<(u64, bool)>,
 }
 
@@ -52,7 +52,7 @@ impl Ran<'_> {
     }
 }
 
-/// The name of the fault that stands for the drain at the end.
+/// The name of the final drain, which is recorded like a fault.
 pub(crate) const DRAIN: &str = "drain";
 
 impl<'a> View<'a> {
@@ -112,7 +112,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Runs by event and subscription, in the order of their beginnings.
+    /// Runs by event and subscription, in the order of their starts.
     pub(crate) fn by_delivery(&self) -> HashMap<(&'a str, &'a str), Vec<&Ran<'a>>> {
         let mut by: HashMap<_, Vec<_>> = HashMap::new();
         for ran in &self.runs {

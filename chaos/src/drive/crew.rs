@@ -1,5 +1,5 @@
-//! The processes: started, signalled, started again. The driver is the only
-//! one who knows them, and ends only what it started.
+//! Starts, signals and restarts the processes. The driver is the only one that knows them, and it
+//! ends only processes that it started.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,26 +9,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Worker,
     Publisher,
 }
 
-/// A place that one process after the other takes.
+/// A place for one process at a time.
 struct Slot {
     kind: Kind,
-    /// The port through which it reaches Redis.
+    /// The port of Redis for this process.
     redis: Option<u16>,
     child: Option<Child>,
-    /// As its history is named.
+    /// The name of its history.
     name: String,
-    /// The file that says by how much its clock is wrong.
+    /// The file with the error of its clock.
     clock: Option<PathBuf>,
 }
 
-/// All of them.
+/// All processes.
 pub(super) struct Crew {
     slots: Vec<Slot>,
     folder: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Crew {
     publish: Vec<String>,
     planted: Option<String>,
     started: u64,
-    /// What ended by itself since somebody asked, and how.
+    /// Processes that exited by themselves since the last check, with their status.
     pub(super) ended: Vec<(String, String)>,
 }
 
@@ -59,7 +59,7 @@ impl Crew {
         }
     }
 
-    /// A new place, still empty; answers its number.
+    /// Adds an empty place; returns its number.
     pub(super) fn add(&mut self, kind: Kind, redis: Option<u16>, clock: Option<PathBuf>) -> usize {
         self.slots.push(Slot {
             kind,
@@ -78,7 +78,7 @@ impl Crew {
             .collect()
     }
 
-    /// The place whose process has a clock of its own.
+    /// The place whose process has its own clock.
     pub(super) fn with_clock(&self) -> Option<(usize, PathBuf)> {
         let mut slots = self.slots.iter().enumerate();
         slots.find_map(|(i, slot)| Some((i, slot.clock.clone()?)))
@@ -128,7 +128,7 @@ impl Crew {
                 .env("FAKETIME_NO_CACHE", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        // The end of its input tells a process that the driver is gone.
+        // The end of its standard input tells a process that the driver is gone.
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         command
             .stderr(File::create(file("log"))?)
@@ -139,7 +139,7 @@ impl Crew {
         Ok(())
     }
 
-    /// SIGKILL; the place is empty then. Answers the name of the killed.
+    /// Sends SIGKILL and empties the place. Returns the name of the killed process.
     pub(super) async fn kill(&mut self, slot: usize) -> Result<Option<String>> {
         let Some(mut child) = self.slots[slot].child.take() else {
             return Ok(None);
@@ -164,7 +164,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Starts whatever is not there; notes what ended though nobody killed it.
+    /// Starts missing processes; records those that exited without being killed.
     pub(super) fn supervise(&mut self) -> Result<()> {
         self.supervise_only(Kind::Worker)?;
         self.supervise_only(Kind::Publisher)
@@ -187,12 +187,12 @@ impl Crew {
         Ok(())
     }
 
-    /// SIGTERM to all of a kind, which must end; those that do not are killed
-    /// and answered.
+    /// Sends SIGTERM to all processes of a kind. Kills those that do not exit in time, and returns
+    /// their names.
     pub(super) async fn stop(&mut self, kind: Kind, patience: Duration) -> Result<Vec<String>> {
         let mut stubborn = Vec::new();
         for slot in self.of(kind) {
-            // What ended already needs no signal.
+            // An exited process needs no signal.
             let _ = self.signal(slot, "TERM").await;
         }
         for slot in self.of(kind) {
@@ -214,7 +214,7 @@ impl Crew {
     }
 }
 
-/// The library that gives a process a wrong clock, where it is installed.
+/// The library that gives a process a wrong clock, if it is installed.
 pub(super) fn fake_time() -> Option<PathBuf> {
     let folders = [
         "/usr/lib/x86_64-linux-gnu",

@@ -1,4 +1,4 @@
-//! What the nemesis can do, and how each of it is undone.
+//! The faults of the nemesis, and how each is undone.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::crew::Kind;
 use super::proxy;
 use super::stage::Stage;
 
-/// One thing done to the system.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     KillWorker,
@@ -26,14 +26,14 @@ pub(super) enum Fault {
     DestroyGroups,
     ForgetScripts,
     OutOfMemory,
-    /// Somebody else holds the database's write lock, for longer than most wait.
+    /// A connection of ours holds the database's write lock, for longer than most writers wait.
     LockDatabase,
-    /// A worker's wall clock is wrong by so many seconds.
+    /// A worker's wall clock is wrong by this many seconds.
     Clock(i64),
 }
 
 impl Fault {
-    /// What a summary and `--faults` call it.
+    /// Its name in a summary and in `--faults`.
     pub(super) fn name(self) -> &'static str {
         use proxy::Fault as Wire;
         match self {
@@ -64,8 +64,8 @@ impl Fault {
         }
     }
 
-    /// Data that only Redis had is gone with it. A killed server writes its
-    /// file up to two seconds late, so that even this may lose something.
+    /// Returns whether data that only Redis had is lost. A killed server writes its file up to two
+    /// seconds late, so a kill may lose some.
     pub(super) fn loses(self) -> bool {
         matches!(
             self,
@@ -73,7 +73,7 @@ impl Fault {
         )
     }
 
-    /// Whether it is done to one process alone.
+    /// Returns whether it affects a single process.
     pub(super) fn is_about_one(self) -> bool {
         matches!(
             self,
@@ -86,7 +86,7 @@ impl Fault {
         )
     }
 
-    /// Whether there is anything to wait for and to undo.
+    /// Returns whether it lasts and must be undone.
     pub(super) fn lasts(self) -> bool {
         !matches!(
             self,
@@ -94,7 +94,8 @@ impl Fault {
         )
     }
 
-    /// Does it to `slot`, where it is about one process. Answers whom it killed.
+    /// Begins the fault; a fault of a single process affects `slot`. Returns the names of killed
+    /// processes.
     pub(super) async fn begin(self, stage: &mut Stage, slot: usize) -> Result<Vec<String>> {
         let mut killed = Vec::new();
         match self {
@@ -108,7 +109,7 @@ impl Fault {
             Self::Network(wire) => stage.proxies[slot].set(wire),
             Self::NetworkOfAll(wire) => stage.proxies.iter().for_each(|proxy| proxy.set(wire)),
             Self::Clock(seconds) => set_clock(stage, seconds)?,
-            // A stopped process may hold the lock: then we need not.
+            // A stopped process may hold the lock already.
             Self::LockDatabase => stage.lock = stage.db.begin().await.ok(),
             _ => self.hurt_server(stage).await?,
         }
@@ -135,14 +136,14 @@ impl Fault {
             Self::DestroyGroups => &["EVAL", DESTROY, "0"],
             _ => return Ok(()),
         };
-        // Beside a second fault the server may be down already.
+        // A second fault may have stopped the server already.
         if server.is_running() {
             server.command(command).await?;
         }
         Ok(())
     }
 
-    /// Undoes it.
+    /// Undoes the fault.
     pub(super) async fn end(self, stage: &mut Stage, slot: usize) -> Result<()> {
         match self {
             Self::StopWorker | Self::StopPublisher => stage.crew.signal(slot, "CONT").await?,
@@ -171,7 +172,7 @@ impl Fault {
     }
 }
 
-/// Every group of every stream is gone.
+/// Destroys every group of every stream.
 const DESTROY: &str = "
     for _, key in ipairs(redis.call('KEYS', 'termitary:*')) do
         if redis.call('TYPE', key).ok == 'stream' then

@@ -1,4 +1,4 @@
-//! The driver: sets up, hurts, heals, drains, checks, reports.
+//! The driver: sets up, injects faults, heals, drains, checks, reports.
 
 mod crew;
 mod faults;
@@ -20,16 +20,16 @@ use crate::{facts, history};
 
 use stage::Stage;
 
-/// What one run is made of.
+/// Settings of one run.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where deliveries travel
+    /// The transport of the deliveries
     #[arg(long, value_enum, default_value_t = Mode::Redis)]
     mode: Mode,
-    /// The same seed gives the same plan of faults (default: by chance)
+    /// The same seed gives the same plan of faults (default: random)
     #[arg(long)]
     seed: Option<u64>,
-    /// How long the nemesis is at it
+    /// Duration of the faults
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
     #[arg(long, default_value_t = 3)]
@@ -41,29 +41,29 @@ pub(crate) struct Settings {
     rate: u64,
     #[arg(long, default_value_t = 2000)]
     lease_ms: u64,
-    /// When the ledger asks Redis whether it still has a delivery
+    /// Delay before the ledger checks whether Redis still has a delivery
     #[arg(long, default_value_t = 4000)]
     reconcile_ms: u64,
-    /// The rest between two faults, at most
+    /// Longest pause between two faults
     #[arg(long, default_value_t = 3000)]
     pace_ms: u64,
     /// Only faults whose name begins with one of these, comma-separated
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
-    /// At the end, give up when nothing has moved for so long
+    /// At the end, give up if nothing has moved for this long
     #[arg(long, default_value_t = 60)]
     patience_seconds: u64,
-    /// What a busy machine may add to every bound of time
+    /// Time that a busy machine may add to every bound
     #[arg(long, default_value_t = 10)]
     slack_seconds: u64,
-    /// Keep histories, logs and database here (default: a temporary folder,
-    /// kept only where something is wrong)
+    /// Keep histories, logs and database here (default: a temporary folder, kept only after a
+    /// failure)
     #[arg(long)]
     folder: Option<PathBuf>,
     /// Print one JSON object instead of the summary
     #[arg(long)]
     json: bool,
-    /// A mistake built into the library that must be found
+    /// A mistake built into the library that the checker must find
     #[cfg(feature = "planted-bugs")]
     #[arg(long)]
     planted: Option<String>,
@@ -100,8 +100,8 @@ impl Settings {
             reconcile_ms: self.reconcile_ms,
             slack_ms: self.slack_seconds * 1000,
             resident_kib: 200 * 1024,
-            // What each worker may lease of one subscription; the dead ones'
-            // lists are emptied after a lease.
+            // Each worker's limit for one subscription; the lists of dead workers are emptied after
+            // a lease.
             pending_list: 2 * crate::worker::CONCURRENCY as u64 * (self.workers as u64 + 6),
             connections: 24 * (processes + 2),
             log_bytes: 128 * 1024 * 1024,
@@ -109,7 +109,7 @@ impl Settings {
     }
 }
 
-/// Runs it all; answers whether every promise was kept.
+/// Runs everything; returns whether every promise was kept.
 pub(crate) async fn run(settings: Settings) -> Result<bool> {
     let seed = settings.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
     let kept = settings.folder.clone();
@@ -118,7 +118,7 @@ pub(crate) async fn run(settings: Settings) -> Result<bool> {
         .tempdir()?;
     let folder = kept.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
 
     let mut stage = Stage::open(&settings, seed, &folder).await?;
     let finished = perform(&mut stage, &settings, seed).await;
@@ -137,7 +137,7 @@ pub(crate) async fn run(settings: Settings) -> Result<bool> {
     Ok(clean)
 }
 
-/// From the first process to the last; answers what is worth a note.
+/// Runs from the first process to the last; returns notes for the report.
 async fn perform(stage: &mut Stage, settings: &Settings, seed: u64) -> Result<Vec<String>> {
     stage.start_all()?;
     let time = Duration::from_secs_f64(settings.minutes * 60.0);

@@ -1,6 +1,5 @@
-//! Does one thing after the other to the system, sometimes two at once, all of
-//! it drawn from a seed: every fault once in a shuffled order, then again in
-//! another.
+//! Injects one fault after the other, sometimes two at once, all drawn from a seed: every fault
+//! once in a shuffled order, then again in another.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use super::{Mode, Settings};
 use crate::clock::now_ms;
 use crate::history::{self, Line};
 
-/// Goes on until the time is over.
+/// Continues until the time is over.
 pub(super) async fn run(
     stage: &mut Stage,
     settings: &Settings,
@@ -24,7 +23,7 @@ pub(super) async fn run(
     let mut random = fastrand::Rng::with_seed(seed);
     let end = Instant::now() + time;
     let mut deck = Vec::new();
-    // First a moment of peace, so that there is something to lose.
+    // The system first runs undisturbed, so that there is data to lose.
     rest(end, Duration::from_millis(1500)).await;
     while Instant::now() < end {
         if deck.is_empty() {
@@ -40,7 +39,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Faults from their beginning to their end, all at the same time.
+/// Runs faults from their beginning to their end, all at the same time.
 async fn strike(
     stage: &mut Stage,
     settings: &Settings,
@@ -67,7 +66,7 @@ async fn strike(
             loses: fault.loses(),
             killed,
         };
-        // A kill is over when it is done; the restart is another matter.
+        // A kill ends at once; the restart is recorded separately.
         if !record.killed.is_empty() && fault.is_about_one() {
             record.until_ms = now_ms();
         }
@@ -86,8 +85,8 @@ async fn strike(
     Ok(())
 }
 
-/// Whom it is about; drawn even where it is about everybody, so that one
-/// fault's kind does not shift the draws of the rest.
+/// The affected process. It is drawn even if the fault affects all of them, so that the kind of one
+/// fault does not change the later draws.
 fn target(stage: &Stage, fault: Fault, random: &mut fastrand::Rng) -> usize {
     let draw = random.usize(..);
     let mut slots = match fault {

@@ -1,4 +1,4 @@
-//! A TCP proxy that misbehaves on command: between one process and the server.
+//! A TCP proxy between one process and the server that misbehaves on command.
 
 use std::io;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What it does to everything that passes.
+/// Its effect on all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
-    /// Nothing gets to the server until it is healed; then all of it does,
-    /// though the process may long have given up on it.
+    /// Requests are held until it is healed. Then the server gets all of them, even if the process
+    /// has long given up.
     HoldRequests,
-    /// Nothing gets back to the process until it is healed.
+    /// Replies are held until it is healed.
     HoldReplies,
     /// The server gets the request; its reply is dropped, then the connection.
     SwallowReply,
-    /// So many bytes of replies still pass, then the connection is reset.
+    /// This many more bytes of replies pass, then the connection is reset.
     CutReplies(usize),
-    /// The same for requests: the server sees half a command.
+    /// The same for requests: the server receives half a command.
     CutRequests(usize),
-    /// Every connection is reset, and every new one.
+    /// Every connection is reset, old or new.
     Reset,
-    /// Each chunk takes so many milliseconds longer, in both directions.
+    /// Each chunk is delayed by this many milliseconds, in both directions.
     Delay(u64),
 }
 
@@ -53,7 +53,7 @@ impl Proxy {
         Ok(Self { port, fault })
     }
 
-    /// From now on, this.
+    /// Sets the fault from now on.
     pub(super) fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }
@@ -65,7 +65,7 @@ async fn accept(listener: TcpListener, server: u16, fault: watch::Receiver<Fault
     }
 }
 
-/// Both directions of one connection; when one ends, so does the other.
+/// Both directions of one connection; when one ends, the other ends too.
 async fn connection(client: TcpStream, server: u16, fault: watch::Receiver<Fault>) {
     if *fault.borrow() == Fault::Reset {
         return reset(&client);
@@ -78,8 +78,8 @@ async fn connection(client: TcpStream, server: u16, fault: watch::Receiver<Fault
     let (from_client, to_client) = client.into_split();
     let requests = tokio::spawn(pass(Way::Requests, from_client, to_server, fault.clone()));
     let replies = tokio::spawn(pass(Way::Replies, from_server, to_client, fault));
-    // What was held goes on to the server even if the process has hung up: on
-    // a real network it was on its way.
+    // Held requests reach the server even if the process has hung up: on a real network they were
+    // already on their way.
     let _ = replies.await;
     let _ = requests.await;
 }
@@ -130,14 +130,14 @@ async fn pass(
     }
 }
 
-/// Ends a connection in the rudest way.
+/// Resets a connection.
 fn end(to: &OwnedWriteHalf) -> io::Result<()> {
     let stream: &TcpStream = to.as_ref();
     stream.set_zero_linger()?;
     Err(io::ErrorKind::ConnectionReset.into())
 }
 
-/// Resolves when connections are to be reset.
+/// Resolves when connections must be reset.
 async fn cut(fault: &mut watch::Receiver<Fault>) {
     if fault
         .wait_for(|fault| *fault == Fault::Reset)
@@ -148,7 +148,7 @@ async fn cut(fault: &mut watch::Receiver<Fault>) {
     }
 }
 
-/// Waits until the fault is another.
+/// Waits until the fault changes.
 async fn healed(fault: &mut watch::Receiver<Fault>, now: Fault) {
     let _ = fault.wait_for(|fault| *fault != now).await;
 }

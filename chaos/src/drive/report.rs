@@ -1,4 +1,4 @@
-//! What a run ends with: for readers, or as one JSON object.
+//! The result of a run: a text, or one JSON object.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ pub(super) fn print(
     }
 }
 
-/// How to do the same again: the same plan, though not the same instants.
+/// The command that repeats this run: the same plan of faults, though not the same instants.
 fn command(settings: &Settings, seed: u64) -> String {
     let mode = if settings.mode == Mode::Redis {
         "redis"
@@ -95,10 +95,10 @@ fn numbers(numbers: &Numbers) -> String {
             format!("{} ({} ticks)", numbers.events, numbers.ticks),
         ),
         (
-            "publishes answered / unknown",
+            "publishes confirmed / unknown",
             format!("{} / {}", numbers.published, numbers.unknown),
         ),
-        ("deliveries on record", numbers.deliveries.to_string()),
+        ("deliveries recorded", numbers.deliveries.to_string()),
         ("handler runs", numbers.runs.to_string()),
         ("faults", numbers.faults.to_string()),
         ("  processes killed", numbers.kills.to_string()),
@@ -113,7 +113,7 @@ fn numbers(numbers: &Numbers) -> String {
             numbers.lost_with_server.to_string(),
         ),
         (
-            "runs seen twice by workers",
+            "runs repeated by workers",
             numbers.duplicate_runs.to_string(),
         ),
         ("effects", numbers.effects.to_string()),

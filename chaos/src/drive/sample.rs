@@ -1,4 +1,4 @@
-//! Looks at processes and server once a second.
+//! Samples the processes and the server once a second.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +33,7 @@ impl Sampler {
         Ok(Self { watched, task })
     }
 
-    /// From now on, these processes.
+    /// Sets the processes to sample from now on.
     pub(super) fn watch(&self, ids: Vec<u32>) {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = ids;
     }
@@ -50,7 +50,7 @@ async fn look(ids: &[u32], log: &PathBuf, server: Option<u16>) -> Sample {
         ..Sample::default()
     };
     if let Some(port) = server {
-        // A server that is away or stopped has nothing to show.
+        // A stopped or unreachable server has no figures.
         sample.connections = connections(port).await.unwrap_or(0);
         sample.pending_list = pending(port).await.unwrap_or(0);
     }

@@ -1,5 +1,5 @@
-//! A redis-server of this run's own: on loopback, in a folder of its own, with
-//! an append-only file that is synced every second.
+//! The redis-server of this run: on loopback, in its own folder, with an append-only file that is
+//! synced every second.
 
 use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
@@ -32,7 +32,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts it where it is not running, and waits until it answers.
+    /// Starts the server unless it is running, and waits until it responds.
     pub(super) async fn restart(&mut self) -> Result<()> {
         if self.child.is_some() {
             return Ok(());
@@ -63,14 +63,14 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        bail!("redis-server does not answer");
+        bail!("redis-server does not respond");
     }
 
     pub(super) fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub(super) async fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
@@ -78,7 +78,7 @@ impl Server {
         Ok(())
     }
 
-    /// Removes what a killed server had on disk.
+    /// Removes the files of a killed server.
     pub(super) fn forget(&self) -> Result<()> {
         let files = self.folder.join("appendonlydir");
         if files.exists() {
@@ -107,18 +107,17 @@ impl Server {
                 return Ok(());
             }
         }
-        // Its data was removed by a second fault.
+        // A second fault has removed its data.
         Ok(())
     }
 
-    /// Runs one command, past every proxy.
+    /// Runs one command, bypassing every proxy.
     pub(super) async fn command(&self, words: &[&str]) -> Result<redis::Value> {
         ask(self.port, words).await
     }
 }
 
-/// Runs one command on a connection of its own. A busy machine is slow to answer:
-/// that must not end a run.
+/// Runs one command on a new connection, with a long timeout: a busy machine must not end a run.
 pub(super) async fn ask(port: u16, words: &[&str]) -> Result<redis::Value> {
     let patience = Duration::from_secs(10);
     let asked = async {
@@ -137,6 +136,6 @@ pub(super) async fn ask(port: u16, words: &[&str]) -> Result<redis::Value> {
     };
     let answer: redis::RedisResult<redis::Value> = tokio::time::timeout(patience, asked)
         .await
-        .context("no answer")?;
+        .context("no response")?;
     Ok(answer?)
 }

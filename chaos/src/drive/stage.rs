@@ -1,4 +1,4 @@
-//! Everything that one run consists of, and how it begins and ends.
+//! All parts of one run, with its beginning and its end.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::events::{SCHEDULE, TABLES};
 use crate::history::{self, Line, Writer};
 use crate::worker;
 
-/// How long a process may take to end after SIGTERM: longer than its grace.
+/// Longest time for a process to exit after SIGTERM; longer than its grace period.
 const STOP: Duration = Duration::from_secs(40);
 
 pub(super) struct Stage {
@@ -30,15 +30,15 @@ pub(super) struct Stage {
     /// One in front of each process.
     pub(super) proxies: Vec<Proxy>,
     pub(super) history: Writer,
-    /// The database's write lock, while it is a fault that we hold it.
+    /// The database's write lock, while a fault holds it.
     pub(super) lock: Option<Tx>,
     sampler: Sampler,
     notes: Vec<String>,
 }
 
 impl Stage {
-    /// Makes database, server and proxies, and registers every subscription
-    /// before anything is published.
+    /// Creates database, server and proxies, and registers every subscription before the first
+    /// publish.
     pub(super) async fn open(settings: &Settings, seed: u64, folder: &Path) -> Result<Self> {
         let file = folder.join("chaos.db");
         let url = format!("sqlite://{}", file.display());
@@ -109,7 +109,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts what is not running, and tells the sampler whom to look at.
+    /// Starts missing processes, and passes their ids to the sampler.
     pub(super) fn supervise(&mut self) -> Result<()> {
         self.crew.supervise()?;
         self.sampler.watch(self.crew.ids());
@@ -117,8 +117,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The end of all trouble: everything runs, nothing is in its way, nothing
-    /// new is published.
+    /// Ends all faults: everything runs undisturbed, and no new event is published.
     pub(super) async fn heal(&mut self) -> Result<()> {
         self.lock = None;
         for proxy in &self.proxies {
@@ -139,12 +138,12 @@ impl Stage {
         self.notes.extend(
             stubborn
                 .iter()
-                .map(|name| format!("{name} did not stop when told to")),
+                .map(|name| format!("{name} did not stop on SIGTERM")),
         );
         Ok(())
     }
 
-    /// Waits until nothing is left to do, or nothing moves any more.
+    /// Waits until no work is left, or nothing moves any more.
     pub(super) async fn drain(&mut self, patience: Duration) -> Result<()> {
         let from_ms = now_ms();
         self.broker
@@ -180,14 +179,14 @@ impl Stage {
         self.notes.extend(
             stubborn
                 .iter()
-                .map(|name| format!("{name} did not stop when told to")),
+                .map(|name| format!("{name} did not stop on SIGTERM")),
         );
         Ok(())
     }
 
     fn note_ended(&mut self) {
         for (name, status) in self.crew.ended.drain(..) {
-            eprintln!("{name} ended by itself: {status}");
+            eprintln!("{name} exited by itself: {status}");
             self.history.write(Line::Ended { name, status });
         }
     }
@@ -199,7 +198,7 @@ impl Stage {
         Ok(status.subscriptions.iter().map(of).sum())
     }
 
-    /// Ends whatever still runs.
+    /// Ends all running processes.
     pub(super) async fn close(&mut self) {
         self.sampler.stop();
         for kind in [Kind::Publisher, Kind::Worker] {

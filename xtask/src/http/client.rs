@@ -16,7 +16,9 @@ pub(crate) fn register(port: u16) -> Result<String> {
     });
     let answer = Connection::open(port)?.post("/api/v1/auth/register", None, &user)?;
     let token = answer["token"].as_str();
-    Ok(token.context("the registration returned no token")?.to_owned())
+    Ok(token
+        .context("the registration returned no token")?
+        .to_owned())
 }
 
 /// One connection, kept open between requests.

@@ -79,7 +79,9 @@ impl Parser<'_> {
                 self.words = rest;
                 Ok((*word).to_owned())
             }
-            Some((word, _)) => bail!("a licence expression has `{word}` where a licence is expected"),
+            Some((word, _)) => {
+                bail!("a licence expression has `{word}` where a licence is expected")
+            }
             None => bail!("a licence expression ends where a licence is expected"),
         }
     }

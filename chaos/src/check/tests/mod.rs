@@ -1,5 +1,5 @@
-//! The checker on small histories: a good one is clean, and each single wrong
-//! in it is found and named.
+//! Tests of the checker on small histories: a correct one is clean, and each single error in it is
+//! found and named.
 
 mod story;
 
@@ -28,7 +28,7 @@ fn a_good_history_is_clean_in_both_modes() {
 
 type Wrong = (&'static str, &'static str, fn(&mut Story));
 
-/// Each wrong, done to a good story, is found under its invariant and name.
+/// Each error, added to a correct story, is found under its invariant and name.
 fn are_found(wrongs: &[Wrong]) {
     for (invariant, what, wrong) in wrongs {
         let mut story = Story::good();
@@ -50,10 +50,10 @@ fn what_is_lost_is_found() {
         ("I1", "never finished", |s| {
             s.delivery(NOTED, 1).state = -1;
         }),
-        ("I1", "parked though everybody can read it", |s| {
+        ("I1", "parked though every worker can read it", |s| {
             s.delivery(NOTED, 1).state = 4;
         }),
-        ("I1", "dead for a reason that nobody planned", |s| {
+        ("I1", "dead for an unplanned reason", |s| {
             s.delivery(NOTED, 1).state = 3;
             s.delivery(NOTED, 1).reason = Some("error".to_owned());
         }),
@@ -64,7 +64,7 @@ fn what_is_lost_is_found() {
             s.history
                 .retain(|entry| !matches!(entry.line, Line::End { .. }));
         }),
-        ("I1", "a publish that was answered left no event", |s| {
+        ("I1", "a confirmed publish left no event", |s| {
             s.published(9, 9, Path::BusId, 50);
             s.facts.events.remove(&9);
         }),
@@ -85,7 +85,7 @@ fn what_was_never_published_and_what_happened_twice_is_found() {
             let why = String::new();
             s.at(130, "publisher-1", Line::Fail { n: 7, why });
         }),
-        ("I2", "an event that nobody published", |s| {
+        ("I2", "an event without a publish", |s| {
             s.history
                 .retain(|entry| !matches!(entry.line, Line::Invoke { .. }));
         }),
@@ -128,13 +128,13 @@ fn a_wrong_state_fence_tick_or_count_is_found() {
                 s.delivery(NOTED, 2).fence = 2;
             },
         ),
-        ("I5", "a row's fence is below one that was given out", |s| {
+        ("I5", "a row's fence is below an earlier one", |s| {
             s.delivery(NOTED, 1).fence = 0;
         }),
         ("I6", "a tick has several events", |s| {
             s.event(9, "chaos.ticked", 500, None);
         }),
-        ("I6", "a tick on record has no event", |s| {
+        ("I6", "a recorded tick has no event", |s| {
             s.facts.ticks.push((501, true));
         }),
         ("I6", "a tick is missing", |s| {
@@ -167,14 +167,14 @@ fn what_has_no_bound_is_found() {
             };
             s.at(300, "samples", Line::Sample(sample));
         }),
-        ("I9", "a process ended by itself", |s| {
+        ("I9", "a process exited by itself", |s| {
             let (name, status) = ("worker-1".to_owned(), "101".to_owned());
             s.at(300, "nemesis", Line::Ended { name, status });
         }),
-        ("I9", "a dead worker's work was taken over late", |s| {
+        ("I9", "a dead worker's delivery was taken over late", |s| {
             s.cut_off_and_taken_over(160, 9_000);
         }),
-        ("I9", "new work waited too long after a fault", |s| {
+        ("I9", "a new event waited too long after a fault", |s| {
             s.fault("stop-worker", 10, 20, false, &[]);
             s.later(10_000);
         }),

@@ -1,4 +1,4 @@
-//! A small run of the harness, made by hand: its database and its histories.
+//! A small hand-written run of the harness: its database and its histories.
 
 use crate::check::{Limits, Verdict, check};
 use crate::events::Path;
@@ -105,7 +105,7 @@ impl Story {
         });
     }
 
-    /// Removes all that happened to a delivery.
+    /// Removes every record of a delivery.
     pub(super) fn forget(&mut self, event: i64, subscription: i64) {
         let run = self.run(event, subscription, 0, 1);
         let of = |r: &Run| r.event == run.event && r.subscription == run.subscription;
@@ -146,7 +146,7 @@ impl Story {
         self.at(until_ms, "nemesis", Line::Fault(fault));
     }
 
-    /// A run that its process never ended, and the next one of its delivery.
+    /// A run that its process never ended, and the next run of its delivery.
     pub(super) fn cut_off_and_taken_over(&mut self, killed_ms: u64, taken_ms: u64) {
         let run = self.run(NOTED, 1, 7, 1);
         for entry in &mut self.history {
@@ -160,13 +160,13 @@ impl Story {
         self.fault("kill-worker", killed_ms, killed_ms, false, &["worker-9"]);
     }
 
-    /// A trigger of the harness saw something.
+    /// Adds a violation, as a trigger of the harness records it.
     pub(super) fn crime(&mut self, what: &str) {
         let (what, detail) = (what.to_owned(), String::new());
         self.facts.crimes.push(Crime { what, detail });
     }
 
-    /// Every handler begins and ends so much later.
+    /// Delays the start and the end of every handler.
     pub(super) fn later(&mut self, by_ms: u64) {
         for entry in self.history.iter_mut().filter(|entry| entry.at_ms >= 200) {
             entry.at_ms += by_ms;

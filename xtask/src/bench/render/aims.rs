@@ -22,7 +22,10 @@ pub(crate) fn text(run: &Run) -> String {
     let misses = if misses.is_empty() {
         "This run reached every aim, and no other system was ahead in any row.\n".to_owned()
     } else {
-        format!("Rows behind their aim or behind another system:\n\n{}\n", misses.join("\n"))
+        format!(
+            "Rows behind their aim or behind another system:\n\n{}\n",
+            misses.join("\n")
+        )
     };
     format!("## In short\n\n{}\n{misses}", table(&head, &rows))
 }
