@@ -103,6 +103,11 @@ pub mod subscription;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "only the redis broker uses it so far")
+)]
+mod together;
 pub mod trace;
 pub mod worker;
 

@@ -1,70 +1,76 @@
-//! Faults that come in great numbers and are logged in small ones.
+//! Faults that come in large numbers and are logged in small ones.
 //!
-//! An [`Outage`] is one thing that goes on failing: it is tried again less and less
-//! often, and logged at the beginning and once a minute. A [`Tally`] counts things
-//! that go wrong one by one: the first is logged, then once a minute how many there
-//! were.
+//! An [`Outage`] is one activity that may fail for a while: it retries with growing
+//! delays, and logs the first failure and then once a minute. A [`Tally`] counts single
+//! faults: it logs the first, then once a minute the number of new ones.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::{forward, minutes};
 use crate::error::Error;
+use crate::lock::Mutex;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_secs(5);
-const SAY_EVERY: Duration = minutes(1);
+const LOG_EVERY: Duration = minutes(1);
 
-/// One thing that may fail, and how long it has.
+/// An activity that may fail, and how long it has been failing.
 #[derive(Debug)]
 pub(crate) struct Outage {
     what: &'static str,
+    waits: (Duration, Duration),
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     wait: Option<Duration>,
-    said: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Outage {
-    /// Of what the log calls by this name.
-    pub(crate) fn of(what: &'static str) -> Self {
+    /// An activity under the name that the log uses. Its retries wait 100 ms at first, then
+    /// twice as long each time, up to 5 s.
+    pub(crate) const fn of(what: &'static str) -> Self {
+        Self::with_waits(what, FIRST_WAIT, LAST_WAIT)
+    }
+
+    /// [`Outage::of`] with other waits.
+    pub(crate) const fn with_waits(what: &'static str, first: Duration, last: Duration) -> Self {
+        let state = State {
+            wait: None,
+            logged: None,
+        };
         Self {
             what,
-            state: Mutex::default(),
+            waits: (first, last),
+            state: Mutex::new(state),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Two fields that nothing can leave half-written.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says so where it is time to; answers how long to wait before the next try.
+    /// Logs the failure if it is time to. Returns the wait before the next try.
     pub(crate) fn failed(&self, error: &Error) -> Duration {
-        let mut state = self.state();
-        if state.said.is_none_or(|said| forward() - said > SAY_EVERY) {
-            state.said = Some(forward());
+        let mut state = self.state.lock();
+        if state.logged.is_none_or(|at| forward() - at > LOG_EVERY) {
+            state.logged = Some(forward());
             tracing::warn!(error = ?error, "{} fails; trying again", self.what);
         }
-        let wait = state.wait.unwrap_or(FIRST_WAIT);
-        state.wait = Some((wait * 2).min(LAST_WAIT));
+        let (first, last) = self.waits;
+        let wait = state.wait.unwrap_or(first);
+        state.wait = Some((wait * 2).min(last));
         wait
     }
 
-    /// It works, or works again.
+    /// Logs the first success after a failure. An activity that fails now and then is
+    /// still logged at most once a minute.
     pub(crate) fn over(&self) {
-        let mut state = self.state();
-        if state.wait.take().is_some() {
-            // What comes and goes is still said once a minute only.
+        if self.state.lock().wait.take().is_some() {
             tracing::info!("{} works again", self.what);
         }
     }
 }
 
-/// Things that go wrong one by one, perhaps very many of them.
+/// Single faults, perhaps very many of them.
 #[derive(Debug)]
 pub(crate) struct Tally {
     what: &'static str,
@@ -73,14 +79,14 @@ pub(crate) struct Tally {
 
 #[derive(Debug, Default)]
 struct Counted {
-    said: Option<Instant>,
-    /// How many came since then, and why the first of them.
-    unsaid: u64,
+    logged: Option<Instant>,
+    /// The number of faults since then, and the reason of the first of them.
+    new: u64,
     why: String,
 }
 
 impl Tally {
-    /// Of what the log calls by this name.
+    /// Faults under the name that the log uses.
     pub(crate) fn of(what: &'static str) -> Self {
         Self {
             what,
@@ -88,28 +94,23 @@ impl Tally {
         }
     }
 
-    fn counted(&self) -> MutexGuard<'_, Counted> {
-        // A count that is off by a few after a panic is still a count.
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts `number` more; logs where it is time to.
+    /// Counts `number` more and logs if it is time to.
     pub(crate) fn add(&self, number: u64, why: &dyn std::fmt::Display) {
-        self.say(self.counted().add(number, why));
+        self.log(self.counted.lock().add(number, why));
     }
 
-    /// Logs what was counted since the last line, where it is time to. Call it now
-    /// and then: nothing more may come.
+    /// Logs new faults if it is time to. Called now and then, as no further fault may
+    /// come.
     pub(crate) fn tick(&self) {
-        self.say(self.counted().due());
+        self.log(self.counted.lock().due());
     }
 
-    /// Logs what was counted since the last line: nobody counts any more.
+    /// Logs new faults: nobody counts any more.
     pub(crate) fn end(&self) {
-        self.say(self.counted().take());
+        self.log(self.counted.lock().take());
     }
 
-    fn say(&self, line: Option<(u64, String)>) {
+    fn log(&self, line: Option<(u64, String)>) {
         if let Some((number, why)) = line {
             tracing::warn!(number, why = %why, "{}", self.what);
         }
@@ -118,25 +119,24 @@ impl Tally {
 
 impl Counted {
     fn add(&mut self, number: u64, why: &dyn std::fmt::Display) -> Option<(u64, String)> {
-        if number > 0 && self.unsaid == 0 {
+        if number > 0 && self.new == 0 {
             self.why = why.to_string();
         }
-        self.unsaid += number;
+        self.new += number;
         self.due()
     }
 
     fn due(&mut self) -> Option<(u64, String)> {
-        let due = self.said.is_none_or(|said| forward() - said > SAY_EVERY);
+        let due = self.logged.is_none_or(|at| forward() - at > LOG_EVERY);
         due.then(|| self.take()).flatten()
     }
 
-    /// How many were not logged, and why the first of them.
     fn take(&mut self) -> Option<(u64, String)> {
-        if self.unsaid == 0 {
+        if self.new == 0 {
             return None;
         }
-        self.said = Some(forward());
-        let number = std::mem::take(&mut self.unsaid);
+        self.logged = Some(forward());
+        let number = std::mem::take(&mut self.new);
         Some((number, std::mem::take(&mut self.why)))
     }
 }
