@@ -1,11 +1,10 @@
 //! The published events, and the rules on which publisher, worker and checker agree.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use termitary::Event;
 
 /// A numbered fact; `n` is used once in a whole run of the harness.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Noted {
     pub(crate) n: u64,
     /// The way of publishing; the checker's promise depends on it.
@@ -17,7 +16,7 @@ impl Event for Noted {
 }
 
 /// Published by the handler of [`Noted`], in the transaction of its effect.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Echoed {
     pub(crate) n: u64,
 }
@@ -27,7 +26,7 @@ impl Event for Echoed {
 }
 
 /// Published by the schedule, every second.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ticked {
     /// The tick in seconds since 1970.
     pub(crate) n: u64,
@@ -46,9 +45,7 @@ pub(crate) const ECHOING: &str = "noted.effect";
 pub(crate) const FLAKY: &str = "noted.flaky";
 
 /// The ways to publish.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Path {
     /// With a business row in its transaction.

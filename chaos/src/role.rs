@@ -38,13 +38,13 @@ impl Common {
         let url = format!("sqlite://{}", self.db.display());
         let db = Db::open_with(&url, Options::default().service("chaos")).await?;
         let lease = Duration::from_millis(self.lease_ms);
+        let broker = Broker::builder(db).lease(lease);
         Ok(match self.redis {
-            None => Broker::sql_with_lease(db, lease),
+            None => broker.sql(),
             Some(port) => {
                 let config = RedisConfig::host("127.0.0.1", port)
-                    .lease(lease)
                     .reconcile_after(Duration::from_millis(self.reconcile_ms));
-                Broker::redis(db, config)?
+                broker.redis(config)?
             }
         })
     }

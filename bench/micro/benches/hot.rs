@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 /// Deliveries in a batch.
 const BATCH: usize = 100;
 
-#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Todo(TodoCreated);
 

@@ -10,7 +10,7 @@ use termitary::prelude::*;
 pub(crate) static TALLY: Tally = Tally::new();
 
 /// The measured event.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Todo(pub(crate) TodoCreated);
 
@@ -19,7 +19,7 @@ impl Event for Todo {
 }
 
 /// The event of a neighbour with a huge backlog.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Neighbour(pub(crate) TodoCreated);
 
@@ -27,9 +27,15 @@ impl Event for Neighbour {
     const NAME: &'static str = "neighbours.created";
 }
 
+<<<<<<< HEAD
 /// Events of the idle subscriptions, which are never published: ten types, more than one and faster
 /// to compile than two hundred.
 #[derive(Serialize, Deserialize, JsonSchema)]
+=======
+/// Events of the quiet subscriptions, which nobody publishes: ten of them, which
+/// is more than one and less to compile than two hundred.
+#[derive(Serialize, Deserialize)]
+>>>>>>> 60e915f (api: one builder for both brokers, events need serde only, schedules are steered by name)
 struct Quiet<const N: u8>(TodoCreated);
 
 impl<const N: u8> Quiet<N> {

@@ -53,12 +53,10 @@ impl Stage {
             Mode::Sqlite => None,
             Mode::Redis => Some(Server::start(folder).await?),
         };
+        let broker = Broker::builder(db.clone()).lease(lease);
         let broker = match &server {
-            None => Broker::sql_with_lease(db.clone(), lease),
-            Some(server) => Broker::redis(
-                db.clone(),
-                RedisConfig::host("127.0.0.1", server.port).lease(lease),
-            )?,
+            None => broker.sql(),
+            Some(server) => broker.redis(RedisConfig::host("127.0.0.1", server.port))?,
         };
         broker.register(&worker::registry()).await?;
         let mut stage = Self {
@@ -148,7 +146,7 @@ impl Stage {
         let from_ms = now_ms();
         self.broker
             .inspect()
-            .pause_schedule(SCHEDULE, true, "chaos")
+            .pause_schedule(SCHEDULE, "chaos")
             .await?;
         let (mut moved, mut least) = (Instant::now(), u64::MAX);
         loop {

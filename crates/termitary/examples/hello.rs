@@ -9,7 +9,7 @@ use termitary::prelude::*;
 use tokio::sync::Notify;
 
 /// An event is a fact in the past tense; its serde form is its wire form.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct UserRegistered {
     name: String,
 }

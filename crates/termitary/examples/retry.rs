@@ -11,7 +11,7 @@ use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
 use tokio::sync::Notify;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct InvoiceDue {
     address: String,
 }

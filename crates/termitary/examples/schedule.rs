@@ -9,7 +9,7 @@ use termitary::prelude::*;
 use tokio::sync::Semaphore;
 
 /// Published by the schedule, for any number of subscriptions.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct OverdueCheck {
     triggered_at: String,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use termitary::prelude::*;
 use tokio::sync::{Notify, Semaphore};
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct VideoUploaded {
     name: String,
     frames: u32,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use termitary::prelude::*;
 use tokio::sync::Notify;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct OrderPlaced {
     order: String,
     cents: i64,

@@ -108,7 +108,6 @@ impl Clock {
 
     /// Whether the hands only move when told to: a wait for a due time must
     /// then look again instead of sleeping it out.
-    #[cfg(feature = "redis")]
     pub(crate) fn is_manual(&self) -> bool {
         !matches!(self.0, Source::System)
     }

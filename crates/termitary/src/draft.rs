@@ -59,7 +59,6 @@ impl Draft {
     }
 
     /// What came in from outside, under whatever name it came.
-    #[cfg(feature = "redis")]
     pub(crate) fn foreign(name: &str, json: String, source: &str, db: &Db) -> Result<Self, Error> {
         let name: String = name.chars().take(100).collect();
         let mut draft = Self::new(&name, 1, payload::unread(&name, json)?, db);

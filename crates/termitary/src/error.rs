@@ -58,7 +58,6 @@ impl Error {
         Self::new(Kind::Internal, message)
     }
 
-    #[cfg(feature = "redis")]
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, message)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
+pub use schemars::Schema;
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -26,7 +27,7 @@ const KEEP: usize = 32 * 1024;
 /// ```
 /// # use serde::{Deserialize, Serialize};
 /// # use termitary::prelude::*;
-/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// #[derive(Serialize, Deserialize)]
 /// struct TodoCreated { id: String, title: String }
 ///
 /// impl Event for TodoCreated { const NAME: &'static str = "todos.created"; }
@@ -34,9 +35,9 @@ const KEEP: usize = 32 * 1024;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "expected a type that implements `termitary::Event`",
-    note = "an event derives Serialize, Deserialize and JsonSchema, and says its wire name: `impl Event for … {{ const NAME: &'static str = \"things.happened\"; }}`"
+    note = "an event derives Serialize and Deserialize and names itself: `impl Event for … {{ const NAME: &'static str = \"things.happened\"; }}`"
 )]
-pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The wire name: lower-case words of letters, digits, `-` and `_`, joined
     /// by dots, at most 100 bytes (`todos.created`). A promise: rename it only
     /// by adding the old name to [`Event::ALIASES`].
@@ -48,6 +49,12 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// The version this code writes and the highest it can read. An event of a
     /// higher version is parked until a worker that knows it starts.
     const VERSION: u32 = 1;
+
+    /// Returns the JSON Schema of the payload, as the event map shows it. The default
+    /// accepts any JSON; [`schema_of`] derives one from the type.
+    fn schema() -> Schema {
+        Schema::from(true)
+    }
 
     /// Publish so that handlers start no earlier than `delay` from now.
     fn after(self, delay: Duration) -> Outgoing<Self>
@@ -86,6 +93,30 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     {
         Outgoing::from(self).id(id)
     }
+}
+
+/// Derives the JSON Schema of a type, for [`Event::schema`].
+///
+/// The type derives `JsonSchema`. Its macro looks for a crate named `schemars`; a
+/// program that does not depend on it names the re-export instead:
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use termitary::event::{Schema, schema_of};
+/// use termitary::prelude::*;
+/// use termitary::schemars::{self, JsonSchema};
+///
+/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// struct TodoCreated { id: String, title: String }
+///
+/// impl Event for TodoCreated {
+///     const NAME: &'static str = "todos.created";
+///
+///     fn schema() -> Schema { schema_of::<Self>() }
+/// }
+/// ```
+pub fn schema_of<T: JsonSchema>() -> Schema {
+    schemars::schema_for!(T)
 }
 
 /// An event with its publish options, on its way into the system.

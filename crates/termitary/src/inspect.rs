@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::{self, Resolve};
+use crate::registry::Registry;
 use crate::schedule::{fire, record};
 use crate::worker::roll;
 
@@ -332,13 +333,42 @@ impl Inspect {
         Ok(total)
     }
 
-    /// Publishes a schedule's event now, beside its ticks; answers the event id.
-    pub async fn run_schedule(&self, schedule: &crate::schedule::Schedule) -> Result<Uuid, Error> {
-        fire::run_now(self.0.db(), schedule).await
+    /// Publishes the event of the schedule `name` now, beside its ticks. `registry` has
+    /// the code that makes the event; `who` goes into the audit. Returns the event id.
+    ///
+    /// # Errors
+    /// `is_not_found()` if the registry has no schedule of this name; `is_invalid()` if
+    /// its event cannot be made.
+    pub async fn run_schedule<S>(
+        &self,
+        registry: &Registry<S>,
+        name: &str,
+        who: &str,
+    ) -> Result<Uuid, Error> {
+        let schedule = registry.schedule(name);
+        let schedule = schedule.ok_or_else(|| record::unknown(name))?;
+        fire::run_now(self.0.db(), schedule, who).await
     }
 
-    /// Stops or resumes a schedule. Ticks of the pause are not caught up.
-    pub async fn pause_schedule(&self, name: &str, paused: bool, who: &str) -> Result<(), Error> {
+    /// Pauses a schedule: its ticks are skipped until [`Inspect::resume_schedule`].
+    /// `who` goes into the audit.
+    ///
+    /// # Errors
+    /// `is_not_found()` if no schedule of this name is on record.
+    pub async fn pause_schedule(&self, name: &str, who: &str) -> Result<(), Error> {
+        self.set_paused(name, true, who).await
+    }
+
+    /// Resumes a schedule from now on; the ticks of the pause are not caught up. `who`
+    /// goes into the audit.
+    ///
+    /// # Errors
+    /// `is_not_found()` if no schedule of this name is on record.
+    pub async fn resume_schedule(&self, name: &str, who: &str) -> Result<(), Error> {
+        self.set_paused(name, false, who).await
+    }
+
+    async fn set_paused(&self, name: &str, paused: bool, who: &str) -> Result<(), Error> {
         let db = self.0.db();
         let mut tx = db.begin().await?;
         record::pause(&mut tx, name, paused).await?;

@@ -7,7 +7,7 @@
 //! use serde::{Deserialize, Serialize};
 //! use termitary::prelude::*;
 //!
-//! #[derive(Serialize, Deserialize, JsonSchema)]
+//! #[derive(Serialize, Deserialize)]
 //! struct UserRegistered { email: String }
 //! impl Event for UserRegistered { const NAME: &'static str = "users.registered"; }
 //!
@@ -62,6 +62,15 @@
 //! `cargo run -p termitary --example hello`, then `transaction`, `retry`,
 //! `schedule` and `shutdown`.
 
+#![cfg_attr(
+    not(feature = "redis"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the ledger has what only the redis broker needs"
+    )
+)]
+
 mod agreed;
 pub mod broker;
 pub mod clock;
@@ -86,10 +95,6 @@ pub mod hot;
 pub mod inspect;
 mod ledger;
 mod lock;
-#[cfg_attr(
-    not(feature = "redis"),
-    allow(dead_code, reason = "only the redis broker uses it so far")
-)]
 mod outage;
 mod payload;
 mod planted;
@@ -97,16 +102,12 @@ pub mod publish;
 pub mod registry;
 pub mod retry;
 pub mod schedule;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(all(test, feature = "testing", feature = "redis"))]
 mod simulation;
 pub mod subscription;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg_attr(
-    not(feature = "redis"),
-    allow(dead_code, reason = "only the redis broker uses it so far")
-)]
 mod together;
 pub mod trace;
 pub mod worker;
@@ -144,5 +145,4 @@ pub mod prelude {
     pub use crate::schedule::{Tick, cron, schedule};
     pub use crate::subscription::subscribe;
     pub use crate::worker::Worker;
-    pub use schemars::JsonSchema;
 }

@@ -4,8 +4,9 @@
 //! change made under a lock of this crate is complete before anything can panic, so the
 //! data behind it is valid after a panic too.
 
-use std::sync::PoisonError;
-pub(crate) use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{MutexGuard, PoisonError};
+#[cfg(any(feature = "redis", test))]
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 /// [`std::sync::Mutex`] without poison.
 #[derive(Debug, Default)]
@@ -22,9 +23,11 @@ impl<T> Mutex<T> {
 }
 
 /// [`std::sync::RwLock`] without poison.
+#[cfg(any(feature = "redis", test))]
 #[derive(Debug, Default)]
 pub(crate) struct RwLock<T>(std::sync::RwLock<T>);
 
+#[cfg(any(feature = "redis", test))]
 impl<T> RwLock<T> {
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::event::{Event, valid_name};
+use crate::event::{Event, Schema, valid_name};
 use crate::ledger::BRIDGE;
 use crate::schedule::Schedule;
 use crate::subscription::{Policy, Subscription};
@@ -26,7 +26,7 @@ pub struct Registry<S> {
 pub(crate) struct Declared {
     pub(crate) version: u32,
     pub(crate) aliases: Vec<String>,
-    pub(crate) schema: fn() -> schemars::Schema,
+    pub(crate) schema: fn() -> Schema,
 }
 
 /// What [`Registry::on`] accepts: a subscription, a schedule, or a cron rule,
@@ -37,7 +37,7 @@ pub(crate) struct Declared {
     note = "a handler is registered under a name: `.on(subscribe(\"module.what-it-does\", handler))`; `schedule(…)` and `cron(…)` go in the same way",
     note = "handlers with another state than the registry's do not fit into it"
 )]
-pub trait Entry<S> {
+pub trait Register<S> {
     /// Adds itself.
     fn register(self, registry: &mut Registry<S>);
 }
@@ -69,7 +69,7 @@ impl<S> Registry<S> {
     }
 
     /// Adds a subscription or a schedule.
-    pub fn on(mut self, entry: impl Entry<S>) -> Self {
+    pub fn on(mut self, entry: impl Register<S>) -> Self {
         entry.register(&mut self);
         self
     }
@@ -87,7 +87,7 @@ impl<S> Registry<S> {
             E::NAME,
             E::VERSION,
             E::ALIASES.iter().map(|&a| a.to_owned()).collect(),
-            || schemars::schema_for!(E),
+            E::schema,
         );
         self
     }
@@ -108,7 +108,7 @@ impl<S> Registry<S> {
         name: &str,
         version: u32,
         aliases: Vec<String>,
-        schema: fn() -> schemars::Schema,
+        schema: fn() -> Schema,
     ) {
         let event = self.events.entry(name.to_owned()).or_insert(Declared {
             version,
@@ -225,6 +225,7 @@ impl<S> Registry<S> {
     }
 
     /// Every name under which an event known here may come: aliases too.
+    #[cfg(any(feature = "redis", test))]
     pub(crate) fn wire_names(&self) -> Vec<String> {
         let aliases = self.events.values().flat_map(|event| &event.aliases);
         self.events.keys().chain(aliases).cloned().collect()
@@ -266,7 +267,7 @@ impl<S> Registry<S> {
     }
 }
 
-impl<S> Entry<S> for Subscription<S> {
+impl<S> Register<S> for Subscription<S> {
     fn register(self, registry: &mut Registry<S>) {
         registry.declare(&self.event, self.version, self.aliases.clone(), self.schema);
         registry.subscriptions.push(self);
@@ -289,7 +290,7 @@ pub struct MapEntry {
     /// What publishes it on time.
     pub schedules: Vec<MapSchedule>,
     /// JSON Schema of the payload.
-    pub schema: schemars::Schema,
+    pub schema: Schema,
 }
 
 /// One subscription of the event map.
@@ -331,7 +332,7 @@ mod tests {
     use crate::schedule::{CatchUp, schedule};
     use crate::subscription::subscribe;
 
-    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    #[derive(Serialize, Deserialize)]
     struct Made {}
 
     impl Event for Made {
@@ -339,7 +340,7 @@ mod tests {
         const ALIASES: &'static [&'static str] = &["things.born", "{things}", "things.sold"];
     }
 
-    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    #[derive(Serialize, Deserialize)]
     struct Sold {}
 
     impl Event for Sold {
@@ -351,7 +352,7 @@ mod tests {
         Ok(())
     }
 
-    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    #[derive(Serialize, Deserialize)]
     struct Moved {}
 
     impl Event for Moved {
@@ -385,7 +386,7 @@ mod tests {
     #[test]
     fn an_alias_is_kept_when_an_older_declaration_of_the_event_did_not_have_it() {
         let mut registry = Registry::<()>::new();
-        let schema = || schemars::schema_for!(Moved);
+        let schema = Moved::schema;
         registry.declare("things.moved", 1, Vec::new(), schema);
         registry.declare("things.moved", 2, vec!["things.shifted".to_owned()], schema);
         assert!(registry.knows("things.shifted"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::{days, minutes};
-use crate::event::{Event, valid_name};
+use crate::event::{Event, Schema, valid_name};
 use crate::handler::{Erased, FromDelivery, Handler, HandlerResult, Typed};
 use crate::retry::Retry;
 
@@ -71,7 +71,7 @@ pub struct Subscription<S> {
     pub(crate) event: String,
     pub(crate) aliases: Vec<String>,
     pub(crate) version: u32,
-    pub(crate) schema: fn() -> schemars::Schema,
+    pub(crate) schema: fn() -> Schema,
     pub(crate) policy: Policy,
     pub(crate) handler: Arc<dyn Erased<S>>,
 }
@@ -115,7 +115,7 @@ where
             .map(|&alias| alias.to_owned())
             .collect(),
         version: H::Event::VERSION,
-        schema: || schemars::schema_for!(H::Event),
+        schema: H::Event::schema,
         policy: Policy::default(),
         handler: Arc::new(Typed {
             handler,

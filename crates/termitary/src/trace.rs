@@ -14,7 +14,7 @@ tokio::task_local! {
 
 /// What is known of the running code.
 struct Scope {
-    context: Context,
+    context: TraceContext,
     /// The attempt that it belongs to.
     owner: Option<Arc<dyn Owner>>,
     /// Which scope it is: one task may run several, one after the other.
@@ -22,7 +22,7 @@ struct Scope {
 }
 
 impl Scope {
-    fn new(context: Context, owner: Option<Arc<dyn Owner>>) -> Self {
+    fn new(context: TraceContext, owner: Option<Arc<dyn Owner>>) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
             context,
@@ -34,7 +34,7 @@ impl Scope {
 
 /// The trace and the event that the running code works for.
 #[derive(Clone, Debug, Default)]
-pub struct Context {
+pub struct TraceContext {
     /// W3C `traceparent` of the running span.
     pub traceparent: Option<String>,
     /// The event being handled, if a handler runs.
@@ -42,14 +42,14 @@ pub struct Context {
 }
 
 /// Runs `work` so that what it publishes carries `context`.
-pub async fn scope<F: Future>(context: Context, work: F) -> F::Output {
+pub async fn scope<F: Future>(context: TraceContext, work: F) -> F::Output {
     CURRENT.scope(Scope::new(context, None), work).await
 }
 
 /// [`scope`] for an attempt: a transaction that it begins carries its name.
 pub(crate) async fn scope_of<F: Future>(
     owner: Arc<dyn Owner>,
-    context: Context,
+    context: TraceContext,
     work: F,
 ) -> F::Output {
     CURRENT.scope(Scope::new(context, Some(owner)), work).await
@@ -64,7 +64,7 @@ pub(crate) fn place() -> (u64, Option<Arc<dyn Owner>>) {
 }
 
 /// The context of the running code; empty outside [`scope`].
-pub fn current() -> Context {
+pub fn current() -> TraceContext {
     CURRENT
         .try_with(|scope| scope.context.clone())
         .unwrap_or_default()

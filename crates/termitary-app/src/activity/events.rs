@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use termitary::Event;
+use termitary::event::{Schema, schema_of};
 use uuid::Uuid;
 
 /// The feed has a new entry. Broadcast, not stored: the feed itself is.
@@ -17,4 +18,8 @@ pub struct ActivityRecorded {
 
 impl Event for ActivityRecorded {
     const NAME: &'static str = "activity.recorded";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use termitary::Event;
+use termitary::event::{Schema, schema_of};
 
 /// A login succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +23,10 @@ pub struct UserLoggedIn {
 
 impl Event for UserLoggedIn {
     const NAME: &'static str = "users.login";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// Somebody forgot a password, or says so. Published for every address that is
@@ -36,4 +41,8 @@ pub struct PasswordForgotten {
 
 impl Event for PasswordForgotten {
     const NAME: &'static str = "users.password-forgotten";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }

@@ -113,10 +113,13 @@ fn mistake_unless_it_passes(error: anyhow::Error) -> anyhow::Error {
 }
 
 fn broker(config: &Config, db: Db) -> anyhow::Result<Broker> {
-    Ok(match (&config.redis, config.lease) {
-        (Some(redis), _) => Broker::redis(db, redis.clone())?,
-        (None, Some(lease)) => Broker::sql_with_lease(db, lease),
-        (None, None) => Broker::sql(db),
+    let mut broker = Broker::builder(db);
+    if let Some(lease) = config.lease {
+        broker = broker.lease(lease);
+    }
+    Ok(match &config.redis {
+        Some(redis) => broker.redis(redis.clone())?,
+        None => broker.sql(),
     })
 }
 

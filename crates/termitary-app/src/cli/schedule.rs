@@ -38,11 +38,12 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
 async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let registry = app::registry();
-    let schedule = registry
-        .schedule(name)
-        .ok_or_else(|| unknown(&registry, name))?;
+    if registry.schedule(name).is_none() {
+        return Err(unknown(&registry, name).into());
+    }
     let system = System::open(config, Missing::Create).await?;
-    let id = system.broker.inspect().run_schedule(schedule).await?;
+    let inspect = system.broker.inspect();
+    let id = inspect.run_schedule(&registry, name, &operator()).await?;
     system.db.close().await;
     if args.json {
         return out::json(&json!({ "id": id, "schedule": name }));
@@ -69,11 +70,12 @@ async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow
     if !names.contains(&name.as_str()) {
         return Err(nearest::unknown("schedule", name, &names).into());
     }
-    system
-        .broker
-        .inspect()
-        .pause_schedule(name, paused, &operator())
-        .await?;
+    let inspect = system.broker.inspect();
+    if paused {
+        inspect.pause_schedule(name, &operator()).await?;
+    } else {
+        inspect.resume_schedule(name, &operator()).await?;
+    }
     system.db.close().await;
     if args.json {
         return out::json(&json!({ "schedule": name, "paused": paused }));

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use termitary::broker::{Bridge, RedisConfig};
 
 use super::settings::Settings;
-use super::values::{choice, parsed, secret, set, time};
+use super::values::{choice, parsed, secret, set};
 use super::{Mistake, redact};
 
 /// Where Redis is and how it is used; none where events travel in the database.
@@ -32,11 +32,7 @@ pub(super) fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
         None => of_parts(s, &parts)?,
     };
     let Some(redis) = redis else { return Ok(None) };
-    let redis = redis.bridge(bridge.unwrap_or(Bridge::In));
-    Ok(Some(match time("TERMITARY_LEASE", s.lease.as_deref())? {
-        Some(lease) => redis.lease(lease),
-        None => redis,
-    }))
+    Ok(Some(redis.bridge(bridge.unwrap_or(Bridge::In))))
 }
 
 /// What may stand beside a URL, or beside REDIS_HOST and REDIS_PORT, the way the

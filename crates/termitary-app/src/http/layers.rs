@@ -44,7 +44,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
     );
 
     let started = Instant::now();
-    let context = trace::Context {
+    let context = trace::TraceContext {
         traceparent: Some(traceparent),
         cause: None,
     };

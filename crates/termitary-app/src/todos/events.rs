@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use termitary::Event;
+use termitary::event::{Schema, schema_of};
 
 /// A todo was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,10 @@ pub struct TodoCreated {
 
 impl Event for TodoCreated {
     const NAME: &'static str = "todos.created";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// A todo was changed.
@@ -45,6 +50,10 @@ pub struct TodoUpdated {
 
 impl Event for TodoUpdated {
     const NAME: &'static str = "todos.updated";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// A todo was deleted.
@@ -59,6 +68,10 @@ pub struct TodoDeleted {
 
 impl Event for TodoDeleted {
     const NAME: &'static str = "todos.deleted";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// It is time to look for todos that are overdue.
@@ -71,6 +84,10 @@ pub struct TodosOverdueCheck {
 
 impl Event for TodosOverdueCheck {
     const NAME: &'static str = "todos.overdue.check";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// A todo was found overdue: once per todo and due date, however often the
@@ -93,4 +110,8 @@ pub struct TodoOverdue {
 
 impl Event for TodoOverdue {
     const NAME: &'static str = "todos.overdue";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }

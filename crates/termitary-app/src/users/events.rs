@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use termitary::Event;
+use termitary::event::{Schema, schema_of};
 
 use crate::accounts::User;
 
@@ -21,6 +22,10 @@ pub struct UserCreated {
 
 impl Event for UserCreated {
     const NAME: &'static str = "users.created";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 impl From<&User> for UserCreated {
@@ -48,6 +53,10 @@ pub struct UserUpdated {
 
 impl Event for UserUpdated {
     const NAME: &'static str = "users.updated";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 impl UserUpdated {
@@ -78,6 +87,10 @@ pub struct UserDeleted {
 
 impl Event for UserDeleted {
     const NAME: &'static str = "users.deleted";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// Somebody asked to confirm an address: the one they have, or another one that
@@ -93,6 +106,10 @@ pub struct UserConfirmationRequested {
 
 impl Event for UserConfirmationRequested {
     const NAME: &'static str = "users.confirmation-requested";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// An address was confirmed: mail to it is wanted.
@@ -107,6 +124,10 @@ pub struct UserEmailConfirmed {
 
 impl Event for UserEmailConfirmed {
     const NAME: &'static str = "users.email-confirmed";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 impl From<&User> for UserEmailConfirmed {
@@ -135,6 +156,10 @@ pub struct UserEmailChanged {
 
 impl Event for UserEmailChanged {
     const NAME: &'static str = "users.email-changed";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }
 
 /// It is time to look for sessions that nobody uses any more.
@@ -147,4 +172,8 @@ pub struct UserInactiveCheck {
 
 impl Event for UserInactiveCheck {
     const NAME: &'static str = "users.inactive.check";
+
+    fn schema() -> Schema {
+        schema_of::<Self>()
+    }
 }

@@ -186,7 +186,7 @@ async fn a_schedule_that_fails_is_shown_with_its_error_and_since_when() {
     assert_eq!(failing["error"], "too\u{1b}[31mlarge");
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Created {}
 
 impl Event for Created {

@@ -5,7 +5,7 @@ use termitary::prelude::*;
 
 use crate::sandbox::Sandbox;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct OrderPlaced {
     order: i64,
 }
@@ -14,7 +14,7 @@ impl Event for OrderPlaced {
     const NAME: &'static str = "orders.placed";
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct MonthEnded {}
 
 impl Event for MonthEnded {

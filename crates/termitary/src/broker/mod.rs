@@ -33,14 +33,10 @@ pub use self::redis::{Bridge, RedisConfig};
 /// How long a lease lasts unless renewed.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
-/// Shorter leases end while they are renewed, and longer ones keep the work of a
-/// dead worker for ever.
-const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=days(1);
-
-/// The nearest lease that works.
-pub(crate) fn bounded(lease: Duration) -> Duration {
-    lease.clamp(*LEASES.start(), *LEASES.end())
-}
+/// A shorter lease ends while it is renewed.
+const SHORTEST_LEASE: Duration = Duration::from_millis(50);
+/// A longer lease keeps the work of a dead worker for too long.
+const LONGEST_LEASE: Duration = days(1);
 
 /// A delivery whose worker died this often is quarantined: dead, `crashed`. The
 /// last two of these times it was a suspect and ran alone: where processes are
@@ -52,55 +48,98 @@ pub(crate) const CRASH_LIMIT: u32 = 4;
 pub struct Broker {
     db: Db,
     transport: Arc<dyn Transport>,
+    #[cfg(feature = "redis")]
+    redis: Option<Arc<redis::Redis>>,
     broadcasts: Broadcasts,
     lease: Duration,
-    /// It did not answer when it was last asked for its counts.
-    away: Arc<AtomicBool>,
+    /// Redis was unreachable when it was last asked for its counts.
+    unreachable: Arc<AtomicBool>,
 }
 
-impl Broker {
-    /// Deliveries are leased from the database itself: nothing else to run.
-    pub fn sql(db: Db) -> Self {
-        Self::sql_with_lease(db, DEFAULT_LEASE)
+/// Settings that both brokers have: [`Broker::builder`].
+///
+/// ```
+/// # use termitary::prelude::*;
+/// # fn example(db: Db) {
+/// let broker = Broker::builder(db).lease(secs(10)).sql();
+/// # }
+/// ```
+#[must_use]
+pub struct BrokerBuilder {
+    db: Db,
+    lease: Duration,
+}
+
+impl BrokerBuilder {
+    /// Sets how long a lease lasts unless renewed: so long the work of a dead worker
+    /// waits before it runs elsewhere (default: [`DEFAULT_LEASE`], 30 seconds).
+    /// Clamped to between 50 ms and a day.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.clamp(SHORTEST_LEASE, LONGEST_LEASE);
+        self
     }
 
-    /// [`Broker::sql`] with another lease than [`DEFAULT_LEASE`]: how long the
-    /// work of a dead worker waits before it runs elsewhere. At least 50 ms and at
-    /// most a day.
-    pub fn sql_with_lease(db: Db, lease: Duration) -> Self {
-        let lease = bounded(lease);
-        let transport = Arc::new(sql::Sql::new(db.clone(), lease));
-        let broadcasts = Broadcasts::sql(db.clone());
-        Self {
+    /// Deliveries are leased from the database itself: nothing else to run.
+    pub fn sql(self) -> Broker {
+        let Self { db, lease } = self;
+        Broker {
+            transport: Arc::new(sql::Sql::new(db.clone(), lease)),
+            #[cfg(feature = "redis")]
+            redis: None,
+            broadcasts: Broadcasts::sql(db.clone()),
             db,
-            transport,
-            broadcasts,
             lease,
-            away: Arc::default(),
+            unreachable: Arc::default(),
         }
     }
 
-    /// Deliveries travel through Redis or Valkey Streams; the database stays
-    /// the ledger, so that losing Redis loses no transactional event. Connects
-    /// when first used and again after every failure. Redis remembers which ledger
-    /// it carries; that of another one is refused.
+    /// Deliveries travel through Redis or Valkey Streams; the database stays the
+    /// ledger, so losing Redis loses no transactional event. Connects at the first use
+    /// and again after every failure. A Redis serves one ledger: it remembers which, and
+    /// refuses another.
+    ///
+    /// # Errors
+    /// `is_invalid()` if the settings cannot work with any server.
+    #[cfg(feature = "redis")]
+    pub fn redis(self, config: RedisConfig) -> Result<Broker, Error> {
+        let Self { db, lease } = self;
+        let config = config.with_lease(lease);
+        let link = redis::Link::new(&config, db.ledger(), db.path())?;
+        let redis = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
+        db.carried_by(Arc::downgrade(&redis) as _);
+        Ok(Broker {
+            transport: Arc::clone(&redis) as _,
+            redis: Some(redis),
+            broadcasts: Broadcasts::redis(link),
+            db,
+            lease,
+            unreachable: Arc::default(),
+        })
+    }
+}
+
+impl Broker {
+    /// Leases deliveries from the database itself: there is nothing else to run.
+    pub fn sql(db: Db) -> Self {
+        Self::builder(db).sql()
+    }
+
+    /// Carries deliveries through Redis or Valkey Streams: [`BrokerBuilder::redis`]
+    /// with the default lease.
     ///
     /// # Errors
     /// `is_invalid()` if the settings cannot work with any server.
     #[cfg(feature = "redis")]
     pub fn redis(db: Db, config: RedisConfig) -> Result<Self, Error> {
-        let lease = config.lease_time();
-        let link = redis::Link::new(&config, db.ledger(), db.path())?;
-        let transport = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
-        db.carried_by(Arc::downgrade(&transport) as _);
-        let broadcasts = Broadcasts::redis(link);
-        Ok(Self {
+        Self::builder(db).redis(config)
+    }
+
+    /// Begins a broker with other settings than the defaults.
+    pub fn builder(db: Db) -> BrokerBuilder {
+        BrokerBuilder {
             db,
-            transport,
-            broadcasts,
-            lease,
-            away: Arc::default(),
-        })
+            lease: DEFAULT_LEASE,
+        }
     }
 
     /// Makes a registry's subscriptions and schedules known, so that events
@@ -154,12 +193,12 @@ impl Broker {
     fn unless_away<T>(&self, answer: Result<T, Error>, so: &str) -> Result<Option<T>, Error> {
         match answer {
             Ok(found) => {
-                self.away.store(false, Ordering::Relaxed);
+                self.unreachable.store(false, Ordering::Relaxed);
                 Ok(Some(found))
             }
             Err(error) if error.is_unavailable() => {
                 // Whoever asks every second needs no line every second.
-                if !self.away.swap(true, Ordering::Relaxed) {
+                if !self.unreachable.swap(true, Ordering::Relaxed) {
                     tracing::warn!(error = ?error, "the broker is away: {so}");
                 }
                 Ok(None)
@@ -168,8 +207,15 @@ impl Broker {
         }
     }
 
+    /// The name of the transport, for operators.
     pub(crate) fn mode(&self) -> &'static str {
-        self.transport.mode()
+        if self.relays() { "redis" } else { "sqlite" }
+    }
+
+    /// How many leases of one subscription are worth having under way at once: while
+    /// one answer of Redis is decoded, the next can be fetched.
+    pub(crate) fn leases_at_once(&self) -> usize {
+        if self.relays() { 2 } else { 1 }
     }
 
     /// Makes a registry known and answers its routes, in the registry's order.
@@ -196,26 +242,26 @@ impl Broker {
         &self.transport
     }
 
-    /// Whether committed events still have to be moved to where they are
-    /// leased: housekeeping then hurries after each commit.
+    /// Whether committed events still have to be moved to where they are leased:
+    /// housekeeping then hurries after each commit.
     pub(crate) fn relays(&self) -> bool {
-        self.mode() == "redis"
+        #[cfg(feature = "redis")]
+        return self.redis.is_some();
+        #[cfg(not(feature = "redis"))]
+        false
     }
 
-    /// Starts what else this broker runs inside a worker, until `stop`.
-    pub(crate) fn spawn_side_tasks(
+    /// The bridge to plain pub/sub of other services, if this broker has one: a worker
+    /// runs it until `stop`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn bridge(
         &self,
         events: Vec<String>,
         worker: &WorkerId,
         stop: &tokio_util::sync::CancellationToken,
-        tasks: &tokio_util::task::TaskTracker,
-    ) {
-        for task in self
-            .transport
-            .side_tasks(events, worker.clone(), stop.clone())
-        {
-            tasks.spawn(task);
-        }
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let redis = self.redis.as_ref()?;
+        redis.bridge(events, worker, stop.clone())
     }
 
     pub(crate) fn lease_time(&self) -> Duration {
@@ -227,20 +273,11 @@ impl Broker {
 /// parked events, schedules and retention are the ledger's in every mode.
 #[async_trait]
 pub(crate) trait Transport: Send + Sync {
-    /// What an operator calls it.
-    fn mode(&self) -> &'static str;
-
     /// Prepares for these subscriptions; called again after a loss.
     async fn declare(&self, routes: &[Route]) -> Result<(), Error>;
 
     /// Records events outside a transaction; answers in order.
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error>;
-
-    /// How many leases of one subscription are worth having under way at once:
-    /// where one is taken apart here, the next may be fetched meanwhile.
-    fn leases_at_once(&self) -> usize {
-        1
-    }
 
     /// Leases up to `max` due deliveries of one subscription for `worker`;
     /// waits up to `wait` for the first. Dropping the future loses nothing:
@@ -270,16 +307,6 @@ pub(crate) trait Transport: Send + Sync {
 
     /// Events that travel outside the ledger, after `cursor`; moves it on.
     async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error>;
-
-    /// What else runs inside a worker until `stop`; nothing by default.
-    fn side_tasks(
-        &self,
-        _events: Vec<String>,
-        _worker: WorkerId,
-        _stop: tokio_util::sync::CancellationToken,
-    ) -> Vec<futures_util::future::BoxFuture<'static, ()>> {
-        Vec::new()
-    }
 
     /// A subscription was dropped from the ledger: what is kept for it goes.
     async fn forget(&self, _route: &Route) -> Result<(), Error> {

@@ -2,7 +2,6 @@
 //! rows and events become real together.
 
 mod anchor;
-#[cfg(feature = "redis")]
 mod carrier;
 mod checkpoints;
 mod disk;
@@ -28,14 +27,12 @@ use std::future::Future;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-#[cfg(feature = "redis")]
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::Notify;
-#[cfg(feature = "redis")]
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -54,7 +51,6 @@ use readers::Readers;
 use turns::Turns;
 use writer::{Question, Writer};
 
-#[cfg(feature = "redis")]
 pub(crate) use carrier::{Cargo, Carrier, Trust};
 pub(crate) use writer::Asked;
 
@@ -99,7 +95,6 @@ struct Inner {
     file: Arc<File>,
     anchor: Arc<Anchor>,
     /// Which ledger it is; set when the file is open.
-    #[cfg(feature = "redis")]
     ledger: OnceLock<Uuid>,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
@@ -184,7 +179,6 @@ impl Db {
         until_unlocked(&path, AT_START, || async {
             let db = Self::connect(&path, &options).await?;
             schema::migrate(&db).await?;
-            #[cfg(feature = "redis")]
             let _ = db.0.ledger.set(schema::ledger(&db).await?);
             Ok(db)
         })
@@ -245,7 +239,6 @@ impl Db {
             anchor,
             clock: options.clock.clone(),
             source: options.source.clone(),
-            #[cfg(feature = "redis")]
             ledger: OnceLock::new(),
             published: Notify::new(),
             #[cfg(feature = "testing")]
@@ -327,7 +320,6 @@ impl Db {
 
     /// Closes every connection; the last writer tidies the write-ahead log.
     pub async fn close(&self) {
-        #[cfg(feature = "redis")]
         if let Some(carrier) = self.0.turns.take_carrier() {
             carrier.rest().await;
         }
@@ -418,19 +410,16 @@ impl Db {
 
     /// Returns when what can be read by now is on the disk: before something
     /// outside is ended on the strength of it.
-    #[cfg(feature = "redis")]
     pub(crate) async fn on_disk(&self) -> Result<(), Error> {
         self.0.turns.on_disk().await
     }
 
     /// Which ledger this is: of its file, whoever opens it.
-    #[cfg(feature = "redis")]
     pub(crate) fn ledger(&self) -> Uuid {
         self.0.ledger.get().copied().unwrap_or_default()
     }
 
     /// Who takes on what is committed here from now on.
-    #[cfg(feature = "redis")]
     pub(crate) fn carried_by(&self, carrier: std::sync::Weak<dyn Carrier>) {
         self.0.turns.set_carrier(carrier);
     }

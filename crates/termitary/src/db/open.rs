@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, SqliteConnection};
-#[cfg(feature = "redis")]
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-#[cfg(feature = "redis")]
 use super::carrier::{self, Cargo, Carrier};
 use super::patience::{BUSY, primary_code};
 use super::{MOST, SHARED_FOR};
@@ -48,7 +46,6 @@ pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
 pub(super) struct Open {
     pub(super) conn: SqliteConnection,
     /// Where it was begun: another thread may commit it.
-    #[cfg(feature = "redis")]
     runtime: Handle,
     since: Instant,
     /// Which savepoint the turn goes back to.
@@ -62,7 +59,6 @@ impl Open {
     pub(super) fn new(conn: SqliteConnection) -> Self {
         Self {
             conn,
-            #[cfg(feature = "redis")]
             runtime: Handle::current(),
             since: Instant::now(),
             savepoint: 0,
@@ -104,13 +100,6 @@ impl Open {
         self.publish_and_commit(of).await.map_err(lost)
     }
 
-    #[cfg(not(feature = "redis"))]
-    async fn publish_and_commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
-        ledger::publish_and_commit(&mut self.conn, &of.source, &self.drafts).await?;
-        Ok(None)
-    }
-
-    #[cfg(feature = "redis")]
     async fn publish_and_commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
         let (conn, source) = (&mut self.conn, &of.source);
         let carrier = of.carrier.get().filter(|_| !self.drafts.is_empty());
@@ -134,34 +123,20 @@ impl Open {
 /// Where what is published comes from, and who takes it on.
 pub(super) struct Publisher {
     pub(super) source: String,
-    #[cfg(feature = "redis")]
     pub(super) carrier: carrier::Slot,
 }
 
 /// What is taken on after its commit, on the runtime that committed it.
-#[cfg(feature = "redis")]
 pub(super) struct Onward {
     carrier: Arc<dyn Carrier>,
     cargo: Cargo,
     runtime: Handle,
 }
 
-#[cfg(feature = "redis")]
 impl Onward {
     pub(super) fn go(self) {
         self.carrier.load(self.cargo);
         self.runtime.spawn(self.carrier.carry());
-    }
-}
-
-/// Without a broker elsewhere, nothing is taken on.
-#[cfg(not(feature = "redis"))]
-pub(super) enum Onward {}
-
-#[cfg(not(feature = "redis"))]
-impl Onward {
-    pub(super) fn go(self) {
-        match self {}
     }
 }
 

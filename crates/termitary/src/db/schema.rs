@@ -100,7 +100,6 @@ async fn version(db: &Db) -> Result<usize, Error> {
 }
 
 /// Which ledger this is.
-#[cfg(feature = "redis")]
 pub(super) async fn ledger(db: &Db) -> Result<uuid::Uuid, Error> {
     let id = sqlx::query_scalar("SELECT id FROM termitary_ledger")
         .fetch_optional(db.reader())

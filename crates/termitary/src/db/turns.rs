@@ -21,7 +21,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
-#[cfg(feature = "redis")]
 use super::carrier::{self, Carrier};
 use super::disk::Disk;
 use super::file::File;
@@ -82,7 +81,6 @@ impl Turns {
             disk,
             publisher: Publisher {
                 source,
-                #[cfg(feature = "redis")]
                 carrier: carrier::Slot::default(),
             },
             holds,
@@ -93,12 +91,10 @@ impl Turns {
     }
 
     /// Whoever was the carrier: nothing more is taken on.
-    #[cfg(feature = "redis")]
     pub(super) fn take_carrier(&self) -> Option<Arc<dyn Carrier>> {
         self.publisher.carrier.take()
     }
 
-    #[cfg(feature = "redis")]
     pub(super) fn set_carrier(&self, carrier: std::sync::Weak<dyn Carrier>) {
         self.publisher.carrier.set(carrier);
     }
@@ -178,7 +174,6 @@ impl Turns {
     }
 
     /// Returns when what is committed by now is on the disk.
-    #[cfg(feature = "redis")]
     pub(super) async fn on_disk(&self) -> Result<(), Error> {
         self.disk.has_all().await
     }

@@ -19,7 +19,7 @@ use crate::planted;
 /// ```
 /// # use serde::{Deserialize, Serialize};
 /// # use termitary::prelude::*;
-/// # #[derive(Serialize, Deserialize, JsonSchema)]
+/// # #[derive(Serialize, Deserialize)]
 /// # struct UserRegistered {}
 /// # impl Event for UserRegistered { const NAME: &'static str = "users.registered"; }
 /// async fn count(_: UserRegistered, ledger: Ledger) -> HandlerResult {

@@ -121,12 +121,10 @@ async fn routes_of(conn: &mut SqliteConnection) -> Result<Vec<Route>, Error> {
 }
 
 /// How long what is left of a dropped subscription is looked for.
-#[cfg(feature = "redis")]
 const LOOKED_FOR: std::time::Duration = crate::clock::days(7);
 
 /// Subscriptions that were dropped lately and not registered again, once for each
 /// event that reached them.
-#[cfg(feature = "redis")]
 pub(crate) async fn dropped(db: &Db) -> Result<Vec<Route>, Error> {
     let rows: Vec<(i64, String, String)> = sqlx::query_as(
         "SELECT subscription, name, event FROM termitary_dropped d
@@ -148,7 +146,6 @@ pub(crate) async fn dropped(db: &Db) -> Result<Vec<Route>, Error> {
 }
 
 /// Whether any subscription gets the events of this name.
-#[cfg(feature = "redis")]
 pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
     Ok(
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM termitary_routes WHERE event = $1)")
@@ -257,13 +254,11 @@ async fn leave_former(tx: &mut Tx, former: &[(String, String)]) -> Result<(), Er
 }
 
 /// A name that reached a subscription before it moved, as a route.
-#[cfg(feature = "redis")]
 pub(crate) struct Former {
     pub(crate) route: Route,
 }
 
 /// The names of before that may have something left on Redis.
-#[cfg(feature = "redis")]
 pub(crate) async fn former(db: &Db) -> Result<Vec<Former>, Error> {
     let rows: Vec<(i64, Text, Text)> = sqlx::query_as(
         "SELECT s.id, s.name, f.event FROM termitary_former f
@@ -286,7 +281,6 @@ pub(crate) async fn former(db: &Db) -> Result<Vec<Former>, Error> {
 }
 
 /// Nothing is left there.
-#[cfg(feature = "redis")]
 pub(crate) async fn forget_former(db: &Db, former: &Former) -> Result<(), Error> {
     let mut tx = db.begin().await?;
     sqlx::query("DELETE FROM termitary_former WHERE subscription = $1 AND event = $2")

@@ -7,7 +7,7 @@ use super::declare::{RELEASE, RELEASES};
 use crate::broker::Broker;
 use crate::prelude::*;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Made {}
 
 impl Event for Made {
@@ -15,7 +15,7 @@ impl Event for Made {
 }
 
 /// The same, as younger code has it.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Newer {}
 
 impl Event for Newer {

@@ -14,7 +14,7 @@ use crate::inspect::LetterFilter;
 use crate::ledger::{self, Lease};
 use crate::prelude::*;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Made {}
 
 impl Event for Made {

@@ -18,7 +18,6 @@ pub(super) const ROWS: usize = 64;
 pub(super) const WAITS: &str =
     "iif(EXISTS (SELECT 1 FROM termitary_routes WHERE event = ?), 0, -1)";
 /// `fanned` of an event that is on its stream, or on its way there.
-#[cfg(feature = "redis")]
 pub(super) const FANNED: &str = "1";
 
 /// What is owed for events: one delivery for each subscription that their names

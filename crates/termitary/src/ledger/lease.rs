@@ -107,7 +107,6 @@ pub(crate) enum Whose {
     /// All.
     Everyone,
     /// Of suspects only: the others are Redis's to look after.
-    #[cfg(feature = "redis")]
     Suspects,
 }
 
@@ -133,7 +132,6 @@ pub(crate) async fn stale(
 ) -> Result<Vec<Lease>, Error> {
     let select = match whose {
         Whose::Everyone => stale_select!(""),
-        #[cfg(feature = "redis")]
         Whose::Suspects => stale_select!(" AND crashes >= 2 AND state <= 1"),
     };
     Ok(sqlx::query_as(select)
@@ -159,7 +157,6 @@ pub(crate) async fn crash(
 }
 
 /// The same for these `(seq, route, fence)`, whose workers Redis says are gone.
-#[cfg(feature = "redis")]
 pub(crate) async fn crash_held(
     conn: &mut SqliteConnection,
     rows: &[(i64, i64, i64)],

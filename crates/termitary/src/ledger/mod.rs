@@ -4,19 +4,15 @@
 
 pub(crate) mod batch;
 pub(crate) mod broadcasts;
-#[cfg(feature = "redis")]
 pub(crate) mod carried;
 mod declare;
 #[cfg(test)]
 mod declare_tests;
-#[cfg(feature = "redis")]
 pub(crate) mod doubt;
-#[cfg(feature = "redis")]
 mod events;
 mod forward;
 #[cfg(all(test, feature = "testing"))]
 mod forward_tests;
-#[cfg(feature = "redis")]
 mod handed;
 mod insert;
 mod lease;
@@ -29,12 +25,10 @@ mod publish_last;
 #[cfg(test)]
 mod publish_tests;
 mod read;
-#[cfg(feature = "redis")]
 pub(crate) mod relay;
 mod retain;
 pub(crate) mod retained;
 mod settle;
-#[cfg(feature = "redis")]
 pub(crate) mod standing;
 pub(crate) mod stored;
 pub(crate) mod suspects;
@@ -42,25 +36,19 @@ pub(crate) mod suspects;
 mod twice_tests;
 
 pub(crate) use declare::{BRIDGE, Names, declare, read as readable, release, routes};
-#[cfg(feature = "redis")]
 pub(crate) use declare::{Former, dropped, forget_former, former, has_route};
 pub(crate) use forward::Forward;
-#[cfg(feature = "redis")]
 pub(crate) use handed::settle;
-#[cfg(feature = "redis")]
 pub(crate) use lease::crash_held;
 pub(crate) use lease::{Lease, Whose, crash, renew, stale};
 pub(crate) use letters::{Resolve, letter, letters, matching, resolve};
 pub(crate) use publish::publish;
-#[cfg(feature = "redis")]
 pub(crate) use publish::{Parked, park_foreign};
 pub(crate) use publish_last::publish_and_commit;
-#[cfg(feature = "redis")]
 pub(crate) use publish_last::{lease_and_commit, reached};
 pub(crate) use read::{heads, last_seq, read, tally};
 pub(crate) use retain::{Walk, forget};
 pub(crate) use settle::finish;
-#[cfg(feature = "redis")]
 pub(crate) use settle::{adopt, note};
 
 /// How many rows one statement with bound values takes at most: few sizes, so

@@ -9,9 +9,7 @@ use crate::error::Error;
 
 use super::insert::{Inserts, WAITS, owed, owed_now};
 use super::stored::{Bytes, known_or_stand_in};
-#[cfg(feature = "redis")]
 use super::{declare::BRIDGE, insert::FANNED, state};
-#[cfg(feature = "redis")]
 use crate::event::Envelope;
 
 static EVENTS: Inserts = Inserts::new("", WAITS, "");
@@ -108,7 +106,6 @@ async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> R
 }
 
 /// Records an event that stands on its stream already, for all its subscriptions.
-#[cfg(feature = "redis")]
 pub(super) async fn insert_fanned(
     conn: &mut SqliteConnection,
     envelope: &Envelope,
@@ -124,7 +121,6 @@ pub(super) async fn insert_fanned(
 }
 
 /// Foreign input that nobody here can read.
-#[cfg(feature = "redis")]
 #[derive(Clone)]
 pub(crate) struct Parked {
     pub(crate) draft: Draft,
@@ -133,7 +129,6 @@ pub(crate) struct Parked {
 }
 
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
-#[cfg(feature = "redis")]
 pub(crate) async fn park_foreign(
     conn: &mut SqliteConnection,
     parked: Vec<Parked>,

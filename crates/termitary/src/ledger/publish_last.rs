@@ -1,19 +1,15 @@
 //! Recording events as the last thing of a transaction: with its commit in the
 //! same round trip to the database's thread.
 
-#[cfg(feature = "redis")]
 use std::collections::HashMap;
 
 use sqlx::SqliteConnection;
 
-#[cfg(feature = "redis")]
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
-#[cfg(feature = "redis")]
 use super::stored::Text;
 use crate::db::nothing_lost;
-#[cfg(feature = "redis")]
 use crate::db::{Cargo, Trust};
 use crate::draft::Draft;
 use crate::error::Error;
@@ -52,9 +48,7 @@ async fn run(conn: &mut SqliteConnection, statements: &'static str) -> Result<()
 }
 
 /// What is bound last is until when.
-#[cfg(feature = "redis")]
 static LEASED: Inserts = Inserts::new("", FANNED, owed_now!(leased));
-#[cfg(feature = "redis")]
 static LEASED_LAST: Inserts = Inserts::new(
     nothing_lost!(),
     FANNED,
@@ -63,7 +57,6 @@ static LEASED_LAST: Inserts = Inserts::new(
 
 /// The same, but leases to the relay what can run now and is trusted to whoever
 /// commits it; answers that: it is theirs to take on.
-#[cfg(feature = "redis")]
 pub(crate) async fn lease_and_commit(
     conn: &mut SqliteConnection,
     source: &str,
@@ -101,7 +94,6 @@ pub(crate) async fn lease_and_commit(
 
 /// The names of events that somebody subscribes to, and how many do; none where
 /// no worker was heard of since.
-#[cfg(feature = "redis")]
 pub(crate) async fn reached(
     conn: &mut SqliteConnection,
     since_us: i64,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::Broker;
 use crate::prelude::*;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Made {
     n: usize,
 }

@@ -123,7 +123,7 @@ mod tests {
     use crate::broker::Broker;
     use crate::prelude::*;
 
-    #[derive(Serialize, Deserialize, JsonSchema)]
+    #[derive(Serialize, Deserialize)]
     struct Made {}
 
     impl Event for Made {

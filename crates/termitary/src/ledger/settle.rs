@@ -6,7 +6,6 @@ use sqlx::SqliteConnection;
 
 use crate::delivery::{Claim, Origin, Outcome, Settlement};
 use crate::error::Error;
-#[cfg(feature = "redis")]
 use crate::event::Envelope;
 use crate::planted;
 
@@ -53,7 +52,6 @@ pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_j
     })
 }
 
-#[cfg(feature = "redis")]
 pub(super) async fn add_done(conn: &mut SqliteConnection, route: i64, n: i64) -> Result<(), Error> {
     sqlx::query("UPDATE termitary_subscriptions SET done = done + $2 WHERE id = $1")
         .bind(route)
@@ -72,7 +70,6 @@ pub(crate) async fn finish(
 ) -> Result<bool, Error> {
     match &claim.origin {
         Origin::Ledger { seq, .. } => finish_row(conn, *seq, claim, now_us).await,
-        #[cfg(feature = "redis")]
         Origin::Stream { envelope, .. } => {
             // The inbox: the first to insert the row wins.
             let seq = adopt_event(conn, envelope).await?;
@@ -114,7 +111,6 @@ async fn finish_row(
 
 /// Takes a stream-only delivery into the ledger as leased under fence 1, so
 /// that it can be settled like any other. `None`: the ledger has it already.
-#[cfg(feature = "redis")]
 pub(crate) async fn adopt(
     conn: &mut SqliteConnection,
     claim: &Claim,
@@ -136,7 +132,6 @@ pub(crate) async fn adopt(
 /// Notes a stream-only delivery as finished while its entry may still be given
 /// out. It counts when `entry` ends, not here: that may have happened already.
 /// `false`: the ledger has the delivery already.
-#[cfg(feature = "redis")]
 pub(crate) async fn note(
     conn: &mut SqliteConnection,
     claim: &Claim,
@@ -152,7 +147,6 @@ pub(crate) async fn note(
     adopt_delivery(conn, seq, claim, done).await
 }
 
-#[cfg(feature = "redis")]
 async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result<i64, Error> {
     let known: Option<i64> = sqlx::query_scalar("SELECT seq FROM termitary_events WHERE id = $1")
         .bind(envelope.id)
@@ -165,7 +159,6 @@ async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result
 }
 
 /// How a stream-only delivery stands when the ledger first hears of it.
-#[cfg(feature = "redis")]
 enum Adopted<'a> {
     Leased {
         until_us: i64,
@@ -178,7 +171,6 @@ enum Adopted<'a> {
 }
 
 /// Whether the ledger did not have it.
-#[cfg(feature = "redis")]
 async fn adopt_delivery(
     conn: &mut SqliteConnection,
     seq: i64,

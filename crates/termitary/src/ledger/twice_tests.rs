@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::delivery::{Claim, Outcome, Settlement};
 use crate::prelude::*;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Made {}
 impl Event for Made {
     const NAME: &'static str = "things.made";

@@ -11,7 +11,7 @@ use crate::db::{Db, Options};
 use crate::event::Event;
 use crate::inspect::ScheduleStatus;
 
-#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Due {
     at: String,
 }

@@ -14,7 +14,7 @@ use crate::event::{Event, MAX_DATA_BYTES};
 use crate::inspect::ScheduleStatus;
 use crate::testing::TestDb;
 
-#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Rung {
     text: String,
 }
@@ -187,7 +187,7 @@ async fn a_schedule_whose_row_the_database_refuses_hinders_no_other() {
 async fn a_panic_of_a_schedule_run_by_hand_is_an_error_that_names_it() {
     let test = TestDb::open().await;
     let one = hourly("bell", |_| panic!("no bell"));
-    let error = fire::run_now(test.db(), &one).await.unwrap_err();
+    let error = fire::run_now(test.db(), &one, "test").await.unwrap_err();
     let said = error.to_string();
     assert!(
         said.contains("`bell`") && said.contains("no bell"),

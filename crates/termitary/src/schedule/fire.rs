@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::fault;
 use crate::guard;
+use crate::inspect;
 use crate::ledger::stored::Text;
 
 /// A missed tick older than this is skipped under [`CatchUp::Latest`].
@@ -238,8 +239,8 @@ fn tick_id(name: &str, tick: Timestamp) -> Uuid {
     Uuid::new_v8(*hash.as_bytes())
 }
 
-/// Publishes the schedule's event now, beside its ticks.
-pub(crate) async fn run_now(db: &Db, schedule: &Schedule) -> Result<Uuid, Error> {
+/// Publishes the schedule's event now, beside its ticks; `who` goes into the audit.
+pub(crate) async fn run_now(db: &Db, schedule: &Schedule, who: &str) -> Result<Uuid, Error> {
     let draft = draft(db, schedule, db.clock().now()).map_err(|error| {
         Error::invalid(format!(
             "the schedule `{}` cannot make its event: {}",
@@ -250,6 +251,7 @@ pub(crate) async fn run_now(db: &Db, schedule: &Schedule) -> Result<Uuid, Error>
     let id = draft.envelope.id;
     let mut tx = db.begin().await?;
     crate::ledger::publish(&mut tx, db.source(), &[draft]).await?;
+    inspect::audit(&mut tx, db.clock().now_us(), who, "run", &schedule.name, 1).await?;
     tx.commit_and_wake().await?;
     Ok(id)
 }

@@ -29,13 +29,12 @@ mod wall;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, valid_name};
+use crate::event::{Event, Schema, valid_name};
 use crate::handler::{FromDelivery, Handler, HandlerResult};
 use crate::payload;
-use crate::registry::{Entry, FORM, MapSchedule, Registry};
+use crate::registry::{FORM, MapSchedule, Register, Registry};
 use crate::subscription::{Subscription, subscribe};
 
 pub(crate) use rule::Rule;
@@ -47,22 +46,18 @@ pub struct Tick {
     pub at: Timestamp,
 }
 
-impl JsonSchema for Tick {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Tick".into()
-    }
+impl Event for Tick {
+    const NAME: &'static str = "termitary.tick";
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn schema() -> Schema {
         schemars::json_schema!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "Tick",
             "type": "object",
             "properties": { "at": { "type": "string", "format": "date-time" } },
             "required": ["at"]
         })
     }
-}
-
-impl Event for Tick {
-    const NAME: &'static str = "termitary.tick";
 }
 
 /// What happens to ticks that came due while no scheduler ran.
@@ -86,7 +81,7 @@ pub struct Schedule {
     pub(crate) cron: String,
     pub(crate) timezone: String,
     pub(crate) catch_up: CatchUp,
-    pub(crate) schema: fn() -> schemars::Schema,
+    pub(crate) schema: fn() -> Schema,
     pub(crate) make: MakePayload,
 }
 
@@ -109,7 +104,7 @@ pub(crate) type MakePayload = Arc<dyn Fn(Tick) -> Result<String, serde_json::Err
 /// ```
 /// # use serde::{Deserialize, Serialize};
 /// # use termitary::prelude::*;
-/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// #[derive(Serialize, Deserialize)]
 /// struct OverdueCheck { triggered_at: String }
 /// impl Event for OverdueCheck { const NAME: &'static str = "todos.overdue.check"; }
 ///
@@ -139,7 +134,7 @@ pub fn schedule<E: Event>(
         cron: cron.into(),
         timezone: "UTC".to_owned(),
         catch_up: CatchUp::Latest,
-        schema: || schemars::schema_for!(E),
+        schema: E::schema,
         make: Arc::new(move |tick| {
             let json = payload::write(&make(tick))?;
             Ok(Box::<str>::from(json).into_string())
@@ -199,7 +194,7 @@ impl Schedule {
     }
 }
 
-impl<S> Entry<S> for Schedule {
+impl<S> Register<S> for Schedule {
     fn register(self, registry: &mut Registry<S>) {
         let aliases = self.aliases.clone();
         registry.declare(&self.event, self.version, aliases, self.schema);
@@ -262,7 +257,7 @@ impl<S> Cron<S> {
     }
 }
 
-impl<S> Entry<S> for Cron<S> {
+impl<S> Register<S> for Cron<S> {
     fn register(self, registry: &mut Registry<S>) {
         self.schedule.register(registry);
         self.subscription.register(registry);

@@ -14,7 +14,7 @@ use crate::clock::{Clock, from_micros, secs};
 use crate::db::{Db, Options};
 use crate::event::Event;
 
-#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Due {
     at: String,
 }

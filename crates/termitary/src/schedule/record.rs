@@ -115,9 +115,13 @@ pub(crate) async fn pause(tx: &mut Tx, name: &str, paused: bool) -> Result<(), E
     .execute(&mut **tx)
     .await?;
     if row.rows_affected() == 0 {
-        return Err(Error::not_found(format!("no schedule is named `{name}`")));
+        return Err(unknown(name));
     }
     Ok(())
+}
+
+pub(crate) fn unknown(name: &str) -> Error {
+    Error::not_found(format!("no schedule is named `{name}`"))
 }
 
 /// Whether the event of this tick was published, be it too early.

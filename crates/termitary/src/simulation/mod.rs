@@ -28,7 +28,6 @@ mod crew;
 mod heal;
 #[cfg(feature = "planted-bugs")]
 mod planted;
-#[cfg(feature = "redis")]
 mod redis;
 mod run;
 mod world;
@@ -44,7 +43,6 @@ use world::Mode;
 /// Runs wait for the database most of the time: more threads than cores.
 const THREADS: u64 = 4;
 const SQL_RUNS: u64 = 1_500;
-#[cfg(feature = "redis")]
 const REDIS_RUNS: u64 = 500;
 
 fn setting(name: &str) -> Option<u64> {
@@ -120,7 +118,6 @@ fn no_crash_stall_or_refused_write_breaks_a_promise() {
     simulate(SQL_RUNS, || Mode::Sql);
 }
 
-#[cfg(feature = "redis")]
 #[test]
 fn no_crash_stall_or_loss_of_redis_breaks_a_promise() {
     simulate(REDIS_RUNS, || Mode::Redis(redis::Server::start()));

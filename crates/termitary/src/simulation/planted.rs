@@ -26,7 +26,6 @@ fn is_found(mistake: &str, test: &str, promise: &str, first: u64) {
 }
 
 const ON_SQL: &str = "no_crash_stall_or_refused_write_breaks_a_promise";
-#[cfg(feature = "redis")]
 const ON_REDIS: &str = "no_crash_stall_or_loss_of_redis_breaks_a_promise";
 
 #[test]
@@ -39,19 +38,16 @@ fn settling_without_asking_for_the_owner_turns_a_seed_red() {
     is_found("no-owner-check", ON_SQL, "I4", 9);
 }
 
-#[cfg(feature = "redis")]
 #[test]
 fn trimming_by_length_turns_a_seed_red() {
     is_found("maxlen-trim", ON_REDIS, "I1", 23);
 }
 
-#[cfg(feature = "redis")]
 #[test]
 fn a_relay_with_a_cursor_turns_a_seed_red() {
     is_found("cursor-relay", ON_REDIS, "I1", 0);
 }
 
-#[cfg(feature = "redis")]
 #[test]
 fn a_relay_that_forgets_between_two_steps_turns_a_seed_red() {
     is_found("forgetful-relay", ON_REDIS, "I1", 4);

@@ -33,7 +33,6 @@ pub(super) struct Run {
     pub(super) step: u32,
     pub(super) observer: Observer,
     /// Redis loses nothing that it confirmed: then what is on the bus is owed too.
-    #[cfg(feature = "redis")]
     keeps: bool,
 }
 
@@ -43,7 +42,6 @@ pub(super) async fn run(seed: u64, mode: &Mode) -> Result<Seen, Failure> {
     let mut random = Rng::with_seed(seed);
     let mut run = Run {
         world: Rc::clone(&world),
-        #[cfg(feature = "redis")]
         keeps: matches!(mode, Mode::Redis(_)) && random.u8(0..3) == 0,
         random,
         crew: Vec::new(),
@@ -210,7 +208,6 @@ impl Run {
     }
 
     async fn hurt(&mut self) {
-        #[cfg(feature = "redis")]
         if let Mode::Redis(server) = &self.world.mode {
             let (what, lost) = server.hurt(&mut self.random, self.keeps).await;
             self.world.book().redis_lost |= lost;

@@ -12,7 +12,6 @@ use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use super::book::Book;
-#[cfg(feature = "redis")]
 use super::redis::Server;
 use crate::broker::Broker;
 use crate::clock::Clock;
@@ -29,20 +28,20 @@ pub(super) const RULE: &str = "*/7 * * * *";
 /// 2026-01-15T12:00:30Z.
 pub(super) const START: i64 = 1_768_478_430;
 
-#[derive(Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Made {}
 impl Event for Made {
     const NAME: &'static str = "sim.made";
 }
 
 /// Published by the handler of [`Made`], with its effect.
-#[derive(Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Next {}
 impl Event for Next {
     const NAME: &'static str = "sim.next";
 }
 
-#[derive(Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Due {
     pub(super) at: String,
 }
@@ -79,7 +78,6 @@ pub(super) fn every_seven_minutes() -> Schedule {
 /// Which broker is simulated.
 pub(super) enum Mode {
     Sql,
-    #[cfg(feature = "redis")]
     Redis(Server),
 }
 
@@ -145,7 +143,6 @@ impl World {
     pub(super) async fn open(seed: u64, mode: &Mode) -> Rc<Self> {
         let mode = match mode {
             Mode::Sql => Mode::Sql,
-            #[cfg(feature = "redis")]
             Mode::Redis(server) => Mode::Redis(server.emptied().await),
         };
         if TEMPLATE.get().is_none() {
@@ -156,7 +153,7 @@ impl World {
         let db = open(&folder, seed).await;
         let url = format!("sqlite://{}", db.path().display());
         let observer = SqliteConnection::connect(&url).await.unwrap();
-        let machine = |_| Broker::sql_with_lease(db.clone(), LEASE);
+        let machine = |_| Broker::builder(db.clone()).lease(LEASE).sql();
         let mut world = Self {
             machines: (0..2).map(machine).collect(),
             mode,
@@ -176,9 +173,9 @@ impl World {
     pub(super) fn process(&self, name: &str) -> Process {
         let broker = match &self.mode {
             Mode::Sql => self.machines[name.len() % self.machines.len()].clone(),
-            #[cfg(feature = "redis")]
             Mode::Redis(server) => {
-                Broker::redis(self.db.clone(), server.config().lease(LEASE)).unwrap()
+                let broker = Broker::builder(self.db.clone()).lease(LEASE);
+                broker.redis(server.config()).unwrap()
             }
         };
         Process {
@@ -200,7 +197,6 @@ impl World {
         self.note(&format!("{by:?} pass"));
         self.db.clock().advance(by);
         crate::clock::ahead::advance(by);
-        #[cfg(feature = "redis")]
         if let Mode::Redis(server) = &self.mode {
             server.age(by).await;
         }

@@ -4,7 +4,7 @@
 //! # use serde::{Deserialize, Serialize};
 //! # use termitary::prelude::*;
 //! use termitary::testing::{TestDb, TestWorker};
-//! # #[derive(Serialize, Deserialize, JsonSchema)]
+//! # #[derive(Serialize, Deserialize)]
 //! # struct Ping {}
 //! # impl Event for Ping { const NAME: &'static str = "ping"; }
 //! # async fn pong(_: Ping) -> HandlerResult { Ok(()) }
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use crate::prelude::*;
 
-    #[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
+    #[derive(serde::Serialize, serde::Deserialize)]
     struct Ping {}
 
     impl Event for Ping {

@@ -217,7 +217,7 @@ async fn execute<S: Send + Sync + 'static>(
         Ok(Err(undecodable)) => return Ended::Undecodable(undecodable),
         Err(panicked) => return Ended::Failed(panicked.to_string()),
     };
-    let scope = trace::Context {
+    let scope = trace::TraceContext {
         traceparent: Some(meta.traceparent.clone()),
         cause: Some(meta.event_id),
     };

@@ -112,7 +112,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
                 under_way.clear();
                 continue;
             }
-            claims = room.claim(&core, &queue), if under_way.len() < transport.leases_at_once() => {
+            claims = room.claim(&core, &queue), if under_way.len() < core.broker.leases_at_once() => {
                 let Some(claims) = claims else { break };
                 under_way.push(lease(claims));
                 continue;

@@ -172,7 +172,7 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             concurrency,
             "worker started"
         );
-        let at_once = core.broker.transport().leases_at_once();
+        let at_once = core.broker.leases_at_once();
         let lanes: Vec<_> = registry
             .subscriptions
             .iter()
@@ -321,8 +321,13 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks.spawn(lasting("roll", move || {
         roll::report(Arc::clone(&of), lanes.clone())
     }));
-    core.broker
-        .spawn_side_tasks(registry.wire_names(), &core.id, &core.stop, tasks);
+    #[cfg(feature = "redis")]
+    if let Some(bridge) = core
+        .broker
+        .bridge(registry.wire_names(), &core.id, &core.stop)
+    {
+        tasks.spawn(bridge);
+    }
 }
 
 /// Drains: what runs gets the grace, then is dropped.

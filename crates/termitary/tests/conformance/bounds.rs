@@ -62,7 +62,7 @@ pub(crate) async fn a_snooze_for_no_time_waits_for_a_second(stand: Stand) {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Measured {
     note: Option<String>,
     celsius: f64,

@@ -5,7 +5,7 @@ use termitary::testing::TestWorker;
 use crate::stand::Stand;
 use crate::{Ping, Seen, eventually};
 
-#[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Pong {
     n: u32,
 }

@@ -126,7 +126,7 @@ macro_rules! sentences {
 suite!(sqlite);
 suite!(redis);
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ping {
     pub(crate) n: u32,
 }

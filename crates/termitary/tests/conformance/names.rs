@@ -10,7 +10,7 @@ use crate::stand::Stand;
 use crate::{Ping, Seen, eventually};
 
 /// Another event with the same fields.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pong {
     n: u32,
 }
@@ -20,7 +20,7 @@ impl Event for Pong {
 }
 
 /// [`Ping`], renamed.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Called {
     n: u32,
 }

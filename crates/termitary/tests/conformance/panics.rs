@@ -16,7 +16,7 @@ use crate::stand::Stand;
 const EVENTS: u32 = 50;
 
 /// Every second one panics when it is read.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize)]
 struct Bomb {
     n: u32,
 }
@@ -60,7 +60,7 @@ impl FromRef<Seen> for Fragile {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Plain {
     n: u32,
 }

@@ -88,14 +88,14 @@ pub(crate) async fn a_paused_schedule_skips_and_resumes_without_catching_up(stan
     let worker = TestWorker::start(broker.clone(), registry, seen.clone()).await;
     broker
         .inspect()
-        .pause_schedule("job", true, "test")
+        .pause_schedule("job", "test")
         .await
         .unwrap();
     worker.advance(hours(3)).await;
     assert!(seen.all().is_empty());
     broker
         .inspect()
-        .pause_schedule("job", false, "test")
+        .resume_schedule("job", "test")
         .await
         .unwrap();
     worker.advance(minutes(30)).await;
@@ -104,7 +104,7 @@ pub(crate) async fn a_paused_schedule_skips_and_resumes_without_catching_up(stan
     assert_eq!(seen.all(), ["2026-01-15T16:00:00Z"]);
     let error = broker
         .inspect()
-        .pause_schedule("nope", true, "test")
+        .pause_schedule("nope", "test")
         .await
         .unwrap_err();
     assert!(error.is_not_found());

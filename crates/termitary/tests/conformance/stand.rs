@@ -170,11 +170,10 @@ impl Address {
     }
 
     fn broker(&self, db: Db) -> Broker {
+        let broker = Broker::builder(db).lease(LEASE);
         match &self.redis {
-            None => Broker::sql_with_lease(db, LEASE),
-            Some(config) => {
-                Broker::redis(db, config.clone().lease(LEASE).reconcile_after(TRUST)).unwrap()
-            }
+            None => broker.sql(),
+            Some(config) => broker.redis(config.clone().reconcile_after(TRUST)).unwrap(),
         }
     }
 }

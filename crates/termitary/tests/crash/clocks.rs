@@ -55,7 +55,8 @@ fn off_by(hours: i64) -> Clock {
 async fn broker(db: &TestDb, hours: i64) -> Broker {
     let url = format!("sqlite://{}", db.db().path().display());
     let options = Options::default().clock(off_by(hours));
-    Broker::sql_with_lease(Db::open_with(&url, options).await.unwrap(), LEASE)
+    let db = Db::open_with(&url, options).await.unwrap();
+    Broker::builder(db).lease(LEASE).sql()
 }
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -112,8 +112,10 @@ async fn run(registry: Registry<World>, lease: Duration) -> Row {
     sqlx::query(TABLE).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
     let url = format!("sqlite://{}", db.db().path().display());
-    let other = Broker::sql_with_lease(Db::open(&url).await.unwrap(), lease);
-    let broker = Broker::sql_with_lease(db.db().clone(), lease);
+    let other = Broker::builder(Db::open(&url).await.unwrap())
+        .lease(lease)
+        .sql();
+    let broker = Broker::builder(db.db().clone()).lease(lease).sql();
     let world = World {
         broker: broker.clone(),
         runs: Arc::default(),

@@ -17,7 +17,7 @@ const LEASE: Duration = Duration::from_millis(900);
 const DATABASE: &str = "TERMITARY_TEST_DATABASE";
 const REDIS: &str = "TERMITARY_TEST_REDIS";
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Fed {
     pub(crate) n: u32,
 }
@@ -49,9 +49,10 @@ fn registry() -> Registry<Db> {
 
 async fn broker(path: &str, redis: Option<u16>) -> Broker {
     let db = Db::open(&format!("sqlite://{path}")).await.unwrap();
+    let broker = Broker::builder(db).lease(LEASE);
     match redis {
-        Some(port) => Broker::redis(db, RedisConfig::host("127.0.0.1", port).lease(LEASE)).unwrap(),
-        None => Broker::sql_with_lease(db, LEASE),
+        Some(port) => broker.redis(RedisConfig::host("127.0.0.1", port)).unwrap(),
+        None => broker.sql(),
     }
 }
 

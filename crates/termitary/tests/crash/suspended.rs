@@ -44,9 +44,10 @@ fn registry() -> Registry<Inn> {
 async fn broker(folder: &Path, redis: Option<u16>) -> Broker {
     let url = format!("sqlite://{}", folder.join("app.db").display());
     let db = Db::open(&url).await.unwrap();
+    let broker = Broker::builder(db).lease(LEASE);
     match redis {
-        Some(port) => Broker::redis(db, RedisConfig::host("127.0.0.1", port).lease(LEASE)).unwrap(),
-        None => Broker::sql_with_lease(db, LEASE),
+        Some(port) => broker.redis(RedisConfig::host("127.0.0.1", port)).unwrap(),
+        None => broker.sql(),
     }
 }
 

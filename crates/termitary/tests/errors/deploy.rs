@@ -11,7 +11,7 @@ use termitary::testing::{TestDb, TestRedis, TestWorker};
 
 use crate::world::eventually;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Old {
     n: i64,
 }
@@ -20,7 +20,7 @@ impl Event for Old {
     const NAME: &'static str = "things.changed";
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct New {
     n: i64,
     #[serde(default)]
@@ -32,7 +32,7 @@ impl Event for New {
     const VERSION: u32 = 2;
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Added {
     n: i64,
 }

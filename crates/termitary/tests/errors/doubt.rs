@@ -10,7 +10,7 @@ use termitary::testing::{TestDb, TestRedis, TestWorker};
 use tokio::sync::Semaphore;
 
 use crate::proxy::{Fault, Proxy};
-use crate::world::{MAIN, Made, World, config, eventually};
+use crate::world::{MAIN, Made, World, broker, config, eventually};
 
 /// Runs per event, and a gate that holds them.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ async fn an_error_about_an_entry_is_not_taken_for_its_loss() {
     };
     let mut workers = Vec::new();
     for _ in 0..2 {
-        let broker = Broker::redis(db.db().clone(), config(&proxy)).unwrap();
+        let broker = broker(db.db(), config(&proxy));
         let mut worker = TestWorker::start(broker, guards(), gate.clone()).await;
         worker.allow_leftovers();
         workers.push(worker);
@@ -82,7 +82,7 @@ async fn a_bus_event_counts_once_whatever_becomes_of_the_answer_to_its_end() {
             runs: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
         };
-        let broker = Broker::redis(db.db().clone(), config(&proxy)).unwrap();
+        let broker = broker(db.db(), config(&proxy));
         let mut worker = TestWorker::start(broker.clone(), guards(), gate.clone()).await;
         worker.allow_leftovers();
         let events = (0..4).map(|n| Made { n });

@@ -7,7 +7,7 @@ use termitary::testing::{TestDb, TestRedis};
 
 use crate::proxy::{Fault, Proxy};
 use crate::table::{CUTS, ERRORS};
-use crate::world::{MAIN, Made, config};
+use crate::world::{MAIN, Made, broker, config};
 
 async fn ignore(_: Made) -> HandlerResult {
     Ok(())
@@ -24,7 +24,7 @@ impl Office {
     async fn open() -> Self {
         let (server, db) = (TestRedis::start(), TestDb::open_with(Clock::system()).await);
         let proxy = Proxy::start(server.port());
-        let broker = Broker::redis(db.db().clone(), config(&proxy)).unwrap();
+        let broker = broker(db.db(), config(&proxy));
         Self {
             server,
             proxy,

@@ -38,8 +38,8 @@ fn registry() -> Registry<Seen> {
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_thousand_orphans_are_taken_over_in_pages_beside_other_work() {
     let (server, db) = (TestRedis::start(), TestDb::open_with(Clock::system()).await);
-    let config = server.config().lease(LEASE);
-    let broker = Broker::redis(db.db().clone(), config).unwrap();
+    let broker = Broker::builder(db.db().clone()).lease(LEASE);
+    let broker = broker.redis(server.config()).unwrap();
     broker.register(&registry()).await.unwrap();
     for page in 0..50 {
         let events = (0..ORPHANS / 50).map(|n| Made { n: page * 1000 + n });

@@ -18,7 +18,7 @@ use crate::proxy::Proxy;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 pub(crate) const LEASE: Duration = Duration::from_millis(900);
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Made {
     pub(crate) n: i64,
 }
@@ -30,7 +30,7 @@ impl Event for Made {
 pub(crate) const MAIN: &str = "termitary:{things.made}:events";
 
 /// Comes in from plain pub/sub.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Bridged {
     pub(crate) n: i64,
 }
@@ -124,7 +124,7 @@ impl World {
             .unwrap();
         tx.commit().await.unwrap();
         let config = config(&proxy).bridge(bridge);
-        let broker = Broker::redis(db.db().clone(), config.clone()).unwrap();
+        let broker = broker(db.db(), config.clone());
         broker.register(&registry()).await.unwrap();
         let mut world = Self {
             server,
@@ -146,7 +146,7 @@ impl World {
 
     /// With connections of its own, as another process would have.
     pub(crate) async fn add_worker(&mut self) {
-        let broker = Broker::redis(self.db.db().clone(), self.config.clone()).unwrap();
+        let broker = broker(self.db.db(), self.config.clone());
         let mut worker = TestWorker::start(broker, registry(), self.gate.subscribe()).await;
         worker.allow_leftovers();
         self.workers.push(worker);
@@ -284,9 +284,15 @@ impl World {
     }
 }
 
+pub(crate) fn broker(db: &Db, config: RedisConfig) -> Broker {
+    Broker::builder(db.clone())
+        .lease(LEASE)
+        .redis(config)
+        .unwrap()
+}
+
 pub(crate) fn config(proxy: &Proxy) -> RedisConfig {
     RedisConfig::host("127.0.0.1", proxy.port())
-        .lease(LEASE)
         .reconcile_after(Duration::from_millis(250))
         .bridge(Bridge::Both)
 }

@@ -149,7 +149,7 @@ async fn without_the_bridge_plain_messages_mean_nothing() {
 }
 
 /// Renamed since; its programs still say the old name.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Built {
     n: u32,
 }
@@ -167,7 +167,7 @@ async fn a_message_on_the_channel_of_an_alias_is_that_event() {
     }
     let world = world(Bridge::In).await;
     let config = world.config().bridge(Bridge::In);
-    let broker = Broker::redis(world.db.db().clone(), config).unwrap();
+    let broker = world.broker_with(config);
     let registry = Registry::new().on(subscribe("built", note));
     let mut worker = TestWorker::start(broker, registry, world.seen.clone()).await;
     worker.allow_leftovers();
@@ -180,7 +180,7 @@ async fn a_message_on_the_channel_of_an_alias_is_that_event() {
 }
 
 /// Nobody here subscribes to it.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Sold {
     n: u32,
 }

@@ -1,7 +1,5 @@
 //! A subscription that was dropped stays dropped.
 
-use termitary::prelude::*;
-
 use crate::world::{Made, World, eventually, pause, registry};
 
 const MAIN: &str = "termitary:{things.made}:events";
@@ -13,7 +11,7 @@ async fn groups(world: &World) -> String {
 
 /// A worker of this world's ledger that runs these.
 async fn worker(world: &World, names: &[&str]) -> termitary::testing::TestWorker {
-    let broker = Broker::redis(world.db.db().clone(), world.config()).unwrap();
+    let broker = world.broker_with(world.config());
     let mut worker =
         termitary::testing::TestWorker::start(broker, registry(names), world.seen.clone()).await;
     worker.allow_leftovers();

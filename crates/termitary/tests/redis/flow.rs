@@ -242,7 +242,7 @@ async fn tail_sees_both_kinds_of_events_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broadcast_reaches_every_process() {
     let world = World::new(&["first"]).await;
-    let other = Broker::redis(world.db.db().clone(), world.config()).unwrap();
+    let other = world.broker_with(world.config());
     let (mut one, mut two) = (
         world.broker.broadcasts().subscribe(),
         other.broadcasts().subscribe(),
@@ -291,7 +291,7 @@ async fn a_new_subscription_starts_from_now() {
         .await
         .unwrap();
     world.broker.bus().publish(Made { n: 3 }).await.unwrap();
-    let later = Broker::redis(world.db.db().clone(), world.config()).unwrap();
+    let later = world.broker_with(world.config());
     let mut worker = termitary::testing::TestWorker::start(
         later,
         registry(&["first", "second"]),

@@ -18,7 +18,7 @@ async fn every_error_says_that_the_password_is_wrong() {
         .redis(&["CONFIG", "SET", "requirepass", "right"])
         .await;
     let config = world.config().password("wrong");
-    let broker = Broker::redis(world.db.db().clone(), config).unwrap();
+    let broker = world.broker_with(config);
     for _ in 0..4 {
         let error = broker.ping().await.unwrap_err();
         assert!(error.is_invalid(), "{error:?}");
@@ -82,7 +82,7 @@ async fn a_server_that_may_evict_is_warned_of_once() {
     world.redis(&evict).await;
     let said = "set its maxmemory-policy to noeviction";
     assert_eq!(log.count(said), 0, "{}", log.text());
-    let broker = Broker::redis(world.db.db().clone(), world.config()).unwrap();
+    let broker = world.broker_with(world.config());
     for _ in 0..3 {
         broker.ping().await.unwrap();
         let others = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];

@@ -9,7 +9,7 @@ const MAIN: &str = "termitary:{things.made}:events";
 const UNREAD: &str = "termitary:{things.unread}:events";
 
 /// Nobody subscribes to it.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Unread {}
 
 impl Event for Unread {

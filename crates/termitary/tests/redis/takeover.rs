@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use termitary::broker::RedisConfig;
 use termitary::prelude::*;
 use termitary::testing::{TestDb, TestRedis, TestWorker};
 
@@ -73,10 +72,8 @@ async fn a_running_delivery_keeps_its_lease() {
 /// The machine of Redis and of its workers slept for an hour: its clock goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_that_have_grown_old_while_everybody_slept_are_left_to_their_workers() {
-    let lease = |config: RedisConfig| config.lease(Duration::from_secs(3));
-    let world = World::on(TestRedis::start(), &["slow"], lease).await;
-    let worker = async || world.worker_with(lease(world.config())).await;
-    let _workers = [worker().await, worker().await];
+    let world = World::leasing(Duration::from_secs(3), &["slow"]).await;
+    let _workers = [world.worker().await, world.worker().await];
     world.commit(0..2).await;
     world.broker.bus().publish(Made { n: 2 }).await.unwrap();
     eventually("all run", async || world.seen.total("slow.started").0 == 3).await;
@@ -137,9 +134,8 @@ async fn who_lost_an_entry_cannot_settle_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_begins_in_the_last_moment_of_its_carriers_lease_is_not_sent_again() {
-    let lease = |config: RedisConfig| config.lease(Duration::from_secs(30));
-    let world = World::on(TestRedis::start(), &["slow"], lease).await;
-    let _worker = world.worker_with(lease(world.config())).await;
+    let world = World::leasing(Duration::from_secs(30), &["slow"]).await;
+    let _worker = world.worker().await;
     let held = 0..8; // and read ahead
     world.commit(held).await;
     eventually("it holds what it can", async || {

@@ -10,7 +10,7 @@ use crate::world::{Made, World, eventually};
 
 const MAIN: &str = "termitary:{things.made}:events";
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Refused {}
 
 impl Event for Refused {

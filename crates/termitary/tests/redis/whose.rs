@@ -91,7 +91,7 @@ async fn a_full_redis_is_claimed_too() {
     let ours = owner(&world).await;
     world.redis(&["DEL", OWNER]).await;
     world.redis(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let broker = Broker::redis(world.db.db().clone(), world.config()).unwrap();
+    let broker = world.broker_with(world.config());
     broker.ping().await.unwrap();
     assert_eq!(owner(&world).await, ours);
 }

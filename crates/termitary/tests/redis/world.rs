@@ -14,7 +14,7 @@ use termitary::prelude::*;
 use termitary::testing::{TestDb, TestRedis, TestWorker};
 use tokio::sync::Semaphore;
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Made {
     pub(crate) n: u32,
 }
@@ -148,6 +148,7 @@ pub(crate) fn registry(names: &[&str]) -> Registry<Seen> {
 
 pub(crate) struct World {
     pub(crate) server: TestRedis,
+    lease: Duration,
     pub(crate) db: TestDb,
     pub(crate) seen: Seen,
     pub(crate) broker: Broker,
@@ -159,8 +160,21 @@ impl World {
         Self::on(TestRedis::start(), names, |config| config).await
     }
 
+    pub(crate) async fn leasing(lease: Duration, names: &[&'static str]) -> Self {
+        Self::open(TestRedis::start(), lease, names, |config| config).await
+    }
+
     pub(crate) async fn on(
         server: TestRedis,
+        names: &[&'static str],
+        configure: impl FnOnce(RedisConfig) -> RedisConfig,
+    ) -> Self {
+        Self::open(server, LEASE, names, configure).await
+    }
+
+    async fn open(
+        server: TestRedis,
+        lease: Duration,
         names: &[&'static str],
         configure: impl FnOnce(RedisConfig) -> RedisConfig,
     ) -> Self {
@@ -170,10 +184,12 @@ impl World {
             .try_init();
         grant(&server).await;
         let db = TestDb::open_with(Clock::system()).await;
-        let broker = Broker::redis(db.db().clone(), configure(config(&server))).unwrap();
+        let broker = Broker::builder(db.db().clone()).lease(lease);
+        let broker = broker.redis(configure(config(&server))).unwrap();
         broker.register(&registry(names)).await.unwrap();
         Self {
             server,
+            lease,
             db,
             seen: Seen::default(),
             broker,
@@ -191,13 +207,18 @@ impl World {
         config(&self.server)
     }
 
+    pub(crate) fn broker_with(&self, config: RedisConfig) -> Broker {
+        let broker = Broker::builder(self.db.db().clone()).lease(self.lease);
+        broker.redis(config).unwrap()
+    }
+
     /// A worker with connections of its own, as another process would have.
     pub(crate) async fn worker(&self) -> TestWorker {
         self.worker_with(self.config()).await
     }
 
     pub(crate) async fn worker_with(&self, config: RedisConfig) -> TestWorker {
-        let broker = Broker::redis(self.db.db().clone(), config).unwrap();
+        let broker = self.broker_with(config);
         let mut worker = TestWorker::start(broker, registry(&self.names), self.seen.clone()).await;
         worker.allow_leftovers();
         worker
@@ -254,13 +275,14 @@ pub(crate) async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
-/// Leases of half a second, so that a dead worker is noticed soon.
+/// Short, so that a dead worker is noticed soon.
+const LEASE: Duration = Duration::from_millis(600);
+
 fn config(server: &TestRedis) -> RedisConfig {
     server
         .config()
         .username("termitary")
         .password("a secret of the tests")
-        .lease(Duration::from_millis(600))
         .reconcile_after(Duration::from_secs(2))
 }
 

@@ -23,7 +23,7 @@ const RETRIED: u32 = 4;
 const HOPELESS: u32 = 5;
 const SLOW: u32 = 6;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Ordered {
     pub(crate) n: u32,
 }
@@ -33,7 +33,7 @@ impl Event for Ordered {
 }
 
 /// Published by the handler of `Ordered`, in its own transaction.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Paid {
     n: u32,
 }
@@ -42,7 +42,7 @@ impl Event for Paid {
     const NAME: &'static str = "shop.paid";
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Opened {}
 
 impl Event for Opened {
@@ -174,11 +174,12 @@ impl Place {
         let options = Options::default().durable(false);
         let url = format!("sqlite://{}", self.database);
         let db = Db::open_with(&url, options).await.unwrap();
+        let broker = Broker::builder(db).lease(LEASE);
         let Some(port) = self.redis else {
-            return Broker::sql_with_lease(db, LEASE);
+            return broker.sql();
         };
-        let config = RedisConfig::host("127.0.0.1", port).lease(LEASE);
-        Broker::redis(db, config.reconcile_after(secs(2))).unwrap()
+        let config = RedisConfig::host("127.0.0.1", port);
+        broker.redis(config.reconcile_after(secs(2))).unwrap()
     }
 }
 

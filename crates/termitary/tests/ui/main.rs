@@ -22,11 +22,11 @@ const WRITTEN_BY: &str = "rustc 1.95.";
 
 #[test]
 fn the_compiler_explains_the_mistakes_that_users_make() {
-    let library = library();
+    let libraries = libraries();
     let exact = version().starts_with(WRITTEN_BY);
     let mut wrong = Vec::new();
     for case in cases() {
-        let found = compile(&library, &case).unwrap_or_default();
+        let found = compile(&libraries, &case).unwrap_or_default();
         let text = case.with_extension("stderr");
         if std::env::var_os("UI_UPDATE").is_some() {
             std::fs::write(&text, &found).unwrap();
@@ -47,27 +47,42 @@ fn the_compiler_explains_the_mistakes_that_users_make() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// Of the libraries that cargo may have left beside this test, the newest that
-/// fits: the control must compile.
-fn library() -> PathBuf {
+/// The crates that a case may use.
+struct Libraries {
+    termitary: PathBuf,
+    serde: PathBuf,
+}
+
+/// Cargo may have left several builds of both crates beside this test. Returns the
+/// newest that compile the control.
+fn libraries() -> Libraries {
+    let mut why = String::from("there is none");
+    for termitary in built("libtermitary-") {
+        for serde in built("libserde-") {
+            let termitary = termitary.clone();
+            let libraries = Libraries { termitary, serde };
+            match compile(&libraries, Path::new("tests/ui/good.rs")) {
+                None => return libraries,
+                Some(error) => why = error,
+            }
+        }
+    }
+    panic!("no build of the library compiles good.rs: {why}")
+}
+
+/// The builds of one crate, the newest first.
+fn built(prefix: &str) -> Vec<PathBuf> {
     let mut built: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(neighbours())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
             let name = path.file_name().unwrap().to_string_lossy();
-            name.starts_with("libtermitary-") && name.ends_with(".rlib")
+            name.starts_with(prefix) && name.ends_with(".rlib")
         })
         .map(|path| (path.metadata().unwrap().modified().unwrap(), path))
         .collect();
     built.sort();
-    let mut why = String::from("there is none");
-    for (_, library) in built.into_iter().rev() {
-        match compile(&library, Path::new("tests/ui/good.rs")) {
-            None => return library,
-            Some(error) => why = error,
-        }
-    }
-    panic!("no build of the library compiles good.rs: {why}")
+    built.into_iter().rev().map(|(_, path)| path).collect()
 }
 
 /// Where cargo puts what it builds for tests.
@@ -100,7 +115,7 @@ fn version() -> String {
 }
 
 /// What the compiler says, if it does not compile.
-fn compile(library: &Path, case: &Path) -> Option<String> {
+fn compile(libraries: &Libraries, case: &Path) -> Option<String> {
     let out = tempfile::tempdir().unwrap();
     let output = rustc()
         .args([
@@ -116,7 +131,9 @@ fn compile(library: &Path, case: &Path) -> Option<String> {
         .arg("-L")
         .arg(format!("dependency={}", neighbours().display()))
         .arg("--extern")
-        .arg(format!("termitary={}", library.display()))
+        .arg(format!("termitary={}", libraries.termitary.display()))
+        .arg("--extern")
+        .arg(format!("serde={}", libraries.serde.display()))
         .arg(case)
         .env_remove("RUSTFLAGS")
         .output()

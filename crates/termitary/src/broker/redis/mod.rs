@@ -28,8 +28,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::Transport;
@@ -137,22 +135,31 @@ impl Redis {
     }
 }
 
+impl Redis {
+    /// The bridge from plain pub/sub, if it is switched on.
+    pub(crate) fn bridge(
+        &self,
+        events: Vec<String>,
+        worker: &WorkerId,
+        stop: CancellationToken,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let mode = self.config.bridge_mode();
+        mode.takes_in().then(|| {
+            let (db, link) = (self.db.clone(), self.link.clone());
+            let bridge = Bridging::new(db, link, events, worker, stop, mode.sends_out());
+            Arc::new(bridge).run()
+        })
+    }
+}
+
 #[async_trait]
 impl Transport for Redis {
-    fn mode(&self) -> &'static str {
-        "redis"
-    }
-
     async fn declare(&self, routes: &[Route]) -> Result<(), Error> {
         groups::routes(self, routes).await
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
         publish::publish(self, drafts).await
-    }
-
-    fn leases_at_once(&self) -> usize {
-        2
     }
 
     async fn lease(
@@ -183,26 +190,6 @@ impl Transport for Redis {
 
     async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error> {
         history::read(self, cursor, routes).await
-    }
-
-    fn side_tasks(
-        &self,
-        events: Vec<String>,
-        worker: WorkerId,
-        stop: CancellationToken,
-    ) -> Vec<BoxFuture<'static, ()>> {
-        if !self.config.bridge_mode().takes_in() {
-            return Vec::new();
-        }
-        let bridge = Bridging::new(
-            self.db.clone(),
-            self.link.clone(),
-            events,
-            &worker,
-            stop,
-            self.config.bridge_mode().sends_out(),
-        );
-        vec![Arc::new(bridge).run().boxed()]
     }
 
     async fn forget(&self, route: &Route) -> Result<(), Error> {

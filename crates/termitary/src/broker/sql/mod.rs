@@ -70,10 +70,6 @@ impl Sql {
 
 #[async_trait]
 impl Transport for Sql {
-    fn mode(&self) -> &'static str {
-        "sqlite"
-    }
-
     async fn declare(&self, _routes: &[Route]) -> Result<(), Error> {
         Ok(())
     }

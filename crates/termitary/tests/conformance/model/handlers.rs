@@ -14,7 +14,7 @@ use super::delivery::{ATTEMPTS, RETRY, RETRY_AFTER, SNOOZE};
 use super::reference::Key;
 use super::script::{Act, Plans, SUBSCRIPTIONS};
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Script {
     pub(crate) n: u32,
     pub(crate) plans: Plans,
@@ -27,7 +27,7 @@ pub(crate) trait Scripted: Event {
 
 macro_rules! version {
     ($name:ident = $version:literal) => {
-        #[derive(Serialize, Deserialize, JsonSchema)]
+        #[derive(Serialize, Deserialize)]
         #[serde(transparent)]
         pub(crate) struct $name(pub(crate) Script);
 
@@ -48,7 +48,7 @@ version!(V1 = 1);
 version!(V2 = 2);
 
 /// What a committed handler publishes.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Echo {
     n: u32,
 }

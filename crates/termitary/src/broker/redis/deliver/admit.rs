@@ -13,7 +13,7 @@ use crate::broker::redis::entry::{self, Carried, Unreadable};
 use crate::broker::redis::repair::loss::{self, Doubted};
 use crate::broker::redis::wire::keys::Lane;
 use crate::db::Tx;
-use crate::delivery::{Claim, Entry, Leased, Origin, Outcome, Settlement, WorkerId};
+use crate::delivery::{Claim, EntryAddress, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::standing::{self, Standing};
@@ -22,8 +22,8 @@ use crate::ledger::{self, state};
 /// Entries of one read, sorted by what they are.
 #[derive(Default)]
 struct Sorted {
-    readable: Vec<(Entry, Carried, bool)>,
-    unreadable: Vec<(Entry, Box<Unreadable>)>,
+    readable: Vec<(EntryAddress, Carried, bool)>,
+    unreadable: Vec<(EntryAddress, Box<Unreadable>)>,
     /// To be ended without running.
     over: Vec<Over>,
 }
@@ -90,9 +90,9 @@ pub(crate) async fn admit(
         fault::point!("lease.admitted");
     }
     // No await from here on: what is marked as held reaches the caller.
-    redis.live.take(worker, &mut leased, |delivery| {
-        settle::entry_of(&delivery.claim)
-    });
+    redis
+        .live
+        .take(worker, &mut leased, |delivery| delivery.claim.entry());
     Ok(leased)
 }
 
@@ -100,7 +100,7 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
     let mut sorted = Sorted::default();
     for batch in batches {
         for raw in batch.entries {
-            let entry = lane.entry(&batch.stream, &raw.id);
+            let entry = lane.address(&batch.stream, &raw.id);
             if raw.fields.is_none() {
                 // Deleted under us; the reconciler sends again what is owed.
                 sorted.over.push(Over::quietly(entry));
@@ -115,7 +115,13 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
     sorted
 }
 
-fn lease(lane: &Lane, worker: &WorkerId, entry: Entry, carried: Carried, attempts: u32) -> Leased {
+fn lease(
+    lane: &Lane,
+    worker: &WorkerId,
+    entry: EntryAddress,
+    carried: Carried,
+    attempts: u32,
+) -> Leased {
     let envelope = Arc::new(carried.envelope);
     let (fence, origin) = match carried.ledger {
         Some((seq, fence)) => (
@@ -160,7 +166,7 @@ impl Known {
     async fn read(
         redis: &Redis,
         lane: &Lane,
-        entries: &[(Entry, Carried, bool)],
+        entries: &[(EntryAddress, Carried, bool)],
     ) -> Result<Self, Error> {
         let seqs: Vec<_> = entries
             .iter()
@@ -194,12 +200,12 @@ impl Known {
         Ok(known)
     }
 
-    fn fate(&self, entry: &Entry, carried: &Carried, seen: bool) -> Fate {
+    fn fate(&self, entry: &EntryAddress, carried: &Carried, seen: bool) -> Fate {
         let Some((seq, fence)) = carried.ledger else {
             let adopted = self.adopted.get(&carried.envelope.id).filter(|_| seen);
             return match adopted {
                 None => Fate::Runs(0),
-                Some(uncounted) if *uncounted == Some(loss::noted(entry)) => Fate::Noted,
+                Some(uncounted) if *uncounted == Some(entry.recorded()) => Fate::Noted,
                 Some(_) => Fate::Over,
             };
         };
@@ -215,7 +221,7 @@ impl Known {
             return Fate::Over;
         };
         // Under a later fence it was given out again, and is the row's all the same.
-        if now != fence && row.entry.as_deref() != Some(&*loss::noted(entry)) {
+        if now != fence && row.entry.as_deref() != Some(&*entry.recorded()) {
             return Fate::Over;
         }
         let given_before = now != fence || loss::ms(&entry.id) <= row.doubt_ms.unwrap_or(0);
@@ -243,7 +249,7 @@ async fn park(
     redis: &Redis,
     lane: &Lane,
     worker: &WorkerId,
-    unreadable: &[(Entry, Box<Unreadable>)],
+    unreadable: &[(EntryAddress, Box<Unreadable>)],
 ) -> Result<(), Error> {
     let mut tx = redis.db.begin().await?;
     let now_us = redis.now_us();
@@ -258,7 +264,7 @@ pub(crate) async fn park_in(
     tx: &mut Tx,
     lane: &Lane,
     worker: &WorkerId,
-    entry: &Entry,
+    entry: &EntryAddress,
     unreadable: &Unreadable,
     now_us: i64,
 ) -> Result<(), Error> {

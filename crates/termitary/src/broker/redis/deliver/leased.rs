@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::delivery::{Entry, WorkerId};
+use crate::delivery::{EntryAddress, WorkerId};
 
 #[derive(Default)]
-pub(crate) struct Live(Mutex<HashMap<WorkerId, HashSet<Entry>>>);
+pub(crate) struct Live(Mutex<HashMap<WorkerId, HashSet<EntryAddress>>>);
 
 impl Live {
-    fn lock(&self) -> MutexGuard<'_, HashMap<WorkerId, HashSet<Entry>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<WorkerId, HashSet<EntryAddress>>> {
         // Inserts and removals leave the sets whole even on a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -19,7 +19,7 @@ impl Live {
         &self,
         worker: &WorkerId,
         items: &mut Vec<T>,
-        entry: impl Fn(&T) -> Option<&Entry>,
+        entry: impl Fn(&T) -> Option<&EntryAddress>,
     ) {
         let mut live = self.lock();
         let held = live.entry(worker.clone()).or_default();
@@ -31,7 +31,7 @@ impl Live {
         &self,
         worker: &WorkerId,
         items: &mut Vec<T>,
-        entry: impl Fn(&T) -> &Entry,
+        entry: impl Fn(&T) -> &EntryAddress,
     ) {
         if let Some(held) = self.lock().get(worker) {
             items.retain(|item| !held.contains(entry(item)));
@@ -43,9 +43,9 @@ impl Live {
     pub(crate) fn without_those<T>(
         &self,
         worker: &WorkerId,
-        held_before: &HashSet<Entry>,
+        held_before: &HashSet<EntryAddress>,
         items: &mut Vec<T>,
-        entry: impl Fn(&T) -> Entry,
+        entry: impl Fn(&T) -> EntryAddress,
     ) {
         items.retain(|item| {
             let entry = entry(item);
@@ -53,7 +53,7 @@ impl Live {
         });
     }
 
-    pub(crate) fn drop<'a>(&self, entries: impl Iterator<Item = (&'a WorkerId, &'a Entry)>) {
+    pub(crate) fn drop<'a>(&self, entries: impl Iterator<Item = (&'a WorkerId, &'a EntryAddress)>) {
         let mut live = self.lock();
         for (worker, entry) in entries {
             if let Some(held) = live.get_mut(worker) {
@@ -63,18 +63,18 @@ impl Live {
     }
 
     /// Everything that it holds now.
-    pub(crate) fn held(&self, worker: &WorkerId) -> HashSet<Entry> {
+    pub(crate) fn held(&self, worker: &WorkerId) -> HashSet<EntryAddress> {
         self.lock().get(worker).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn holds(&self, worker: &WorkerId, entry: &Entry) -> bool {
+    pub(crate) fn holds(&self, worker: &WorkerId, entry: &EntryAddress) -> bool {
         self.lock()
             .get(worker)
             .is_some_and(|held| held.contains(entry))
     }
 
     /// Whether any worker of this process holds it.
-    pub(crate) fn anyone_holds(&self, entry: &Entry) -> bool {
+    pub(crate) fn anyone_holds(&self, entry: &EntryAddress) -> bool {
         self.lock().values().any(|held| held.contains(entry))
     }
 

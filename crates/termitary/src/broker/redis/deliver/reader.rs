@@ -227,7 +227,7 @@ impl Reader {
                 redis
                     .live
                     .without_those(worker, &held, &mut entries, |raw| {
-                        lane.entry(stream, &raw.id)
+                        lane.address(stream, &raw.id)
                     });
                 if !entries.is_empty() {
                     return Ok(vec![Batch {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::settle::{entry_of, flags};
+use super::settle::flags;
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::script;
 use crate::clock::micros;
@@ -38,14 +38,14 @@ pub(crate) async fn renew(redis: &Redis, claims: &[Claim]) -> Result<Vec<bool>, 
     let lost = claims.iter().zip(&held).filter(|(_, held)| !**held);
     redis
         .live
-        .drop(lost.filter_map(|(claim, _)| Some((&claim.worker, entry_of(claim)?))));
+        .drop(lost.filter_map(|(claim, _)| Some((&claim.worker, claim.entry()?))));
     Ok(held)
 }
 
 async fn on_streams(redis: &Redis, claims: &[Claim]) -> Result<Vec<i64>, Error> {
     let mut kinds: BTreeMap<_, Vec<(usize, &str)>> = BTreeMap::new();
     for (i, claim) in claims.iter().enumerate() {
-        if let Some(entry) = entry_of(claim) {
+        if let Some(entry) = claim.entry() {
             kinds
                 .entry((&entry.stream, &entry.group, &claim.worker))
                 .or_default()

@@ -9,9 +9,8 @@ use redis::{RedisResult, Value};
 use rusqlite::Connection;
 
 use crate::broker::redis::Redis;
-use crate::broker::redis::repair::loss;
 use crate::broker::redis::wire::{keys, reply, script};
-use crate::delivery::{Claim, Entry, Origin, Outcome, Settlement, WorkerId};
+use crate::delivery::{Claim, EntryAddress, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::{self, batch};
@@ -44,7 +43,7 @@ pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<
     redis.live.drop(
         settlements
             .iter()
-            .filter_map(|s| Some((&s.claim.worker, entry_of(&s.claim)?))),
+            .filter_map(|s| Some((&s.claim.worker, s.claim.entry()?))),
     );
     Ok(held)
 }
@@ -66,13 +65,6 @@ fn is_adopted(settlement: &Settlement) -> bool {
         && !matches!(settlement.outcome, Outcome::Done { .. })
 }
 
-pub(crate) fn entry_of(claim: &Claim) -> Option<&Entry> {
-    match &claim.origin {
-        Origin::Ledger { entry, .. } => entry.as_ref(),
-        Origin::Stream { entry, .. } => Some(entry),
-    }
-}
-
 /// Notes what is finished and whose entries Redis said nothing about; answers
 /// what the ledger did not have already.
 async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
@@ -82,7 +74,7 @@ async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
     for claim in claims {
         let first = match &claim.origin {
             Origin::Stream { envelope, entry } => {
-                ledger::note(&mut tx, claim, envelope, &loss::noted(entry), now_us).await?
+                ledger::note(&mut tx, claim, envelope, &entry.recorded(), now_us).await?
             }
             Origin::Ledger { .. } => false,
         };
@@ -166,7 +158,7 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<boo
     let ends: Vec<_> = settlements
         .iter()
         .map(|s| {
-            entry_of(&s.claim).map(|entry| End {
+            s.claim.entry().map(|entry| End {
                 worker: &s.claim.worker,
                 entry,
                 counts: on_stream_only(s),
@@ -191,13 +183,13 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<boo
 
 /// An entry that ends without running.
 pub(crate) struct Over {
-    pub(crate) entry: Entry,
+    pub(crate) entry: EntryAddress,
     /// What it carried was finished and is not counted yet.
     pub(crate) counts: bool,
 }
 
 impl Over {
-    pub(crate) fn quietly(entry: Entry) -> Self {
+    pub(crate) fn quietly(entry: EntryAddress) -> Self {
         Self {
             entry,
             counts: false,
@@ -225,7 +217,7 @@ pub(crate) async fn end(redis: &Redis, worker: &WorkerId, over: &[Over]) -> Resu
 #[derive(Clone, Copy)]
 struct End<'a> {
     worker: &'a WorkerId,
-    entry: &'a Entry,
+    entry: &'a EntryAddress,
     counts: bool,
 }
 

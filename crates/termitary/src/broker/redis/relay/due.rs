@@ -15,6 +15,7 @@ use crate::broker::redis::wire::keys::{Keys, Lane};
 use crate::broker::redis::wire::link::Held;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
+use crate::delivery::recorded_entry;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger;
@@ -193,7 +194,7 @@ async fn note(
                     sending
                         .rows
                         .iter()
-                        .map(|row| (*row, format!("{}|{id}", sending.stream))),
+                        .map(|row| (*row, recorded_entry(&sending.stream, &id))),
                 );
             }
             Ok(None) => {}

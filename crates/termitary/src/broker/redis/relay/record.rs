@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::due;
 use crate::broker::redis::Redis;
+use crate::delivery::recorded_entry;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::carried;
@@ -130,7 +131,7 @@ async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
     let mut entries: Vec<_> = sent
         .iter()
         .filter(|sent| unfinished.contains(&sent.seq))
-        .map(|sent| (sent.seq, format!("{}|{}", sent.stream, sent.id)))
+        .map(|sent| (sent.seq, recorded_entry(&sent.stream, &sent.id)))
         .collect();
     while !entries.is_empty() {
         let rest = entries.split_off(entries.len().min(due::CHUNK));

@@ -13,7 +13,7 @@ use crate::broker::redis::wire::keys::{self, Lane, Stream};
 use crate::broker::redis::wire::reply;
 use crate::broker::watch::Watch;
 use crate::clock::forward;
-use crate::delivery::{Entry, WorkerId};
+use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;
 
 /// How many are looked at with one command.
@@ -33,7 +33,7 @@ pub(crate) struct Graves {
 /// An entry in a worker's hand.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Held {
-    entry: Entry,
+    entry: EntryAddress,
     worker: String,
 }
 
@@ -111,7 +111,7 @@ fn watch(
     let mut idle = HashMap::with_capacity(stale.len());
     let unchanged = stale.into_iter().filter_map(|(lane, stream, held)| {
         let key = Held {
-            entry: lane.entry(stream, &held.id),
+            entry: lane.address(stream, &held.id),
             worker: held.consumer,
         };
         // Less idle than the time since the last look: renewed in between. The next

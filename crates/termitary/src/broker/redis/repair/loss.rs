@@ -15,23 +15,18 @@ use crate::broker::redis::entry::Carried;
 use crate::broker::redis::wire::info::{self, Info};
 use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::reply;
-use crate::delivery::{Entry, WorkerId};
+use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;
 use crate::ledger::doubt::{self, Again};
 
 /// A delivery whose entry may have been given out before, or would soon be sent again.
 pub(crate) struct Doubted {
-    pub(crate) entry: Entry,
+    pub(crate) entry: EntryAddress,
     pub(crate) carried: Carried,
     pub(crate) seq: i64,
     /// As the ledger has it now.
     pub(crate) fence: i64,
     pub(crate) attempts: u32,
-}
-
-/// How the ledger notes an entry.
-pub(crate) fn noted(entry: &Entry) -> String {
-    format!("{}|{}", entry.stream, entry.id)
 }
 
 /// Asked on each new connection that reads, before it reads: is it the server
@@ -95,7 +90,7 @@ pub(crate) async fn refence(
         .map(|one| Again {
             row: (one.seq, lane.route, one.fence),
             worker,
-            entry: noted(&one.entry),
+            entry: one.entry.recorded(),
         })
         .collect();
     let mut tx = redis.db.begin().await?;

@@ -17,7 +17,7 @@ use crate::testing::{TestDb, TestRedis};
 const MAIN: &str = "termitary:{doubt.made}:events";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Serialize, Deserialize)]
 struct Made {}
 
 impl Event for Made {
@@ -55,9 +55,9 @@ impl Stand {
     }
 
     fn process(&self, name: &str) -> Process {
-        let config = self.server.config().lease(Duration::from_secs(2));
+        let broker = Broker::builder(self.db.db().clone()).lease(Duration::from_secs(2));
         Process {
-            broker: Broker::redis(self.db.db().clone(), config).unwrap(),
+            broker: broker.redis(self.server.config()).unwrap(),
             id: name.into(),
         }
     }
@@ -168,7 +168,7 @@ async fn a_crash_of_who_was_given_it_again_is_counted() {
     stand.lease(&first).await;
     stand.redis(&["XGROUP", "DESTROY", MAIN, "doubt"]).await;
     let again = stand.lease(&stand.process("second")).await;
-    let entry = crate::broker::redis::deliver::settle::entry_of(&again.claim).unwrap();
+    let entry = again.claim.entry().unwrap();
     // Its lease is over, by the server's clock.
     let idle = ["IDLE", "600000", "JUSTID"];
     let claim = [

@@ -11,7 +11,7 @@ use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::broker::redis::{Redis, entry};
 use crate::clock::{micros, minutes};
-use crate::delivery::Entry;
+use crate::delivery::EntryAddress;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::relay::{self as rows, Row, Trusted};
@@ -107,16 +107,16 @@ fn trust(redis: &Redis, row: &Trusted, now_us: i64) -> i64 {
 }
 
 /// The entry that carries it, if that is where its subscription reads today.
-fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<Entry> {
+fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<EntryAddress> {
     let (key, id) = row.entry.as_ref()?.0.split_once('|')?;
     let lane = lanes.get(&row.route)?;
     let stream = lane.streams.iter().find(|stream| *stream.key == *key)?;
-    Some(lane.entry(stream, id))
+    Some(lane.address(stream, id))
 }
 
 /// Whether each entry is on its stream and still to be run: pending, or not
 /// given to the group yet.
-async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Standing, Error> {
+async fn ask(redis: &Redis, asked: &[(Trusted, EntryAddress)]) -> Result<Standing, Error> {
     if asked.is_empty() {
         return Ok(Vec::new());
     }
@@ -152,7 +152,7 @@ async fn ask(redis: &Redis, asked: &[(Trusted, Entry)]) -> Result<Standing, Erro
 
 fn stands(
     row: &Trusted,
-    entry: &Entry,
+    entry: &EntryAddress,
     found: RedisResult<Value>,
     pending: RedisResult<Value>,
     groups: &HashMap<String, Group>,

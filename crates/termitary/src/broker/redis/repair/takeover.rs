@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::{RedisResult, Value};
 
 use super::expired::{self, Graves};
-use super::{groups, loss};
+use super::groups;
 use crate::broker::redis::Redis;
 use crate::broker::redis::deliver::settle::{self, Over};
 use crate::broker::redis::deliver::{admit, reader};
@@ -20,7 +20,7 @@ use crate::broker::redis::wire::keys::{self, Lane, Stream};
 use crate::broker::redis::wire::reply::{self, Raw};
 use crate::broker::redis::wire::script;
 use crate::db::Tx;
-use crate::delivery::{Claim, Entry, Origin, Route, WorkerId};
+use crate::delivery::{Claim, EntryAddress, Origin, Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::relay::Row;
@@ -170,7 +170,7 @@ async fn bury(
     let mut keys = Vec::new();
     let mut over = Vec::with_capacity(raws.len());
     for raw in &raws {
-        let entry = lane.entry(stream, &raw.id);
+        let entry = lane.address(stream, &raw.id);
         let mut counts = false;
         match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
             Some(Ok(carried)) => match row(&mut tx, lane, owner, &entry, carried, now_us).await? {
@@ -268,11 +268,11 @@ async fn row(
     tx: &mut Tx,
     lane: &Lane,
     owner: &WorkerId,
-    entry: &Entry,
+    entry: &EntryAddress,
     carried: Carried,
     now_us: i64,
 ) -> Result<Found, Error> {
-    let noted = loss::noted(entry);
+    let noted = entry.recorded();
     if let Some((seq, fence)) = carried.ledger {
         let row = (seq, lane.route, fence);
         let fence = ledger::doubt::carried(tx, row, carried.envelope.id, &noted).await?;
@@ -347,7 +347,7 @@ async fn give_back(
     stream: &Stream,
     worker: &WorkerId,
     mut answer: RedisResult<Value>,
-    held: &HashSet<Entry>,
+    held: &HashSet<EntryAddress>,
 ) -> Result<(), Error> {
     loop {
         let Ok(page) = answer else {
@@ -359,7 +359,7 @@ async fn give_back(
         };
         let next = reader::read(lane, stream, worker, PAGE, &last.id);
         redis.live.without_those(worker, held, &mut entries, |raw| {
-            lane.entry(stream, &raw.id)
+            lane.address(stream, &raw.id)
         });
         bury(redis, lane, stream, worker, entries, End::Unseen).await?;
         let mut pipe = redis::pipe();

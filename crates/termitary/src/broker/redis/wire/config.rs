@@ -9,7 +9,7 @@ use redis::{
 
 use super::address;
 use super::keys::{self, Keys};
-use crate::broker::{DEFAULT_LEASE, bounded};
+use crate::broker::DEFAULT_LEASE;
 use crate::clock::minutes;
 use crate::error::Error;
 
@@ -150,10 +150,8 @@ impl RedisConfig {
         self
     }
 
-    /// How long the work of a dead worker waits before it runs elsewhere
-    /// (default: [`DEFAULT_LEASE`]). At least 50 ms and at most a day.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = bounded(lease);
+    pub(crate) fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
         self
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::delivery::{Entry, Route};
+use crate::delivery::{EntryAddress, Route};
 use crate::error::Error;
 
 /// What the names begin with, unless another prefix is set.
@@ -158,9 +158,9 @@ impl Lane {
         self.streams.last()
     }
 
-    /// As its group was given it.
-    pub(crate) fn entry(&self, stream: &Stream, id: &str) -> Entry {
-        Entry {
+    /// The address of an entry of one of its streams.
+    pub(crate) fn address(&self, stream: &Stream, id: &str) -> EntryAddress {
+        EntryAddress {
             stream: stream.key.clone(),
             group: self.group.clone(),
             id: id.into(),
