@@ -13,6 +13,8 @@ mod licences;
 mod machine;
 #[cfg(test)]
 mod promises;
+#[cfg(test)]
+mod prose;
 mod smtp;
 mod steps;
 mod test;
