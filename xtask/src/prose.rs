@@ -1,5 +1,5 @@
 //! Comments and documents are plain English: the subject of a sentence is a noun, and functions
-//! "return" where one is tempted to write "answer".
+//! return.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,10 @@ const CLEAN: &[&str] = &[
     "deploy",
     "bench",
     "chaos",
+    "crates/termitary-app/tests",
+    "crates/termitary-bench",
+    "crates/termitary/examples",
+    "crates/termitary/tests",
     "xtask",
 ];
 
@@ -129,7 +133,7 @@ fn sentences(paragraph: &str) -> Vec<String> {
     sentences
 }
 
-/// What is wrong with a sentence, if anything.
+/// The forbidden word of a sentence, if it has one.
 fn wrong(sentence: &str) -> Option<&'static str> {
     let is_question = sentence.trim_end().ends_with('?');
     let mut words = sentence

@@ -158,7 +158,7 @@ pub(crate) struct Latency {
     pub(crate) per_second: f64,
     #[serde(flatten)]
     pub(crate) spread: Spread,
-    /// How far the publisher itself fell behind its plan at worst.
+    /// The largest delay of the publisher behind its plan.
     pub(crate) publisher_behind_ms: f64,
     pub(crate) cpu_seconds_per100k: Cpu,
 }

@@ -18,17 +18,17 @@ impl Event for UserRegistered {
     const NAME: &'static str = "users.registered";
 }
 
-/// What handlers share; here, how to say that the example is over.
+/// State shared by handlers: here, the signal that the example is over.
 type App = Arc<Notify>;
 
-/// A handler takes the event first, then whatever else it needs.
+/// A handler takes the event first, then its extractors.
 async fn greet(event: UserRegistered, State(app): State<App>) -> HandlerResult {
     println!("hello, {}", event.name);
     app.notify_one();
     Ok(())
 }
 
-/// Who handles what, as data. The name is durable: keep it when code moves.
+/// The subscriptions, as data. The name is durable: keep it when code moves.
 fn subscriptions() -> Registry<App> {
     Registry::new().on(subscribe("users.greet", greet))
 }

@@ -1,4 +1,4 @@
-//! What happens after an error: tried again, given up, run again by hand.
+//! After an error: a retry, a dead letter, and a replay by hand.
 //!
 //! `cargo run -p termitary --example retry`
 

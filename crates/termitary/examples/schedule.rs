@@ -18,7 +18,7 @@ impl Event for OverdueCheck {
     const NAME: &'static str = "todos.overdue.check";
 }
 
-/// Counts what ran.
+/// Counts the runs.
 type App = Arc<Semaphore>;
 
 async fn remind(event: OverdueCheck, State(app): State<App>) -> HandlerResult {

@@ -13,9 +13,9 @@ use source::Source;
 struct Tree {
     /// The folder of its sources.
     sources: &'static str,
-    /// The lowest first. A module is named by its path; the longest name counts.
+    /// The lowest first. A module is listed by its path; the longest match counts.
     layers: &'static [Layer],
-    /// Imports that no layer allows: importer and imported.
+    /// Imports that are forbidden within a layer: importer and imported.
     apart: &'static [(&'static str, &'static str)],
     /// Imports against the rules: importer and imported.
     exceptions: &'static [(&'static str, &'static str)],
@@ -27,20 +27,21 @@ struct Layer {
     sideways: Sideways,
 }
 
-/// What a module may import from another one of its layer.
+/// The imports that a module may make from others of its layer.
 enum Sideways {
     All,
     /// The submodules of these names.
     Only(&'static [&'static str]),
 }
 
-/// Where SQL stands.
+/// The places where SQL is allowed.
 struct Sql {
-    /// The files, by the end of their module's path or its beginning.
+    /// The files, by the end or the beginning of their module's path.
     files: &'static [&'static str],
-    /// The module whose tables begin with, or are named, so.
+    /// The owner of tables with this name or prefix.
     tables: &'static [(&'static str, &'static str)],
-    /// SQL elsewhere, or of another module's table: the module of the file and the table.
+    /// Allowed exceptions: SQL elsewhere, or of another module's table, as the module of the file
+    /// and the table.
     exceptions: &'static [(&'static str, &'static str)],
 }
 
@@ -51,7 +52,7 @@ struct File {
 }
 
 impl Tree {
-    /// Everything that is wrong, and the exceptions that nothing needs.
+    /// All violations, and the exceptions that are not needed.
     fn wrong(&self, repository: &Path) -> Vec<String> {
         let files = files(&repository.join(self.sources));
         let roots = exported(&files);
@@ -84,7 +85,7 @@ impl Tree {
         wrong.into_iter().collect()
     }
 
-    /// Why `from` may not import `to`.
+    /// The reason why `from` may not import `to`.
     fn forbidden(&self, from: &str, to: &str) -> Option<String> {
         let Some((rank, importer)) = self.place(from) else {
             return Some(format!("`{from}` stands in no layer"));
@@ -115,7 +116,7 @@ impl Tree {
         }
     }
 
-    /// The layer of a module, and the name under which it stands there.
+    /// The layer of a module, and its name in the table.
     fn place(&self, module: &str) -> Option<(usize, &'static str)> {
         let named = self.layers.iter().enumerate().flat_map(|(rank, layer)| {
             let modules = layer.modules.iter();
@@ -126,7 +127,7 @@ impl Tree {
             .max_by_key(|(_, name)| name.len())
     }
 
-    /// SQL where none may stand.
+    /// SQL in places where it is not allowed.
     fn wrong_sql(&self, repository: &Path) -> Vec<String> {
         let Sql {
             files: places,
@@ -167,7 +168,7 @@ impl Tree {
     }
 }
 
-/// Whether `path` is `module` or in it.
+/// Returns whether `path` is `module` or inside it.
 fn is_in(path: &str, module: &str) -> bool {
     path.strip_prefix(module)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -219,7 +220,7 @@ fn read(folder: &Path, module: &[String], files: &mut Vec<File>, tests: &mut Vec
     }
 }
 
-/// What the root of the crate re-exports, and from which module.
+/// The items that the root of the crate re-exports, with their modules.
 fn exported(files: &[File]) -> BTreeMap<String, Vec<String>> {
     let root = files.iter().filter(|file| file.module.is_empty());
     root.flat_map(|file| file.source.exports())

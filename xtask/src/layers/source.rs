@@ -52,7 +52,7 @@ impl Source {
         found
     }
 
-    /// What the file re-exports from modules beside it.
+    /// The items that the file re-exports from its sibling modules.
     pub(super) fn exports(&self) -> Vec<Vec<String>> {
         let mut found = Vec::new();
         let export: Vec<char> = "pub use ".chars().collect();
@@ -133,7 +133,7 @@ fn after_colons(code: &[char], at: usize) -> Option<usize> {
     (code.get(at..at + 2)? == [':', ':']).then(|| skip_spaces(code, at + 2))
 }
 
-/// Reads what follows `start::`, a name or a list of them; returns the place behind it.
+/// Reads a name or a list of names after `start::`; returns the position after it.
 fn tree(code: &[char], at: usize, start: &[String], found: &mut Vec<Vec<String>>) -> usize {
     if code.get(at) == Some(&'{') {
         let mut at = skip_spaces(code, at + 1);
@@ -171,8 +171,7 @@ fn tree(code: &[char], at: usize, start: &[String], found: &mut Vec<Vec<String>>
     at
 }
 
-/// The code, where each text is `""`, and the texts, each with the place of its first
-/// quote.
+/// Splits a file into its code, where each text is `""`, and its texts with their positions.
 fn split(text: &str) -> (Vec<char>, Vec<(usize, String)>) {
     let chars: Vec<char> = text.chars().collect();
     let (mut code, mut texts) = (Vec::with_capacity(chars.len()), Vec::new());
@@ -204,7 +203,7 @@ fn block(rest: &[char]) -> usize {
     (4..=rest.len()).find(ends).unwrap_or(rest.len())
 }
 
-/// The length of a text at the beginning, and what it holds.
+/// The length of a text literal at the beginning, and its content.
 fn quoted(rest: &[char], before: Option<char>) -> Option<(usize, String)> {
     let raw = rest[0] == 'r' && !before.is_some_and(|c| is_word(c) && c != 'b');
     let hashes = rest[1..].iter().take_while(|c| **c == '#').count();
@@ -238,8 +237,8 @@ fn character(rest: &[char]) -> Option<usize> {
     }
 }
 
-/// Blanks every item that is built for tests only; returns the names of modules among
-/// them that have a file of their own.
+/// Blanks every item that is built for tests only; returns the names of such modules in files of
+/// their own.
 fn blank_tests(code: &mut [char]) -> Vec<String> {
     let mut modules = Vec::new();
     let mut at = 0;
@@ -275,7 +274,7 @@ fn is_for_tests(attribute: &[char]) -> bool {
         || text.starts_with("#[cfg(all(test,")
 }
 
-/// The place of the bracket that closes the first one.
+/// The position of the bracket that closes the first one.
 fn closing(code: &[char]) -> usize {
     let mut depth = 0;
     for (at, c) in code.iter().enumerate() {
@@ -293,14 +292,14 @@ fn closing(code: &[char]) -> usize {
     code.len().saturating_sub(1)
 }
 
-/// The place behind the item that begins here.
+/// The position after the item that begins here.
 fn item_end(code: &[char], mut at: usize) -> usize {
     while at < code.len() {
         match code[at] {
             ';' | ',' => return at + 1,
             '{' => return at + closing(&code[at..]) + 1,
             '(' | '[' => at += closing(&code[at..]) + 1,
-            // The end of what holds it.
+            // The end of the enclosing block.
             '}' => return at,
             _ => at += 1,
         }

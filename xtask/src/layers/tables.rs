@@ -16,15 +16,15 @@ pub(super) const LIBRARY: Tree = Tree {
         layer(&[
             "clock", "delivery", "draft", "error", "event", "excerpt", "payload", "trace",
         ]),
-        // Tools that know nothing of it.
+        // Tools that do not depend on the domain.
         layer(&[
             "fault", "guard", "lock", "outage", "planted", "task", "together",
         ]),
         // The engines of the databases.
         layer(&["db", "sqlite"]),
-        // Every rule about what is owed, and every statement.
+        // Every rule of deliveries, and every statement.
         layer(&["agreed", "ledger"]),
-        // What a program declares.
+        // The declarations of a program.
         layer(&[
             "handler",
             "publish",
@@ -88,7 +88,7 @@ pub(super) const APPLICATION: Tree = Tree {
         layer(&["config", "logging"]),
         layer(&["security"]),
         layer(&["accounts", "http"]),
-        // The features: each has two doors for the wiring, and its events for the others.
+        // The features: each has two functions for the wiring, and its events for the others.
         Layer {
             modules: &["activity", "auth", "mail", "todos", "users"],
             sideways: Sideways::Only(&["events"]),

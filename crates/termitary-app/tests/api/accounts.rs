@@ -40,7 +40,7 @@ async fn after_logout_the_token_is_worth_nothing() {
     app.settle().await;
 }
 
-/// Who the API says that the bearer of each token is; `None` where it refuses.
+/// The users to whom the tokens belong, according to the API; `None` if it refuses.
 async fn asked_at_once(app: &TestApp, tokens: &[&str]) -> Vec<Option<String>> {
     let ask = async |token: &&str| {
         let answer = app
@@ -316,7 +316,7 @@ async fn a_stranger_who_guesses_does_not_keep_the_owner_out() {
             .await
             .assert_status(200);
     }
-    // Many strangers use up what all unknown networks share, and no known one.
+    // Many strangers use up the limit of all unknown networks, but no limit of a known one.
     let mut limited = 0;
     for n in 0..60 {
         let source = format!("203.0.113.{}", n + 2);
@@ -332,7 +332,7 @@ async fn a_stranger_who_guesses_does_not_keep_the_owner_out() {
             .await
             .assert_status(200);
     }
-    // What the owner does gives the strangers nothing back.
+    // A failed login of the owner does not reset the strangers' limit.
     login_from(&app, "203.0.113.99", &ada.email, "a wrong guess")
         .await
         .assert_problem(429);

@@ -357,7 +357,7 @@ async fn what_was_missed_since_the_last_event_comes_first_once_and_in_order() {
         pieces[0].contains("two") && pieces[1].contains("three"),
         "{pieces:?}"
     );
-    // And then what is new.
+    // And then the new entry.
     app.todo(&ada, json!({ "title": "four" })).await;
     app.settle().await;
     let piece = live.next().await.unwrap();

@@ -6,7 +6,7 @@ use termitary_app::mail::{Mail, Mailer};
 
 use crate::support::{PASSWORD, TestApp};
 
-/// Addresses at the edge of what one rule or another takes.
+/// Addresses near the limits of several rules.
 const ODD: &[&str] = &[
     "ada@localhost",
     "ada+tag@example.com",

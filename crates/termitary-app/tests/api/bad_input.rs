@@ -1,4 +1,4 @@
-//! What is wrong is said to be wrong, by name, as problem details.
+//! Invalid input gets problem details that name the field.
 
 use axum::body::Body;
 use axum::http::{Method, Request};

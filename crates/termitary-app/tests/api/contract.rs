@@ -1,4 +1,4 @@
-//! What others build on, held still: a change shows in the review.
+//! The public contract as snapshots: a change shows in the review.
 
 use axum::http::Method;
 use serde_json::{Value, json};

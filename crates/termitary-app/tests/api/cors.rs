@@ -52,7 +52,7 @@ async fn a_named_origin_may_call_every_route_and_read_every_answer() {
         ] {
             assert!(headers.contains(header), "{headers}");
         }
-        // Errors too: a page could not say what is wrong otherwise.
+        // Errors too, so that a page can read them.
         for path in ["/api/v1/todos", "/nope", "/healthz"] {
             let answer = send(&app, Method::GET, path, origin).await;
             assert_eq!(

@@ -1,4 +1,4 @@
-//! When a todo is due, from what people write to what they read back.
+//! Due dates of todos, from the input to the output.
 
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use termitary_app::http;
 
 use crate::support::{Person, TestApp};
 
-/// The routes in an order in which the examples make sense, and what they answer.
+/// The routes in an order in which the examples make sense, with their status codes.
 const WALK: &[(&str, &str, u16)] = &[
     ("post", "/api/v1/auth/register", 201),
     ("post", "/api/v1/auth/login", 200),

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: sent again is answered again, not done again.
+//! `Idempotency-Key`: a repeated request gets the stored response and is not executed again.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -145,7 +145,7 @@ async fn keys_are_forgotten_after_a_day() {
     app.settle().await;
 }
 
-/// How many answers lie in the database.
+/// Number of stored responses in the database.
 async fn kept(app: &TestApp) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM answers")
         .fetch_one(app.db().reader())
@@ -244,7 +244,7 @@ async fn a_stored_answer_cannot_be_compared_read_or_changed_without_the_secret()
     };
     let first = rows(&app).await;
 
-    // Whoever has the database, the key and a guess at the request makes other hashes.
+    // A thief of the database, with the key and a guess at the request, computes other hashes.
     let home = app.router.clone();
     let thief = App::new(
         app.app.broker().clone(),

@@ -1,4 +1,4 @@
-//! Who gets which mail, and how often.
+//! Recipients and numbers of mails.
 
 use axum::http::Method;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ async fn a_todo_handed_on_is_told_to_its_new_assignee_alone() {
     let todo = app
         .todo(&ada, json!({ "title": "Write", "assignee": bob.id }))
         .await;
-    // Bob, who has it, hands it on.
+    // The todo is Bob's now; he assigns it to Cleo.
     change(&app, &bob, &todo, json!({ "assignee": cleo.id })).await;
     assert_eq!(told(&app, &cleo), ["A todo was assigned to you: Write"]);
     assert_eq!(told(&app, &bob).len(), 1);

@@ -10,8 +10,8 @@ use termitary_app::http;
 
 use crate::support::{PASSWORD, Person, TestApp};
 
-/// A route, a body that is valid, and what a stranger, another user, the owner
-/// of what `{id}` names, and an admin get.
+/// A route, a valid body, and the status for a stranger, another user, the owner of `{id}`, and an
+/// admin.
 type Row = (&'static str, &'static str, Option<fn() -> Value>, [u16; 4]);
 
 #[rustfmt::skip]
@@ -97,7 +97,7 @@ fn comment() -> Value {
     json!({ "text": "Yes." })
 }
 
-/// What there is to protect: made anew for each call, because some delete it.
+/// The protected objects: created anew for each call, because some calls delete them.
 struct Scene {
     owner: Person,
     other: Person,
@@ -111,7 +111,7 @@ impl Scene {
         let owner = app.register(&format!("Owner{}", unique())).await;
         let other = app.register(&format!("Other{}", unique())).await;
         let admin = app.register(&format!("Admin{}", unique())).await;
-        // Directly, so that the matrix does not depend on what it tests.
+        // Written directly, so that the matrix does not depend on the code under test.
         let mut tx = app.db().begin().await.unwrap();
         sqlx::query("UPDATE users SET role = 'admin' WHERE email = $1")
             .bind(&admin.email)

@@ -1,4 +1,4 @@
-//! What operators ask, and what every answer carries.
+//! Health checks and metrics, and the headers of every response.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -346,7 +346,7 @@ async fn a_client_that_does_not_take_its_answer_loses_the_connection_and_frees_i
         .write_all(request.repeat(50).as_bytes())
         .await
         .unwrap();
-    // Our end is closed without an answer to the last request.
+    // Our end is closed without a response to the last request.
     tokio::time::timeout(Duration::from_mins(1), async {
         while stuck.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -415,7 +415,7 @@ async fn large_answers_that_nobody_takes_are_bounded_in_bytes() {
     let taken = ask().await.unwrap();
     assert_eq!(taken.status(), 200);
     assert_eq!(ask().await.unwrap().status(), 503);
-    // Small ones are answered all the same.
+    // Small requests still get a response.
     app.call(Method::GET, "/healthz", None, None)
         .await
         .assert_status(200);

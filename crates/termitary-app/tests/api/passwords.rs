@@ -1,4 +1,4 @@
-//! Passwords at their real cost, and what nobody learns from them.
+//! Passwords at their real cost, and timing that reveals nothing.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Answer, PASSWORD, TestApp};
 
-/// The application as people run it: hashing costs what it costs.
+/// The application as in production: hashing has its real cost.
 async fn real() -> TestApp {
     TestApp::start_with(|settings| {
         settings.hash_cost = HashCost::default();
@@ -32,8 +32,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Without the same work for both, one answer would take a hundredth of the
-/// other's time: what is allowed here is far from that, on any machine.
+/// Without the same work for both, one response would take a hundredth of the other's time. The
+/// tolerance here is far from that on any machine.
 fn assert_alike(one: Vec<Duration>, other: Vec<Duration>) {
     let (one, other) = (median(one), median(other));
     assert!(one < other * 3 && other < one * 3, "{one:?} and {other:?}");

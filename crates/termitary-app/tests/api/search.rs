@@ -1,4 +1,4 @@
-//! Searching todos: what is found, and that nobody else waits for it.
+//! Searching todos: the matches, and the load that a search may cause.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -128,7 +128,7 @@ async fn searches_that_hang_stop_nobody_else_and_end_with_503() {
     }));
     let people = people.await;
     app.todo(&ada, json!({ "title": "needle" })).await;
-    // Whatever a search reads with is taken and stays so.
+    // Every connection for searches is taken, and stays taken.
     let held = [
         app.db().read_long().await.unwrap(),
         app.db().read_long().await.unwrap(),

@@ -1,4 +1,4 @@
-//! What a mail server's refusal means, by the step at which it comes.
+//! The meaning of a mail server's refusal, by the step at which it comes.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,8 +6,7 @@ use termitary_app::mail::{Mail, MailError, Mailer};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A server that gives one answer of its own choice at one step; returns its
-/// port and what it was sent.
+/// A server that gives one chosen reply at one step; returns its port and its input.
 async fn server(step: &'static str, answer: &'static str) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -259,7 +259,7 @@ async fn every_order_can_be_paged_without_losing_or_repeating_a_todo() {
     let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
     for n in 0..9 {
         let due = (n % 3 == 0).then(|| format!("2026-02-0{}", 1 + n % 2));
-        // Her own, her own that she is to do herself, and what others want of her.
+        // Her own, her own assigned to herself, and others' assigned to her.
         let (owner, assignee) = match n % 4 {
             0 | 1 => (&ada, None),
             2 => (&ada, Some(&ada.id)),

@@ -1,9 +1,9 @@
-//! Bad input gets a message that names the thing and the way out, and the
-//! exit code that says whose mistake it was.
+//! Bad input gets a message that names the cause and the remedy, and the exit code of the guilty
+//! party.
 
 use crate::sandbox::{Process, Sandbox};
 
-/// The settings, and what the message must name.
+/// The settings, and the words that the message must contain.
 const BAD_SETTINGS: &[(&str, &str, &[&str])] = &[
     ("PORT", "http", &["PORT", "`http`", "3000"]),
     ("PORT", "65536", &["PORT", "65536"]),

@@ -25,7 +25,7 @@ const LONG: [&str; 7] = [
     "bench", "--only", "latency", "--rate", "500", "--events", "5000",
 ];
 
-/// What a run left in the folder of the database.
+/// Leftover folders of a run beside the database.
 fn scratch_folders(sandbox: &Sandbox) -> usize {
     std::fs::read_dir(sandbox.path(""))
         .unwrap()
@@ -138,8 +138,7 @@ fn children(of: u32) -> Vec<u32> {
         .collect()
 }
 
-/// A benchmark whose worker process runs, and that process where the system
-/// tells.
+/// A benchmark with a running worker process, and the id of that process if the system tells it.
 fn in_the_middle(sandbox: &Sandbox) -> (Process, Vec<u32>) {
     let bench = sandbox.start(&LONG);
     let mut workers = Vec::new();
@@ -174,7 +173,7 @@ fn a_signal_ends_a_benchmark_and_nothing_of_it_is_left() {
     }
 }
 
-/// Whether a process is there and no zombie.
+/// Returns whether a process exists and is not a zombie.
 fn lives(id: u32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{id}/stat"));
     state.is_ok_and(|stat| !stat.contains(") Z "))

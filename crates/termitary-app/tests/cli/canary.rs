@@ -1,5 +1,4 @@
-//! Marked secrets and texts go in at one end; what may not know them is
-//! searched at the other.
+//! Puts marked secrets and texts into the system, and searches for them in every output.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -19,8 +18,8 @@ const SECRETS: [&str; 5] = [
     "canary-smtp",
     "canary-redis",
 ];
-/// What events carry: in Redis and in the ledger on purpose, as payload, and
-/// shown by `tail` and `dead show`. In no log, no metric and no error.
+/// Contents of events: intended in Redis and in the ledger as payload, and in `tail` and `dead
+/// show`. In no log, no metric and no error.
 const TEXTS: [&str; 8] = [
     "canary.mail",
     "canary.dead",
@@ -32,8 +31,8 @@ const TEXTS: [&str; 8] = [
     "canary-foreign",
 ];
 
-/// A mail server whose answers quote the recipient, as real ones do: it
-/// refuses the dead for good, and everybody else for now.
+/// A mail server whose replies quote the recipient, as real ones do: it refuses one recipient for
+/// good, and all others temporarily.
 fn quoting_mail_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -80,7 +79,7 @@ fn dump(connection: &mut redis::Connection) -> Vec<u8> {
     all
 }
 
-/// Uses every route that takes what a user writes; answers the token.
+/// Uses every route that takes a user's text; returns the token.
 fn use_everything(port: u16) -> String {
     let new = |email: &str| json!({ "email": email, "name": "canary-name", "password": "canary-password" });
     let stranger = Client::new(port).header("idempotency-key: canary-key");

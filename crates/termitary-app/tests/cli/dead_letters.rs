@@ -1,4 +1,4 @@
-//! What was given up or cannot be read is listed, shown, run again, dropped.
+//! Dead and parked deliveries are listed, shown, replayed and dropped.
 
 use serde::{Deserialize, Serialize};
 use termitary::prelude::*;

@@ -1,4 +1,4 @@
-//! What a newcomer does in the first five minutes, and the user commands.
+//! The first five minutes of a new user, and the user commands.
 
 use serde_json::json;
 
@@ -44,7 +44,7 @@ fn the_command_that_the_banner_offers_works() {
         &serde_json::from_str(body).unwrap(),
     );
     assert_eq!(status, 201, "{answer}");
-    // As it is printed, in a shell whose PATH does not know the program.
+    // Runs the command as printed, in a shell without the program in its PATH.
     let events = said
         .lines()
         .find(|line| line.contains("/termitary events"))
@@ -69,7 +69,7 @@ fn from_registering_to_mails_and_events() {
     let mut dev = sandbox.start(&["dev"]);
     let port = dev.port();
     let mut tail = sandbox.start(&["tail", "--json", "todos.*", "--limit", "2"]);
-    // It shows what comes after its start, so a first event proves that it runs.
+    // `tail` shows only events after its start, so a first event proves that it runs.
     eventually("tail runs", || {
         sandbox.ok(&[
             "publish",

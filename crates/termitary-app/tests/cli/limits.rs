@@ -1,4 +1,4 @@
-//! Limits on guessing hold over all processes, whatever a client claims.
+//! Limits on guessing passwords hold over all processes, whatever a client claims.
 
 use serde_json::json;
 

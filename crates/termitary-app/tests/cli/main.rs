@@ -1,5 +1,5 @@
-//! The `termitary` command from outside: what it says, how it ends, and what
-//! its processes do together.
+//! The `termitary` command from outside: its output, its exit codes, and several processes
+//! together.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;

@@ -36,7 +36,7 @@ fn registry() -> Registry<()> {
         }))
 }
 
-/// A program of somebody's own: one event, whose handler gives up.
+/// A user's own program: one event, whose handler fails permanently.
 fn run_program(sandbox: &Sandbox, events: i64) {
     let url = format!("sqlite://{}", sandbox.path("shop.db").display());
     let runtime = tokio::runtime::Runtime::new().unwrap();

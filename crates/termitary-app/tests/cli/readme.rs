@@ -86,7 +86,7 @@ fn the_five_minute_walk_works_word_for_word() {
         if block.contains("/activity") {
             sandbox.settled();
         }
-        // What a block sets, such as the token, holds for those after it.
+        // Variables of a block, such as the token, are kept for the next blocks.
         let said = shell(&sandbox, &format!("{script}{block}"));
         if block.contains("TOKEN=$(") {
             script.push_str(&block);

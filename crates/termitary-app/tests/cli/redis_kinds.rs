@@ -3,7 +3,7 @@
 use crate::redis_server::{Redis, with_redis};
 use crate::sandbox::{Process, Sandbox, free_port};
 
-/// What starts, and what only asks.
+/// Commands that start a role, and one that only checks.
 const COMMANDS: [&[&str]; 3] = [&["api"], &["worker"], &["migrate"]];
 
 fn refused(sandbox: &Sandbox, words: &[&str]) {

@@ -226,7 +226,7 @@ fn with_the_bridge_out_plain_subscribers_get_the_raw_payload() {
         json!({ "id": todo["id"], "title": "Water the plants" })
     );
     sandbox.settled();
-    // What went out does not come in again.
+    // Our own outgoing message does not come in again.
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(sandbox.count("todos.mail-assignment", "done"), 1);
 }

@@ -11,8 +11,7 @@ use serde_json::Value;
 /// Longer than anything takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The program. Tests that run under `nohup` ignore SIGHUP, and so would what they
-/// start.
+/// The program. Under `nohup`, tests ignore SIGHUP, and their child processes would too.
 fn program() -> Command {
     let program = env!("CARGO_BIN_EXE_termitary");
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -88,14 +87,14 @@ impl Sandbox {
         output
     }
 
-    /// Runs to the end, which must be good; answers stdout.
+    /// Runs a command that must succeed; returns stdout.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs to the end, which must be `code`; answers stderr.
+    /// Runs a command that must exit with `code`; returns stderr.
     pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let text = stderr(&output);
@@ -107,7 +106,7 @@ impl Sandbox {
         text
     }
 
-    /// What `--json` prints.
+    /// The parsed output of `--json`.
     pub(crate) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
@@ -171,7 +170,7 @@ impl Process {
         Self::as_set(command)
     }
 
-    /// Starts a command whose output goes where it is set to go.
+    /// Starts a command with its output as configured.
     pub(crate) fn as_set(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let lines = Arc::<Mutex<Vec<String>>>::default();
@@ -194,7 +193,7 @@ impl Process {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// Waits until it says this; answers the line.
+    /// Waits until the process prints this; returns the line.
     pub(crate) fn says(&mut self, words: &str) -> String {
         let start = Instant::now();
         loop {
@@ -218,7 +217,7 @@ impl Process {
         }
     }
 
-    /// The port of the API that it runs, once that answers.
+    /// The port of the process's API, once it responds.
     pub(crate) fn port(&mut self) -> u16 {
         let line = self.says("/readyz");
         let port = line.rsplit(':').next().unwrap().trim_end_matches("/readyz");

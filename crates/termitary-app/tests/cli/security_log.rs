@@ -1,4 +1,4 @@
-//! What the log of an API process says of attacks and of changes.
+//! The API's log of attacks and of changes to accounts.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Settings: `.env`, its example, and what wins.
+//! Settings: `.env`, its example, and precedence.
 
 use std::collections::BTreeSet;
 

@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::redis_server::with_redis;
 use crate::sandbox::{Process, Sandbox, eventually, free_port};
 
-/// Prints each mail as one line of JSON. Where the second argument is a number,
-/// the mails after so many wait for their answer until the file `go` exists:
-/// the server has them, and the sender does not know it. Refuses mail from `wrong@…` and to
-/// `refused@…` for good, and the first mail to `later@…` for now.
+/// Prints each mail as one line of JSON. If the second argument is a number, it replies to that
+/// many mails and then waits until the file `go` exists: the server has the mail, but the sender
+/// does not know. Refuses mail from `wrong@…` and to `refused@…` for good, and the first mail to
+/// `later@…` temporarily.
 const SERVER: &str = r#"
 import asyncio, json, os, sys, time
 from aiosmtpd.controller import Controller
@@ -57,7 +57,7 @@ fn server(sandbox: &Sandbox) -> Option<(Process, u16)> {
     server_answering(sandbox, 1_000)
 }
 
-/// The same, which answers for so many mails only.
+/// The same server, which replies to that many mails only.
 fn server_answering(sandbox: &Sandbox, mails: usize) -> Option<(Process, u16)> {
     let Some(python) = std::env::var_os("TERMITARY_TEST_SMTP_PYTHON") else {
         assert!(
@@ -172,7 +172,7 @@ fn a_refused_sender_keeps_the_mail_until_somebody_corrects_it() {
     eventually("the mail arrives", || received(&server).len() == 1);
 }
 
-/// What one worker sends at a time: the concurrency of its subscription.
+/// Mails that one worker sends at a time: the concurrency of its subscription.
 const IN_FLIGHT: usize = 8;
 
 /// Each mail arrives once. Those that the server had and the dead worker did
@@ -210,7 +210,7 @@ fn a_worker_dies_while_it_sends(mut sandbox: Sandbox) {
     assert_eq!(counts, expected);
 }
 
-/// How often each mail came, by the first part of its `Message-ID`.
+/// Number of copies of each mail, by the first part of its `Message-ID`.
 fn copies(server: &Process) -> BTreeMap<String, usize> {
     let mut copies = BTreeMap::new();
     for mail in received(server) {

@@ -1,4 +1,4 @@
-//! How processes stop.
+//! Stopping processes.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -64,7 +64,7 @@ fn a_second_hangup_is_no_haste() {
     assert!(!worker.said().contains("ending at once"));
 }
 
-/// A worker in the middle of a mail to a server that never answers.
+/// A worker in the middle of a mail to a server that never replies.
 fn stuck(sandbox: &Sandbox, silent: &TcpListener, grace: &str) -> Process {
     let url = format!("smtp://{}", silent.local_addr().unwrap());
     let env = [

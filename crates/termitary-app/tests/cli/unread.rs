@@ -1,4 +1,4 @@
-//! Whoever reads stdout or stderr stands still or goes away, and nothing else does.
+//! A stalled or closed reader of stdout or stderr stops nothing else.
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter};
 use std::net::TcpStream;
@@ -33,7 +33,7 @@ impl Stuck {
         self.writer.try_clone().unwrap()
     }
 
-    /// Reads on, without what filled it.
+    /// Continues to read, without the text that filled the pipe.
     fn lines(mut self) -> impl Iterator<Item = String> {
         self.filler.kill().unwrap();
         self.filler.wait().unwrap();

@@ -1,4 +1,4 @@
-//! What an operator does for people.
+//! The operator's commands for users.
 
 use std::io::Write as _;
 use std::process::Stdio;

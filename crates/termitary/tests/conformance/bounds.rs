@@ -93,7 +93,7 @@ async fn measure(event: Measured, State(seen): State<Seen>) -> HandlerResult {
     Ok(())
 }
 
-/// The error of whatever way there is to publish this.
+/// The error of each way to publish this event.
 async fn refused(stand: &Stand, event: &Measured) -> String {
     let bus = stand.broker().bus();
     let mut tx = stand.db().begin().await.unwrap();

@@ -25,7 +25,7 @@ async fn hang(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     std::future::pending().await
 }
 
-/// A process begins what is due and dies of it; then its leases end.
+/// A process starts the due deliveries and dies of them; then its leases end.
 async fn die(stand: &Stand) {
     let begun = Seen::default();
     let registry = Registry::new().on(subscribe("a", hang));
@@ -67,7 +67,7 @@ async fn suspect(stand: &Stand) {
     stand.clock().advance(secs(10));
 }
 
-/// What a worker runs that finds everything as it is now.
+/// The deliveries that a new worker runs now.
 async fn runs(stand: &Stand) -> Vec<String> {
     let seen = Seen::default();
     let registry = Registry::new().on(subscribe("a", note));

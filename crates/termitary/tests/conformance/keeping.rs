@@ -66,7 +66,7 @@ pub(crate) async fn finished_events_are_forgotten_after_a_week_and_unfinished_on
     worker.settle().await;
     worker.stop().await;
     stand.clock().advance(days(8));
-    // A worker begins by deleting what is old.
+    // A worker starts by deleting old rows.
     let worker = TestWorker::start(stand.broker(), registry(), seen.clone()).await;
     eventually("the finished one is gone", async || {
         worker.status().await.events < 3
@@ -187,7 +187,7 @@ pub(crate) async fn a_replay_takes_each_letter_once_however_fast_it_dies_again(s
         runs[n.parse::<usize>().unwrap()] += 1;
     }
     assert!(runs.iter().all(|runs| *runs == 2), "{runs:?}");
-    // What is given up meanwhile is not dropped, either.
+    // Letters that die meanwhile are not dropped, either.
     let dropped = broker.inspect().drop_letters(&all, "test").await.unwrap();
     assert_eq!(dropped, u64::from(LETTERS));
 }

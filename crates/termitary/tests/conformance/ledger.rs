@@ -198,7 +198,7 @@ pub(crate) async fn a_worker_that_lost_its_lease_changes_nothing_however_it_ends
         stand.commit(Ping { n }).await;
     }
     eventually("all end", async || seen.len() == 5).await;
-    // What ended is settled before the worker is gone.
+    // Finished attempts are settled before the worker is gone.
     worker.stop().await;
     let rows: Vec<(i64, i64, i64, Option<String>)> =
         sqlx::query_as("SELECT state, fence, attempts, reason FROM termitary_deliveries")

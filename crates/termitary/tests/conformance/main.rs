@@ -1,6 +1,5 @@
-//! What every broker promises, as sentences: each runs over each broker,
-//! through the real engine, on a manual clock. `model` checks random
-//! histories against a reference.
+//! The promises of every broker, as sentences: each runs over each broker, through the real engine,
+//! on a manual clock. `model` compares random histories with a reference.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bounds;
@@ -135,7 +134,7 @@ impl Event for Ping {
     const NAME: &'static str = "ping.sent";
 }
 
-/// What handlers saw.
+/// The events that handlers saw.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Mutex<Vec<String>>>);
 

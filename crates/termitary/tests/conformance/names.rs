@@ -1,5 +1,5 @@
-//! A handler gets no event that its code does not name, whatever a subscription was
-//! registered for before.
+//! A handler gets no event that its code does not name, whatever its subscription was registered
+//! for before.
 
 use serde::{Deserialize, Serialize};
 use termitary::inspect::{LetterFilter, LetterState};
@@ -67,7 +67,7 @@ pub(crate) async fn a_subscription_that_moved_parks_what_is_left_of_the_other_ev
     broker.bus().publish(Ping { n: 3 }).await.unwrap();
     let mut worker = TestWorker::start(broker.clone(), pongs(), seen.clone()).await;
     worker.allow_leftovers();
-    // What is published from now on no longer reaches it.
+    // Events published from now on no longer reach it.
     stand.commit(Ping { n: 4 }).await;
     stand.commit(Pong { n: 5 }).await;
     broker.bus().publish(Pong { n: 6 }).await.unwrap();
@@ -92,7 +92,7 @@ pub(crate) async fn a_subscription_that_moved_parks_what_is_left_of_the_other_ev
     }
     worker.stop().await;
 
-    // It moves back: what was parked runs by itself.
+    // It moves back: the parked events run by themselves.
     let seen = Seen::default();
     let worker = TestWorker::start(broker.clone(), pings(), seen.clone()).await;
     stand.commit(Ping { n: 7 }).await;

@@ -147,7 +147,7 @@ pub(crate) async fn a_panic_whose_value_panics_costs_an_attempt_and_no_place(sta
     assert_errors(&letters, "panicked: with no message");
 }
 
-/// Handles all events and returns what died.
+/// Handles all events and returns the dead letters.
 async fn outcome(stand: &Stand, registry: Registry<Seen>, seen: Seen) -> Vec<Letter> {
     let broker = stand.broker();
     let mut worker = TestWorker::start(broker.clone(), registry, seen).await;

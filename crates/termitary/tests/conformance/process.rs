@@ -39,7 +39,7 @@ impl Process {
                     _ = killed => {}
                 }
             });
-            // With the runtime goes every task, in the middle of what it does.
+            // Dropping the runtime ends every task, in the middle of its work.
         });
         Self {
             stop: Some(stop),
@@ -48,7 +48,7 @@ impl Process {
         }
     }
 
-    /// As SIGTERM would: it leases no more, and what runs gets the grace.
+    /// As SIGTERM would: it leases no more, and running handlers get the grace period.
     pub(crate) fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send(()).unwrap();

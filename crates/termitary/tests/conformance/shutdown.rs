@@ -18,7 +18,7 @@ async fn hang(_: Ping, State(seen): State<Seen>) -> HandlerResult {
     std::future::pending().await
 }
 
-/// Pending, leased and done; and what was held against any of them.
+/// Number of pending, leased and done deliveries, and the sum of their attempts and crashes.
 async fn counts(broker: &Broker) -> ((u64, u64, u64), i64) {
     let status = broker.inspect().status().await.unwrap();
     let of = &status.subscriptions[0];

@@ -15,7 +15,7 @@ use crate::eventually;
 /// Long enough that a busy machine renews in time. No test waits for its end:
 /// see [`Stand::lapse`].
 const LEASE: Duration = Duration::from_millis(1500);
-/// How long the ledger trusts Redis, by the manual clock. As by default longer
+/// The time for which the ledger trusts Redis, by the manual clock. As by default, it is longer
 /// than a lease: the loss of a worker is noticed as that, not as one of Redis.
 const TRUST: Duration = minutes(1);
 
@@ -54,7 +54,7 @@ impl Stand {
         self.db.clock()
     }
 
-    /// Where another process finds it.
+    /// The address for another process.
     pub(crate) fn address(&self) -> Address {
         Address {
             path: self.db().path().to_owned(),
@@ -63,7 +63,7 @@ impl Stand {
         }
     }
 
-    /// So much time passes that whatever the ledger waited for is over.
+    /// Enough time passes for every wait of the ledger to end.
     pub(crate) fn outwait(&self) {
         self.clock().advance(TRUST * 2);
     }
@@ -90,7 +90,7 @@ impl Stand {
 }
 
 impl Stand {
-    /// Redis forgets everything; whoever starts next makes its groups again.
+    /// Redis loses everything; the next worker creates its groups again.
     pub(crate) async fn flush(&self) {
         if let Some(redis) = &self.redis {
             let mut conn = connect(redis).await;
@@ -110,7 +110,7 @@ impl Stand {
                 .write("UPDATE termitary_deliveries SET fence = fence + 1 WHERE state = 1")
                 .await;
         };
-        // What is idle is taken over by whoever looks, and handed out again.
+        // Idle entries are taken over by the next worker to look, and handed out again.
         let goal = self.crashes().await + running as i64;
         eventually("they are taken over", async || {
             age(redis).await;
@@ -133,8 +133,8 @@ impl Stand {
         tx.commit().await.unwrap();
     }
 
-    /// Whether the ledger knows of all that was handed to Redis where it
-    /// stands: the relay notes that behind the hand-over. Suspects stay here.
+    /// Returns whether the ledger has recorded everything that was handed to Redis: the relay
+    /// records that after the hand-over. Suspects stay here.
     pub(crate) async fn is_quiet(&self) -> bool {
         let unnoted: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM termitary_deliveries
@@ -147,7 +147,7 @@ impl Stand {
     }
 }
 
-/// What a process must know to take part.
+/// Everything that another process needs to take part.
 #[derive(Clone)]
 pub(crate) struct Address {
     path: PathBuf,
@@ -156,7 +156,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// The same for a process whose clock is another.
+    /// The same for a process with another clock.
     pub(crate) fn whose_clock_is(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -178,8 +178,8 @@ impl Address {
     }
 }
 
-/// Redis measures idle time by a clock that no test can move: it is told that
-/// what is pending has been so for a lease and more.
+/// Redis measures idle time by a clock that no test can move: this makes pending entries a lease
+/// and more old.
 async fn age(redis: &TestRedis) {
     const AGE: &str = "
         for _, key in ipairs(redis.call('KEYS', 'termitary:*')) do

@@ -18,7 +18,7 @@ async fn note(event: Ping, State(seen): State<Seen>) -> HandlerResult {
     Ok(())
 }
 
-/// A column of an event's row, and what is put there.
+/// A column of an event's row, and the value that is put there.
 const EVENTS: &[(&str, &str)] = &[
     ("id", "x'0102'"),
     ("id", "x''"),
@@ -241,7 +241,7 @@ pub(crate) async fn a_row_spoilt_while_its_worker_dies_is_parked_alone(stand: St
         letters.iter().all(|letter| letter.reason == "unreadable"),
         "{letters:?}"
     );
-    // Entries hold what the ledger's row held before: those can run.
+    // Entries contain the earlier values of the ledger's row, so those deliveries can run.
     let ran = numbers(&seen);
     let every: Vec<_> = (0..ways.len() as u32)
         .filter(|n| !ran.contains(n))

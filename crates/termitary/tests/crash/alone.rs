@@ -1,4 +1,4 @@
-//! What "alone" means, within one worker.
+//! The meaning of "alone", within one worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +18,7 @@ struct Table(Arc<Seats>);
 struct Seats {
     taken: AtomicU32,
     served: AtomicU32,
-    /// Who sat beside the suspect, over all its runs.
+    /// Number of deliveries that ran beside the suspect, over all its runs.
     beside: AtomicU32,
     suspected: AtomicU32,
 }
@@ -46,7 +46,7 @@ async fn a_suspect_among_others(db: TestDb, broker: Broker) {
     tx.publish(Fed { n: SUSPECT }).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = broker.db().begin().await.unwrap();
-    // What two processes that died left behind.
+    // The leftovers of two dead processes.
     sqlx::query("UPDATE termitary_deliveries SET state = -1, crashes = 2, fence = 2")
         .execute(&mut *tx)
         .await

@@ -74,8 +74,8 @@ async fn crashes(db: &TestDb) -> i64 {
         .unwrap()
 }
 
-/// One worker runs a delivery for several leases; another one, whose clock
-/// differs by so many hours, looks after the file meanwhile.
+/// One worker runs a delivery for several leases; another one, whose clock differs by this many
+/// hours, does the housekeeping meanwhile.
 async fn a_live_lease_among_clocks(runs: i64, looks: i64) {
     let db = TestDb::open_with(off_by(0)).await;
     let (meal, idle) = (Meal::default(), Meal::default());

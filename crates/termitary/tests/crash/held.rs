@@ -95,7 +95,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// What is on the row of the only delivery.
+/// The row of the only delivery.
 struct Row {
     crashes: i64,
     attempts: i64,

@@ -27,15 +27,15 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) {
     sqlx::query(statement).execute(connection).await.unwrap();
 }
 
-/// Waits until twice a statement that began after now gave up waiting for the
-/// lock: whoever waited before it has given up too, or never does.
+/// Waits until two statements that began after now gave up waiting for the lock: every earlier one
+/// has given up by then, or never does.
 async fn others_give_up(db: &TestDb) {
     for _ in 0..2 {
         assert!(db.db().begin().await.is_err_and(|e| e.is_unavailable()));
     }
 }
 
-/// A worker of a process of its own, and what tells it to stop.
+/// A worker in a separate process, and the channel that stops it.
 fn start(db: &TestDb) -> (oneshot::Sender<()>, JoinHandle<Result<(), Error>>) {
     let (stop, stopped) = oneshot::channel();
     let url = format!("sqlite://{}", db.db().path().display());

@@ -1,4 +1,4 @@
-//! One delivery kills whatever process runs it; everything else is a bystander.
+//! One delivery kills every process that runs it; all others are bystanders.
 
 use std::time::{Duration, Instant};
 

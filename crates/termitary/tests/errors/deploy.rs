@@ -1,5 +1,5 @@
-//! Two releases at once: what the older does not know waits for the newer, and
-//! no attempt is used up by the change.
+//! Two releases at once: events unknown to the older wait for the newer, and the change uses up no
+//! attempt.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

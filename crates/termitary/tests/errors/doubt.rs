@@ -1,4 +1,4 @@
-//! What Redis does not say is not known: neither lost, nor somebody else's.
+//! Without a reply of Redis the outcome is unknown: neither lost, nor another writer's.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -58,7 +58,7 @@ async fn an_error_about_an_entry_is_not_taken_for_its_loss() {
     proxy.heal();
     gate.gate.close();
     workers[0].settle().await;
-    // What was sent again would run by now.
+    // An event that was sent again would run by now.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     workers[0].settle().await;
     let runs = gate.runs.lock().unwrap().clone();
@@ -122,7 +122,7 @@ async fn what_we_sent_out_ourselves_never_comes_in_as_new() {
         Fault::Swallow,
         Fault::Reset,
     ] {
-        // Sent out, then heard while Redis does not say whose it is.
+        // Sent out, then heard while Redis cannot confirm that it is ours.
         for _ in 0..5 {
             world.commit().await;
         }

@@ -1,5 +1,5 @@
-//! What Redis and SQLite can answer, fail to answer or do to us: every loop
-//! outlives it, none spins, none is silent, and nothing is lost or doubled.
+//! Every error reply and every silence of Redis and SQLite: every loop survives it, none spins,
+//! none is silent, and nothing is lost or doubled.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod deploy;

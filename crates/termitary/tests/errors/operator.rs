@@ -1,5 +1,4 @@
-//! What only operators ask of Redis: they are told what failed, and asking
-//! again is all it takes.
+//! Operators' commands to Redis: they get the error, and a retry is enough.
 
 use termitary::Clock;
 use termitary::prelude::*;

@@ -65,7 +65,7 @@ async fn fifty_thousand_orphans_are_taken_over_in_pages_beside_other_work() {
         .query_async(&mut conn)
         .await
         .unwrap();
-    // Our own way of making orphans is not what is measured.
+    // Our own commands that create orphans are not measured.
     let mut reset = redis::cmd("SLOWLOG");
     let _: () = reset.arg("RESET").query_async(&mut conn).await.unwrap();
     let seen = Seen::default();
@@ -94,7 +94,7 @@ async fn fifty_thousand_orphans_are_taken_over_in_pages_beside_other_work() {
     worker.stop().await;
 }
 
-/// How many deliveries the ledger has adopted.
+/// Number of deliveries that the ledger has adopted.
 async fn rows(db: &TestDb) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
         .fetch_one(db.db().reader())

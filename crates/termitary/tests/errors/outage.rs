@@ -1,4 +1,5 @@
-//! Redis is a black hole for a while: what grows meanwhile, and what does not.
+//! Redis accepts connections and never replies for a while: memory, connections and attempts stay
+//! bounded.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ async fn in_a_black_hole_memory_connections_and_attempts_stay_bounded() {
     world.proxy.strike("*", Fault::HoleIn);
     let began = std::time::Instant::now();
     while began.elapsed() < OUTAGE {
-        // Who publishes outside a transaction is told, and not kept waiting.
+        // A publisher outside a transaction gets an error, without a long wait.
         let bus = world.broker.bus();
         let told = join_all((0..PUBLISHERS).map(|_| bus.publish(Made { n: -1 })));
         let told = tokio::time::timeout(Duration::from_secs(30), told).await;
@@ -58,7 +59,7 @@ async fn in_a_black_hole_memory_connections_and_attempts_stay_bounded() {
     world.stop().await;
 }
 
-/// What this process holds in memory, in KiB.
+/// Resident memory of this process, in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status

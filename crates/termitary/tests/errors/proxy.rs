@@ -10,14 +10,14 @@ use tokio::sync::oneshot;
 
 use crate::resp;
 
-/// What happens to a command instead of an answer.
+/// The fate of a command instead of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The server never sees it, the client gets this error.
     Answer(&'static str),
     /// Executed, and silence from then on.
     Swallow,
-    /// Executed, half the answer, and the end.
+    /// Executed, half the reply, and the end.
     Half,
     /// Not executed; the connection is reset.
     Reset,
@@ -89,22 +89,22 @@ impl Proxy {
         *self.shared.rule.write().unwrap() = Some(Rule { command, fault });
     }
 
-    /// New commands pass again. What was cut or silenced stays so.
+    /// New commands pass again. Cut or silenced ones stay so.
     pub(crate) fn heal(&self) {
         *self.shared.rule.write().unwrap() = None;
     }
 
-    /// How many commands were struck since the last strike began.
+    /// Number of commands struck since the last strike began.
     pub(crate) fn struck(&self) -> u64 {
         self.shared.struck.load(Ordering::Relaxed)
     }
 
-    /// How many commands came in so far.
+    /// Number of commands so far.
     pub(crate) fn commands(&self) -> u64 {
         self.shared.commands.load(Ordering::Relaxed)
     }
 
-    /// How many connections were made so far.
+    /// Number of connections so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
     }
@@ -116,7 +116,7 @@ impl Proxy {
 }
 
 impl Shared {
-    /// Counts a command and says what is to become of it.
+    /// Counts a command and returns its fate.
     fn meet(&self, command: &str) -> Option<Fault> {
         self.commands.fetch_add(1, Ordering::Relaxed);
         let rule = (*self.rule.read().unwrap())?;
@@ -143,7 +143,7 @@ async fn serve(listener: TcpListener, server: u16, shared: Arc<Shared>) {
     }
 }
 
-/// What the client gets where the next answer of the server belongs.
+/// The data that the client gets in the place of the next reply.
 enum Next {
     Answer,
     Said(&'static str),
@@ -219,7 +219,7 @@ impl<'a> Link<'a> {
             let raw: Vec<u8> = self.from_client.drain(..length).collect();
             // Somebody else's probe of a port that was free a moment ago.
             let name = words.first().ok_or(End)?.to_uppercase();
-            // In RESP3 these are answered by push frames alone.
+            // In RESP3 the replies to these are push frames alone.
             let pushes = name.ends_with("SUBSCRIBE");
             match self.shared.meet(&name) {
                 None if pushes => {}
@@ -284,7 +284,7 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Says what is due now that all earlier answers are out.
+    /// Sends the data that is due now that all earlier replies are out.
     async fn say(&mut self) -> Result<(), End> {
         while let Some(Next::Said(error)) = self.next.front() {
             let line = format!("-{error}\r\n");

@@ -51,7 +51,7 @@ async fn scripts_flushed_again_and_again_cost_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_and_streams_removed_under_load_cost_nothing_committed() {
-    // Without the memory of what was sent out, it would come in as new.
+    // Without the record of outgoing messages, it would come in as new.
     let mut world = World::with(Bridge::In, 2).await;
     for round in 0..24 {
         world.commit().await;
@@ -72,7 +72,7 @@ async fn a_bridge_that_lost_its_hold_publishes_nothing_twice() {
     let mut world = World::new(2).await;
     world.assert_bridges("at first").await;
     for n in 0..120 {
-        // Whoever asks next has it; the other does not know for up to a second.
+        // The next worker to ask gets it; the other does not know for up to a second.
         if n % 30 == 0 {
             world.redis(&["DEL", "termitary:bridge"]).await;
         }

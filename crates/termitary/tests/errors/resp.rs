@@ -1,6 +1,6 @@
 //! Just enough of Redis' protocol to tell one frame from the next.
 
-/// How long the first frame of `buffer` is, where it is there as a whole.
+/// The length of the first frame of `buffer`, if it is complete.
 pub(crate) fn frame(buffer: &[u8]) -> Option<usize> {
     let end = line(buffer)?;
     let count = || -> i64 { number(&buffer[1..end - 2]) };
@@ -45,7 +45,7 @@ fn whole(buffer: &[u8], length: usize) -> Option<usize> {
     (buffer.len() >= length).then_some(length)
 }
 
-/// Where the first line ends, its end included.
+/// The position after the first line, its end included.
 fn line(buffer: &[u8]) -> Option<usize> {
     let end = buffer.windows(2).position(|two| two == b"\r\n")?;
     Some(end + 2)

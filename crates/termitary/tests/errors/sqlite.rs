@@ -139,7 +139,7 @@ async fn a_full_disk_takes_nothing_half_and_everything_again_when_there_is_room(
     }
 }
 
-/// How many pages the file may have: as a full disk, for the only writer.
+/// Limits the pages of the file: like a full disk, for the only writer.
 async fn limit(service: &Service, pages: &str) {
     let mut tx = service.db.db().begin().await.unwrap();
     let pages: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {pages}")))
@@ -160,7 +160,7 @@ async fn what_turns_read_only_for_one_process_is_said_and_another_goes_on() {
     let mut service = Service::start(false).await;
     service.publish(1).await.unwrap();
     eventually("the first is done", async || service.effects().await == [1]).await;
-    // What SQLite answers on a disk that became read-only, to the only writer.
+    // The error of SQLite on a disk that became read-only, for the only writer.
     let mut tx = service.db.db().begin().await.unwrap();
     sqlx::query("PRAGMA query_only = 1")
         .execute(&mut *tx)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::proxy::Fault;
 use crate::world::{Made, PATIENCE, Warnings, World, eventually};
 
-/// What a server may answer.
+/// Error replies of a server.
 pub(crate) const ERRORS: [&str; 20] = [
     "READONLY You can't write against a read only replica.",
     "LOADING Redis is loading the dataset in memory",
@@ -29,7 +29,7 @@ pub(crate) const ERRORS: [&str; 20] = [
     "ERR something new",
 ];
 
-/// What a network may do.
+/// Failures of a network.
 pub(crate) const CUTS: [Fault; 5] = [
     Fault::Swallow,
     Fault::Half,
@@ -38,7 +38,7 @@ pub(crate) const CUTS: [Fault; 5] = [
     Fault::HoleOut,
 ];
 
-/// What makes the broker send a command while the fault lasts.
+/// The cause for which the broker sends a command during the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     /// It is sent all the time.
@@ -51,7 +51,7 @@ enum Cause {
     Forgotten,
     /// Sent when a group is gone.
     Destroyed,
-    /// Sent for whoever asks after the state, or broadcasts.
+    /// Sent for a caller that asks for the state, or broadcasts.
     Asked,
 }
 
@@ -80,20 +80,19 @@ const COMMANDS: [(&str, Cause); 22] = [
     ("PUBLISH", Cause::Asked),
 ];
 
-/// How long each fault lasts at least, and how many commands it strikes where
-/// the broker tries again at once.
+/// Minimum duration of each fault, and the number of commands that it strikes if the broker retries
+/// at once.
 const FAULT: Duration = Duration::from_millis(100);
 const STRIKES: u64 = 3;
 /// The same where every command is struck: long enough to see a spin.
 const LONG_FAULT: Duration = Duration::from_secs(1);
-/// What a world of two workers with four lanes each may send, its work and its
-/// reconnects included, each second.
+/// Commands per second that a world of two workers with four lanes each may send, its work and its
+/// reconnects included.
 const MOST_COMMANDS: f64 = 1600.0;
 const MOST_CONNECTIONS: u64 = 70;
 /// Each loop says that it fails, and says it once.
 const MOST_WARNINGS: usize = 35;
-/// How many faults are at work at once: each has a server, a proxy and two
-/// workers, which mostly wait.
+/// Number of faults at once: each has a server, a proxy and two workers, which mostly wait.
 const AT_ONCE: usize = 10;
 
 #[test]
@@ -201,8 +200,8 @@ impl Cell {
         } else {
             FAULT
         };
-        // What is met with silence is not sent again before its deadline, and
-        // some commands are sent only once.
+        // A command without a reply is not sent again before its deadline, and some commands are
+        // sent only once.
         let again = self.is_loud() && matches!(self.cause, Cause::Load | Cause::Backlog);
         let strikes = if again { STRIKES } else { 1 };
         let struck = |world: &World| world.proxy.struck() >= strikes;
@@ -225,7 +224,7 @@ impl Cell {
         }
     }
 
-    /// Who asks is told that Redis does not work.
+    /// Callers get the error that Redis does not work.
     async fn assert_seen(&self, world: &World) {
         let asked = world.broker.ping().await;
         assert!(
@@ -234,7 +233,7 @@ impl Cell {
         );
     }
 
-    /// The log says that something fails, and what Redis said.
+    /// The log has a line that something fails, with the error of Redis.
     fn assert_said(&self, said: &[String]) {
         let why = match self.fault {
             Fault::Answer(error) => error.split_once(' ').unwrap().1,
@@ -246,8 +245,7 @@ impl Cell {
         );
     }
 
-    /// Whether whoever publishes is told at once, and need not wait for a
-    /// deadline.
+    /// Returns whether a publisher gets the error at once, and need not wait for a deadline.
     fn is_loud(&self) -> bool {
         matches!(self.fault, Fault::Answer(_) | Fault::Half | Fault::Reset)
     }

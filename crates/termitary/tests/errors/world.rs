@@ -64,14 +64,14 @@ async fn flaky(event: Made, ledger: Ledger, Attempt(attempt): Attempt) -> Handle
     effect(&ledger, "flaky", event.n).await
 }
 
-/// Whether `narrow` may go on.
+/// True while `narrow` may continue.
 type Gate = watch::Receiver<bool>;
 
 /// Slow, and one at a time: while its gate is shut its entries wait on the
 /// stream.
 async fn narrow(event: Made, State(mut gate): State<Gate>, ledger: Ledger) -> HandlerResult {
     tokio::time::sleep(Duration::from_millis(20)).await;
-    // Whoever holds the gate may be gone: it is open then.
+    // The holder of the gate may be gone: it is open then.
     let _ = gate.wait_for(|open| *open).await;
     effect(&ledger, "narrow", event.n).await
 }
@@ -97,10 +97,10 @@ pub(crate) struct World {
     config: RedisConfig,
     /// Somebody listens: the broker keeps a connection for it.
     pub(crate) heard: tokio::sync::broadcast::Receiver<termitary::broadcast::Message>,
-    /// Whether `narrow` goes on.
+    /// Opens and closes the gate of `narrow`.
     pub(crate) gate: watch::Sender<bool>,
     workers: Vec<TestWorker>,
-    /// What was published for certain and is not known to be done.
+    /// Events that were certainly published and are not known to be done.
     owed: BTreeSet<i64>,
     next: i64,
 }
@@ -220,7 +220,7 @@ impl World {
         .await;
     }
 
-    /// Whether a broadcast reaches who listens.
+    /// Returns whether a broadcast reaches the listeners.
     async fn broadcasts(&mut self) -> bool {
         while self.heard.try_recv().is_ok() {}
         let sent = self.broker.bus().broadcast(Made { n: 0 }).await;
@@ -258,7 +258,7 @@ impl World {
         self.assert_once().await;
     }
 
-    /// What an operator would do, past the proxy.
+    /// A command of an operator, bypassing the proxy.
     pub(crate) async fn redis(&self, command: &[&str]) -> redis::Value {
         self.try_redis(command).await.unwrap()
     }
@@ -311,7 +311,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 pub(crate) struct Warnings(Arc<Mutex<Vec<u8>>>);
 
 impl Warnings {
-    /// From now on, as long as the answer's second half lives.
+    /// From now on, as long as the guard lives.
     pub(crate) fn catch() -> (Self, tracing::subscriber::DefaultGuard) {
         let warnings = Self::default();
         let writer = warnings.clone();
@@ -326,10 +326,10 @@ impl Warnings {
     pub(crate) fn take(&self) -> Vec<String> {
         let taken = std::mem::take(&mut *self.0.lock().unwrap());
         let text = String::from_utf8_lossy(&taken).into_owned();
-        // What the handlers of these tests answer on purpose.
+        // Errors that the handlers of these tests return on purpose.
         let ours = |line: &&str| line.contains("attempt ended") && line.contains("not yet");
-        // What became of single deliveries, not how a loop fares: the slower
-        // the machine, the more of these tests' short leases run out.
+        // Outcomes of single deliveries, not of a loop: on a slow machine more of these tests'
+        // short leases run out.
         let of_one = |line: &&str| {
             line.contains("the lease was lost: another worker") || line.contains("settled too late")
         };

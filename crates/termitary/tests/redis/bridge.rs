@@ -41,7 +41,7 @@ async fn a_plain_message_becomes_one_event_however_many_workers_listen() {
         (world.seen.total("first"), world.status().await.events),
         ((1, 1), 1)
     );
-    // The holder, or the other, stops: whoever is left takes the bridge.
+    // The holder, or the other, stops: the remaining worker takes the bridge.
     one.stop().await;
     pause(1500).await;
     send(&world, "things.made", "{\"n\":2}").await;
@@ -221,7 +221,7 @@ async fn an_event_that_nobody_here_subscribes_to_goes_out_once_too() {
 
 const PUBLISHED: usize = 100_000;
 
-/// On one thread: what it logs is caught.
+/// On one thread, so that its log is caught.
 #[tokio::test]
 async fn a_flood_of_what_is_no_event_is_kept_and_logged_in_a_few_lines() {
     let (log, _guard) = Log::catch();

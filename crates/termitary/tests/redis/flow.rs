@@ -25,7 +25,7 @@ async fn committed_events_run_once_per_subscription_whoever_works() {
     })
     .await;
     assert_eq!(world.seen.total("first"), (300, 300));
-    // It notes what it did after its commit.
+    // It records its deliveries after its commit.
     eventually("all ran", async || world.seen.total("second").0 == 300).await;
     assert_eq!(world.seen.total("second"), (300, 300));
     for worker in &mut workers {
@@ -303,7 +303,7 @@ async fn a_new_subscription_starts_from_now() {
         world.of("first").await.done == 3 && world.of("second").await.done == 1
     })
     .await;
-    // It notes what it did after its commit.
+    // It records its deliveries after its commit.
     eventually("it ran", async || world.seen.runs("second", 3) == 1).await;
     assert_eq!(world.seen.total("second"), (1, 1));
 }

@@ -54,7 +54,7 @@ async fn what_waits_for_a_lost_group_is_counted() {
     eventually("all is done", async || world.of("first").await.done == 3).await;
 }
 
-/// Redis 7.0 goes on counting what is gone as the lag of a group.
+/// Redis 7.0 keeps counting deleted entries in the lag of a group.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_gone_from_a_stream_does_not_wait_for_ever() {
     let world = World::new(&["first"]).await;
@@ -174,7 +174,7 @@ async fn a_server_out_of_memory_takes_nothing_new_and_loses_nothing() {
     assert_eq!(world.seen.total("first"), (5, 5));
 }
 
-/// Where the server keeps its append-only file.
+/// The folder of the server's append-only file.
 async fn files(world: &World) -> PathBuf {
     let answer = world.redis(&["CONFIG", "GET", "dir"]).await;
     let pairs: BTreeMap<String, String> = redis::from_redis_value(answer).unwrap();
@@ -189,8 +189,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What a failover to a replica that was behind leaves: acknowledged entries
-/// are back, groups stand where they stood, the newest entries never were.
+/// The state after a failover to a replica that was behind: acknowledged entries are back, groups
+/// have their old positions, the newest entries are missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_with_older_data_loses_no_event_and_runs_no_finished_one_again() {
     let mut world = World::on(TestRedis::persistent(), &["first", "slow"], |c| c).await;

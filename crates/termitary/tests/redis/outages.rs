@@ -1,4 +1,4 @@
-//! What is said while Redis cannot be used.
+//! The log while Redis cannot be used.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -97,7 +97,7 @@ async fn a_server_that_may_evict_is_warned_of_once() {
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// What is logged on this thread, as long as the answer's second half lives.
+    /// Catches the log of this thread, as long as the guard lives.
     pub(crate) fn catch() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()

@@ -25,7 +25,7 @@ async fn every_key_of_a_system_begins_with_its_prefix() {
     let _worker = world.worker_with(config).await;
     work(&world).await;
     let keys: Vec<String> = redis::from_redis_value(world.redis(&["KEYS", "*"]).await).unwrap();
-    // The two streams; what the bridge notes there lives for seconds only.
+    // The two streams; the bridge's own keys live only for seconds.
     assert!(keys.len() >= 2, "{keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("shop:")), "{keys:?}");
 }

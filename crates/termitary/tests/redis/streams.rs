@@ -1,4 +1,4 @@
-//! What stays on Redis, and what does not.
+//! Retention on Redis.
 
 use serde::{Deserialize, Serialize};
 use termitary::prelude::*;
@@ -16,7 +16,7 @@ impl Event for Unread {
     const NAME: &'static str = "things.unread";
 }
 
-/// Entries of long ago: what was published and never trimmed.
+/// Old entries that were published and never trimmed.
 async fn leave_old_entries(world: &World, stream: &str) {
     for n in 1..=50 {
         let id = format!("1000-{n}");
@@ -86,7 +86,7 @@ async fn a_dropped_subscription_leaves_nothing_on_redis() {
     assert_eq!(world.of("flaky").await.done, 0);
 }
 
-/// How often anything was trimmed.
+/// Number of trims.
 async fn trims(world: &World) -> i64 {
     let info = world.redis(&["INFO", "commandstats"]).await;
     let info: String = redis::from_redis_value(info).unwrap();

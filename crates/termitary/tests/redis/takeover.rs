@@ -124,7 +124,7 @@ async fn who_lost_an_entry_cannot_settle_it() {
         redis::from_redis_value(world.redis(&["XPENDING", MAIN, "slow"]).await).unwrap();
     assert_eq!(pending.3, [("thief".to_owned(), 1)], "still the other's");
     assert_eq!(world.of("slow").await.done, 0);
-    // The thief never answers: in time it runs again, and is done.
+    // The thief never settles: in time the delivery runs again, and is done.
     eventually("it is done", async || {
         world.seen.open_gate();
         world.of("slow").await.done == 1
@@ -163,7 +163,7 @@ async fn what_begins_in_the_last_moment_of_its_carriers_lease_is_not_sent_again(
     assert_eq!(world.seen.total("slow"), (9, 9));
 }
 
-/// What this group has pending: the entries of each consumer.
+/// The pending entries of this group, by consumer.
 async fn pending(world: &World) -> Vec<(String, Vec<String>)> {
     let all = ["XPENDING", MAIN, "slow", "-", "+", "100"];
     let entries: Vec<(String, String, i64, i64)> =

@@ -1,4 +1,4 @@
-//! Which servers are used, and whose deliveries they carry.
+//! The servers that may be used, and the ledgers that own them.
 
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ async fn a_primary_that_becomes_a_replica_is_an_outage_until_it_is_one_again() {
     assert!(error.is_unavailable(), "{error:?}");
     world.status().await;
     world.redis(&["REPLICAOF", "NO", "ONE"]).await;
-    // It took over what the other has: nothing, and no users.
+    // It has taken over the other server's data: nothing, and no users.
     crate::world::grant(&world.server).await;
     eventually("it runs", async || world.seen.runs("first", 2) == 1).await;
 }

@@ -1,5 +1,5 @@
-//! The service under test: events, handlers that write down what they saw, and
-//! as many processes' worth of workers as a test wants.
+//! The service under test: events, handlers that record their runs, and any number of workers in
+//! one process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ impl Event for Made {
     const NAME: &'static str = "things.made";
 }
 
-/// What handlers saw: how often each event ran per subscription.
+/// Number of runs of each event, per subscription.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Inner>);
 
@@ -64,7 +64,7 @@ impl Seen {
             .unwrap_or(0)
     }
 
-    /// How many different events a subscription has seen, and how many runs.
+    /// Number of different events that a subscription has seen, and of runs.
     pub(crate) fn total(&self, subscription: &str) -> (usize, u32) {
         let runs = self.0.runs.lock().unwrap();
         let of = || runs.iter().filter(|((name, _), _)| name == subscription);
@@ -308,7 +308,7 @@ pub(crate) async fn grant(server: &TestRedis) {
     let _: () = cmd.query_async(&mut client(server).await).await.unwrap();
 }
 
-/// What an operator or another program would do.
+/// A connection for commands of an operator or another program.
 async fn client(server: &TestRedis) -> MultiplexedConnection {
     let client = redis::Client::open(("127.0.0.1", server.port())).unwrap();
     let config = redis::AsyncConnectionConfig::new()

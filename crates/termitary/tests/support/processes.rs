@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// How long a test waits for anything before it fails.
+/// The longest wait of a test before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The command that runs one test of this binary as a process of its own. It
@@ -18,7 +18,7 @@ pub(crate) fn role(test: &str) -> Command {
     command
 }
 
-/// In a role: ends the process when whoever started it is gone.
+/// In a role: ends the process when its parent is gone.
 pub(crate) fn end_with_parent() {
     std::thread::spawn(|| {
         let mut sink = Vec::new();

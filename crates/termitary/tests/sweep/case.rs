@@ -1,5 +1,5 @@
-//! One case: a process in which a place strikes, one that goes on, and what
-//! the books say then.
+//! One case: a process that is struck at a failpoint, one that continues, and the check of the
+//! books.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -12,18 +12,18 @@ use crate::stage::Stage;
 use crate::{check, processes};
 
 const SIGABRT: i32 = 6;
-/// How long a process sleeps at most: less than others wait for the database
-/// that it may hold, more than its leases last.
+/// Duration of a suspension: less than others wait for a database lock that it may hold, more than
+/// its leases last.
 const SLEEP: Duration = Duration::from_secs(3);
 
-/// What a place does to the process.
+/// The effect of a failpoint on the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     Death,
-    /// As SIGSTOP and SIGCONT do: it goes on with what it believes to have.
+    /// As SIGSTOP and SIGCONT: it continues with its old beliefs.
     Sleep,
-    /// The same, a little later if it had the database just then: nobody could
-    /// take over what it has leased.
+    /// The same, a little later if it held the database just then: nobody could take over its
+    /// leases.
     #[cfg(feature = "planted-bugs")]
     SleepAlone,
 }
@@ -60,7 +60,7 @@ impl Case {
         self
     }
 
-    /// Strikes, goes on, checks; answers what is wrong.
+    /// Strikes, continues, checks; returns the errors.
     pub(crate) async fn play(self) -> Vec<String> {
         let stage = Stage::set(self.mode).await;
         match self.fault {

@@ -1,9 +1,9 @@
-//! The checker: what must be true of the books once nothing is left to do. I1
-//! to I7 are those of the reliability guide.
+//! The checker: rules for the books once no work is left. I1 to I7 are those of the reliability
+//! guide.
 
 use crate::stage::Stage;
 
-/// What is wrong, and the number of rows that are; 0 where it is right.
+/// The name of an error, and a query for the number of its rows; 0 is correct.
 const RULES: &[(&str, &str)] = &[
     (
         "I1: deliveries that are not finished",
@@ -65,7 +65,7 @@ const RULES: &[(&str, &str)] = &[
     ),
 ];
 
-/// What each subscription counts as done: the deliveries that its handler saw.
+/// The number of done deliveries of each subscription, as its handler saw them.
 const HANDLED: &str = "
     SELECT s.name, COUNT(DISTINCT x.event) FROM termitary_subscriptions s
     LEFT JOIN (SELECT subscription, event FROM runs UNION ALL SELECT subscription, event FROM effects) x
@@ -95,7 +95,7 @@ pub(crate) async fn books(stage: &Stage) -> Vec<String> {
     wrong
 }
 
-/// What breaks the books, and the rule that must see it.
+/// Changes that break the books, and the rules that must find them.
 const BREAKS: &[(&str, &str)] = &[
     (
         "UPDATE termitary_deliveries SET state = 0 WHERE event = (SELECT MAX(seq) FROM termitary_events)",

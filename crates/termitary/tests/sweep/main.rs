@@ -18,7 +18,7 @@ use termitary::fault::POINTS;
 use case::{Case, Fault};
 use stage::Stage;
 
-/// How many cases run at once; most of the time each of them waits.
+/// Number of cases at once; most of the time each of them waits.
 const AT_ONCE: usize = 4;
 
 /// Not a test by itself: a process of the cases below.

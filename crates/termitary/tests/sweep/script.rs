@@ -1,6 +1,5 @@
-//! What a process of the sweep does: publishes one of everything, works until
-//! nothing is left, leaves in order. Whoever comes after a death goes on where
-//! the tables say.
+//! The script of a process in the sweep: it publishes one event of each kind, works until nothing
+//! is left, and shuts down. The successor of a dead process continues from the tables.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Short, so that the dead are noticed soon.
 const LEASE: Duration = Duration::from_millis(600);
-/// How long everything may take before the process says what is left, unless
-/// `SWEEP_PATIENCE` says otherwise, in milliseconds.
+/// Time limit before the process reports its remaining work, unless `SWEEP_PATIENCE` sets another,
+/// in milliseconds.
 const PATIENCE: Duration = secs(60);
 /// Orders of the script; [`crate::stage`] has some more.
 const ORDERS: std::ops::RangeInclusive<u32> = 1..=6;
@@ -105,7 +104,7 @@ fn millis(name: &str) -> Option<Duration> {
     Some(Duration::from_millis(millis.parse().unwrap()))
 }
 
-/// Answers how often this delivery has begun.
+/// Returns how often this delivery has begun.
 async fn note_run(db: &Db, meta: &Meta, n: u32) -> Result<i64, termitary::Error> {
     let mut tx = db.begin().await?;
     sqlx::query("INSERT INTO runs (subscription, event, n) VALUES ($1, $2, $3)")
@@ -143,7 +142,7 @@ pub(crate) fn registry() -> Registry<Db> {
         .on(schedule("opening", "* * * * *", |_| Opened {}))
 }
 
-/// Where a process finds its database, its Redis, and which life it is.
+/// The database and the Redis of a process, and the number of its life.
 pub(crate) struct Place {
     pub(crate) database: String,
     pub(crate) redis: Option<u16>,
@@ -170,7 +169,7 @@ impl Place {
     }
 
     pub(crate) async fn broker(&self) -> Broker {
-        // What a process wrote survives its death without waiting for the disk.
+        // Writes of a process survive its death without waiting for the disk.
         let options = Options::default().durable(false);
         let url = format!("sqlite://{}", self.database);
         let db = Db::open_with(&url, options).await.unwrap();
@@ -222,7 +221,7 @@ async fn order(db: &Db, n: u32) {
     tx.commit().await.unwrap();
 }
 
-/// On the bus: whether it is published is known only once it answers.
+/// On the bus: it is known to be published only when the call returns.
 pub(crate) async fn send(broker: &Broker, n: u32) {
     let note = async |sql: &'static str| {
         let mut tx = broker.db().begin().await.unwrap();
@@ -231,7 +230,7 @@ pub(crate) async fn send(broker: &Broker, n: u32) {
     };
     note("INSERT INTO sent (n, known) VALUES ($1, 0)").await;
     match broker.bus().publish(Ordered { n }).await {
-        // It slept while it waited for the answer: nobody knows.
+        // It was suspended while it waited for the reply: the outcome is unknown.
         Err(error) if error.is_unavailable() => return,
         published => published.unwrap(),
     };
@@ -257,8 +256,8 @@ async fn finish(broker: &Broker) {
     }
 }
 
-/// The schedule ticks every minute: what it publishes while the worker leaves
-/// would be left over.
+/// The schedule ticks every minute: an event that it publishes while the worker stops would be left
+/// over.
 fn about_to_tick() -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     !(2..57).contains(&(now.as_secs() % 60))

@@ -1,5 +1,4 @@
-//! What stands in the ledger before a case begins: something for every part of
-//! the engine to do.
+//! The ledger before a case begins: some work for every part of the engine.
 
 use std::path::PathBuf;
 
@@ -55,7 +54,7 @@ impl Stage {
         self.folder.path().join(format!("{life}.log"))
     }
 
-    /// The end of what a process wrote.
+    /// The end of a process's log.
     pub(crate) fn tail(&self, life: u32) -> String {
         let log = std::fs::read_to_string(self.log(life)).unwrap_or_default();
         let from = log.len().saturating_sub(4000);
@@ -68,7 +67,7 @@ impl Stage {
         tx.commit().await.unwrap();
     }
 
-    /// Whether somebody has the database to write.
+    /// Returns whether a process holds the write lock of the database.
     #[cfg(feature = "planted-bugs")]
     pub(crate) async fn is_held(&self) -> bool {
         use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
@@ -80,7 +79,7 @@ impl Stage {
         begun.is_err()
     }
 
-    /// Publishes an order, and makes what `sql` says of its deliveries.
+    /// Publishes an order, and applies `sql` to its deliveries.
     async fn order(&self, n: u32, sql: &'static str) {
         let mut tx = self.broker.db().begin().await.unwrap();
         sqlx::query("INSERT INTO orders (n) VALUES ($1)")

@@ -1,4 +1,4 @@
-//! Compiles: the mistakes beside it fail for what they say, not for this.
+//! Compiles, so the mistakes beside it fail for the stated reason.
 //! It needs no other crate than termitary and serde.
 use serde::{Deserialize, Serialize};
 use termitary::prelude::*;

@@ -1,11 +1,11 @@
-//! What the compiler says to the mistakes that users make. Each file of `cases`
-//! fails to compile, with the text beside it; `good.rs` compiles.
+//! The compiler's messages for the mistakes of users. Each file of `cases` fails to compile, with
+//! the text beside it; `good.rs` compiles.
 //!
 //! The compiler is run on the library that cargo built for this test, half a
 //! second a case. (trybuild would build every dependency a second time.)
 //!
-//! After a change on purpose: `UI_UPDATE=1 cargo test -p termitary --test ui`,
-//! then read the diff as what users will see.
+//! After an intended change: `UI_UPDATE=1 cargo test -p termitary --test ui`, then review the diff
+//! as users will see it.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -85,7 +85,7 @@ fn built(prefix: &str) -> Vec<PathBuf> {
     built.into_iter().rev().map(|(_, path)| path).collect()
 }
 
-/// Where cargo puts what it builds for tests.
+/// The folder of cargo's output for tests.
 fn neighbours() -> PathBuf {
     std::env::current_exe()
         .unwrap()
@@ -114,7 +114,7 @@ fn version() -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the compiler says, if it does not compile.
+/// The compiler's message, if it does not compile.
 fn compile(libraries: &Libraries, case: &Path) -> Option<String> {
     let out = tempfile::tempdir().unwrap();
     let output = rustc()
@@ -141,9 +141,8 @@ fn compile(libraries: &Libraries, case: &Path) -> Option<String> {
     (!output.status.success()).then(|| normal(&String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Without what differs from machine to machine, from edit to edit and from one
-/// set of features to another: the lines of the library's own code, lists of what
-/// else implements a trait, files that long type names went to.
+/// Removes everything that differs between machines, edits and sets of features: the lines of the
+/// library's own code, lists of other implementations of a trait, names of files with long types.
 fn normal(stderr: &str) -> String {
     let mut lines = Vec::new();
     let mut skipping = Skip::Nothing;
@@ -171,7 +170,7 @@ fn normal(stderr: &str) -> String {
     lines.join("\n")
 }
 
-/// What the lines that follow belong to.
+/// The section to which the next lines belong.
 enum Skip {
     Nothing,
     Code,

@@ -1,10 +1,10 @@
-//! What the API answered.
+//! A response of the API.
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 
-/// A whole answer.
+/// A whole response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,

@@ -1,4 +1,4 @@
-//! Whether the engine says the same as the reference, of everything.
+//! Compares the whole state of the engine with the reference.
 
 use std::collections::BTreeMap;
 

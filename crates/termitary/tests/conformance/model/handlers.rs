@@ -1,5 +1,4 @@
-//! The service under test: handlers that do what the event's script says, and
-//! write down that they ran.
+//! The service under test: handlers that follow the event's script and record their runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -47,7 +46,7 @@ macro_rules! version {
 version!(V1 = 1);
 version!(V2 = 2);
 
-/// What a committed handler publishes.
+/// The event that a handler publishes in its commit.
 #[derive(Serialize, Deserialize)]
 struct Echo {
     n: u32,
@@ -57,14 +56,14 @@ impl Event for Echo {
     const NAME: &'static str = "model.echoed";
 }
 
-/// What handlers write down.
+/// The record of all runs.
 #[derive(Clone, Default)]
 pub(crate) struct Book(Arc<Mutex<Pages>>);
 
 #[derive(Default)]
 struct Pages {
-    /// How many runs each delivery had before this step: what runs twice by
-    /// accident does the same twice.
+    /// Number of runs of each delivery before this step: an accidental second run does the same as
+    /// the first.
     before: BTreeMap<Key, usize>,
     /// The attempts of each run, first to last.
     runs: BTreeMap<Key, Vec<Vec<u32>>>,
@@ -78,7 +77,7 @@ impl Book {
         with(&mut self.0.lock().unwrap())
     }
 
-    /// Notes a run; answers what it is to do.
+    /// Records a run; returns its action.
     fn begin(&self, script: &Script, sub: usize, attempt: u32) -> Act {
         self.with(|pages| {
             let key = (script.n, sub);
@@ -90,7 +89,7 @@ impl Book {
         })
     }
 
-    /// A new step begins: what runs now is each delivery's next run.
+    /// Begins a new step: runs from now on are each delivery's next run.
     pub(crate) fn turn(&self) {
         self.with(|pages| {
             pages.before = pages
@@ -109,12 +108,12 @@ impl Book {
         self.with(|pages| pages.echoes.clone())
     }
 
-    /// How many handlers hang.
+    /// Number of hanging handlers.
     pub(crate) fn hanging(&self) -> usize {
         self.with(|pages| pages.hanging)
     }
 
-    /// How many of them know that their worker stops.
+    /// Number of handlers that know that their worker stops.
     pub(crate) fn stopping(&self) -> usize {
         self.with(|pages| pages.stopping)
     }
@@ -183,7 +182,7 @@ impl Stuck {
         }
     }
 
-    /// What hangs goes on, as if it had only been slow.
+    /// Lets hanging handlers continue, as if they had only been slow.
     pub(crate) fn let_go(&self) {
         self.gate.close();
     }
@@ -223,7 +222,7 @@ async fn echo(event: Echo, State(book): State<Book>) -> HandlerResult {
     Ok(())
 }
 
-/// What a worker runs.
+/// The registry of a worker.
 pub(crate) fn registry(upgraded: bool) -> Registry<Book> {
     if upgraded {
         working::<V2>()

@@ -21,10 +21,10 @@ use real::Real;
 
 /// A broker that the model runs over.
 pub(crate) trait Site: 'static {
-    /// What is published on the bus travels on a stream, and is in the ledger
-    /// only once it does anything but succeed.
+    /// Bus events travel on a stream, and enter the ledger only when their delivery does anything
+    /// but succeed.
     const STREAMS: bool;
-    /// Where the seeds of failures are kept.
+    /// The file with the seeds of failures.
     const REGRESSIONS: &'static str;
 
     fn stand() -> impl Future<Output = Stand>;

@@ -86,7 +86,7 @@ impl System {
         }
     }
 
-    /// `world` is what it must come to.
+    /// `world` is the expected state after the step.
     async fn play(&mut self, world: &World, step: Step) {
         self.book.turn();
         match step {
@@ -139,8 +139,7 @@ impl System {
         }
     }
 
-    /// A process whose leases are lost while it runs, and that ends what it
-    /// began all the same.
+    /// A process that loses its leases while it runs, and finishes its deliveries all the same.
     async fn usurp(&self, world: &World) {
         let (mut process, stuck) = self.begin(world, PATIENCE).await;
         process.stop();

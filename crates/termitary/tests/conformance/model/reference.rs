@@ -1,5 +1,5 @@
-//! The reference: what must become of every delivery, in as few words as
-//! possible and with no engine in sight.
+//! The reference: the expected state of every delivery, in as few words as possible and without an
+//! engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
@@ -11,9 +11,9 @@ use super::Site;
 use super::delivery::{DELAY, Delivery, SUSPECT, State};
 use super::script::{Kind, Plans, Step, Via, Wanted, steps};
 
-/// What `Stand::lapse` takes, in seconds.
+/// Duration of `Stand::lapse`, in seconds.
 const LAPSE: i64 = 3;
-/// What `Stand::outwait` takes, in seconds.
+/// Duration of `Stand::outwait`, in seconds.
 const OUTWAIT: i64 = 120;
 
 /// An event by number, a subscription by number.
@@ -24,9 +24,9 @@ pub(crate) struct World {
     streams: bool,
     now: i64,
     pub(crate) workers: usize,
-    /// Redis lost everything. Until the workers that repair it are gone, what
-    /// runs may be handed out again; until some have begun to, what waits on
-    /// streams is an estimate.
+    /// Redis lost everything. Until the workers that repair it are gone, running deliveries may be
+    /// handed out again; until some have begun to repair, the number waiting on streams is an
+    /// estimate.
     pub(crate) shaken: bool,
     pub(crate) upgraded: bool,
     /// The number of the next event.
@@ -34,11 +34,11 @@ pub(crate) struct World {
     ids: BTreeMap<u8, u32>,
     /// The last publish was a duplicate of this event.
     pub(crate) duplicate_of: Option<u32>,
-    /// How many letters or running deliveries the last step concerned.
+    /// Number of letters or running deliveries that the last step concerned.
     pub(crate) concerned: usize,
     pub(crate) deliveries: BTreeMap<Key, Delivery>,
-    /// Runs, by their place in their delivery's, that began while it was
-    /// shaken: what was handed out again then stays in the book of runs.
+    /// Runs, by their position in their delivery's, that began while Redis was shaken: if they were
+    /// handed out again, both stay in the record of runs.
     pub(crate) blurred: BTreeSet<(Key, usize)>,
     pub(crate) echoes: BTreeSet<u32>,
     /// Finished, of each subscription: as the ledger and as the stream count.
@@ -89,8 +89,8 @@ impl World {
         }
     }
 
-    /// Whether a process that comes to the end of nothing begins something,
-    /// and certainly what: it runs suspects alone, and then nothing else.
+    /// Returns whether a process that never finishes anything starts a delivery, and certainly
+    /// which: it runs suspects alone, and then nothing else.
     fn can_begin(&self) -> bool {
         let (mut due, mut suspects) = (0, 0);
         for mut d in self.deliveries.values().cloned() {
@@ -103,7 +103,7 @@ impl World {
         due > 0 && (suspects == 0 || due == 1)
     }
 
-    /// Whether jitter decides nothing here.
+    /// Returns whether jitter decides nothing here.
     fn is_certain(&self) -> bool {
         !self.any(
             |d| matches!(d.state, State::Pending(from, to) if from <= self.now && self.now < to),
@@ -205,7 +205,7 @@ impl World {
         self.next += 1;
     }
 
-    /// What a living worker does at once with everything that is due.
+    /// A live worker handles everything that is due.
     fn work(&mut self) {
         let (now, upgraded) = (self.now, self.upgraded);
         for ((n, sub), d) in &mut self.deliveries {
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    /// A process begins what is due, and does not come to its end.
+    /// A process starts the due deliveries and does not finish them.
     fn begin(&mut self, ends: impl Fn(i64) -> State) {
         let (now, upgraded) = (self.now, self.upgraded);
         self.concerned = 0;
@@ -232,7 +232,7 @@ impl World {
             if d.state.is_due(now) && !d.parks(upgraded) {
                 d.runs.push(d.attempts + 1);
                 d.state = ends(now);
-                // What it released, the ledger knows.
+                // The ledger knows the deliveries that it released.
                 d.streamed &= d.state == State::Orphaned;
                 self.concerned += 1;
             }

@@ -1,11 +1,11 @@
-//! What random histories are made of.
+//! The steps of random histories.
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How one run of a handler ends.
+/// The end of one run of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Act {
     Done,
@@ -30,7 +30,7 @@ pub(crate) enum Act {
 /// and nothing in it waits but a stall.
 pub(crate) const SUBSCRIPTIONS: [&str; 2] = ["steady", "hasty"];
 
-/// What each subscription's handler does in its first runs; then it is done.
+/// The actions of each subscription's handler in its first runs; later runs succeed.
 pub(crate) type Plans = [Vec<Act>; 2];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(crate) enum Step {
     Stop,
     /// A process begins everything that is due, and vanishes.
     Crash,
-    /// The same, but it is asked to stop: it releases what it holds.
+    /// The same, but it is asked to stop, and releases its deliveries.
     Interrupt,
     /// The same, but before it ends all of it, somebody else has leased it.
     Usurp,
@@ -86,7 +86,7 @@ pub(crate) enum Step {
 }
 
 impl Wanted {
-    /// Whether it may stand on a stream only, where the broker has streams.
+    /// Returns whether it may be on a stream only, if the broker has streams.
     pub(crate) fn streams(&self) -> bool {
         self.via == Via::Bus && !self.delayed && self.id.is_none()
     }
@@ -147,7 +147,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     prop_oneof![10 => typed, 1 => raw]
 }
 
-/// What may come next; not all of it makes sense in every state.
+/// The possible next steps; not every step makes sense in every state.
 pub(crate) fn steps(works: bool, streams: bool) -> BoxedStrategy<Step> {
     let pass =
         || prop::sample::select(vec![600, 3_600, 3 * 3_600, 24 * 3_600]).prop_map(Step::Advance);
