@@ -71,12 +71,12 @@ pub(crate) struct Crime {
 /// Reads everything. All processes must have stopped.
 pub(crate) async fn read(db: &Db) -> Result<Facts> {
     let orders: Vec<i64> = sqlx::query_scalar("SELECT n FROM chaos_orders")
-        .fetch_all(db.reader())
+        .fetch_all(&mut *db.read().await?)
         .await?;
     let ticks: Vec<(i64, bool)> = sqlx::query_as(
         "SELECT tick_us / 1000000, event IS NOT NULL FROM termitary_ticks ORDER BY 1",
     )
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     Ok(Facts {
         subscriptions: subscriptions(db).await?,
@@ -96,7 +96,7 @@ async fn subscriptions(db: &Db) -> Result<BTreeMap<i64, Subscription>> {
     let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(
         "SELECT id, name, event, done FROM termitary_subscriptions WHERE event <> ''",
     )
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     let read = |(id, name, event, done): (i64, String, String, i64)| {
         let done = done as u64;
@@ -109,7 +109,7 @@ async fn events(db: &Db) -> Result<BTreeMap<i64, Event>> {
     let rows: Vec<(i64, String, String, i64, Option<String>)> = sqlx::query_as(
         "SELECT seq, lower(hex(id)), name, data->>'n', data->>'path' FROM termitary_events",
     )
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     rows.into_iter()
         .map(|(seq, id, name, n, path)| {
@@ -127,13 +127,13 @@ async fn deliveries(db: &Db) -> Result<Vec<Delivery>> {
         "SELECT event, subscription, state, fence, crashes, reason, state = 2 AND entry IS NOT NULL AS noted
          FROM termitary_deliveries",
     );
-    Ok(rows.fetch_all(db.reader()).await?)
+    Ok(rows.fetch_all(&mut *db.read().await?).await?)
 }
 
 async fn effects(db: &Db) -> Result<Vec<Effect>> {
     let rows: Vec<(String, String, i64, i64)> =
         sqlx::query_as("SELECT event, subscription, n, fence FROM chaos_effects")
-            .fetch_all(db.reader())
+            .fetch_all(&mut *db.read().await?)
             .await?;
     let read = |(event, subscription, n, fence): (String, String, i64, i64)| Effect {
         event,
@@ -147,7 +147,7 @@ async fn effects(db: &Db) -> Result<Vec<Effect>> {
 async fn crimes(db: &Db) -> Result<Vec<Crime>> {
     let rows: Vec<(String, i64, i64, String)> =
         sqlx::query_as("SELECT what, event, subscription, detail FROM chaos_crimes")
-            .fetch_all(db.reader())
+            .fetch_all(&mut *db.read().await?)
             .await?;
     let read = |(what, event, subscription, detail)| Crime {
         what,

@@ -144,7 +144,7 @@ async fn insert(tx: &mut Tx, meta: &Meta, n: u64) -> Result<(), sqlx::Error> {
         .bind(&meta.subscription)
         .bind(n as i64)
         .bind(meta.fence)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await
         .map(drop)
 }

@@ -312,7 +312,8 @@ pub async fn migrate(db: &Db) -> anyhow::Result<()> {
     // One immediate transaction: of two processes that start together, the
     // second waits and finds everything done.
     let mut tx = db.begin_at_start().await?;
-    match MIGRATIONS.run(&mut *tx).await {
+    let migrated = MIGRATIONS.run(&mut *tx.sqlite()?).await;
+    match migrated {
         Ok(()) => Ok(tx.commit().await?),
         Err(MigrateError::VersionMissing(version)) => bail!(
             "{} was written by a newer version of this program (migration {version} is unknown here): start the newer program, or restore a backup from before it ran",
@@ -343,10 +344,10 @@ pub(crate) fn tables() -> BTreeSet<String> {
 }
 
 /// Whether the tables are at this program's version.
-pub(crate) async fn is_migrated(db: &Db) -> sqlx::Result<bool> {
+pub(crate) async fn is_migrated(db: &Db) -> Result<bool, termitary::Error> {
     let applied: Option<i64> =
         sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
-            .fetch_one(db.reader())
+            .fetch_one(&mut *db.read().await?)
             .await?;
     Ok(applied == MIGRATIONS.iter().map(|migration| migration.version).max())
 }

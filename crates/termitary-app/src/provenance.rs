@@ -4,8 +4,8 @@
 //! both are written beside the event, in its transaction.
 
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
-use termitary::{Event, Tx};
+use sqlx::{QueryBuilder, Sqlite};
+use termitary::{Conn, Event, Tx};
 use uuid::Uuid;
 
 /// What is known about an event besides itself.
@@ -68,15 +68,12 @@ pub(crate) async fn change_and_publish<E: Event>(
         .push_bind(known.actor)
         .push_bind(serde_json::json!(viewers).to_string())
         .push_bind(now.as_microsecond());
-    change.push(")").build().execute(&mut **tx).await?;
+    change.push(")").build().execute(&mut *tx).await?;
     Ok(())
 }
 
 /// What is known about an event; none for those that other services published.
-pub(crate) async fn of(
-    conn: &mut SqliteConnection,
-    event: Uuid,
-) -> sqlx::Result<Option<Provenance>> {
+pub(crate) async fn of(conn: &mut Conn, event: Uuid) -> sqlx::Result<Option<Provenance>> {
     let row: Option<(Option<Uuid>, String)> =
         sqlx::query_as("SELECT actor, viewers FROM provenance WHERE event = $1")
             .bind(event)
@@ -89,7 +86,7 @@ pub(crate) async fn of(
 }
 
 /// Removes what was noted before `before_us`.
-pub(crate) async fn forget(conn: &mut SqliteConnection, before_us: i64) -> sqlx::Result<()> {
+pub(crate) async fn forget(conn: &mut Conn, before_us: i64) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM provenance WHERE at_us < $1")
         .bind(before_us)
         .execute(conn)

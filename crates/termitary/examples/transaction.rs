@@ -43,7 +43,7 @@ async fn invoice(event: OrderPlaced, ledger: Ledger, State(app): State<App>) -> 
     sqlx::query("INSERT INTO invoices (id, cents) VALUES ($1, $2)")
         .bind(&event.order)
         .bind(event.cents)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     tx.commit().await?;
     println!("invoiced order {}", event.order);

@@ -30,7 +30,7 @@ pub(crate) fn looks_ahead(now_us: i64, instant_us: i64) -> bool {
 pub(crate) async fn latest(db: &Db) -> Result<i64, Error> {
     let now_us = db.clock().now_us();
     let seen: Option<i64> = sqlx::query_scalar("SELECT MAX(seen_us) FROM termitary_workers")
-        .fetch_one(db.reader())
+        .fetch_one(&mut *db.read().await?)
         .await?;
     let latest = seen.map_or(now_us, |seen| seen.max(now_us));
     Ok(latest.saturating_add(micros(AGREE)))
@@ -40,7 +40,7 @@ pub(crate) async fn latest(db: &Db) -> Result<i64, Error> {
 pub(crate) async fn earliest(db: &Db) -> Result<i64, Error> {
     let now_us = db.clock().now_us();
     let seen: Option<i64> = sqlx::query_scalar("SELECT MIN(seen_us) FROM termitary_workers")
-        .fetch_one(db.reader())
+        .fetch_one(&mut *db.read().await?)
         .await?;
     Ok(seen.map_or(now_us, |seen| seen.min(now_us)))
 }

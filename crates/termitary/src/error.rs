@@ -139,6 +139,12 @@ impl std::error::Error for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Io(io) = &error
+            && let Some(own) = io.get_ref().and_then(|error| error.downcast_ref::<Self>())
+        {
+            // Ours: a statement had to return sqlx's type.
+            return own.repeat();
+        }
         let kind = match &error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Database(_) => {
                 Kind::Unavailable

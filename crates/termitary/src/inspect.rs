@@ -270,7 +270,7 @@ impl Inspect {
 
     async fn count_events(&self) -> Result<u64, Error> {
         let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
-            .fetch_one(self.0.db().reader())
+            .fetch_one(&mut *self.0.db().read().await?)
             .await?;
         Ok(count as u64)
     }
@@ -311,7 +311,7 @@ impl Inspect {
         };
         // Only what is a letter now: what is given up again meanwhile would keep this
         // going for ever.
-        let mut reader = db.reader().acquire().await?;
+        let mut reader = db.read().await?;
         let letters = ledger::matching(&mut reader, filter, resolve).await?;
         drop(reader);
         let mut total = 0;
@@ -485,7 +485,7 @@ pub(crate) async fn audit(
         .bind(act)
         .bind(subject)
         .bind(count as i64)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }

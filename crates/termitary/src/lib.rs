@@ -114,7 +114,7 @@ pub mod worker;
 
 pub use broker::{Broker, Bus, broadcast};
 pub use clock::Clock;
-pub use db::{Db, Reader, Tx};
+pub use db::{Conn, Db, Reader, Tx};
 pub use draft::Published;
 pub use error::Error;
 pub use event::{Envelope, Event};

@@ -28,7 +28,7 @@ impl Publish for Transaction<'_, Sqlite> {
         event: impl Into<Outgoing<E>> + Send,
     ) -> Result<Published, Error> {
         let draft = Draft::typed(event.into(), db)?;
-        let mut answers = crate::ledger::publish(self, db.source(), &[draft]).await?;
+        let mut answers = crate::ledger::publish(&mut **self, db.source(), &[draft]).await?;
         answers
             .pop()
             .ok_or_else(|| Error::internal("the ledger answered nothing"))

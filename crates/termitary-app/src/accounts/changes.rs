@@ -3,8 +3,7 @@
 
 use jiff::Timestamp;
 use serde_json::json;
-use sqlx::SqliteConnection;
-use termitary::Tx;
+use termitary::{Conn, Tx};
 use uuid::Uuid;
 
 use super::links::{self, Purpose};
@@ -39,7 +38,7 @@ pub(crate) async fn set_password(
     .bind(hash)
     .bind(now.as_microsecond())
     .bind(user.id)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     end_sessions(tx, user.id, None).await?;
     links::end(tx, Purpose::Reset, user.id).await?;
@@ -69,7 +68,7 @@ pub(crate) async fn set_role(
         .bind(role.as_str())
         .bind(now.as_microsecond())
         .bind(user.id)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     end_sessions(tx, user.id, keep).await?;
     Ok(Ok(true))
@@ -102,7 +101,7 @@ pub(crate) async fn confirm(
     .bind(user.id)
     .bind(email)
     .bind(now.as_microsecond())
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     if moved.rows_affected() == 0 {
         return Ok(Err(Refused::Taken));
@@ -148,7 +147,7 @@ pub(crate) async fn mark_confirmed(
     )
     .bind(user.id)
     .bind(now.as_microsecond())
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     if first.rows_affected() == 0 {
         return Ok(());
@@ -179,7 +178,7 @@ async fn publish<E: termitary::Event>(
 
 /// Ends every session of a user, except one; returns how many ended.
 pub(crate) async fn end_sessions(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     user: Uuid,
     except: Option<Uuid>,
 ) -> sqlx::Result<u64> {
@@ -192,7 +191,7 @@ pub(crate) async fn end_sessions(
 }
 
 /// Returns whether this user is the only admin.
-pub(crate) async fn is_last_admin(conn: &mut SqliteConnection, user: &User) -> sqlx::Result<bool> {
+pub(crate) async fn is_last_admin(conn: &mut Conn, user: &User) -> sqlx::Result<bool> {
     if user.role != Role::Admin {
         return Ok(false);
     }

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use sqlx::SqliteConnection;
+use termitary::Conn;
 use termitary::clock::{days, hours};
 use uuid::Uuid;
 
@@ -55,7 +55,7 @@ pub(crate) struct Link {
 
 /// Makes a link and returns its token, which is for the mail alone.
 pub(crate) async fn create(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     purpose: Purpose,
     user: Uuid,
     email: &str,
@@ -94,7 +94,7 @@ pub(crate) async fn create(
 
 /// The link with this token, if it still works.
 pub(crate) async fn find(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     purpose: Purpose,
     token: &str,
     now: Timestamp,
@@ -111,11 +111,7 @@ pub(crate) async fn find(
 }
 
 /// Ends every link of a user for this purpose.
-pub(crate) async fn end(
-    conn: &mut SqliteConnection,
-    purpose: Purpose,
-    user: Uuid,
-) -> sqlx::Result<()> {
+pub(crate) async fn end(conn: &mut Conn, purpose: Purpose, user: Uuid) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM links WHERE user_id = $1 AND purpose = $2")
         .bind(user)
         .bind(purpose.as_str())
@@ -126,7 +122,7 @@ pub(crate) async fn end(
 
 /// Ends the links that were sent to one address of a user.
 pub(crate) async fn end_of_address(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     purpose: Purpose,
     user: Uuid,
     email: &str,
@@ -141,7 +137,7 @@ pub(crate) async fn end_of_address(
 }
 
 /// Removes links that expired, and those of users who are gone.
-pub(crate) async fn prune(conn: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<()> {
+pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM links WHERE expires_us <= $1 OR user_id NOT IN (SELECT id FROM users)")
         .bind(now.as_microsecond())
         .execute(conn)

@@ -11,8 +11,8 @@ use garde::Validate;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
-use termitary::Tx;
+use sqlx::{QueryBuilder, Sqlite};
+use termitary::{Conn, Tx};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -159,7 +159,7 @@ pub(crate) async fn create(
     .bind(password_hash)
     .bind(now.as_microsecond())
     .bind(draft.email_confirmed.then(|| now.as_microsecond()))
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     if inserted.rows_affected() == 0 {
         return Ok(Err(EmailTaken));
@@ -186,7 +186,7 @@ pub(crate) async fn create(
 }
 
 /// The user of this id.
-pub(crate) async fn find(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<Option<User>> {
+pub(crate) async fn find(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<User>> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query
         .push(USER_COLUMNS)
@@ -196,10 +196,7 @@ pub(crate) async fn find(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<
 }
 
 /// The user whose account has this address.
-pub(crate) async fn find_by_email(
-    conn: &mut SqliteConnection,
-    email: &str,
-) -> sqlx::Result<Option<User>> {
+pub(crate) async fn find_by_email(conn: &mut Conn, email: &str) -> sqlx::Result<Option<User>> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query
         .push(USER_COLUMNS)

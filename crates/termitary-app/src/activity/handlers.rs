@@ -101,7 +101,7 @@ async fn known_of<E: Recorded>(app: &App, entry: &Entry) -> Result<Provenance, t
 
 /// Another service published the event: whoever sees its subject now sees it.
 async fn guess_viewers<E: Recorded>(
-    conn: &mut sqlx::SqliteConnection,
+    conn: &mut termitary::Conn,
     subject: &str,
 ) -> sqlx::Result<Vec<Uuid>> {
     match subject.parse() {

@@ -64,8 +64,8 @@ impl Reader {
         }
     }
 
-    async fn read_on(&self, app: &App) -> Result<(), sqlx::Error> {
-        let mut reader = app.db().reader().acquire().await?;
+    async fn read_on(&self, app: &App) -> Result<(), termitary::Error> {
+        let mut reader = app.db().read().await?;
         let Some(mut position) = self.hub.position() else {
             self.hub.begin(store::newest(&mut reader).await?);
             return Ok(());

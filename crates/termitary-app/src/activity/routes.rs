@@ -23,7 +23,7 @@ async fn list(
 ) -> Result<Json<Page<Entry>>, ApiError> {
     let limit = paging.limit()?;
     let before = paging.after()?;
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let rows = store::list(&mut reader, caller, before, limit).await?;
     Ok(Json(
         Page::cut(rows, limit, |row: &Row| row.seq).map(|row| row.entry),

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite};
+use termitary::Conn;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -60,11 +61,7 @@ impl sqlx::FromRow<'_, SqliteRow> for Row {
 }
 
 /// Writes an entry and who may see it; whether it is new.
-pub(super) async fn insert(
-    conn: &mut SqliteConnection,
-    entry: &Entry,
-    viewers: &[Uuid],
-) -> sqlx::Result<bool> {
+pub(super) async fn insert(conn: &mut Conn, entry: &Entry, viewers: &[Uuid]) -> sqlx::Result<bool> {
     let changes = entry
         .changes
         .as_ref()
@@ -90,7 +87,7 @@ pub(super) async fn insert(
 
 /// A page of what the caller may see, the newest first; one more than `limit`.
 pub(super) async fn list(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     caller: Caller,
     before: Option<i64>,
     limit: u32,
@@ -131,7 +128,7 @@ impl sqlx::FromRow<'_, SqliteRow> for Recorded {
 }
 
 /// The newest entry; 0 where there is none.
-pub(super) async fn newest(conn: &mut SqliteConnection) -> sqlx::Result<i64> {
+pub(super) async fn newest(conn: &mut Conn) -> sqlx::Result<i64> {
     sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM activity")
         .fetch_one(conn)
         .await
@@ -139,11 +136,7 @@ pub(super) async fn newest(conn: &mut SqliteConnection) -> sqlx::Result<i64> {
 
 /// Entries after `seq`, the oldest first. The database has one writer: the numbers
 /// follow the commits, and none comes later with a smaller one.
-pub(super) async fn after(
-    conn: &mut SqliteConnection,
-    seq: i64,
-    limit: u32,
-) -> sqlx::Result<Vec<Recorded>> {
+pub(super) async fn after(conn: &mut Conn, seq: i64, limit: u32) -> sqlx::Result<Vec<Recorded>> {
     sqlx::query_as(
         "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us,
             (SELECT json_group_array(hex(v.user_id)) FROM activity_viewers v WHERE v.seq = a.seq) AS viewers
@@ -158,7 +151,7 @@ pub(super) async fn after(
 /// What `viewer` (none: an admin) may see after `seq`, the oldest first; none where
 /// that is more than `limit`, or cannot be known any more.
 pub(super) async fn missed(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     viewer: Option<Uuid>,
     seq: i64,
     limit: u32,
@@ -188,7 +181,7 @@ pub(super) async fn missed(
 /// Removes entries from before `before_us`, up to `limit` of them from the feed's
 /// old end. Their numbers follow the instants at which they were recorded.
 pub(super) async fn remove_before(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     before_us: i64,
     limit: u32,
 ) -> sqlx::Result<u64> {
@@ -204,10 +197,7 @@ pub(super) async fn remove_before(
 }
 
 /// Who sees a todo now; for events that came from elsewhere.
-pub(super) async fn todo_viewers(
-    conn: &mut SqliteConnection,
-    todo: Uuid,
-) -> sqlx::Result<Vec<Uuid>> {
+pub(super) async fn todo_viewers(conn: &mut Conn, todo: Uuid) -> sqlx::Result<Vec<Uuid>> {
     let row: Option<(Uuid, Option<Uuid>)> =
         sqlx::query_as("SELECT owner_id, assignee_id FROM todos WHERE id = $1")
             .bind(todo)

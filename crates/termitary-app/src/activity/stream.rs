@@ -183,7 +183,7 @@ impl Live {
 
     /// Makes ready what the feed has after the last entry sent.
     async fn catch_up(&mut self) -> Result<(), ApiError> {
-        let mut reader = self.app.db().reader().acquire().await?;
+        let mut reader = self.app.db().read().await?;
         let missed = store::missed(&mut reader, self.seat.viewer(), self.sent, RESUMED).await?;
         let Some(rows) = missed else {
             self.sent = store::newest(&mut reader).await?;

@@ -1,13 +1,12 @@
 //! The current password, asked for where a stolen session must not be enough.
 
-use sqlx::SqliteConnection;
-
 use super::limits::Attempt;
 use super::store;
 use crate::accounts;
 use crate::app::App;
 use crate::http::{ApiError, Caller, Client};
 use crate::security::{Event, Note};
+use termitary::Conn;
 
 /// The field of a body that holds it.
 const FIELD: &str = "currentPassword";
@@ -21,7 +20,7 @@ pub(crate) struct Proven {
 
 impl Proven {
     /// Forgets the failures before; in the transaction of what it was asked for.
-    pub(crate) async fn note(&self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    pub(crate) async fn note(&self, conn: &mut Conn) -> sqlx::Result<()> {
         self.attempt.succeeded(conn).await
     }
 }
@@ -39,7 +38,7 @@ pub(crate) async fn prove(
             "is missing: this needs your current password",
         ));
     };
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let user = accounts::find(&mut reader, caller.user)
         .await?
         .ok_or(ApiError::NotFound)?;

@@ -1,7 +1,7 @@
 //! Networks that each user logged in from. A guess from elsewhere counts against a
 //! limit that logins from these do not meet.
 
-use sqlx::SqliteConnection;
+use termitary::Conn;
 use uuid::Uuid;
 
 use crate::app::App;
@@ -12,7 +12,7 @@ const MOST: i64 = 32;
 /// Whether the account of this address was logged in to from this network. An unknown
 /// address takes as many look-ups.
 pub(super) async fn is_known(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     app: &App,
     email: &str,
     network: &str,
@@ -34,7 +34,7 @@ pub(super) async fn is_known(
 
 /// Remembers that the user logged in from this network.
 pub(super) async fn remember(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     app: &App,
     user: Uuid,
     network: &str,
@@ -61,7 +61,7 @@ pub(super) async fn remember(
 
 /// Deletes networks that were not seen for as long as a session can last, and those of
 /// deleted users.
-pub(super) async fn forget(conn: &mut SqliteConnection, app: &App) -> sqlx::Result<()> {
+pub(super) async fn forget(conn: &mut Conn, app: &App) -> sqlx::Result<()> {
     sqlx::query(
         "DELETE FROM known_sources
          WHERE seen_us <= $1 OR user_id NOT IN (SELECT id FROM users)",

@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use sqlx::SqliteConnection;
+use termitary::Conn;
 use uuid::Uuid;
 
 use super::known;
@@ -140,7 +140,7 @@ impl Attempt {
 
     /// The password was right: the failures from this network are forgotten, and the
     /// attempt is given back to the other counts.
-    pub(super) async fn succeeded(&self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    pub(super) async fn succeeded(&self, conn: &mut Conn) -> sqlx::Result<()> {
         for Count { kind, scope, .. } in &self.counts {
             if *kind == Kind::Pair {
                 sqlx::query("DELETE FROM attempt_limits WHERE scope = $1")
@@ -164,7 +164,7 @@ impl Attempt {
     }
 }
 
-async fn blocked_until(conn: &mut SqliteConnection, scope: &str) -> sqlx::Result<i64> {
+async fn blocked_until(conn: &mut Conn, scope: &str) -> sqlx::Result<i64> {
     let until: Option<i64> =
         sqlx::query_scalar("SELECT blocked_until_us FROM attempt_limits WHERE scope = $1")
             .bind(scope)
@@ -174,7 +174,7 @@ async fn blocked_until(conn: &mut SqliteConnection, scope: &str) -> sqlx::Result
 }
 
 async fn count(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     scope: &str,
     free: u32,
     limits: LoginLimits,
@@ -213,7 +213,7 @@ fn wait_after(excess: i64, limits: LoginLimits) -> Duration {
         .min(limits.longest_wait)
 }
 
-async fn give_back(conn: &mut SqliteConnection, scope: &str) -> sqlx::Result<()> {
+async fn give_back(conn: &mut Conn, scope: &str) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE attempt_limits SET failures = max(failures - 1, 0), blocked_until_us = 0 WHERE scope = $1",
     )

@@ -61,7 +61,10 @@ pub(crate) async fn list_users(
         .push_bind(after.unwrap_or(Uuid::nil()))
         .push(" ORDER BY id LIMIT ")
         .push_bind(limit);
-    Ok(query.build_query_as().fetch_all(app.db().reader()).await?)
+    Ok(query
+        .build_query_as()
+        .fetch_all(&mut *app.db().read().await?)
+        .await?)
 }
 
 /// Ends every session of a user; returns how many.
@@ -116,7 +119,7 @@ pub(crate) async fn confirm_email(app: &App, email: &str) -> anyhow::Result<User
     Ok(user)
 }
 
-async fn find(conn: &mut sqlx::SqliteConnection, email: &str) -> anyhow::Result<User> {
+async fn find(conn: &mut termitary::Conn, email: &str) -> anyhow::Result<User> {
     accounts::find_by_email(conn, email).await?.ok_or_else(|| {
         anyhow!("no account has the address {email}: `termitary user list` shows all")
     })

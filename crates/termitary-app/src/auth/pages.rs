@@ -134,7 +134,7 @@ async fn reset(
 }
 
 async fn works(app: &App, purpose: Purpose, token: &str) -> Result<bool, ApiError> {
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let link = links::find(&mut reader, purpose, token, app.now()).await?;
     Ok(link.is_some())
 }

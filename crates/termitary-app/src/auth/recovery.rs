@@ -94,7 +94,7 @@ pub(super) async fn use_link(
     new_password: &str,
 ) -> Result<StatusCode, ApiError> {
     // Before the work of a hash, which strangers shall not cause.
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     find(app, &mut reader, token).await?;
     drop(reader);
     let hash = app.passwords().hash(new_password).await?;
@@ -116,7 +116,7 @@ pub(super) async fn use_link(
     Ok(done)
 }
 
-async fn find(app: &App, conn: &mut sqlx::SqliteConnection, token: &str) -> Result<Link, ApiError> {
+async fn find(app: &App, conn: &mut termitary::Conn, token: &str) -> Result<Link, ApiError> {
     links::find(conn, Purpose::Reset, token, app.now())
         .await?
         .ok_or_else(not_a_link)

@@ -131,7 +131,7 @@ pub(super) async fn login(
     let email = normal_email(&body.email);
     let attempt = Attempt::login(&app, &email, client.address);
     let attempt = attempt.begin(&app).await?;
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let known = store::credentials(&mut reader, &email).await?;
     drop(reader);
     let stored = known.as_ref().map(|known| known.password_hash.as_str());
@@ -213,7 +213,7 @@ fn note_end(app: &App, caller: Caller, client: &Client, how: &str) {
 /// Who am I?
 #[utoipa::path(get, path = "/auth/me", tag = "auth", responses((status = 200, body = User)))]
 async fn me(State(app): State<App>, caller: Caller) -> Result<Json<User>, ApiError> {
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     accounts::find(&mut reader, caller.user)
         .await?
         .map(Json)

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
+use termitary::Conn;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -25,10 +25,7 @@ pub(super) struct Credentials {
     pub(super) password_hash: String,
 }
 
-pub(super) async fn credentials(
-    conn: &mut SqliteConnection,
-    email: &str,
-) -> sqlx::Result<Option<Credentials>> {
+pub(super) async fn credentials(conn: &mut Conn, email: &str) -> sqlx::Result<Option<Credentials>> {
     let row: Option<(Uuid, String)> =
         sqlx::query_as("SELECT id, password_hash FROM users WHERE email = $1")
             .bind(email)
@@ -40,10 +37,7 @@ pub(super) async fn credentials(
     }))
 }
 
-pub(super) async fn password_hash(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-) -> sqlx::Result<Option<String>> {
+pub(super) async fn password_hash(conn: &mut Conn, user: Uuid) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
         .bind(user)
         .fetch_optional(conn)
@@ -52,7 +46,7 @@ pub(super) async fn password_hash(
 
 /// Stores a new hash if the old one still stands.
 pub(super) async fn set_password_hash(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     user: Uuid,
     old: &str,
     new: &str,
@@ -69,7 +63,7 @@ pub(super) async fn set_password_hash(
 
 /// Opens a session and answers its token.
 pub(super) async fn open_session(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     app: &App,
     user: Uuid,
     client: &Client,
@@ -209,10 +203,10 @@ pub(super) struct Session {
 }
 
 /// A user's live sessions, the newest first.
-pub(super) async fn sessions(app: &App, caller: Caller) -> sqlx::Result<Vec<Session>> {
+pub(super) async fn sessions(app: &App, caller: Caller) -> Result<Vec<Session>, ApiError> {
     use sqlx::Row;
     let (now_us, idle_us) = hands(app);
-    sqlx::query(
+    let sessions = sqlx::query(
         "SELECT id, created_us, last_used_us, expires_us, ip_address, user_agent FROM sessions
          WHERE user_id = $1 AND expires_us > $2 AND last_used_us > $3 ORDER BY created_us DESC, id DESC",
     )
@@ -231,16 +225,13 @@ pub(super) async fn sessions(app: &App, caller: Caller) -> sqlx::Result<Vec<Sess
             current: id == caller.session,
         })
     })
-    .fetch_all(app.db().reader())
-    .await
+    .fetch_all(&mut *app.db().read().await?)
+    .await?;
+    Ok(sessions)
 }
 
 /// Ends one session of a user; whether there was one.
-pub(super) async fn end_session(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-    session: Uuid,
-) -> sqlx::Result<bool> {
+pub(super) async fn end_session(conn: &mut Conn, user: Uuid, session: Uuid) -> sqlx::Result<bool> {
     let done = sqlx::query("DELETE FROM sessions WHERE id = $1 AND user_id = $2")
         .bind(session)
         .bind(user)
@@ -250,10 +241,7 @@ pub(super) async fn end_session(
 }
 
 /// Removes every session of a user who is gone; of one who is not, none.
-pub(super) async fn end_sessions_of_deleted(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-) -> sqlx::Result<u64> {
+pub(super) async fn end_sessions_of_deleted(conn: &mut Conn, user: Uuid) -> sqlx::Result<u64> {
     let done = sqlx::query(
         "DELETE FROM sessions WHERE user_id = $1 AND NOT EXISTS (SELECT 1 FROM users WHERE id = $1)",
     )
@@ -264,7 +252,7 @@ pub(super) async fn end_sessions_of_deleted(
 }
 
 /// Removes sessions that are over, by age or by idling.
-pub(super) async fn remove_expired(conn: &mut SqliteConnection, app: &App) -> sqlx::Result<u64> {
+pub(super) async fn remove_expired(conn: &mut Conn, app: &App) -> sqlx::Result<u64> {
     let (now_us, idle_us) = hands(app);
     let done = sqlx::query("DELETE FROM sessions WHERE expires_us <= $1 OR last_used_us <= $2")
         .bind(now_us)
@@ -275,10 +263,7 @@ pub(super) async fn remove_expired(conn: &mut SqliteConnection, app: &App) -> sq
 }
 
 /// Forgets failures that do not count any more.
-pub(super) async fn remove_old_attempts(
-    conn: &mut SqliteConnection,
-    app: &App,
-) -> sqlx::Result<()> {
+pub(super) async fn remove_old_attempts(conn: &mut Conn, app: &App) -> sqlx::Result<()> {
     let longest_us = app.settings().login_limits.longest_wait.as_micros() as i64;
     sqlx::query("DELETE FROM attempt_limits WHERE last_us <= $1 AND blocked_until_us <= $1")
         .bind(app.now().as_microsecond().saturating_sub(longest_us))

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
+use termitary::Conn;
 use uuid::Uuid;
 
 use super::{store, token};
@@ -17,7 +17,7 @@ const LIFE: Duration = Duration::from_secs(30);
 
 /// A new ticket of this session, and when it is over.
 pub(crate) async fn issue(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     app: &App,
     session: Uuid,
 ) -> Result<(String, Timestamp), ApiError> {
@@ -48,7 +48,7 @@ pub(crate) async fn redeem(app: &App, ticket: &str) -> Result<Caller, ApiError> 
     )
     .bind(&hash[..])
     .bind(now_us)
-    .fetch_one(app.db().reader())
+    .fetch_one(&mut *app.db().read().await?)
     .await?;
     if !known {
         return Err(over());

@@ -106,7 +106,7 @@ pub(super) async fn reset(
     State(app): State<App>,
     meta: Meta,
 ) -> HandlerResult {
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let person = store::person_at(&mut reader, &event.email).await?;
     drop(reader);
     let Some(person) = person else { return Ok(()) };
@@ -170,6 +170,6 @@ async fn post_link(
 }
 
 async fn has_account(app: &App, email: &str) -> Result<bool, termitary::Error> {
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     Ok(store::person_at(&mut reader, email).await?.is_some())
 }

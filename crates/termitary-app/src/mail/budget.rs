@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use sqlx::SqliteConnection;
+use termitary::Conn;
 use termitary::clock::{days, hours};
 use uuid::Uuid;
 
@@ -78,7 +78,7 @@ pub(super) struct Claim<'a> {
 
 /// Counts a mail and says whether it may go.
 pub(super) async fn take(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     claim: &Claim<'_>,
     limits: MailLimits,
     now: Timestamp,
@@ -125,7 +125,7 @@ pub(super) async fn take(
 }
 
 /// Removes counts that no limit looks at any more.
-pub(super) async fn prune(conn: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<()> {
+pub(super) async fn prune(conn: &mut Conn, now: Timestamp) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM mails_counted WHERE at_us <= $1")
         .bind(day_ago_us(now))
         .execute(conn)
@@ -142,7 +142,7 @@ struct Counts {
 
 impl Counts {
     async fn of_recipient(
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         recipient: &[u8],
         kind: Kind,
         now: Timestamp,
@@ -159,11 +159,7 @@ impl Counts {
         .await
     }
 
-    async fn of_actor(
-        conn: &mut SqliteConnection,
-        actor: Uuid,
-        now: Timestamp,
-    ) -> sqlx::Result<Self> {
+    async fn of_actor(conn: &mut Conn, actor: Uuid, now: Timestamp) -> sqlx::Result<Self> {
         sqlx::query_as(
             "SELECT COUNT(*) FILTER (WHERE at_us > $2) AS hour, COUNT(*) AS day FROM mails_counted
              WHERE actor = $1 AND at_us > $3",

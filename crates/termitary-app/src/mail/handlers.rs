@@ -49,7 +49,7 @@ async fn tell_assignee(
     let Ok(assignee) = assignee.parse::<Uuid>() else {
         return Ok(());
     };
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let known = provenance::of(&mut reader, meta.event_id).await?;
     let actor = known.as_ref().and_then(|known| known.actor);
     if actor == Some(assignee) {
@@ -81,7 +81,7 @@ pub(super) async fn overdue(
 ) -> HandlerResult {
     let responsible = event.assignee.as_deref().unwrap_or(&event.owner);
     let responsible: Uuid = responsible.parse().permanent()?;
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let person = store::person(&mut reader, responsible).await?;
     let Some(person) = person.filter(|person| person.confirmed) else {
         return Ok(());

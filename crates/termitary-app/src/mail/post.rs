@@ -100,7 +100,7 @@ pub(super) enum Somebody {
 
 impl Somebody {
     pub(super) async fn of(app: &App, meta: &Meta, id: &str) -> Result<Self, termitary::Error> {
-        let mut reader = app.db().reader().acquire().await?;
+        let mut reader = app.db().read().await?;
         if let Ok(id) = id.parse::<Uuid>()
             && let Some(person) = store::person(&mut reader, id).await?
         {

@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use sqlx::SqliteConnection;
-use termitary::Tx;
+use termitary::{Conn, Tx};
 use uuid::Uuid;
 
 /// Somebody who can get mail.
@@ -19,7 +18,7 @@ pub(super) struct Person {
 }
 
 /// The person with this id; none where the account is gone.
-pub(super) async fn person(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<Option<Person>> {
+pub(super) async fn person(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<Person>> {
     sqlx::query_as(
         "SELECT id, email, name, confirmed_us IS NOT NULL AS confirmed, pending_email FROM users WHERE id = $1",
     )
@@ -29,10 +28,7 @@ pub(super) async fn person(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Resul
 }
 
 /// The person whose account has this address.
-pub(super) async fn person_at(
-    conn: &mut SqliteConnection,
-    email: &str,
-) -> sqlx::Result<Option<Person>> {
+pub(super) async fn person_at(conn: &mut Conn, email: &str) -> sqlx::Result<Option<Person>> {
     sqlx::query_as(
         "SELECT id, email, name, confirmed_us IS NOT NULL AS confirmed, pending_email FROM users WHERE email = $1",
     )
@@ -42,10 +38,7 @@ pub(super) async fn person_at(
 }
 
 /// The title of a todo of this service.
-pub(super) async fn title_of(
-    conn: &mut SqliteConnection,
-    todo: &str,
-) -> sqlx::Result<Option<String>> {
+pub(super) async fn title_of(conn: &mut Conn, todo: &str) -> sqlx::Result<Option<String>> {
     let Ok(todo) = todo.parse::<Uuid>() else {
         return Ok(None);
     };
@@ -85,7 +78,7 @@ pub(super) async fn remember(
     )
     .bind(user)
     .bind(event)
-    .fetch_one(&mut **tx)
+    .fetch_one(&mut *tx)
     .await?;
     for hash in &traits.0 {
         sqlx::query(
@@ -97,7 +90,7 @@ pub(super) async fn remember(
         .bind(event)
         .bind(!seen_before)
         .bind(now.as_microsecond())
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     }
     Ok(())
@@ -110,7 +103,7 @@ pub(super) async fn is_new(tx: &mut Tx, user: Uuid, event: Uuid) -> sqlx::Result
     )
     .bind(user)
     .bind(event)
-    .fetch_one(&mut **tx)
+    .fetch_one(&mut *tx)
     .await
 }
 
@@ -118,7 +111,7 @@ pub(super) async fn is_new(tx: &mut Tx, user: Uuid, event: Uuid) -> sqlx::Result
 pub(super) async fn forget(tx: &mut Tx, user: Uuid) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM mail_devices WHERE user_id = $1")
         .bind(user)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }

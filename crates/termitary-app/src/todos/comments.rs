@@ -52,7 +52,7 @@ async fn list_comments(
 ) -> Result<Json<Page<Comment>>, ApiError> {
     let limit = paging.limit()?;
     let after = paging.after()?;
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     store::find(&mut reader, id, caller)
         .await?
         .ok_or(ApiError::NotFound)?;

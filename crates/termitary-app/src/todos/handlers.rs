@@ -25,7 +25,7 @@ pub(super) async fn remind_overdue(
 ) -> HandlerResult {
     let now = app.now();
     loop {
-        let mut reader = app.db().reader().acquire().await?;
+        let mut reader = app.db().read().await?;
         let todos = store::overdue(&mut reader, now, BATCH).await?;
         drop(reader);
         if todos.len() < BATCH as usize {
@@ -74,7 +74,7 @@ pub(super) async fn hand_on(
         return Ok(());
     };
     loop {
-        let mut reader = app.db().reader().acquire().await?;
+        let mut reader = app.db().read().await?;
         if store::user_exists(&mut reader, user).await? {
             return Err(HandlerError::permanent(
                 "the user is still here: nothing was handed on",

@@ -4,8 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
-use sqlx::SqliteConnection;
-use termitary::Tx;
+use termitary::{Conn, Tx};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -71,10 +70,7 @@ async fn create(
     commit(tx, StatusCode::CREATED, todo).await
 }
 
-async fn check_assignee(
-    conn: &mut SqliteConnection,
-    assignee: Option<Uuid>,
-) -> Result<(), ApiError> {
+async fn check_assignee(conn: &mut Conn, assignee: Option<Uuid>) -> Result<(), ApiError> {
     match assignee {
         Some(user) if !store::user_exists(conn, user).await? => {
             Err(ApiError::field("assignee", "is not the id of a user"))

@@ -105,8 +105,9 @@ impl Search {
 
 /// Lets the database give up whatever this connection does after the deadline: sorting,
 /// too, which yields no row. Each search sets its own.
-async fn interrupt_at(deadline: Instant, reader: &mut Reader) -> sqlx::Result<()> {
-    let mut connection = reader.lock_handle().await?;
+async fn interrupt_at(deadline: Instant, reader: &mut Reader) -> Result<(), ApiError> {
+    let mut connection = reader.sqlite()?;
+    let mut connection = connection.lock_handle().await?;
     connection.set_progress_handler(INSTRUCTIONS, move || Instant::now() < deadline);
     Ok(())
 }

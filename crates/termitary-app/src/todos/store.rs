@@ -4,7 +4,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite};
+use termitary::Conn;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -29,11 +30,7 @@ pub(super) fn push_visible(query: &mut QueryBuilder<Sqlite>, caller: Caller) {
 }
 
 /// The todo, if the caller may see it.
-pub(super) async fn find(
-    conn: &mut SqliteConnection,
-    id: Uuid,
-    caller: Caller,
-) -> sqlx::Result<Option<Todo>> {
+pub(super) async fn find(conn: &mut Conn, id: Uuid, caller: Caller) -> sqlx::Result<Option<Todo>> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query
         .push(COLUMNS)
@@ -96,7 +93,7 @@ pub(super) fn delete(id: Uuid) -> QueryBuilder<Sqlite> {
 }
 
 /// Whether a user of this id exists: only they can be assigned.
-pub(super) async fn user_exists(conn: &mut SqliteConnection, user: Uuid) -> sqlx::Result<bool> {
+pub(super) async fn user_exists(conn: &mut Conn, user: Uuid) -> sqlx::Result<bool> {
     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE id = $1)")
         .bind(user)
         .fetch_one(conn)
@@ -104,11 +101,7 @@ pub(super) async fn user_exists(conn: &mut SqliteConnection, user: Uuid) -> sqlx
 }
 
 /// Todos that a user owns or is assigned to, at most `limit`.
-pub(super) async fn of_user(
-    conn: &mut SqliteConnection,
-    user: Uuid,
-    limit: i64,
-) -> sqlx::Result<Vec<Todo>> {
+pub(super) async fn of_user(conn: &mut Conn, user: Uuid, limit: i64) -> sqlx::Result<Vec<Todo>> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query
         .push(COLUMNS)
@@ -124,7 +117,7 @@ pub(super) async fn of_user(
 
 /// Open todos whose due date has passed and was not reminded of yet.
 pub(super) async fn overdue(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     now: Timestamp,
     limit: i64,
 ) -> sqlx::Result<Vec<Todo>> {
@@ -143,7 +136,7 @@ pub(super) async fn overdue(
 
 /// Notes the reminder; whether it is the first of this todo and due date.
 pub(super) async fn note_reminder(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     todo: Uuid,
     due: Due,
     now: Timestamp,
@@ -187,10 +180,7 @@ impl sqlx::FromRow<'_, SqliteRow> for Comment {
     }
 }
 
-pub(super) async fn insert_comment(
-    conn: &mut SqliteConnection,
-    comment: &Comment,
-) -> sqlx::Result<()> {
+pub(super) async fn insert_comment(conn: &mut Conn, comment: &Comment) -> sqlx::Result<()> {
     sqlx::query("INSERT INTO comments (id, todo_id, author_id, text, created_us) VALUES ($1, $2, $3, $4, $5)")
         .bind(comment.id)
         .bind(comment.todo)
@@ -204,7 +194,7 @@ pub(super) async fn insert_comment(
 
 /// A page of comments, the oldest first; one more than `limit`.
 pub(super) async fn comments(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     todo: Uuid,
     after: Option<(i64, Uuid)>,
     limit: u32,
@@ -223,11 +213,7 @@ pub(super) async fn comments(
 }
 
 /// Whether the todo is still open and due at that instant.
-pub(super) async fn is_still_due(
-    conn: &mut SqliteConnection,
-    todo: Uuid,
-    due: Due,
-) -> sqlx::Result<bool> {
+pub(super) async fn is_still_due(conn: &mut Conn, todo: Uuid, due: Due) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM todos WHERE id = $1 AND status = 'open' AND due_us = $2)",
     )

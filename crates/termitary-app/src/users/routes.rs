@@ -98,7 +98,7 @@ async fn list(
 ) -> Result<Json<Page<User>>, ApiError> {
     caller.admin_only()?;
     let limit = paging.limit()?;
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let rows = store::list(&mut reader, paging.after()?, limit).await?;
     Ok(Json(Page::cut(rows, limit, |user: &User| user.id)))
 }
@@ -152,7 +152,7 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
     if !caller.may_act_for(id) {
         return Err(ApiError::NotFound);
     }
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     accounts::find(&mut reader, id)
         .await?
         .map(Json)
@@ -183,7 +183,7 @@ async fn change(
     if !caller.may_act_for(id) {
         return Err(ApiError::NotFound);
     }
-    let mut reader = app.db().reader().acquire().await?;
+    let mut reader = app.db().read().await?;
     let old = accounts::find(&mut reader, id)
         .await?
         .ok_or(ApiError::NotFound)?;

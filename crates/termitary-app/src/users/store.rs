@@ -1,6 +1,7 @@
 //! The users module's SQL.
 
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite};
+use termitary::Conn;
 use uuid::Uuid;
 
 use super::people::Person;
@@ -13,7 +14,7 @@ const SHARE: i64 = 500;
 
 /// A page of users by id, which is by time of creation; one more than `limit`.
 pub(super) async fn list(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     after: Option<Uuid>,
     limit: u32,
 ) -> sqlx::Result<Vec<User>> {
@@ -29,7 +30,7 @@ pub(super) async fn list(
 }
 
 /// Writes what a user or an admin changes directly.
-pub(super) async fn update(conn: &mut SqliteConnection, user: &User) -> sqlx::Result<()> {
+pub(super) async fn update(conn: &mut Conn, user: &User) -> sqlx::Result<()> {
     sqlx::query("UPDATE users SET name = $2, pending_email = $3, updated_us = $4 WHERE id = $1")
         .bind(user.id)
         .bind(&user.name)
@@ -41,10 +42,7 @@ pub(super) async fn update(conn: &mut SqliteConnection, user: &User) -> sqlx::Re
 }
 
 /// The person with this address.
-pub(super) async fn person_at(
-    conn: &mut SqliteConnection,
-    email: &str,
-) -> sqlx::Result<Option<Person>> {
+pub(super) async fn person_at(conn: &mut Conn, email: &str) -> sqlx::Result<Option<Person>> {
     sqlx::query_as("SELECT id, name FROM users WHERE email = $1")
         .bind(email)
         .fetch_optional(conn)
@@ -52,10 +50,7 @@ pub(super) async fn person_at(
 }
 
 /// The person with this id.
-pub(super) async fn person_with(
-    conn: &mut SqliteConnection,
-    id: Uuid,
-) -> sqlx::Result<Option<Person>> {
+pub(super) async fn person_with(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<Person>> {
     sqlx::query_as("SELECT id, name FROM users WHERE id = $1")
         .bind(id)
         .fetch_optional(conn)
@@ -65,7 +60,7 @@ pub(super) async fn person_with(
 /// People in whose names the needle is: up to `limit`, among the next
 /// [`LOOKED_AT`] accounts; and after which account to go on, if there may be more.
 pub(super) async fn people_named(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     needle: &Needle,
     mut after: Option<Uuid>,
     limit: u32,
@@ -96,7 +91,7 @@ pub(super) async fn people_named(
     Ok((found, after))
 }
 
-pub(super) async fn delete(conn: &mut SqliteConnection, id: Uuid) -> sqlx::Result<()> {
+pub(super) async fn delete(conn: &mut Conn, id: Uuid) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM users WHERE id = $1")
         .bind(id)
         .execute(conn)

@@ -236,7 +236,7 @@ async fn a_forgotten_password_is_set_anew_by_a_link_that_works_once() {
     assert!(app.subjects("nobody@example.com").is_empty());
     let token = app.link(&ada.email, "reset").unwrap();
     let hashes: Vec<Vec<u8>> = sqlx::query_scalar("SELECT token_hash FROM links")
-        .fetch_all(app.db().reader())
+        .fetch_all(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert!(hashes.iter().all(|hash| hash.len() == 32));
@@ -286,7 +286,7 @@ async fn a_link_to_a_new_password_works_for_an_hour() {
     app.login(&ada.email).await.assert_status(200);
     app.worker.advance(minutes(60)).await;
     let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM links WHERE purpose = 'reset'")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(left, 0);

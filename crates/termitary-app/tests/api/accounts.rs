@@ -92,7 +92,7 @@ async fn a_token_is_stored_as_a_hash_only() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
     let stored: Vec<u8> = sqlx::query_scalar("SELECT token_hash FROM sessions")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(stored.len(), 32);
@@ -168,7 +168,7 @@ async fn the_hourly_check_removes_sessions_that_are_over() {
     app.worker.advance(days(15)).await;
     app.worker.advance(hours(1)).await;
     let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sessions")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(left, 0);
@@ -458,7 +458,7 @@ async fn a_deleted_user_is_gone_at_once_and_a_worker_removes_their_sessions() {
     app.get(ME, &ada).await.assert_problem(401);
     app.settle().await;
     let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sessions")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(left, 0);

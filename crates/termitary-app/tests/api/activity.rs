@@ -494,7 +494,7 @@ async fn a_ticket_is_over_after_half_a_minute_and_with_its_session() {
     open(&ticket).await;
     open("tty_made-up").await;
     let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM stream_tickets")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(left, 0, "late ones are removed");
@@ -536,7 +536,7 @@ async fn rows(app: &TestApp) -> (i64, i64) {
     sqlx::query_as(
         "SELECT (SELECT COUNT(*) FROM activity), (SELECT COUNT(*) FROM activity_viewers)",
     )
-    .fetch_one(app.db().reader())
+    .fetch_one(&mut *app.db().read().await.unwrap())
     .await
     .unwrap()
 }

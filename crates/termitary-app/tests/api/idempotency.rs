@@ -148,7 +148,7 @@ async fn keys_are_forgotten_after_a_day() {
 /// Number of stored responses in the database.
 async fn kept(app: &TestApp) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM answers")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap()
 }
@@ -238,7 +238,7 @@ async fn a_stored_answer_cannot_be_compared_read_or_changed_without_the_secret()
         .assert_status(201);
     let rows = async |app: &TestApp| -> Vec<(Vec<u8>, Vec<u8>)> {
         sqlx::query_as("SELECT key_hash, request FROM answers ORDER BY nth")
-            .fetch_all(app.db().reader())
+            .fetch_all(&mut *app.db().read().await.unwrap())
             .await
             .unwrap()
     };

@@ -121,7 +121,7 @@ async fn one_user_causes_so_many_mails_an_hour_and_a_mailbox_gets_so_many() {
     assign(&app, &eve, &bob, 10).await;
     assert_eq!(todos(&bob), 13);
     let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM mails_counted")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(kept, 4, "what is older than a day is forgotten");

@@ -129,7 +129,7 @@ async fn whoever_asks_for_readiness_causes_no_write_each_time() {
     let app = TestApp::start().await;
     let tried = async || -> i64 {
         sqlx::query_scalar("SELECT at_us FROM write_probe")
-            .fetch_one(app.db().reader())
+            .fetch_one(&mut *app.db().read().await.unwrap())
             .await
             .unwrap()
     };
@@ -220,7 +220,7 @@ async fn events_carry_the_trace_of_their_request() {
     let stored = "SELECT traceparent FROM termitary_events WHERE name = $1";
     let traced: String = sqlx::query_scalar(stored)
         .bind("todos.created")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert!(
@@ -229,7 +229,7 @@ async fn events_carry_the_trace_of_their_request() {
     );
     let fresh: String = sqlx::query_scalar(stored)
         .bind("users.created")
-        .fetch_one(app.db().reader())
+        .fetch_one(&mut *app.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(fresh.len(), traced.len());

@@ -84,7 +84,7 @@ async fn a_login_renews_a_hash_that_was_made_with_less_work() {
     let ada = app.register("Ada").await;
     let stored = async |app: &TestApp| -> String {
         sqlx::query_scalar("SELECT password_hash FROM users")
-            .fetch_one(app.db().reader())
+            .fetch_one(&mut *app.db().read().await.unwrap())
             .await
             .unwrap()
     };

@@ -102,7 +102,7 @@ fn a_program_of_ones_own_is_seen_and_steered_with_the_command() {
     let tables: Vec<String> = runtime.block_on(async {
         let db = Db::open(&url).await.unwrap();
         sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'termitary%' AND name NOT LIKE 'sqlite%'")
-            .fetch_all(db.reader())
+            .fetch_all(&mut *db.read().await.unwrap())
             .await
             .unwrap()
     });

@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use sqlx::SqliteConnection;
 use tokio::sync::{Notify, broadcast};
 
 use crate::clock::{forward, minutes};
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::Error;
 use crate::event::{MAX_DATA_BYTES, valid_name};
 use crate::ledger::broadcasts as rows;
@@ -223,7 +222,7 @@ impl Listener {
     /// On one connection: `data_version` is comparable there only. Between two
     /// commits of whomever it is all that is asked for.
     async fn listen(&self, start: Start, seq: &mut Option<i64>) -> Result<(), Error> {
-        let mut conn = self.db.reader().acquire().await?;
+        let mut conn = self.db.read().await?;
         let mut seen = None;
         loop {
             let sent = self.sent.notified();
@@ -248,7 +247,7 @@ impl Listener {
 
     async fn pass_on(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         start: Start,
         seq: &mut Option<i64>,
     ) -> Result<(), Error> {
@@ -314,8 +313,8 @@ mod tests {
         here.send("a", "just before").await.unwrap();
         // The listener gets no connection before all is sent.
         let mut busy = Vec::new();
-        for _ in 0..db.db().reader().options().get_max_connections() {
-            busy.push(db.db().reader().acquire().await.unwrap());
+        for _ in 0..crate::db::READERS {
+            busy.push(db.db().read().await.unwrap());
         }
         let mut receiver = here.subscribe();
         there.send("a", "one").await.unwrap();
@@ -344,7 +343,7 @@ mod tests {
 
     async fn kept(db: &TestDb) -> (i64, i64) {
         sqlx::query_as("SELECT COUNT(*), COALESCE(MIN(seq), 0) FROM termitary_broadcasts")
-            .fetch_one(db.db().reader())
+            .fetch_one(&mut *db.db().read().await.unwrap())
             .await
             .unwrap()
     }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
+use super::conn::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::lock::RwLock;
@@ -33,11 +33,7 @@ pub(crate) struct Trust {
 pub(crate) trait Carrier: Send + Sync {
     /// What it is trusted with, as far as `conn` knows; `None`: it takes nothing
     /// now. What it has to do first it does on `runtime`.
-    async fn trust(
-        &self,
-        conn: &mut SqliteConnection,
-        runtime: &Handle,
-    ) -> Result<Option<Trust>, Error>;
+    async fn trust(&self, conn: &mut Conn, runtime: &Handle) -> Result<Option<Trust>, Error>;
 
     /// Takes what is committed; [`Carrier::carry`] then has to be run.
     fn load(&self, cargo: Cargo);

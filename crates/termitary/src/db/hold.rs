@@ -6,11 +6,13 @@
 use std::fmt::Write as _;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::task;
 
+use super::slot::Slot;
+use super::turns::Turn;
 use crate::error::{Error, Kind};
 use crate::trace;
 
@@ -115,9 +117,6 @@ pub(super) struct Holds {
     last: AtomicU64,
     /// Rises with each statement, and while a statement runs.
     activity: Arc<AtomicU64>,
-    /// The number of the hold that was ended last, and why.
-    ended: AtomicU64,
-    reason: Mutex<String>,
     /// When another process's lock was met last.
     stranger: Mutex<Option<Instant>>,
     /// Microseconds that the next transaction leaves to other processes first.
@@ -129,6 +128,8 @@ struct Hold {
     who: Who,
     since: Instant,
     stage: Stage,
+    /// The connection of a transaction that is open.
+    slot: Weak<Slot>,
     /// The activity when somebody looked last, and when that was.
     seen: (u64, Instant),
     /// How long it has been that.
@@ -155,8 +156,6 @@ impl Holds {
             current: Mutex::default(),
             last: AtomicU64::new(0),
             activity: Arc::default(),
-            ended: AtomicU64::new(0),
-            reason: Mutex::default(),
             stranger: Mutex::default(),
             rest: AtomicU64::new(0),
         }
@@ -180,27 +179,29 @@ impl Holds {
             who,
             since: now,
             stage: Stage::Begins,
+            slot: Weak::new(),
             seen: (self.activity.load(Ordering::Relaxed), now),
             idle: Duration::ZERO,
         });
         number
     }
 
-    /// The database transaction of this hold is open.
-    pub(super) fn opened(&self, number: u64) {
-        self.stage(number, Stage::Open);
+    /// The database transaction of this hold is open, its connection in `slot`.
+    pub(super) fn opened(&self, number: u64, slot: Weak<Slot>) {
+        self.stage(number, Stage::Open, slot);
     }
 
     /// The caller left the rest to us.
     pub(super) fn commits(&self, number: u64) {
-        self.stage(number, Stage::Commits);
+        self.stage(number, Stage::Commits, Weak::new());
     }
 
-    fn stage(&self, number: u64, stage: Stage) {
+    fn stage(&self, number: u64, stage: Stage, slot: Weak<Slot>) {
         if let Some(hold) = &mut *self.lock()
             && hold.number == number
         {
             hold.stage = stage;
+            hold.slot = slot;
             hold.seen = (self.activity.load(Ordering::Relaxed), Instant::now());
             hold.idle = Duration::ZERO;
         }
@@ -226,15 +227,6 @@ impl Holds {
         Some(Duration::from_micros(self.rest.swap(0, Ordering::Relaxed)))
     }
 
-    /// The error of a hold that was ended while it did nothing.
-    pub(super) fn error_of(&self, number: u64) -> Option<Error> {
-        if self.ended.load(Ordering::Acquire) != number {
-            return None;
-        }
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Error::new(Kind::Busy, reason.clone()))
-    }
-
     /// An error where the task of `who` holds the turn and does nothing with it.
     pub(super) fn own(&self, who: &Who) -> Result<Held, Error> {
         if who.task.is_none() {
@@ -257,37 +249,33 @@ impl Holds {
         )))
     }
 
-    /// Looks at the holder: ends a transaction that does nothing.
-    pub(super) fn look(&self) {
-        let ended = {
+    /// Looks at the holder. Ends a transaction that does nothing, and returns its
+    /// turn, to be undone; `None` while a statement of it holds the connection.
+    #[must_use]
+    pub(super) fn look(&self) -> Option<Turn> {
+        let (slot, ended) = {
             let mut current = self.lock();
-            let Some(hold) = &mut *current else {
-                return;
-            };
+            let hold = current.as_mut()?;
             let idle = self.idle(hold);
-            let number = hold.number;
-            if hold.stage != Stage::Open
-                || hold.who.begun.is_none()
-                || idle < self.patience.idle
-                || self.ended.load(Ordering::Acquire) == number
-            {
-                return;
+            if hold.stage != Stage::Open || idle < self.patience.idle {
+                return None;
             }
+            let slot = hold.slot.upgrade()?;
             let reason = format!(
                 "{} ran no statement for {} and was ended: it is rolled back, since everybody else who writes waits for it. Do slow work before a transaction, and never block the thread in one",
                 hold.who.text(),
                 seconds(idle)
             );
-            let mut shown = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.clone_from(&reason);
-            self.ended.store(number, Ordering::Release);
-            (hold.who.owner.clone(), reason)
+            let first = slot.end(reason.clone());
+            (slot, first.then(|| (hold.who.owner.clone(), reason)))
         };
-        let (owner, reason) = ended;
-        tracing::warn!(%reason, "a transaction stood still");
-        if let Some(owner) = owner {
-            owner.ended(&reason);
+        if let Some((owner, reason)) = ended {
+            tracing::warn!(%reason, "a transaction stood still");
+            if let Some(owner) = owner {
+                owner.ended(&reason);
+            }
         }
+        slot.take().ok()
     }
 
     /// Another process's lock kept the holder from its transaction.

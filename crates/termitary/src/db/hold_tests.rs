@@ -53,7 +53,7 @@ impl Desk {
 
     async fn notes(&self) -> i64 {
         sqlx::query_scalar("SELECT COUNT(*) FROM notes")
-            .fetch_one(self.db.reader())
+            .fetch_one(&mut *self.db.read().await.unwrap())
             .await
             .unwrap()
     }
@@ -61,7 +61,7 @@ impl Desk {
 
 async fn note(tx: &mut Tx) {
     sqlx::query("INSERT INTO notes VALUES (1)")
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await
         .unwrap();
 }
@@ -99,7 +99,7 @@ async fn a_second_write_beside_an_open_transaction_of_its_own_task_is_refused_wi
     }
     assert_eq!(desk.notes().await, 1, "the transaction is none the worse");
     let events: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
-        .fetch_one(desk.db.reader())
+        .fetch_one(&mut *desk.db.read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(events, 0, "what was refused does not happen later");

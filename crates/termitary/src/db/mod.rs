@@ -4,6 +4,8 @@
 mod anchor;
 mod carrier;
 mod checkpoints;
+mod conn;
+mod connections;
 mod disk;
 mod file;
 #[cfg(test)]
@@ -15,8 +17,8 @@ mod locks;
 mod log_owner;
 mod open;
 mod patience;
-mod readers;
 mod schema;
+mod slot;
 mod turns;
 #[cfg(test)]
 mod turns_tests;
@@ -30,8 +32,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -47,14 +48,15 @@ pub(crate) use open::nothing_lost;
 pub(crate) use patience::writable;
 use patience::{AT_START, READ_ONLY, primary_code, until_unlocked};
 
-use readers::Readers;
+use connections::{Connections, Pooled};
 use turns::Turns;
 use writer::{Question, Writer};
 
 pub(crate) use carrier::{Cargo, Carrier, Trust};
 pub(crate) use writer::Asked;
 
-pub use readers::Reader;
+pub use conn::{Conn, SqliteGuard};
+pub use connections::Reader;
 pub use tx::Tx;
 
 /// How long a statement waits for another process's write before it fails.
@@ -65,7 +67,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
 /// Nor one that so many share.
 const MOST: usize = 512;
-const READERS: u32 = 4;
+pub(crate) const READERS: usize = 8;
 /// Connections for reads that may take seconds.
 const LONG_READERS: usize = 2;
 /// Pages of 4 KiB after which a commit copies the log back itself: more than
@@ -86,10 +88,10 @@ pub struct Db(Arc<Inner>);
 struct Inner {
     turns: Arc<Turns>,
     writer: Writer,
-    readers: Arc<Readers>,
-    long_readers: Arc<Readers>,
-    reader: SqlitePool,
-    renewer: SqlitePool,
+    readers: Arc<Connections>,
+    long_readers: Arc<Connections>,
+    /// The connection that renews leases.
+    renewer: Arc<Connections>,
     clock: Clock,
     source: String,
     file: Arc<File>,
@@ -231,10 +233,9 @@ impl Db {
         Ok(Self(Arc::new(Inner {
             writer: Writer::new(Arc::clone(&turns), Arc::clone(&file), disk),
             turns,
-            readers: Readers::new(read.clone(), Arc::clone(&file), READERS as usize),
-            long_readers: Readers::new(read.clone(), Arc::clone(&file), LONG_READERS),
-            reader: pool(&file, READERS, read).await?,
-            renewer: pool(&file, 1, connect).await?,
+            readers: Connections::new(read.clone(), Arc::clone(&file), READERS),
+            long_readers: Connections::new(read, Arc::clone(&file), LONG_READERS),
+            renewer: Connections::new(connect, Arc::clone(&file), 1),
             file,
             anchor,
             clock: options.clock.clone(),
@@ -279,22 +280,17 @@ impl Db {
         until_unlocked(self.path(), AT_START, || self.begin()).await
     }
 
-    /// A connection that can only read, for what is asked often: the pool costs
-    /// more than a short statement.
+    /// A connection that can only read. Up to eight are in use at a time; a ninth
+    /// caller waits for one, up to 30 s.
     pub async fn read(&self) -> Result<Reader, Error> {
         self.0.readers.read().await
     }
 
-    /// A connection that can only read, of two kept apart from [`Db::read`] for what may
-    /// take seconds, such as a search: these reads wait for each other, and nobody else
-    /// waits for them.
+    /// A connection that can only read, of two kept apart from [`Db::read`] for reads
+    /// that may take seconds, such as a search: these wait for each other, and nobody
+    /// else waits for them.
     pub async fn read_long(&self) -> Result<Reader, Error> {
         self.0.long_readers.read().await
-    }
-
-    /// A pool of connections that can only read.
-    pub fn reader(&self) -> &SqlitePool {
-        &self.0.reader
     }
 
     /// Whether the ledger's tables still have the version of this program. A newer
@@ -325,8 +321,7 @@ impl Db {
         }
         self.0.readers.close().await;
         self.0.long_readers.close().await;
-        self.0.reader.close().await;
-        self.0.renewer.close().await;
+        self.0.renewer.close_idle().await;
         self.0.writer.close().await;
         self.0.turns.close().await;
         // The last of all. It may copy the log to the database.
@@ -402,6 +397,12 @@ impl Db {
         self.0.turns.at_rest()
     }
 
+    /// Nobody writes, reads or renews leases.
+    #[cfg(all(test, feature = "testing"))]
+    pub(crate) fn is_unused(&self) -> bool {
+        self.at_rest() && self.0.readers.at_rest() && self.0.renewer.at_rest()
+    }
+
     /// How many wait to write.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
@@ -425,37 +426,14 @@ impl Db {
     }
 
     /// A connection that only lease renewal uses: never behind a handler.
-    pub(crate) fn renewer(&self) -> &SqlitePool {
-        &self.0.renewer
+    pub(crate) async fn renewer(&self) -> Result<Pooled, Error> {
+        self.0.renewer.get().await
     }
 
     /// Rung after each commit of this process that published events.
     pub(crate) fn published(&self) -> &Notify {
         &self.0.published
     }
-}
-
-/// Connections that are all opened now and kept: one that is opened later, by path,
-/// may meet another file.
-async fn pool(
-    file: &Arc<File>,
-    size: u32,
-    options: SqliteConnectOptions,
-) -> Result<SqlitePool, Error> {
-    let file = Arc::clone(file);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(size)
-        .min_connections(size)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        // It is asked whether it lives when it comes back.
-        .test_before_acquire(false)
-        .acquire_timeout(Duration::from_secs(30))
-        .after_connect(move |_, _| {
-            let there = file.is_still_there();
-            Box::pin(async move { there.map_err(|error| sqlx::Error::Configuration(error.into())) })
-        });
-    Ok(pool.connect_with(options).await?)
 }
 
 /// The file that a `sqlite:` URL names.

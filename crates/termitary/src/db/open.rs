@@ -7,11 +7,12 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::carrier::{self, Cargo, Carrier};
+use super::conn::Conn;
 use super::patience::{BUSY, primary_code};
 use super::{MOST, SHARED_FOR};
 use crate::draft::Draft;
@@ -44,7 +45,7 @@ pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
 
 /// A database transaction and whose work is in it.
 pub(super) struct Open {
-    pub(super) conn: SqliteConnection,
+    pub(super) conn: Conn,
     /// Where it was begun: another thread may commit it.
     runtime: Handle,
     since: Instant,
@@ -56,7 +57,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(conn: SqliteConnection) -> Self {
+    pub(super) fn new(conn: Conn) -> Self {
         Self {
             conn,
             runtime: Handle::current(),
@@ -162,7 +163,7 @@ fn lost(error: Error) -> Error {
 pub(super) async fn connect(
     options: &SqliteConnectOptions,
     activity: Arc<AtomicU64>,
-) -> Result<SqliteConnection, sqlx::Error> {
+) -> Result<Conn, sqlx::Error> {
     let mut conn = options.connect().await?;
     conn.lock_handle()
         .await?
@@ -171,6 +172,7 @@ pub(super) async fn connect(
             true
         });
     std::mem::forget(conn.begin().await?);
+    let mut conn = Conn::own(conn);
     roll_back(&mut conn).await?;
     run(&mut conn, NO_PATIENCE).await?;
     Ok(conn)
@@ -179,10 +181,7 @@ pub(super) async fn connect(
 /// Begins a database transaction; waits for other processes until `until`, and
 /// asks once in any case. SQLite's own patience sleeps for milliseconds where a
 /// fraction of one would do, and whoever asks more often gets all the turns.
-pub(super) async fn begin(
-    conn: &mut SqliteConnection,
-    until: tokio::time::Instant,
-) -> Result<(), sqlx::Error> {
+pub(super) async fn begin(conn: &mut Conn, until: tokio::time::Instant) -> Result<(), sqlx::Error> {
     let began = Instant::now();
     loop {
         let error = match run(conn, BEGIN).await {
@@ -199,10 +198,10 @@ pub(super) async fn begin(
 }
 
 /// Undoes whatever is left of a database transaction.
-pub(super) async fn roll_back(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn roll_back(conn: &mut Conn) -> Result<(), sqlx::Error> {
     run(conn, ROLLBACK).await
 }
 
-async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+async fn run(conn: &mut Conn, statement: &'static str) -> Result<(), sqlx::Error> {
     sqlx::query(statement).execute(conn).await.map(drop)
 }

@@ -1,8 +1,6 @@
 //! The ledger's tables, and how an older file becomes a newer one.
 
-use sqlx::SqliteConnection;
-
-use super::Db;
+use super::{Conn, Db};
 use crate::error::{Error, Kind};
 
 /// One step per version: step n brings a file from version n to n + 1.
@@ -54,7 +52,7 @@ pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
 }
 
 /// A file without a ledger may have tables of anybody's, but none of our names.
-async fn refuse_namesakes(conn: &mut SqliteConnection, db: &Db) -> Result<(), Error> {
+async fn refuse_namesakes(conn: &mut Conn, db: &Db) -> Result<(), Error> {
     let names: Option<String> = sqlx::query_scalar(
         r"SELECT group_concat(name, ', ') FROM sqlite_master
           WHERE type = 'table' AND name LIKE 'termitary\_%' ESCAPE '\' AND name <> 'termitary_schema'",
@@ -83,13 +81,13 @@ async fn version(db: &Db) -> Result<usize, Error> {
     let known: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'termitary_schema')",
     )
-    .fetch_one(db.reader())
+    .fetch_one(&mut *db.read().await?)
     .await?;
     if !known {
         return Ok(0);
     }
     let at: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM termitary_schema")
-        .fetch_one(db.reader())
+        .fetch_one(&mut *db.read().await?)
         .await?;
     let at = at as usize;
     if at > STEPS.len() {
@@ -102,7 +100,7 @@ async fn version(db: &Db) -> Result<usize, Error> {
 /// Which ledger this is.
 pub(super) async fn ledger(db: &Db) -> Result<uuid::Uuid, Error> {
     let id = sqlx::query_scalar("SELECT id FROM termitary_ledger")
-        .fetch_optional(db.reader())
+        .fetch_optional(&mut *db.read().await?)
         .await?;
     id.ok_or_else(|| Error::internal("the ledger does not know which it is"))
 }

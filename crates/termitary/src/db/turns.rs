@@ -10,23 +10,24 @@
 //! Where the shared commit fails, or a turn loses the database transaction (a
 //! full disk rolls all of it back), everybody in it is told so.
 
-use std::ops::{Deref, DerefMut};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
 use super::carrier::{self, Carrier};
+use super::conn::Conn;
 use super::disk::Disk;
 use super::file::File;
 use super::hold::{Held, Holds, Who};
 use super::open::{self, Open, Publisher, Reply};
 use super::patience::{BUSY, primary_code, stranger};
+use super::slot::Slot;
 use crate::draft::Draft;
 use crate::error::Error;
 
@@ -54,7 +55,7 @@ pub(super) struct Turns {
 #[derive(Default)]
 struct Seat {
     /// Between two database transactions; made again where it was given up.
-    idle: Option<SqliteConnection>,
+    idle: Option<Conn>,
     open: Option<Open>,
     /// A turn was dropped half-way: back to where it began before anything else.
     undo: bool,
@@ -64,7 +65,7 @@ struct Seat {
 impl Turns {
     /// Writes on a connection of its own, which is `conn` until it breaks.
     pub(super) fn new(
-        conn: SqliteConnection,
+        conn: Conn,
         options: SqliteConnectOptions,
         holds: Arc<Holds>,
         file: Arc<File>,
@@ -101,7 +102,7 @@ impl Turns {
 
     /// Waits for the connection, as long as `Patience` says; the callers are served
     /// in order. Dropping this future is safe: a turn that nobody takes is undone.
-    pub(super) async fn begin(self: &Arc<Self>, who: Who) -> Result<Turn, Error> {
+    pub(super) async fn begin(self: &Arc<Self>, who: Who) -> Result<Conn, Error> {
         let until = self.deadline(std::time::Instant::now());
         let mut seat = if let Ok(seat) = Arc::clone(&self.seat).try_lock_owned() {
             seat
@@ -115,12 +116,13 @@ impl Turns {
         if !seat.undo
             && let Some(open) = seat.open.take_if(|open| open.takes_more())
         {
-            return Ok(self.turn(holding, seat, open));
+            return Ok(Conn::in_turn(self.turn(holding, seat, open)));
         }
         // In a task of its own: half-way it would leave a transaction open.
         tokio::spawn(Arc::clone(self).take(holding, seat, until))
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?
+            .map(Conn::in_turn)
     }
 
     /// Until when a caller waits that began to wait at `since`.
@@ -138,7 +140,7 @@ impl Turns {
                 return Ok(seat);
             }
             self.holds.own(who)?;
-            self.holds.look();
+            self.look();
             if Instant::now() >= until {
                 let busy = self.holds.not_in_time();
                 return Err(busy.unwrap_or_else(|| stranger(&self.file, self.holds.patience.turn)));
@@ -161,9 +163,22 @@ impl Turns {
         self.holds.patience.turn
     }
 
-    /// Ends a transaction that does nothing, for one who waits outside of the queue.
+    /// Ends a transaction that does nothing and undoes it, on a thread of its own:
+    /// that of every runtime may be blocked.
     pub(super) fn look(&self) {
-        self.holds.look();
+        let Some(turn) = self.holds.look() else {
+            return;
+        };
+        let undo = move || match tokio::runtime::Builder::new_current_thread().build() {
+            Ok(runtime) => runtime.block_on(turn.undo()),
+            Err(error) => tracing::error!(%error, "cannot undo a transaction that was ended"),
+        };
+        let started = std::thread::Builder::new()
+            .name("termitary-undo".to_owned())
+            .spawn(undo);
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot start the thread that undoes a transaction");
+        }
     }
 
     fn hold(self: &Arc<Self>, who: Who) -> Holding {
@@ -227,7 +242,7 @@ impl Turns {
         seat.closed = true;
         // The log may go with the last connection.
         self.disk.rest().await;
-        if let Some(conn) = seat.idle.take() {
+        if let Some(conn) = seat.idle.take().and_then(Conn::into_own) {
             let _ = conn.close().await; // it has nothing left to say
         }
     }
@@ -255,7 +270,6 @@ impl Turns {
     }
 
     fn turn(self: &Arc<Self>, holding: Holding, seat: OwnedMutexGuard<Seat>, open: Open) -> Turn {
-        holding.opened();
         Turn {
             turns: Arc::clone(self),
             holding,
@@ -316,7 +330,7 @@ impl Alone {
 
     /// The other connection has begun its transaction.
     pub(super) fn opened(&self) {
-        self.holding.opened();
+        self.holding.opened(Weak::new());
     }
 }
 
@@ -327,8 +341,8 @@ struct Holding {
 }
 
 impl Holding {
-    fn opened(&self) {
-        self.holds.opened(self.number);
+    fn opened(&self, slot: Weak<Slot>) {
+        self.holds.opened(self.number, slot);
     }
 }
 
@@ -447,7 +461,7 @@ impl Seat {
     }
 
     /// Undoes whatever is left of a database transaction.
-    async fn give_up(&mut self, mut conn: SqliteConnection) {
+    async fn give_up(&mut self, mut conn: Conn) {
         if open::roll_back(&mut conn).await.is_ok() {
             self.idle = Some(conn);
         }
@@ -481,14 +495,25 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Keeps what was done and publishes `drafts`; returns when it is real. A turn
-    /// that was ended meanwhile is undone.
-    pub(super) async fn commit(mut self, drafts: Vec<Draft>) -> Result<(), Error> {
+    /// The transaction is open, and its connection is in `slot`.
+    pub(super) fn opened(&self, slot: Weak<Slot>) {
+        self.holding.opened(slot);
+    }
+
+    /// The connection, for one statement.
+    pub(super) fn statement(&mut self) -> Option<&mut SqliteConnection> {
+        self.touched = true;
+        self.turns.holds.touched();
+        self.open.as_mut()?.conn.as_own()
+    }
+
+    /// The caller has left the rest to the engine: nobody ends the turn from now on.
+    pub(super) fn leave_to_engine(&self) {
         self.turns.holds.commits(self.holding.number);
-        if let Some(error) = self.turns.holds.error_of(self.holding.number) {
-            self.rollback().await?;
-            return Err(error);
-        }
+    }
+
+    /// Keeps what was done and publishes `drafts`; returns when it is real.
+    pub(super) async fn commit(mut self, drafts: Vec<Draft>) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         if let Some(open) = &mut self.open {
             open.drafts.extend(drafts);
@@ -551,29 +576,5 @@ impl Drop for Turn {
             self.seat.undo = self.touched;
             runtime.spawn(Arc::clone(&self.turns).tidy());
         }
-    }
-}
-
-#[expect(
-    clippy::expect_used,
-    reason = "only what consumes the turn takes the transaction out of it"
-)]
-impl Deref for Turn {
-    type Target = SqliteConnection;
-
-    fn deref(&self) -> &SqliteConnection {
-        &self.open.as_ref().expect("the turn is not over").conn
-    }
-}
-
-#[expect(
-    clippy::expect_used,
-    reason = "only what consumes the turn takes the transaction out of it"
-)]
-impl DerefMut for Turn {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
-        self.touched = true;
-        self.turns.holds.touched();
-        &mut self.open.as_mut().expect("the turn is not over").conn
     }
 }

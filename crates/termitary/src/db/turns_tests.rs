@@ -38,7 +38,7 @@ async fn note(tx: &mut Tx, id: i64, owner: Option<i64>) -> Result<(), sqlx::Erro
     sqlx::query("INSERT INTO notes (id, owner) VALUES ($1, $2)")
         .bind(id)
         .bind(owner)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await
         .map(drop)
 }
@@ -46,14 +46,14 @@ async fn note(tx: &mut Tx, id: i64, owner: Option<i64>) -> Result<(), sqlx::Erro
 impl Desk {
     async fn notes(&self) -> Vec<i64> {
         sqlx::query_scalar("SELECT id FROM notes ORDER BY id")
-            .fetch_all(self.db.reader())
+            .fetch_all(&mut *self.db.read().await.unwrap())
             .await
             .unwrap()
     }
 
     async fn published(&self) -> Vec<String> {
         sqlx::query_scalar("SELECT data FROM termitary_events ORDER BY CAST(data AS INTEGER)")
-            .fetch_all(self.db.reader())
+            .fetch_all(&mut *self.db.read().await.unwrap())
             .await
             .unwrap()
     }
@@ -278,7 +278,8 @@ async fn what_is_begun_inside_a_transaction_is_a_part_of_it() {
     let mut tx = desk.db.begin().await.unwrap();
     note(&mut tx, 1, None).await.unwrap();
     for (id, kept) in [(2, true), (3, false)] {
-        let mut inner = tx.begin().await.unwrap();
+        let mut conn = tx.sqlite().unwrap();
+        let mut inner = conn.begin().await.unwrap();
         sqlx::query("INSERT INTO notes (id) VALUES ($1)")
             .bind(id)
             .execute(&mut *inner)

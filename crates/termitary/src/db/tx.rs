@@ -1,11 +1,10 @@
 //! A write transaction that can publish.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use sqlx::SqliteConnection;
-
 use super::Db;
-use super::turns::Turn;
+use super::conn::Conn;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
@@ -13,9 +12,24 @@ use crate::fault;
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
 ///
-/// It dereferences to the connection: `query.execute(&mut *tx)`.
+/// Statements run on it: `query.execute(&mut *tx)`. A savepoint, and whatever else
+/// needs sqlx's own connection, begins with [`Conn::sqlite`]:
+///
+/// ```
+/// use termitary::sqlx::Connection as _;
+///
+/// async fn all_or_none(tx: &mut termitary::Tx) -> Result<(), termitary::Error> {
+///     let mut conn = tx.sqlite()?;
+///     let mut savepoint = conn.begin().await?;
+///     termitary::sqlx::query("UPDATE counters SET n = n + 1")
+///         .execute(&mut *savepoint)
+///         .await?;
+///     savepoint.commit().await?;
+///     Ok(())
+/// }
+/// ```
 pub struct Tx {
-    turn: Turn,
+    conn: Conn,
     db: Db,
     /// Published with the commit, together with those of others.
     drafts: Vec<Draft>,
@@ -23,9 +37,9 @@ pub struct Tx {
 }
 
 impl Tx {
-    pub(super) fn new(turn: Turn, db: Db) -> Self {
+    pub(super) fn new(conn: Conn, db: Db) -> Self {
         Self {
-            turn,
+            conn,
             db,
             drafts: Vec::new(),
             published: false,
@@ -61,7 +75,7 @@ impl Tx {
             });
         }
         let mut answers =
-            crate::ledger::publish(&mut self.turn, self.db.source(), &[draft]).await?;
+            crate::ledger::publish(&mut self.conn, self.db.source(), &[draft]).await?;
         answers
             .pop()
             .ok_or_else(|| Error::internal("the ledger answered nothing"))
@@ -73,10 +87,10 @@ impl Tx {
     /// the disk is then everybody's.
     pub async fn commit(self) -> Result<(), Error> {
         if !self.published {
-            return self.turn.commit(self.drafts).await;
+            return self.conn.commit(self.drafts).await;
         }
         fault::point!("publish.before_commit");
-        self.turn.commit(self.drafts).await?;
+        self.conn.commit(self.drafts).await?;
         fault::point!("publish.after_commit");
         self.db.published().notify_waiters();
         fault::point!("publish.told");
@@ -95,20 +109,26 @@ impl Tx {
 
     /// Undoes everything of this transaction.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.turn.rollback().await
+        self.conn.rollback().await
+    }
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").finish_non_exhaustive()
     }
 }
 
 impl Deref for Tx {
-    type Target = SqliteConnection;
+    type Target = Conn;
 
-    fn deref(&self) -> &SqliteConnection {
-        &self.turn
+    fn deref(&self) -> &Conn {
+        &self.conn
     }
 }
 
 impl DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
-        &mut self.turn
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
     }
 }

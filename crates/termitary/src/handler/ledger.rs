@@ -25,7 +25,7 @@ use crate::planted;
 /// async fn count(_: UserRegistered, ledger: Ledger) -> HandlerResult {
 ///     // slow work first, outside any transaction; then a short one:
 ///     let mut tx = ledger.begin().await?;
-///     sqlx::query("UPDATE counters SET n = n + 1").execute(&mut **tx).await?;
+///     sqlx::query("UPDATE counters SET n = n + 1").execute(&mut *tx).await?;
 ///     tx.commit().await // effects and "done", together or not at all
 /// }
 /// ```

@@ -1,8 +1,7 @@
 //! Broadcasts on their way to other processes on this file.
 
-use sqlx::SqliteConnection;
-
 use super::stored::Bytes;
+use crate::db::Conn;
 use crate::error::Error;
 
 /// The most messages that one statement deletes.
@@ -15,7 +14,7 @@ pub(super) const PRUNE: &str = "
 
 /// Records one message; returns its row.
 pub(crate) async fn send(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     name: &str,
     data: &str,
     now_us: i64,
@@ -31,7 +30,7 @@ pub(crate) async fn send(
 }
 
 /// Deletes up to `most` messages up to row `seq`; returns how many.
-pub(crate) async fn prune(conn: &mut SqliteConnection, seq: i64, most: u64) -> Result<u64, Error> {
+pub(crate) async fn prune(conn: &mut Conn, seq: i64, most: u64) -> Result<u64, Error> {
     let done = sqlx::query(PRUNE)
         .bind(seq)
         .bind(i64::try_from(most).unwrap_or(i64::MAX))
@@ -41,7 +40,7 @@ pub(crate) async fn prune(conn: &mut SqliteConnection, seq: i64, most: u64) -> R
 }
 
 /// The newest message's row.
-pub(crate) async fn newest(conn: &mut SqliteConnection) -> Result<i64, Error> {
+pub(crate) async fn newest(conn: &mut Conn) -> Result<i64, Error> {
     Ok(
         sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_broadcasts")
             .fetch_one(conn)
@@ -51,11 +50,7 @@ pub(crate) async fn newest(conn: &mut SqliteConnection) -> Result<i64, Error> {
 
 /// The row before the first message after row `seq` that was sent at `since_us` or
 /// later.
-pub(crate) async fn before(
-    conn: &mut SqliteConnection,
-    seq: i64,
-    since_us: i64,
-) -> Result<i64, Error> {
+pub(crate) async fn before(conn: &mut Conn, seq: i64, since_us: i64) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(
         "SELECT COALESCE(
             (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2),
@@ -69,10 +64,7 @@ pub(crate) async fn before(
 }
 
 /// Up to 500 messages after row `seq`: row, name and payload.
-pub(crate) async fn after(
-    conn: &mut SqliteConnection,
-    seq: i64,
-) -> Result<Vec<(i64, Bytes, Bytes)>, Error> {
+pub(crate) async fn after(conn: &mut Conn, seq: i64) -> Result<Vec<(i64, Bytes, Bytes)>, Error> {
     Ok(sqlx::query_as(
         "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500",
     )

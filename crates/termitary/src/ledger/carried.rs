@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use rusqlite::{Connection, params};
-use sqlx::SqliteConnection;
 
 use super::gathered;
+use crate::db::Conn;
 use crate::error::Error;
 
 /// Makes events pending again that were leased until `until_us` to be carried, and
@@ -30,7 +30,7 @@ pub(crate) fn give_back(conn: &Connection, seqs: &[i64], until_us: i64) -> Resul
 
 /// The events of deliveries whose lease ends between the two.
 pub(crate) async fn leased_until(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     first_us: i64,
     last_us: i64,
 ) -> Result<HashSet<i64>, Error> {

@@ -3,9 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
-use crate::db::{Db, Tx};
+use crate::db::{Conn, Db, Tx};
 use crate::delivery::Route;
 use crate::error::Error;
 use crate::fault;
@@ -91,10 +90,10 @@ pub(crate) fn read<S>(registry: &Registry<S>, routes: &[Route]) -> Vec<Names> {
 
 /// The routes of every subscription that was ever registered and not dropped.
 pub(crate) async fn routes(db: &Db) -> Result<Vec<Route>, Error> {
-    routes_of(&mut *db.reader().acquire().await?).await
+    routes_of(&mut *db.read().await?).await
 }
 
-async fn routes_of(conn: &mut SqliteConnection) -> Result<Vec<Route>, Error> {
+async fn routes_of(conn: &mut Conn) -> Result<Vec<Route>, Error> {
     let rows: Vec<(i64, Text, Text, Option<Text>)> = sqlx::query_as(
         "SELECT s.id, s.name, s.event, r.event FROM termitary_subscriptions s
          LEFT JOIN termitary_routes r ON r.subscription = s.id AND r.event <> s.event
@@ -133,7 +132,7 @@ pub(crate) async fn dropped(db: &Db) -> Result<Vec<Route>, Error> {
              WHERE s.name = d.name AND r.event = d.event)",
     )
     .bind(db.clock().now_us() - crate::clock::micros(LOOKED_FOR))
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     let routes = rows.into_iter().map(|(id, name, event)| Route {
         fresh: Vec::new(),
@@ -150,7 +149,7 @@ pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
     Ok(
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM termitary_routes WHERE event = $1)")
             .bind(event)
-            .fetch_one(db.reader())
+            .fetch_one(&mut *db.read().await?)
             .await?,
     )
 }
@@ -167,7 +166,7 @@ async fn record(
         "SELECT name FROM termitary_subscriptions WHERE name IN (SELECT value->>0 FROM json_each($1))",
     )
     .bind(&rows)
-    .fetch_all(&mut **tx)
+    .fetch_all(&mut *tx)
     .await?;
     let known: HashSet<_> = known.into_iter().collect();
     let recorded: Vec<(String, i64)> = sqlx::query_as(
@@ -183,7 +182,7 @@ async fn record(
     )
     .bind(&rows)
     .bind(now)
-    .fetch_all(&mut **tx)
+    .fetch_all(&mut *tx)
     .await?;
     Ok(recorded
         .into_iter()
@@ -208,7 +207,7 @@ async fn reroute(tx: &mut Tx, routes: &[Route]) -> Result<(), Error> {
          SELECT value->>0, value->>1 FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
     )
     .bind(json!(rows).to_string())
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     // One that moved back.
     sqlx::query(
@@ -216,7 +215,7 @@ async fn reroute(tx: &mut Tx, routes: &[Route]) -> Result<(), Error> {
             (SELECT value->>0, value->>1 FROM json_each($1))",
     )
     .bind(json!(rows).to_string())
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     Ok(())
 }
@@ -248,7 +247,7 @@ async fn leave_former(tx: &mut Tx, former: &[(String, String)]) -> Result<(), Er
             (SELECT j.value->>1, s.id FROM json_each($1) j
              JOIN termitary_subscriptions s ON s.name = j.value->>0)",
     ] {
-        sqlx::query(sql).bind(&rows).execute(&mut **tx).await?;
+        sqlx::query(sql).bind(&rows).execute(&mut *tx).await?;
     }
     Ok(())
 }
@@ -264,7 +263,7 @@ pub(crate) async fn former(db: &Db) -> Result<Vec<Former>, Error> {
         "SELECT s.id, s.name, f.event FROM termitary_former f
          JOIN termitary_subscriptions s ON s.id = f.subscription",
     )
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     let rows = rows.into_iter();
     Ok(rows
@@ -324,7 +323,7 @@ async fn release_parked(tx: &mut Tx, read: &[Names], now: i64) -> Result<u64, Er
         .bind(state::PENDING)
         .bind(now)
         .bind(state::PARKED)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(done.rows_affected())
 }
@@ -336,7 +335,7 @@ pub(crate) async fn release(db: &Db, read: &[Names]) -> Result<u64, Error> {
     let waiting: bool = sqlx::query_scalar(RELEASES)
         .bind(json!(read).to_string())
         .bind(state::PARKED)
-        .fetch_one(db.reader())
+        .fetch_one(&mut *db.read().await?)
         .await?;
     if !waiting {
         return Ok(0);

@@ -81,7 +81,7 @@ impl World {
              WHERE d.state = ? GROUP BY s.name ORDER BY s.name",
         )
         .bind(state)
-        .fetch_all(self.broker.db().reader())
+        .fetch_all(&mut *self.broker.db().read().await.unwrap())
         .await
         .unwrap()
     }
@@ -89,7 +89,7 @@ impl World {
     async fn plan(&self, sql: &str) -> Vec<String> {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
         let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)
-            .fetch_all(self.broker.db().reader())
+            .fetch_all(&mut *self.broker.db().read().await.unwrap())
             .await
             .unwrap();
         steps.into_iter().map(|step| step.3).collect()
@@ -114,7 +114,7 @@ async fn routes_come_in_the_order_of_the_registry_and_say_who_was_known() {
         let name: String =
             sqlx::query_scalar("SELECT name FROM termitary_subscriptions WHERE id = ?")
                 .bind(route.id)
-                .fetch_one(world.broker.db().reader())
+                .fetch_one(&mut *world.broker.db().read().await.unwrap())
                 .await
                 .unwrap();
         assert_eq!(name, route.name);
@@ -163,7 +163,7 @@ async fn an_older_worker_takes_nothing_away() {
         .await;
     let row = async || -> (i64, i64) {
         sqlx::query_as("SELECT version, since_us FROM termitary_subscriptions WHERE name = 'a'")
-            .fetch_one(world.broker.db().reader())
+            .fetch_one(&mut *world.broker.db().read().await.unwrap())
             .await
             .unwrap()
     };

@@ -2,18 +2,15 @@
 //! it again gets it under a higher fence.
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::relay::Row;
 use super::stored::Text;
+use crate::db::Conn;
 use crate::error::Error;
 
 /// The server that entries of `route` were last read from.
-pub(crate) async fn server(
-    conn: &mut SqliteConnection,
-    route: i64,
-) -> Result<Option<String>, Error> {
+pub(crate) async fn server(conn: &mut Conn, route: i64) -> Result<Option<String>, Error> {
     let found: Option<Option<Text>> =
         sqlx::query_scalar("SELECT server FROM termitary_subscriptions WHERE id = $1")
             .bind(route)
@@ -23,11 +20,7 @@ pub(crate) async fn server(
 }
 
 /// Notes the server that entries of `route` are read from now.
-pub(crate) async fn meet(
-    conn: &mut SqliteConnection,
-    route: i64,
-    server: &str,
-) -> Result<(), Error> {
+pub(crate) async fn meet(conn: &mut Conn, route: i64, server: &str) -> Result<(), Error> {
     sqlx::query("UPDATE termitary_subscriptions SET server = $2 WHERE id = $1")
         .bind(route)
         .bind(server)
@@ -37,11 +30,7 @@ pub(crate) async fn meet(
 }
 
 /// Entries of `route` up to these milliseconds may have been given out before.
-pub(crate) async fn raise(
-    conn: &mut SqliteConnection,
-    route: i64,
-    until_ms: i64,
-) -> Result<(), Error> {
+pub(crate) async fn raise(conn: &mut Conn, route: i64, until_ms: i64) -> Result<(), Error> {
     sqlx::query("UPDATE termitary_subscriptions SET doubt_ms = $2 WHERE id = $1 AND doubt_ms < $2")
         .bind(route)
         .bind(until_ms)
@@ -60,7 +49,7 @@ pub(crate) struct Again<'a> {
 /// Gives each the next fence, where it stands unchanged and there is a next one;
 /// returns the new rows.
 pub(crate) async fn refence(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     again: &[Again<'_>],
     until_us: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -85,7 +74,7 @@ pub(crate) async fn refence(
 /// one under which it was given out again. `None` where `seq` is not this event
 /// here: after the database was replaced, or where two of them share a Redis.
 pub(crate) async fn carried(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     (seq, route, fence): Row,
     id: Uuid,
     entry: &str,

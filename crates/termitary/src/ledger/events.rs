@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::stored::{Bytes, StoredEvent, Unreadable, event_columns};
+use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
 
@@ -72,7 +72,7 @@ impl From<Gathered> for StoredEvent {
 
 /// The events of these rows. They are gathered; where that fails, one cannot be read,
 /// and they are read one by one.
-pub(super) async fn events(conn: &mut SqliteConnection, seqs: &[i64]) -> Result<Events, Error> {
+pub(super) async fn events(conn: &mut Conn, seqs: &[i64]) -> Result<Events, Error> {
     let mut events = Events::default();
     if seqs.is_empty() {
         return Ok(events);

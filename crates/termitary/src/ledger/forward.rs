@@ -11,11 +11,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use crate::agreed;
 use crate::clock::{hours, micros};
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::Error;
 
 /// How many rows one statement reads.
@@ -62,7 +61,7 @@ impl Forward {
     /// how many, and whether there may be more to look at.
     pub(crate) async fn step(&mut self, db: &Db) -> Result<(u64, bool), Error> {
         let latest_us = agreed::latest(db).await?;
-        let mut conn = db.reader().acquire().await?;
+        let mut conn = db.read().await?;
         let (page, goes_on) = self.page(&mut conn, latest_us).await?;
         drop(conn);
         let wrong: Vec<Wrong> = page
@@ -80,11 +79,7 @@ impl Forward {
     }
 
     /// The next rows that are due later than any clock allows.
-    async fn page(
-        &mut self,
-        conn: &mut SqliteConnection,
-        latest_us: i64,
-    ) -> Result<(Vec<Later>, bool), Error> {
+    async fn page(&mut self, conn: &mut Conn, latest_us: i64) -> Result<(Vec<Later>, bool), Error> {
         let (route, due_us, event) = self.at;
         let rows: Vec<Later> = sqlx::query_as(PENDING)
             .bind(route)
@@ -148,7 +143,7 @@ async fn release_holds(db: &Db, latest_us: i64) -> Result<u64, Error> {
         "SELECT EXISTS (SELECT 1 FROM termitary_deliveries WHERE state = 1 AND lease_us > $1)",
     )
     .bind(far_us)
-    .fetch_one(db.reader())
+    .fetch_one(&mut *db.read().await?)
     .await?;
     if !found {
         return Ok(0);

@@ -91,7 +91,7 @@ impl Pair {
     /// So many seconds from now, by the right clock.
     async fn waits(&self) -> i64 {
         let due: i64 = sqlx::query_scalar("SELECT due_us FROM termitary_deliveries")
-            .fetch_one(self.right.db().reader())
+            .fetch_one(&mut *self.right.db().read().await.unwrap())
             .await
             .unwrap();
         (due - self.right.db().clock().now_us()) / 1_000_000
@@ -209,7 +209,7 @@ async fn what_a_clock_ahead_holds_is_looked_after_now_and_a_usual_lease_left_alo
     pair.right.bus().publish(Made {}).await.unwrap();
     let held = async || -> i64 {
         let until: i64 = sqlx::query_scalar("SELECT lease_us FROM termitary_deliveries")
-            .fetch_one(pair.right.db().reader())
+            .fetch_one(&mut *pair.right.db().read().await.unwrap())
             .await
             .unwrap();
         (until - pair.right.db().clock().now_us()) / 1_000_000

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use futures_util::TryStreamExt;
 use serde_json::json;
-use sqlx::{Either, Executor, SqliteConnection};
+use sqlx::{Either, Executor};
 
+use crate::db::Conn;
 use crate::delivery::{Outcome, Settlement};
 use crate::error::Error;
 use crate::planted;
@@ -53,7 +54,7 @@ type Row = (i64, i64, i64);
 /// still held. A delivery that its handler's own transaction finished counts
 /// as held.
 pub(crate) async fn settle(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     settlements: &[Settlement],
     now_us: i64,
 ) -> Result<Vec<bool>, Error> {
@@ -74,7 +75,7 @@ pub(crate) async fn settle(
 }
 
 async fn settle_done(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     settlements: &[Settlement],
     now_us: i64,
 ) -> Result<HashSet<Row>, Error> {
@@ -105,7 +106,7 @@ const FEW: usize = 8;
 
 /// Settles all of them, or none where some no longer held.
 async fn all_held(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     sql: &'static str,
     chunk: &[Row],
     now_us: i64,
@@ -132,7 +133,7 @@ async fn all_held(
 
 /// Settles those that hold.
 async fn each_held(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     sql: &'static str,
     chunk: &[Row],
     now_us: i64,
@@ -145,7 +146,7 @@ async fn each_held(
 }
 
 async fn settle_others(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     settlements: &[Settlement],
     now_us: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -163,7 +164,7 @@ async fn settle_others(
 }
 
 async fn count_done(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     settlements: &[Settlement],
     held: &[bool],
 ) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteQueryResult};
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::{Executor, Sqlite};
 
 use crate::draft::Draft;
 use crate::error::Error;
@@ -114,11 +114,14 @@ impl Inserts {
 
     /// Inserts all of them; answers the `seq` of each, in order, and `None` for a
     /// duplicate.
-    pub(super) async fn run(
+    pub(super) async fn run<C: Send>(
         &'static self,
-        conn: &mut SqliteConnection,
+        conn: &mut C,
         drafts: &[Draft],
-    ) -> Result<Vec<Option<i64>>, Error> {
+    ) -> Result<Vec<Option<i64>>, Error>
+    where
+        for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+    {
         let mut seqs = Vec::with_capacity(drafts.len());
         for chunk in drafts.chunks(ROWS) {
             let done = self.query(chunk).execute(&mut *conn).await?;
@@ -141,7 +144,10 @@ pub(super) fn seqs_before(done: &SqliteQueryResult, rows: usize) -> Range<i64> {
 }
 
 /// The rows of those that are no duplicates.
-async fn seqs_of(conn: &mut SqliteConnection, drafts: &[Draft]) -> Result<Vec<Option<i64>>, Error> {
+async fn seqs_of<C: Send>(conn: &mut C, drafts: &[Draft]) -> Result<Vec<Option<i64>>, Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+{
     let mut seqs = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let seq = sqlx::query_scalar("SELECT seq FROM termitary_events WHERE id = $1")

@@ -4,10 +4,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use crate::broker::CRASH_LIMIT;
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::delivery::{Claim, Leased, Origin, WorkerId};
 use crate::error::Error;
 use crate::event::Envelope;
@@ -47,7 +46,7 @@ pub(super) fn leased(
 
 /// The event of a row.
 pub(super) async fn event(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     seq: i64,
 ) -> Result<Result<Envelope, Unreadable>, Error> {
     let event: Option<StoredEvent> = sqlx::query_as(EVENT).bind(seq).fetch_optional(conn).await?;
@@ -56,7 +55,7 @@ pub(super) async fn event(
 
 /// Extends the leases of these `(seq, route, fence)`; answers those that held.
 pub(crate) async fn renew(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     claims: &[(i64, i64, i64)],
     until_us: i64,
 ) -> Result<Vec<(i64, i64, i64)>, Error> {
@@ -137,18 +136,14 @@ pub(crate) async fn stale(
     Ok(sqlx::query_as(select)
         .bind(usual.start())
         .bind(usual.end())
-        .fetch_all(db.reader())
+        .fetch_all(&mut *db.read().await?)
         .await?)
 }
 
 /// Takes back these leases where they stand unchanged. A lost lease is a
 /// crash, not an error: attempts stay as they are, and the [`CRASH_LIMIT`]-th
 /// quarantines the delivery. Answers how many were taken.
-pub(crate) async fn crash(
-    conn: &mut SqliteConnection,
-    leases: &[Lease],
-    now_us: i64,
-) -> Result<u64, Error> {
+pub(crate) async fn crash(conn: &mut Conn, leases: &[Lease], now_us: i64) -> Result<u64, Error> {
     let rows: Vec<_> = leases
         .iter()
         .map(|lease| json!([lease.seq, lease.route, lease.fence, lease.until_us]))
@@ -158,7 +153,7 @@ pub(crate) async fn crash(
 
 /// The same for these `(seq, route, fence)`, whose workers Redis says are gone.
 pub(crate) async fn crash_held(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     rows: &[(i64, i64, i64)],
     now_us: i64,
 ) -> Result<u64, Error> {
@@ -166,7 +161,7 @@ pub(crate) async fn crash_held(
 }
 
 /// JSON arrays of seq, route, fence and, where it matters, the lease's end.
-async fn crash_rows(conn: &mut SqliteConnection, rows: &str, now_us: i64) -> Result<u64, Error> {
+async fn crash_rows(conn: &mut Conn, rows: &str, now_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(concat!(
         "UPDATE termitary_deliveries AS d SET ",
         crash_rule!(),

@@ -1,10 +1,10 @@
 //! Dead letters and parked events: listed, shown, run again, dropped.
 
 use serde_json::json;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::Error;
 use crate::inspect::{Letter, LetterFilter, LetterState};
 
@@ -64,7 +64,10 @@ pub(crate) async fn letters(
     query
         .push(" ORDER BY d.event, d.subscription LIMIT ")
         .push_bind(i64::from(limit));
-    let rows: Vec<Row> = query.build_query_as().fetch_all(db.reader()).await?;
+    let rows: Vec<Row> = query
+        .build_query_as()
+        .fetch_all(&mut *db.read().await?)
+        .await?;
     Ok(rows.into_iter().map(Row::letter).collect())
 }
 
@@ -119,7 +122,7 @@ pub(crate) type Key = (i64, i64, i64);
 
 /// Every letter that matches now and can be resolved so, the oldest first.
 pub(crate) async fn matching(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     filter: &LetterFilter,
     resolve: Resolve,
 ) -> Result<Vec<Key>, Error> {
@@ -140,7 +143,7 @@ pub(crate) async fn matching(
 
 /// Resolves those of these letters that are letters still; returns how many.
 pub(crate) async fn resolve(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     letters: &[Key],
     resolve: Resolve,
     now_us: i64,

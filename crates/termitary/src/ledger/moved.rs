@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::stored::Text;
 use crate::clock::micros;
+use crate::db::Conn;
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::subscription::Subscription;
@@ -57,7 +57,7 @@ impl Changes {
 
 /// Compares a registry with what is on record and what runs.
 pub(super) async fn changes<S>(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     registry: &Registry<S>,
     now_us: i64,
 ) -> Result<Changes, Error> {
@@ -158,7 +158,7 @@ fn quoted(names: &BTreeSet<String>) -> String {
 }
 
 async fn known<S>(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     registry: &Registry<S>,
 ) -> Result<BTreeMap<String, Known>, Error> {
     let names: Vec<_> = registry.subscriptions.iter().map(|it| &it.name).collect();
@@ -181,7 +181,7 @@ async fn known<S>(
 
 /// The workers that were heard of lately and said what they name; those of older
 /// versions did not.
-async fn running(conn: &mut SqliteConnection, now_us: i64) -> Result<Vec<Runs>, Error> {
+async fn running(conn: &mut Conn, now_us: i64) -> Result<Vec<Runs>, Error> {
     let rows: Vec<(Text, Text, Text, Text, Text)> = sqlx::query_as(
         "SELECT id, host, source, names, subscriptions FROM termitary_workers
          WHERE seen_us BETWEEN $1 AND $2 AND names IS NOT NULL AND source IS NOT NULL",

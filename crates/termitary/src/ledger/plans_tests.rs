@@ -8,7 +8,7 @@ use crate::db::Db;
 async fn plan(db: &Db, sql: &str) -> Vec<String> {
     let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
     let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)
-        .fetch_all(db.reader())
+        .fetch_all(&mut *db.read().await.unwrap())
         .await
         .unwrap();
     steps.into_iter().map(|step| step.3).collect()

@@ -1,9 +1,10 @@
 //! Recording events and what is owed for them.
 
 use serde_json::json;
-use sqlx::SqliteConnection;
+use sqlx::{Executor, Sqlite};
 use uuid::Uuid;
 
+use crate::db::Conn;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 
@@ -23,11 +24,14 @@ const DELAY: &str = "
 
 /// Records the drafts and one pending delivery for each subscription that
 /// their names reach, all within the caller's transaction. Answers in order.
-pub(crate) async fn publish(
-    conn: &mut SqliteConnection,
+pub(crate) async fn publish<C: Send>(
+    conn: &mut C,
     source: &str,
     drafts: &[Draft],
-) -> Result<Vec<Published>, Error> {
+) -> Result<Vec<Published>, Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+{
     let unique = drafts.iter().all(|draft| draft.dedup.is_none());
     let seqs = if unique {
         PUBLISH.run(conn, drafts).await?
@@ -60,7 +64,10 @@ pub(super) fn count(published: usize) {
 }
 
 /// What is owed for the events that were inserted just now.
-async fn owe(conn: &mut SqliteConnection, seqs: &[Option<i64>]) -> Result<(), Error> {
+async fn owe<C: Send>(conn: &mut C, seqs: &[Option<i64>]) -> Result<(), Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+{
     let inserted = seqs.iter().flatten();
     let (Some(first), Some(last)) = (inserted.clone().min(), inserted.max()) else {
         return Ok(());
@@ -75,11 +82,10 @@ async fn owe(conn: &mut SqliteConnection, seqs: &[Option<i64>]) -> Result<(), Er
 }
 
 /// What is not due at once.
-async fn delay(
-    conn: &mut SqliteConnection,
-    drafts: &[Draft],
-    seqs: &[Option<i64>],
-) -> Result<(), Error> {
+async fn delay<C: Send>(conn: &mut C, drafts: &[Draft], seqs: &[Option<i64>]) -> Result<(), Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+{
     let delayed: Vec<_> = drafts
         .iter()
         .zip(seqs)
@@ -95,7 +101,10 @@ async fn delay(
     Ok(())
 }
 
-async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> Result<Uuid, Error> {
+async fn first_with<C: Send>(conn: &mut C, source: &str, dedup: &str) -> Result<Uuid, Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+{
     let (seq, id): (i64, Bytes) =
         sqlx::query_as("SELECT seq, id FROM termitary_events WHERE source = $1 AND dedup = $2")
             .bind(source)
@@ -107,7 +116,7 @@ async fn first_with(conn: &mut SqliteConnection, source: &str, dedup: &str) -> R
 
 /// Records an event that stands on its stream already, for all its subscriptions.
 pub(super) async fn insert_fanned(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     envelope: &Envelope,
 ) -> Result<i64, Error> {
     static FANNED_EVENTS: Inserts = Inserts::new("", FANNED, "");
@@ -130,7 +139,7 @@ pub(crate) struct Parked {
 
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
 pub(crate) async fn park_foreign(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     parked: Vec<Parked>,
 ) -> Result<(), Error> {
     if parked.is_empty() {

@@ -3,14 +3,13 @@
 
 use std::collections::HashMap;
 
-use sqlx::SqliteConnection;
 
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
 use super::stored::Text;
 use crate::db::nothing_lost;
-use crate::db::{Cargo, Trust};
+use crate::db::{Conn, Cargo, Trust};
 use crate::draft::Draft;
 use crate::error::Error;
 
@@ -25,7 +24,7 @@ static LAST: Inserts = Inserts::new(
 
 /// [`publish`] of drafts that cannot be duplicates; then commits.
 pub(crate) async fn publish_and_commit(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     source: &str,
     drafts: &[Draft],
 ) -> Result<(), Error> {
@@ -42,7 +41,7 @@ pub(crate) async fn publish_and_commit(
     Ok(())
 }
 
-async fn run(conn: &mut SqliteConnection, statements: &'static str) -> Result<(), Error> {
+async fn run(conn: &mut Conn, statements: &'static str) -> Result<(), Error> {
     sqlx::query(statements).execute(conn).await?;
     Ok(())
 }
@@ -58,7 +57,7 @@ static LEASED_LAST: Inserts = Inserts::new(
 /// The same, but leases to the relay what can run now and is trusted to whoever
 /// commits it; answers that: it is theirs to take on.
 pub(crate) async fn lease_and_commit(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     source: &str,
     drafts: Vec<Draft>,
     trust: Trust,
@@ -95,7 +94,7 @@ pub(crate) async fn lease_and_commit(
 /// The names of events that somebody subscribes to, and how many do; none where
 /// no worker was heard of since.
 pub(crate) async fn reached(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     since_us: i64,
 ) -> Result<HashMap<String, u64>, Error> {
     let names: Vec<(Text, i64)> = sqlx::query_as(

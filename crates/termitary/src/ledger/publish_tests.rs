@@ -42,7 +42,7 @@ async fn batches_of_every_size_are_recorded_whole_and_in_order() {
          JOIN termitary_deliveries d ON d.event = e.seq AND d.state = 0 AND d.due_us = e.time_us
          GROUP BY e.seq ORDER BY e.seq",
     )
-    .fetch_all(broker.db().reader())
+    .fetch_all(&mut *broker.db().read().await.unwrap())
     .await
     .unwrap();
     let expected: Vec<_> = (0..all as i64).map(|n| (n, 2)).collect();

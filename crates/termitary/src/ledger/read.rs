@@ -1,8 +1,6 @@
 //! Reading the ledger: history and counts for operators, what is due for brokers.
 
-use sqlx::SqliteConnection;
-
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::Error;
 use crate::event::Envelope;
 
@@ -19,7 +17,7 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
     ))
     .bind(after)
     .bind(i64::from(limit))
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     let next = rows.last().map_or(after, |row| row.seq);
     let mut events = Vec::with_capacity(rows.len());
@@ -36,7 +34,7 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
 pub(crate) async fn last_seq(db: &Db) -> Result<i64, Error> {
     Ok(
         sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_events")
-            .fetch_one(db.reader())
+            .fetch_one(&mut *db.read().await?)
             .await?,
     )
 }
@@ -72,16 +70,13 @@ pub(crate) async fn tally(db: &Db) -> Result<Vec<Tally>, Error> {
          FROM termitary_subscriptions s ORDER BY s.name",
     )
     .bind(db.clock().now_us())
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?)
 }
 
 /// Of these subscriptions, those that have something pending, and when the first of
 /// it is due.
-pub(crate) async fn heads(
-    conn: &mut SqliteConnection,
-    routes: &[i64],
-) -> Result<Vec<(i64, i64)>, Error> {
+pub(crate) async fn heads(conn: &mut Conn, routes: &[i64]) -> Result<Vec<(i64, i64)>, Error> {
     let heads: String = sqlx::query_scalar(
         "SELECT json_group_array(json_array(route, due_us)) FROM (
             SELECT j.value AS route,

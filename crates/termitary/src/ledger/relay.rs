@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::events::{Events, events};
 use super::gathered;
 use super::stored::{Bytes, Text, Unreadable, counters, park};
+use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
@@ -36,7 +36,7 @@ pub(crate) struct Claimed {
 /// Claims a page of what is due for `routes`, at most about `bytes` of payload. A
 /// delivery whose row cannot be read is parked.
 pub(crate) async fn claim(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     routes: &[i64],
     now_us: i64,
     until_us: i64,
@@ -82,7 +82,7 @@ struct Candidates {
 }
 
 async fn candidates(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     routes: &[i64],
     now_us: i64,
     page: usize,
@@ -132,11 +132,7 @@ async fn candidates(
 /// Of the candidates, the events that no subscription was given anything of,
 /// and that all of them may have now and read the stream of: one that moved to
 /// another event does not.
-async fn claim_fresh(
-    conn: &mut SqliteConnection,
-    candidates: &[Row],
-    now_us: i64,
-) -> Result<Vec<i64>, Error> {
+async fn claim_fresh(conn: &mut Conn, candidates: &[Row], now_us: i64) -> Result<Vec<i64>, Error> {
     let first: HashSet<_> = candidates
         .iter()
         .filter(|(.., fence)| *fence == 0)
@@ -166,11 +162,7 @@ async fn claim_fresh(
     gathered(&fresh)
 }
 
-async fn lease_fresh(
-    conn: &mut SqliteConnection,
-    fresh: &[i64],
-    until_us: i64,
-) -> Result<Vec<Row>, Error> {
+async fn lease_fresh(conn: &mut Conn, fresh: &[i64], until_us: i64) -> Result<Vec<Row>, Error> {
     if fresh.is_empty() {
         return Ok(Vec::new());
     }
@@ -193,11 +185,7 @@ async fn lease_fresh(
     gathered(&rows)
 }
 
-async fn lease_again(
-    conn: &mut SqliteConnection,
-    rows: &[&Row],
-    until_us: i64,
-) -> Result<Vec<Row>, Error> {
+async fn lease_again(conn: &mut Conn, rows: &[&Row], until_us: i64) -> Result<Vec<Row>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -215,10 +203,7 @@ async fn lease_again(
 
 /// Whether there are events since `since_us` that no subscription got and that
 /// were not sent out on their plain channels.
-pub(crate) async fn has_unrouted(
-    conn: &mut SqliteConnection,
-    since_us: i64,
-) -> Result<bool, Error> {
+pub(crate) async fn has_unrouted(conn: &mut Conn, since_us: i64) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM termitary_events WHERE fanned = -1 AND time_us >= $1)",
     )
@@ -229,7 +214,7 @@ pub(crate) async fn has_unrouted(
 
 /// Claims a page of those, the oldest first.
 pub(crate) async fn claim_unrouted(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     since_us: i64,
     page: usize,
 ) -> Result<Vec<Envelope>, Error> {
@@ -254,10 +239,7 @@ pub(crate) async fn claim_unrouted(
 }
 
 /// Notes which stream entry carries each delivery.
-pub(crate) async fn record(
-    conn: &mut SqliteConnection,
-    entries: &[(Row, String)],
-) -> Result<(), Error> {
+pub(crate) async fn record(conn: &mut Conn, entries: &[(Row, String)]) -> Result<(), Error> {
     let rows: Vec<_> = entries
         .iter()
         .map(|((seq, route, fence), entry)| json!([seq, route, fence, entry]))
@@ -273,11 +255,7 @@ pub(crate) async fn record(
 }
 
 /// Undoes a hand-over that certainly did not happen.
-pub(crate) async fn undo(
-    conn: &mut SqliteConnection,
-    fresh: &[i64],
-    rows: &[Row],
-) -> Result<(), Error> {
+pub(crate) async fn undo(conn: &mut Conn, fresh: &[i64], rows: &[Row]) -> Result<(), Error> {
     sqlx::query(
         "UPDATE termitary_deliveries AS d SET state = 0, fence = d.fence - 1, worker = NULL, lease_us = NULL
          FROM json_each($1) j
@@ -296,7 +274,7 @@ pub(crate) async fn undo(
 }
 
 /// Trusts Redis with these deliveries until `until_us`.
-pub(crate) async fn trust(conn: &mut SqliteConnection, rows: &[(Row, i64)]) -> Result<(), Error> {
+pub(crate) async fn trust(conn: &mut Conn, rows: &[(Row, i64)]) -> Result<(), Error> {
     let rows: Vec<_> = rows
         .iter()
         .map(|((seq, route, fence), until)| json!([seq, route, fence, until]))
@@ -313,7 +291,7 @@ pub(crate) async fn trust(conn: &mut SqliteConnection, rows: &[(Row, i64)]) -> R
 
 /// Makes deliveries pending that Redis does not have (any more): to be handed
 /// over again. Nobody crashed. Answers how many.
-pub(crate) async fn owe(conn: &mut SqliteConnection, rows: &[Row]) -> Result<u64, Error> {
+pub(crate) async fn owe(conn: &mut Conn, rows: &[Row]) -> Result<u64, Error> {
     let done = sqlx::query(
         "UPDATE termitary_deliveries AS d SET state = 0, worker = NULL, lease_us = NULL, entry = NULL
          FROM json_each($1) j
@@ -328,7 +306,7 @@ pub(crate) async fn owe(conn: &mut SqliteConnection, rows: &[Row]) -> Result<u64
 /// Extends what a worker runs, in its name, each until its own time; answers
 /// those that still are its.
 pub(crate) async fn renew(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     rows: &[(i64, i64, i64, &str, i64)],
 ) -> Result<Vec<Row>, Error> {
     Ok(sqlx::query_as(
@@ -354,7 +332,7 @@ pub(crate) struct Trusted {
 
 /// A page of deliveries handed to Redis (suspects never are) whose trust ended before `now_us`.
 pub(crate) async fn overdue(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     now_us: i64,
     page: usize,
 ) -> Result<Vec<Trusted>, Error> {
@@ -372,11 +350,7 @@ pub(crate) async fn overdue(
 /// Trusts Redis with nothing that no live worker renewed: it may have lost
 /// everything. What is on its way there, without an entry, is looked after at
 /// `soon_us`.
-pub(crate) async fn distrust(
-    conn: &mut SqliteConnection,
-    now_us: i64,
-    soon_us: i64,
-) -> Result<u64, Error> {
+pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(
         "UPDATE termitary_deliveries SET lease_us = iif(entry IS NULL, min(lease_us, $2), 0)
          WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
@@ -389,7 +363,7 @@ pub(crate) async fn distrust(
 }
 
 /// How many deliveries of each subscription are handed to Redis.
-pub(crate) async fn handed(conn: &mut SqliteConnection) -> Result<HashMap<i64, u64>, Error> {
+pub(crate) async fn handed(conn: &mut Conn) -> Result<HashMap<i64, u64>, Error> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased
          WHERE state = 1 AND crashes < 2 GROUP BY subscription",

@@ -102,7 +102,7 @@ async fn delete(tx: &mut Tx, events: &[i64]) -> Result<(), Error> {
         "DELETE FROM termitary_deliveries WHERE event IN (SELECT value FROM json_each($1))",
         "DELETE FROM termitary_events WHERE seq IN (SELECT value FROM json_each($1))",
     ] {
-        sqlx::query(sql).bind(&page).execute(&mut **tx).await?;
+        sqlx::query(sql).bind(&page).execute(&mut *tx).await?;
     }
     Ok(())
 }
@@ -113,18 +113,18 @@ pub(crate) async fn forget(tx: &mut Tx, name: &str, now_us: i64) -> Result<u64, 
     let id: Option<i64> =
         sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
             .bind(name)
-            .fetch_optional(&mut **tx)
+            .fetch_optional(&mut *tx)
             .await?;
     let id = id.ok_or_else(|| Error::not_found(format!("no subscription is named `{name}`")))?;
     let unfinished: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM termitary_deliveries WHERE subscription = $1 AND state <> 2",
     )
     .bind(id)
-    .fetch_one(&mut **tx)
+    .fetch_one(&mut *tx)
     .await?;
     sqlx::query("DELETE FROM termitary_deliveries WHERE subscription = $1")
         .bind(id)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     sqlx::query(
         "INSERT INTO termitary_dropped (name, event, subscription, time_us)
@@ -135,11 +135,11 @@ pub(crate) async fn forget(tx: &mut Tx, name: &str, now_us: i64) -> Result<u64, 
     )
     .bind(id)
     .bind(now_us)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     sqlx::query("DELETE FROM termitary_subscriptions WHERE id = $1")
         .bind(id)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(unfinished as u64)
 }
@@ -179,7 +179,7 @@ mod tests {
 
     async fn kept(db: &Db) -> i64 {
         sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
-            .fetch_one(db.reader())
+            .fetch_one(&mut *db.read().await.unwrap())
             .await
             .unwrap()
     }
@@ -263,7 +263,7 @@ mod tests {
         };
         let kept = async || -> i64 {
             sqlx::query_scalar("SELECT COUNT(*) FROM termitary_broadcasts")
-                .fetch_one(db.reader())
+                .fetch_one(&mut *db.read().await.unwrap())
                 .await
                 .unwrap()
         };

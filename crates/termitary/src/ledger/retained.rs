@@ -3,17 +3,15 @@
 //! stopped. What is published from then on is no part of it: that reaches the
 //! subscription by its routes.
 
-use sqlx::SqliteConnection;
-
 use super::stored::Text;
-use crate::db::{Db, Tx};
+use crate::db::{Conn, Db, Tx};
 use crate::error::Error;
 
 /// How many events one page looks at.
 pub(crate) const PAGE: i64 = 1_000;
 
 /// Notes that the subscription is owed every event that is there now.
-pub(super) async fn ask(conn: &mut SqliteConnection, subscription: i64) -> Result<(), Error> {
+pub(super) async fn ask(conn: &mut Conn, subscription: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE termitary_subscriptions SET retained_seq = 0,
             retained_last = (SELECT COALESCE(MAX(seq), 0) FROM termitary_events)
@@ -55,7 +53,9 @@ const FIRST: &str = "
 
 /// A subscription whose past is not copied yet.
 pub(crate) async fn next(db: &Db) -> Result<Option<Progress>, Error> {
-    Ok(sqlx::query_as(FIRST).fetch_optional(db.reader()).await?)
+    Ok(sqlx::query_as(FIRST)
+        .fetch_optional(&mut *db.read().await?)
+        .await?)
 }
 
 /// Copies a page of what is left of a subscription's past; returns where that stands
@@ -91,7 +91,7 @@ async fn page_end(tx: &mut Tx, progress: &Progress) -> Result<i64, Error> {
     )
     .bind(progress.at)
     .bind(PAGE - 1)
-    .fetch_optional(&mut **tx)
+    .fetch_optional(&mut *tx)
     .await?;
     Ok(end.unwrap_or(progress.last).min(progress.last))
 }
@@ -109,7 +109,7 @@ async fn owe(tx: &mut Tx, page: &Progress, end: i64, now_us: i64) -> Result<i64,
     .bind(now_us)
     .bind(page.at)
     .bind(end)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     Ok(done.rows_affected() as i64)
 }
@@ -151,7 +151,7 @@ mod tests {
 
     async fn count(db: &Db, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql)
-            .fetch_one(db.reader())
+            .fetch_one(&mut *db.read().await.unwrap())
             .await
             .unwrap()
     }

@@ -2,8 +2,8 @@
 //! changes nothing.
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
+use crate::db::Conn;
 use crate::delivery::{Claim, Origin, Outcome, Settlement};
 use crate::error::Error;
 use crate::event::Envelope;
@@ -52,7 +52,7 @@ pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_j
     })
 }
 
-pub(super) async fn add_done(conn: &mut SqliteConnection, route: i64, n: i64) -> Result<(), Error> {
+pub(super) async fn add_done(conn: &mut Conn, route: i64, n: i64) -> Result<(), Error> {
     sqlx::query("UPDATE termitary_subscriptions SET done = done + $2 WHERE id = $1")
         .bind(route)
         .bind(n)
@@ -63,11 +63,7 @@ pub(super) async fn add_done(conn: &mut SqliteConnection, route: i64, n: i64) ->
 
 /// Marks a delivery done inside its handler's transaction. `false`: it was
 /// settled or taken over elsewhere, and the transaction must roll back.
-pub(crate) async fn finish(
-    conn: &mut SqliteConnection,
-    claim: &Claim,
-    now_us: i64,
-) -> Result<bool, Error> {
+pub(crate) async fn finish(conn: &mut Conn, claim: &Claim, now_us: i64) -> Result<bool, Error> {
     match &claim.origin {
         Origin::Ledger { seq, .. } => finish_row(conn, *seq, claim, now_us).await,
         Origin::Stream { envelope, .. } => {
@@ -87,12 +83,7 @@ pub(crate) async fn finish(
 }
 
 /// In one way to the database's thread, as others wait for their turn.
-async fn finish_row(
-    conn: &mut SqliteConnection,
-    seq: i64,
-    claim: &Claim,
-    now_us: i64,
-) -> Result<bool, Error> {
+async fn finish_row(conn: &mut Conn, seq: i64, claim: &Claim, now_us: i64) -> Result<bool, Error> {
     let done = sqlx::query(planted::owned(
         "UPDATE termitary_deliveries SET state = $4, worker = NULL, lease_us = NULL, entry = NULL, reason = NULL, settled_us = $6
          WHERE event = $1 AND subscription = $2 /* owner */ AND fence = $3 AND state = $5;
@@ -112,7 +103,7 @@ async fn finish_row(
 /// Takes a stream-only delivery into the ledger as leased under fence 1, so
 /// that it can be settled like any other. `None`: the ledger has it already.
 pub(crate) async fn adopt(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     claim: &Claim,
     envelope: &Envelope,
     until_us: i64,
@@ -133,7 +124,7 @@ pub(crate) async fn adopt(
 /// out. It counts when `entry` ends, not here: that may have happened already.
 /// `false`: the ledger has the delivery already.
 pub(crate) async fn note(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     claim: &Claim,
     envelope: &Envelope,
     entry: &str,
@@ -147,7 +138,7 @@ pub(crate) async fn note(
     adopt_delivery(conn, seq, claim, done).await
 }
 
-async fn adopt_event(conn: &mut SqliteConnection, envelope: &Envelope) -> Result<i64, Error> {
+async fn adopt_event(conn: &mut Conn, envelope: &Envelope) -> Result<i64, Error> {
     let known: Option<i64> = sqlx::query_scalar("SELECT seq FROM termitary_events WHERE id = $1")
         .bind(envelope.id)
         .fetch_optional(&mut *conn)
@@ -172,7 +163,7 @@ enum Adopted<'a> {
 
 /// Whether the ledger did not have it.
 async fn adopt_delivery(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     seq: i64,
     claim: &Claim,
     adopted: Adopted<'_>,

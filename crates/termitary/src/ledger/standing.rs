@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::stored::{Bytes, Text};
+use crate::db::Conn;
 use crate::error::Error;
 
 /// What the ledger says of one delivery.
@@ -30,7 +30,7 @@ pub(crate) struct Standing {
 /// What the ledger says of the deliveries of these events to `route`, by `seq`;
 /// nothing of events it has not.
 pub(crate) async fn standing(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     route: i64,
     seqs: &[i64],
     soon_us: i64,
@@ -57,7 +57,7 @@ pub(crate) async fn standing(
 /// The same where a row cannot be read, which is left out: what it says runs nowhere,
 /// and the reconciler finds it.
 async fn standing_one_by_one(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     route: i64,
     seqs: &[i64],
     soon_us: i64,
@@ -107,7 +107,7 @@ impl StoredStanding {
 /// Of these events, those whose delivery to `route` the ledger has already,
 /// with the entry that is still to be counted where it is only noted as done.
 pub(crate) async fn adopted(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     route: i64,
     events: &[Uuid],
 ) -> Result<HashMap<Uuid, Option<String>>, Error> {

@@ -8,10 +8,11 @@ use std::fmt;
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteTypeInfo, SqliteValueRef};
-use sqlx::{Decode, Sqlite, SqliteConnection, Type};
+use sqlx::{Decode, Sqlite, Type};
 use uuid::Uuid;
 
 use crate::clock::from_micros;
+use crate::db::Conn;
 use crate::error::Error;
 use crate::event::{Envelope, as_json_text};
 
@@ -226,7 +227,7 @@ pub(super) fn park_row(unreadable: &Unreadable, route: i64) -> serde_json::Value
 
 /// Parks these deliveries, each an unreadable row and a route.
 pub(crate) async fn park(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     deliveries: &[(Unreadable, i64)],
     now_us: i64,
 ) -> Result<(), Error> {

@@ -7,11 +7,10 @@
 //! suspect yet, and accuses none.
 
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::lease::{event, leased};
 use super::stored::{counters, park};
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
 use crate::event::Envelope;
@@ -28,7 +27,7 @@ pub(crate) async fn waiting(db: &Db, routes: &[i64]) -> Result<bool, Error> {
     )
     .bind(db.clock().now_us())
     .bind(json!(routes).to_string())
-    .fetch_one(db.reader())
+    .fetch_one(&mut *db.read().await?)
     .await?)
 }
 
@@ -81,7 +80,7 @@ pub(crate) async fn lease(
 }
 
 async fn lease_one(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     worker: &WorkerId,
     now_us: i64,
     lease_us: i64,
@@ -123,7 +122,7 @@ pub(super) const NEXT: &str = "
 /// The first of the reserved suspects that can be read, with its event; those before
 /// it are parked.
 async fn first_readable(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     worker: &WorkerId,
     now_us: i64,
 ) -> Result<Option<(i64, i64, u32, i64, Envelope)>, Error> {

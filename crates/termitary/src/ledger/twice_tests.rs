@@ -65,7 +65,7 @@ async fn of_two_claims_that_end_together_only_the_newer_counts() {
     assert_eq!(held, [false, true, false]);
     let counted: i64 =
         sqlx::query_scalar("SELECT done FROM termitary_subscriptions WHERE name = 'made'")
-            .fetch_one(broker.db().reader())
+            .fetch_one(&mut *broker.db().read().await.unwrap())
             .await
             .unwrap();
     assert_eq!(counted, 1);

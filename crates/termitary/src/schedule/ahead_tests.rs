@@ -67,7 +67,7 @@ fn at(text: &str) -> Timestamp {
 
 async fn published(db: &Db) -> Vec<String> {
     sqlx::query_scalar("SELECT data->>'at' FROM termitary_events ORDER BY seq")
-        .fetch_all(db.reader())
+        .fetch_all(&mut *db.read().await.unwrap())
         .await
         .unwrap()
 }
@@ -120,7 +120,7 @@ async fn a_schedule_goes_on_after_a_clock_that_was_ahead_by_days() {
         .collect();
     assert_eq!(found, expected, "each tick once, the early one too");
     let acts: Vec<String> = sqlx::query_scalar("SELECT act FROM termitary_audit")
-        .fetch_all(right.reader())
+        .fetch_all(&mut *right.read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(acts, ["bring-back"]);
@@ -200,7 +200,7 @@ async fn clocks_that_differ_by_seconds_bring_nothing_back() {
     file.fire(&quick, "2026-03-01T12:00:31Z").await;
     file.fire(&right, "2026-03-01T12:00:01Z").await;
     let audited: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_audit")
-        .fetch_one(right.reader())
+        .fetch_one(&mut *right.read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(audited, 0);

@@ -45,7 +45,7 @@ async fn record(db: &Db, schedules: &[Schedule]) {
 /// The names of the schedules that published, in order.
 async fn rung(db: &Db) -> Vec<String> {
     sqlx::query_scalar("SELECT data->>'text' FROM termitary_events ORDER BY seq")
-        .fetch_all(db.reader())
+        .fetch_all(&mut *db.read().await.unwrap())
         .await
         .unwrap()
 }

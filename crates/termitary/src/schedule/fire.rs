@@ -156,7 +156,7 @@ async fn skip_tick(
     )
     .bind(&schedule.name)
     .bind(missed.as_microsecond())
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     if skipped.rows_affected() == 1 {
         tracing::warn!(schedule = %schedule.name, tick = %missed, "missed while no scheduler ran, and skipped as its catch-up policy says");
@@ -206,7 +206,7 @@ async fn publish_tick(
     .bind(&schedule.name)
     .bind(tick.as_microsecond())
     .bind(id)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     if row.rows_affected() == 0 {
         return Ok(()); // another worker was first
@@ -216,7 +216,7 @@ async fn publish_tick(
     sqlx::query("UPDATE termitary_schedules SET fired_us = $2 WHERE name = $1")
         .bind(&schedule.name)
         .bind(tick.as_microsecond())
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }

@@ -81,7 +81,7 @@ async fn published(db: &Db) -> Vec<Timestamp> {
     let data: Vec<String> = sqlx::query_scalar(
         "SELECT data FROM termitary_events WHERE name = 'race.due' ORDER BY seq",
     )
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await.unwrap())
     .await
     .unwrap();
     data.iter()
@@ -205,7 +205,7 @@ async fn a_tick_that_the_policy_skips_leaves_its_row() {
     one.fire().await;
     let rows: Vec<(i64, Option<uuid::Uuid>)> =
         sqlx::query_as("SELECT tick_us, event FROM termitary_ticks")
-            .fetch_all(one.db.reader())
+            .fetch_all(&mut *one.db.read().await.unwrap())
             .await
             .unwrap();
     let last = Rule::parse(RULE, "UTC")

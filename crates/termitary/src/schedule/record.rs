@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::{Rule, Schedule};
 use crate::agreed;
 use crate::clock::from_micros;
-use crate::db::{Db, Tx};
+use crate::db::{Conn, Db, Tx};
 use crate::error::Error;
 use crate::inspect::{ScheduleFailure, ScheduleStatus, instant};
 use crate::ledger::stored::Text;
@@ -43,7 +42,7 @@ const READ: &str =
 pub(super) async fn read(db: &Db, name: &str) -> Result<Option<Record>, Error> {
     Ok(sqlx::query_as(READ)
         .bind(name)
-        .fetch_optional(db.reader())
+        .fetch_optional(&mut *db.read().await?)
         .await?)
 }
 
@@ -51,7 +50,7 @@ pub(super) async fn read(db: &Db, name: &str) -> Result<Option<Record>, Error> {
 pub(super) async fn read_again(tx: &mut Tx, name: &str) -> Result<Option<Record>, Error> {
     Ok(sqlx::query_as(READ)
         .bind(name)
-        .fetch_optional(&mut **tx)
+        .fetch_optional(&mut *tx)
         .await?)
 }
 
@@ -72,7 +71,7 @@ pub(crate) async fn declare(tx: &mut Tx, schedule: &Schedule, now_us: i64) -> Re
     .bind(&schedule.cron)
     .bind(&schedule.timezone)
     .bind(now_us)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     Ok(())
 }
@@ -98,7 +97,7 @@ pub(super) async fn settle(
     .bind(failure)
     .bind(now_us)
     .bind(published)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     Ok(())
 }
@@ -112,7 +111,7 @@ pub(crate) async fn pause(tx: &mut Tx, name: &str, paused: bool) -> Result<(), E
     .bind(name)
     .bind(paused)
     .bind(now_us)
-    .execute(&mut **tx)
+    .execute(&mut *tx)
     .await?;
     if row.rows_affected() == 0 {
         return Err(unknown(name));
@@ -131,7 +130,7 @@ pub(super) async fn is_published(db: &Db, name: &str, tick: Timestamp) -> Result
     )
     .bind(name)
     .bind(tick.as_microsecond())
-    .fetch_one(db.reader())
+    .fetch_one(&mut *db.read().await?)
     .await?)
 }
 
@@ -149,7 +148,7 @@ struct Listed {
 
 /// Every schedule on record.
 pub(crate) async fn list(db: &Db) -> Result<Vec<ScheduleStatus>, Error> {
-    let mut conn = db.reader().acquire().await?;
+    let mut conn = db.read().await?;
     let rows: Vec<Listed> = sqlx::query_as(
         "SELECT name, cron, timezone, last_us, fired_us, paused, failing_us, failure
          FROM termitary_schedules ORDER BY name",
@@ -201,7 +200,7 @@ fn next_of(
 
 /// The ticks after `now` that were published already.
 async fn published_after(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     now: Timestamp,
 ) -> Result<BTreeSet<(String, i64)>, Error> {
     let rows: Vec<(Text, i64)> = sqlx::query_as(

@@ -112,16 +112,7 @@ impl Actor {
 
 /// Whoever waits although every connection is free waits for an answer only.
 fn patience(db: &Db) -> Duration {
-    let pools = [db.reader(), db.renewer()];
-    if db.at_rest()
-        && pools
-            .iter()
-            .all(|pool| pool.num_idle() > 0 || pool.size() == 0)
-    {
-        PATIENCE
-    } else {
-        BLOCKED
-    }
+    if db.is_unused() { PATIENCE } else { BLOCKED }
 }
 
 thread_local! {

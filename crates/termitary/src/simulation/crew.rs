@@ -104,7 +104,7 @@ async fn commit_effect(ledger: &Ledger, delivery: &Leased) -> HandlerResult {
         .bind(delivery.envelope.id)
         .bind(delivery.claim.route)
         .bind(delivery.claim.fence)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     if delivery.envelope.name == Made::NAME {
         let parent = delivery.envelope.id.to_string();

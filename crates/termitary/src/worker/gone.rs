@@ -23,7 +23,7 @@ impl Gone {
     /// Stops the lanes of what the ledger does not have any more.
     pub(super) async fn look<S>(&mut self, core: &Core<S>, lanes: &[Lane<S>]) -> Result<(), Error> {
         let registered: Vec<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions")
-            .fetch_all(core.broker.db().reader())
+            .fetch_all(&mut *core.broker.db().read().await?)
             .await?;
         let registered: HashSet<_> = registered.into_iter().collect();
         let (mut gone, mut new) = (Vec::new(), false);

@@ -7,14 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::SqliteConnection;
-
 use super::Core;
 use super::gone::{self, Gone};
 use super::lane::Lane;
 use crate::broker::Broker;
 use crate::clock::{forward, from_micros, micros, minutes, secs};
-use crate::db::{Db, Tx};
+use crate::db::{Conn, Db, Tx};
 use crate::delivery::WorkerId;
 use crate::error::Error;
 use crate::inspect::WorkerStatus;
@@ -81,18 +79,14 @@ impl Entry {
     }
 
     /// Signs in with all its subscriptions.
-    pub(crate) async fn begin(
-        &self,
-        conn: &mut SqliteConnection,
-        now_us: i64,
-    ) -> Result<(), Error> {
+    pub(crate) async fn begin(&self, conn: &mut Conn, now_us: i64) -> Result<(), Error> {
         self.write(conn, &self.subscriptions, 0, now_us).await
     }
 
     /// Signs in, or again, with these subscriptions.
     async fn write(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         subscriptions: &str,
         running: u64,
         now_us: i64,
@@ -166,13 +160,13 @@ async fn forget(tx: &mut Tx, now_us: i64, watch: &mut Watch) -> Result<(), Error
     )
     .bind(now_us - micros(FORGET))
     .bind(now_us.saturating_add(micros(LIVE)))
-    .fetch_all(&mut **tx)
+    .fetch_all(&mut *tx)
     .await?;
     for (id, seen_us) in watch.gone(rows, forward()) {
         sqlx::query("DELETE FROM termitary_workers WHERE hex(id) = $1 AND seen_us = $2")
             .bind(id)
             .bind(seen_us)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
     }
     Ok(())
@@ -197,7 +191,7 @@ pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
     )
     .bind(now_us - micros(LIVE))
     .bind(now_us.saturating_add(micros(LIVE)))
-    .fetch_all(db.reader())
+    .fetch_all(&mut *db.read().await?)
     .await?;
     Ok(rows
         .into_iter()
@@ -251,7 +245,7 @@ mod tests {
 
     async fn known(db: &Db) -> Vec<String> {
         sqlx::query_scalar("SELECT id FROM termitary_workers ORDER BY id")
-            .fetch_all(db.reader())
+            .fetch_all(&mut *db.read().await.unwrap())
             .await
             .unwrap()
     }

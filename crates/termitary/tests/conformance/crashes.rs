@@ -15,7 +15,7 @@ async fn note(event: Ping, State(seen): State<Seen>) -> HandlerResult {
 
 async fn crashes(stand: &Stand) -> Vec<i64> {
     sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
-        .fetch_all(stand.db().reader())
+        .fetch_all(&mut *stand.db().read().await.unwrap())
         .await
         .unwrap()
 }
@@ -49,7 +49,7 @@ pub(crate) async fn a_worker_that_vanished_is_taken_over_and_its_loss_counts_as_
     assert_eq!(seen.all(), ["1"]);
     assert_eq!(crashes(&stand).await, [1]);
     let attempts: Vec<i64> = sqlx::query_scalar("SELECT attempts FROM termitary_deliveries")
-        .fetch_all(stand.db().reader())
+        .fetch_all(&mut *stand.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(attempts, [0], "a crash is no attempt");

@@ -141,7 +141,7 @@ pub(crate) async fn the_retained_past_reaches_a_new_subscription_once_whoever_di
     let process = Process::start(&stand, registry(), seen.clone(), secs(0));
     let deliveries = async || -> i64 {
         sqlx::query_scalar("SELECT COUNT(*) FROM termitary_deliveries")
-            .fetch_one(stand.db().reader())
+            .fetch_one(&mut *stand.db().read().await.unwrap())
             .await
             .unwrap()
     };
@@ -293,7 +293,7 @@ pub(crate) async fn a_worker_stops_what_was_dropped_under_it_and_runs_the_rest(s
     }
     eventually("it says that it runs the other only", async || {
         let running: String = sqlx::query_scalar("SELECT subscriptions FROM termitary_workers")
-            .fetch_one(stand.db().reader())
+            .fetch_one(&mut *stand.db().read().await.unwrap())
             .await
             .unwrap();
         running == r#"["stays"]"#

@@ -18,7 +18,7 @@ async fn answer(event: Ping, ledger: Ledger) -> HandlerResult {
     let mut tx = ledger.begin().await?;
     sqlx::query("INSERT INTO effects (n) VALUES ($1)")
         .bind(event.n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     tx.publish(Pong { n: event.n }).await?;
     tx.commit().await
@@ -31,7 +31,7 @@ async fn note(event: Pong, State(seen): State<Seen>, meta: Meta) -> HandlerResul
 
 async fn effects(stand: &Stand) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM effects")
-        .fetch_one(stand.db().reader())
+        .fetch_one(&mut *stand.db().read().await.unwrap())
         .await
         .unwrap()
 }
@@ -64,7 +64,7 @@ pub(crate) async fn effects_new_events_and_done_commit_together(stand: Stand) {
     assert_eq!(done, [1, 1]);
     let cause: uuid::Uuid =
         sqlx::query_scalar("SELECT cause FROM termitary_events WHERE name = 'pong.sent'")
-            .fetch_one(stand.db().reader())
+            .fetch_one(&mut *stand.db().read().await.unwrap())
             .await
             .unwrap();
     assert_eq!(
@@ -77,7 +77,7 @@ async fn commit_then_fail(event: Ping, ledger: Ledger) -> HandlerResult {
     let mut tx = ledger.begin().await?;
     sqlx::query("INSERT INTO effects (n) VALUES ($1)")
         .bind(event.n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     tx.commit().await?;
     Err("too late to matter".into())
@@ -134,7 +134,7 @@ async fn stall(event: Ping, ledger: Ledger, State(robbed): State<Robbed>) -> Han
     let mut tx = ledger.begin().await?;
     sqlx::query("INSERT INTO effects (n) VALUES ($1)")
         .bind(event.n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     let committed = tx.commit().await;
     robbed.seen.add(committed.is_ok());
@@ -157,7 +157,7 @@ pub(crate) async fn a_worker_that_lost_its_lease_cannot_commit(stand: Stand) {
     assert_eq!(seen.all(), ["false"]);
     assert_eq!(effects(&stand).await, 0, "rolled back");
     let state: i64 = sqlx::query_scalar("SELECT state FROM termitary_deliveries")
-        .fetch_one(stand.db().reader())
+        .fetch_one(&mut *stand.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(state, 1, "still the other worker's");
@@ -202,7 +202,7 @@ pub(crate) async fn a_worker_that_lost_its_lease_changes_nothing_however_it_ends
     worker.stop().await;
     let rows: Vec<(i64, i64, i64, Option<String>)> =
         sqlx::query_as("SELECT state, fence, attempts, reason FROM termitary_deliveries")
-            .fetch_all(stand.db().reader())
+            .fetch_all(&mut *stand.db().read().await.unwrap())
             .await
             .unwrap();
     assert_eq!(rows, vec![(1, 2, 0, None); 5], "all are the other's");

@@ -24,7 +24,7 @@ async fn counts(broker: &Broker) -> ((u64, u64, u64), i64) {
     let of = &status.subscriptions[0];
     let blamed: i64 =
         sqlx::query_scalar("SELECT COALESCE(SUM(attempts + crashes), 0) FROM termitary_deliveries")
-            .fetch_one(broker.db().reader())
+            .fetch_one(&mut *broker.db().read().await.unwrap())
             .await
             .unwrap();
     ((of.pending, of.leased, of.done), blamed)

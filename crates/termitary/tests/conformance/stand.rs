@@ -121,7 +121,7 @@ impl Stand {
 
     async fn crashes(&self) -> i64 {
         sqlx::query_scalar("SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries")
-            .fetch_one(self.db().reader())
+            .fetch_one(&mut *self.db().read().await.unwrap())
             .await
             .unwrap()
     }
@@ -140,7 +140,7 @@ impl Stand {
             "SELECT COUNT(*) FROM termitary_deliveries
              WHERE state = 1 AND entry IS NULL AND crashes < 2",
         )
-        .fetch_one(self.db().reader())
+        .fetch_one(&mut *self.db().read().await.unwrap())
         .await
         .unwrap();
         self.redis.is_none() || unnoted == 0

@@ -69,7 +69,7 @@ async fn a_suspect_among_others(db: TestDb, broker: Broker) {
     );
     assert_eq!(table.0.beside.load(Ordering::SeqCst), 0, "both times alone");
     let crashes: i64 = sqlx::query_scalar("SELECT SUM(crashes) FROM termitary_deliveries")
-        .fetch_one(db.db().reader())
+        .fetch_one(&mut *db.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(crashes, 2, "the pause cost nobody a lease");

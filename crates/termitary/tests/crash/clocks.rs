@@ -69,7 +69,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 async fn crashes(db: &TestDb) -> i64 {
     sqlx::query_scalar("SELECT SUM(crashes) FROM termitary_deliveries")
-        .fetch_one(db.db().reader())
+        .fetch_one(&mut *db.db().read().await.unwrap())
         .await
         .unwrap()
 }

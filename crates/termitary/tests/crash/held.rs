@@ -38,7 +38,7 @@ impl World {
 async fn effect(tx: &mut termitary::Tx, n: u32) -> Result<(), HandlerError> {
     sqlx::query("INSERT INTO effects VALUES ($1)")
         .bind(n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
@@ -129,11 +129,11 @@ async fn run(registry: Registry<World>, lease: Duration) -> Row {
     .await;
     let (crashes, attempts, error) =
         sqlx::query_as("SELECT crashes, attempts, error FROM termitary_deliveries")
-            .fetch_one(db.db().reader())
+            .fetch_one(&mut *db.db().read().await.unwrap())
             .await
             .unwrap();
     let effects = sqlx::query_scalar("SELECT COUNT(*) FROM effects")
-        .fetch_one(db.db().reader())
+        .fetch_one(&mut *db.db().read().await.unwrap())
         .await
         .unwrap();
     works.stop().await;

@@ -109,7 +109,7 @@ async fn a_file_that_cannot_be_written_is_named_at_once() {
     let db = TestDb::open().await;
     let mut tx = db.db().begin().await.unwrap();
     // On the only connection that writes: as a file of another user.
-    run(&mut tx, "PRAGMA query_only = 1").await;
+    run(&mut tx.sqlite().unwrap(), "PRAGMA query_only = 1").await;
     tx.rollback().await.unwrap();
     let refused = Broker::sql(db.db().clone()).register(&registry()).await;
     let refused = refused.unwrap_err();

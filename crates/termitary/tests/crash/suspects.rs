@@ -130,13 +130,13 @@ async fn one_poisonous_delivery(redis: Option<TestRedis>) {
         "the poison alone is quarantined"
     );
     let highest: i64 = sqlx::query_scalar("SELECT MAX(attempt) FROM tastes")
-        .fetch_one(broker.db().reader())
+        .fetch_one(&mut *broker.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(highest, 1, "a crash is no attempt");
     let killed: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tastes WHERE n = $1")
         .bind(POISON)
-        .fetch_one(broker.db().reader())
+        .fetch_one(&mut *broker.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(

@@ -98,7 +98,8 @@ impl Drop for Guests {
 }
 
 async fn count(broker: &Broker, query: &'static str) -> i64 {
-    let count = sqlx::query_scalar(query).fetch_one(broker.db().reader());
+    let mut reader = broker.db().read().await.unwrap();
+    let count = sqlx::query_scalar(query).fetch_one(&mut *reader);
     count.await.unwrap()
 }
 

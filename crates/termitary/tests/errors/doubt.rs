@@ -94,7 +94,7 @@ async fn a_bus_event_counts_once_whatever_becomes_of_the_answer_to_its_end() {
         eventually("the ledger notes that they are finished", async || {
             let noted = "SELECT COUNT(*) FROM termitary_deliveries WHERE state = 2";
             let noted: i64 = sqlx::query_scalar(noted)
-                .fetch_one(db.db().reader())
+                .fetch_one(&mut *db.db().read().await.unwrap())
                 .await
                 .unwrap();
             noted == 4
@@ -134,7 +134,7 @@ async fn what_we_sent_out_ourselves_never_comes_in_as_new() {
     let echoes: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM termitary_events WHERE source = '/termitary/bridge' AND name = 'things.made'",
     )
-    .fetch_one(world.db.db().reader())
+    .fetch_one(&mut *world.db.db().read().await.unwrap())
     .await
     .unwrap();
     assert_eq!(echoes, 0);
@@ -169,7 +169,7 @@ async fn a_key_of_another_type_stops_its_own_event_only() {
     world.redis(&["DEL", stream]).await;
     eventually("it comes when the way is free", async || {
         let done: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects WHERE n = -1")
-            .fetch_one(world.db.db().reader())
+            .fetch_one(&mut *world.db.db().read().await.unwrap())
             .await
             .unwrap();
         done == 1

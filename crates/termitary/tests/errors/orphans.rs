@@ -97,7 +97,7 @@ async fn fifty_thousand_orphans_are_taken_over_in_pages_beside_other_work() {
 /// Number of deliveries that the ledger has adopted.
 async fn rows(db: &TestDb) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
-        .fetch_one(db.db().reader())
+        .fetch_one(&mut *db.db().read().await.unwrap())
         .await
         .unwrap()
 }

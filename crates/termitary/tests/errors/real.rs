@@ -149,7 +149,7 @@ async fn out_of_memory_what_runs_is_settled_and_plain_pubsub_still_comes_in() {
     world.redis(&["CONFIG", "SET", "maxmemory", "1"]).await;
     eventually("what was there is finished", async || {
         let done: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects WHERE who = 'narrow'")
-            .fetch_one(world.db.db().reader())
+            .fetch_one(&mut *world.db.db().read().await.unwrap())
             .await
             .unwrap();
         done >= 20
@@ -173,7 +173,7 @@ async fn out_of_memory_what_runs_is_settled_and_plain_pubsub_still_comes_in() {
 
 async fn came_in(world: &World) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events WHERE name = 'plain.bridged'")
-        .fetch_one(world.db.db().reader())
+        .fetch_one(&mut *world.db.db().read().await.unwrap())
         .await
         .unwrap()
 }

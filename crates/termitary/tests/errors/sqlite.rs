@@ -13,7 +13,7 @@ async fn effect(event: Made, ledger: Ledger) -> HandlerResult {
     let mut tx = ledger.begin().await?;
     sqlx::query("INSERT INTO effects (n) VALUES ($1)")
         .bind(event.n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     tx.commit().await
 }
@@ -71,7 +71,7 @@ impl Service {
 
     async fn effects(&self) -> Vec<i64> {
         sqlx::query_scalar("SELECT n FROM effects ORDER BY n")
-            .fetch_all(self.db.db().reader())
+            .fetch_all(&mut *self.db.db().read().await.unwrap())
             .await
             .unwrap()
     }
@@ -131,7 +131,7 @@ async fn a_full_disk_takes_nothing_half_and_everything_again_when_there_is_room(
             "SELECT COUNT(*) FROM termitary_events e WHERE NOT EXISTS
              (SELECT 1 FROM termitary_deliveries d WHERE d.event = e.seq)",
         )
-        .fetch_one(service.db.db().reader())
+        .fetch_one(&mut *service.db.db().read().await.unwrap())
         .await
         .unwrap();
         assert_eq!(half, 0, "events without deliveries");

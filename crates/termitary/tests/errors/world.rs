@@ -47,7 +47,7 @@ async fn effect(ledger: &Ledger, who: &str, n: i64) -> HandlerResult {
     sqlx::query("INSERT INTO effects (who, n) VALUES ($1, $2)")
         .bind(who)
         .bind(n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     tx.commit().await
 }
@@ -181,7 +181,7 @@ impl World {
                 sqlx::query_scalar("SELECT DISTINCT n FROM effects WHERE who = $1 AND n >= $2")
                     .bind(who)
                     .bind(first)
-                    .fetch_all(self.db.db().reader())
+                    .fetch_all(&mut *self.db.db().read().await.unwrap())
                     .await
                     .unwrap()
                     .into_iter()
@@ -199,7 +199,7 @@ impl World {
         let twice: Vec<(String, i64, i64)> = sqlx::query_as(
             "SELECT who, n, COUNT(*) FROM effects GROUP BY who, n HAVING COUNT(*) > 1",
         )
-        .fetch_all(self.db.db().reader())
+        .fetch_all(&mut *self.db.db().read().await.unwrap())
         .await
         .unwrap();
         assert_eq!(twice, [], "effects that happened more than once");
@@ -215,7 +215,11 @@ impl World {
             tokio::time::sleep(Duration::from_millis(60)).await;
             let heard = "SELECT COUNT(*) FROM effects WHERE who = 'bridged' AND n >= $1";
             let heard = sqlx::query_scalar(heard).bind(first);
-            0_i64 < heard.fetch_one(self.db.db().reader()).await.unwrap()
+            0_i64
+                < heard
+                    .fetch_one(&mut *self.db.db().read().await.unwrap())
+                    .await
+                    .unwrap()
         })
         .await;
     }

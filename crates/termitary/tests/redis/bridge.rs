@@ -242,7 +242,7 @@ async fn a_flood_of_what_is_no_event_is_kept_and_logged_in_a_few_lines() {
     let parked = async || {
         let count = "SELECT COUNT(*) FROM termitary_deliveries WHERE state = 4";
         let count: i64 = sqlx::query_scalar(count)
-            .fetch_one(world.db.db().reader())
+            .fetch_one(&mut *world.db.db().read().await.unwrap())
             .await
             .unwrap();
         count as usize

@@ -45,7 +45,7 @@ async fn what_a_dead_worker_held_runs_elsewhere() {
     eventually("all are done", async || world.of("first").await.done == 5).await;
     assert_eq!(world.seen.total("first"), (5, 5));
     let crashes: Vec<i64> = sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
-        .fetch_all(world.db.db().reader())
+        .fetch_all(&mut *world.db.db().read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(crashes, [1; 5], "a crash is counted, not an attempt");
@@ -89,7 +89,7 @@ async fn entries_that_have_grown_old_while_everybody_slept_are_left_to_their_wor
     eventually("all are done", async || world.of("slow").await.done == 3).await;
     let crashes: i64 =
         sqlx::query_scalar("SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries")
-            .fetch_one(world.db.db().reader())
+            .fetch_one(&mut *world.db.db().read().await.unwrap())
             .await
             .unwrap();
     assert_eq!(crashes, 0);

@@ -74,15 +74,21 @@ const HANDLED: &str = "
 
 /// Everything that is wrong with the books.
 pub(crate) async fn books(stage: &Stage) -> Vec<String> {
-    let reader = stage.broker.db().reader();
+    let mut reader = stage.broker.db().read().await.unwrap();
     let mut wrong = Vec::new();
     for (what, sql) in RULES {
-        let rows: i64 = sqlx::query_scalar(*sql).fetch_one(reader).await.unwrap();
+        let rows: i64 = sqlx::query_scalar(*sql)
+            .fetch_one(&mut *reader)
+            .await
+            .unwrap();
         if rows != 0 {
             wrong.push(format!("{what}: {rows}"));
         }
     }
-    let handled: Vec<(String, i64)> = sqlx::query_as(HANDLED).fetch_all(reader).await.unwrap();
+    let handled: Vec<(String, i64)> = sqlx::query_as(HANDLED)
+        .fetch_all(&mut *reader)
+        .await
+        .unwrap();
     let status = stage.broker.inspect().status().await.unwrap();
     let counted: Vec<_> = status
         .subscriptions

@@ -127,7 +127,7 @@ async fn note_effect(tx: &mut Tx, meta: &Meta, n: u32) -> Result<(), termitary::
         .bind(&meta.subscription)
         .bind(meta.event_id.to_string())
         .bind(n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
@@ -269,7 +269,7 @@ async fn housekeeping_done(broker: &Broker) -> bool {
         "SELECT EXISTS (SELECT 1 FROM termitary_ticks)
             AND NOT EXISTS (SELECT 1 FROM termitary_events WHERE source = 'old')",
     )
-    .fetch_one(broker.db().reader())
+    .fetch_one(&mut *broker.db().read().await.unwrap())
     .await
     .unwrap()
 }

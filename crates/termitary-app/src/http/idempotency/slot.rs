@@ -10,11 +10,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use sqlx::SqliteConnection;
 
 use super::seal::Seal;
 use crate::app::App;
 use crate::http::ApiError;
+use termitary::Conn;
 
 /// A longer answer is not kept; that its request was done is.
 const LONGEST: usize = 64 * 1024;
@@ -80,11 +80,7 @@ impl Slot {
         Ok(found)
     }
 
-    async fn read(
-        &self,
-        conn: &mut SqliteConnection,
-        app: &App,
-    ) -> Result<Option<Found>, ApiError> {
+    async fn read(&self, conn: &mut Conn, app: &App) -> Result<Option<Found>, ApiError> {
         let row: Option<Row> = sqlx::query_as(
             "SELECT request, created_us, status, answer FROM answers WHERE scope = $1 AND key_hash = $2",
         )
@@ -111,7 +107,7 @@ impl Slot {
     /// Stores the answer; whether the key was free. The caller's oldest keys make room.
     pub(super) async fn keep(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         app: &App,
         status: StatusCode,
         kind: &str,
@@ -148,7 +144,7 @@ impl Slot {
 }
 
 /// Deletes answers that are too old to count.
-pub(crate) async fn forget(conn: &mut SqliteConnection, app: &App) -> sqlx::Result<()> {
+pub(crate) async fn forget(conn: &mut Conn, app: &App) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM answers WHERE created_us <= $1")
         .bind(forgotten_us(app))
         .execute(conn)

@@ -223,7 +223,7 @@ impl TestApp {
         let rows: Vec<String> =
             sqlx::query_scalar("SELECT data FROM termitary_events WHERE name = $1 ORDER BY seq")
                 .bind(name)
-                .fetch_all(self.db().reader())
+                .fetch_all(&mut *self.db().read().await.unwrap())
                 .await
                 .unwrap();
         rows.iter()

@@ -105,7 +105,7 @@ impl Transport for Sql {
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error> {
         let keys: Vec<_> = claims.iter().filter_map(Claim::row).collect();
         let until_us = self.db.clock().now_us().saturating_add(micros(self.lease));
-        let mut conn = self.db.renewer().acquire().await?;
+        let mut conn = self.db.renewer().await?;
         let held: HashSet<_> = ledger::renew(&mut conn, &keys, until_us)
             .await?
             .into_iter()

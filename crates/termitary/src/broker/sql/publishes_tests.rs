@@ -28,7 +28,7 @@ async fn who_publishes_while_the_database_closes_is_answered_and_told_the_truth(
 
     let again = Db::open(&url).await.unwrap();
     let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
-        .fetch_one(again.reader())
+        .fetch_one(&mut *again.read().await.unwrap())
         .await
         .unwrap();
     assert_eq!(kept, told as i64);

@@ -8,7 +8,7 @@ use crate::delivery::Route;
 
 async fn state(db: &Db) -> i64 {
     sqlx::query_scalar("SELECT state FROM termitary_deliveries")
-        .fetch_one(db.reader())
+        .fetch_one(&mut *db.read().await.unwrap())
         .await
         .unwrap()
 }

@@ -9,10 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::SqliteConnection;
 use tokio::sync::Notify;
 
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::Error;
 use crate::ledger;
 use crate::lock::Mutex;
@@ -116,7 +115,7 @@ impl Inner {
 
     /// `data_version` is only comparable on one connection.
     async fn watch_on_one_connection(&self) -> Result<(), Error> {
-        let mut conn = self.db.reader().acquire().await?;
+        let mut conn = self.db.read().await?;
         let mut seen = None;
         let mut seen_at = Instant::now();
         let mut next_due = i64::MIN;
@@ -155,12 +154,7 @@ impl Inner {
     }
 
     /// Rings every lane with something due; answers when to look again.
-    async fn ring_due(
-        &self,
-        conn: &mut SqliteConnection,
-        routes: &[i64],
-        now: i64,
-    ) -> Result<i64, Error> {
+    async fn ring_due(&self, conn: &mut Conn, routes: &[i64], now: i64) -> Result<i64, Error> {
         let heads = ledger::heads(conn, routes).await?;
         let mut next_due = i64::MAX;
         let desk = self.desk.lock();

@@ -22,7 +22,7 @@ impl System {
         );
         let effects: Vec<(u32, u32)> =
             sqlx::query_as("SELECT n, COUNT(*) FROM effects GROUP BY n ORDER BY n")
-                .fetch_all(self.stand.db().reader())
+                .fetch_all(&mut *self.stand.db().read().await.unwrap())
                 .await
                 .unwrap();
         let expected: Vec<_> = world

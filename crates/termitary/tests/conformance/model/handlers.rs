@@ -211,7 +211,7 @@ async fn with_effects(ledger: &Ledger, n: u32) -> Result<LedgerTx, HandlerError>
     let mut tx = ledger.begin().await?;
     sqlx::query("INSERT INTO effects (n) VALUES ($1)")
         .bind(n)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     tx.publish(Echo { n }).await?;
     Ok(tx)

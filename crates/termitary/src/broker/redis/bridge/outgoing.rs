@@ -29,7 +29,7 @@ pub(crate) const BRIDGED: &str = "/termitary/bridge";
 pub(crate) async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
     let since_us = redis.now_us().saturating_sub(micros(NEWS));
     for _ in 0..TURN {
-        let mut reader = redis.db.reader().acquire().await?;
+        let mut reader = redis.db.read().await?;
         if !rows::has_unrouted(&mut reader, since_us).await? {
             break;
         }

@@ -97,6 +97,6 @@ async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<Row>, Erro
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut conn = redis.db.renewer().acquire().await?;
+    let mut conn = redis.db.renewer().await?;
     Ok(relay::renew(&mut conn, &rows).await?.into_iter().collect())
 }

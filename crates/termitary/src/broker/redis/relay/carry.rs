@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::{RedisResult, Value};
-use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use super::due;
@@ -24,7 +23,7 @@ use crate::broker::redis::wire::link::Held;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::clock::{forward, micros};
-use crate::db::{Cargo, Carrier, Trust};
+use crate::db::{Cargo, Carrier, Conn, Trust};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
@@ -116,11 +115,7 @@ impl Drop for Load<'_> {
 
 #[async_trait]
 impl Carrier for Redis {
-    async fn trust(
-        &self,
-        conn: &mut SqliteConnection,
-        runtime: &Handle,
-    ) -> Result<Option<Trust>, Error> {
+    async fn trust(&self, conn: &mut Conn, runtime: &Handle) -> Result<Option<Trust>, Error> {
         if self.carrying.state().rests() {
             return Ok(None);
         }

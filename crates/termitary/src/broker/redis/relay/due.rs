@@ -56,7 +56,7 @@ pub(crate) async fn run(
             .filter(|route| !refused.waits(*route))
             .collect();
         let now_us = redis.now_us();
-        let heads = ledger::heads(&mut *redis.db.reader().acquire().await?, &routes).await?;
+        let heads = ledger::heads(&mut *redis.db.read().await?, &routes).await?;
         let due: Vec<_> = heads
             .iter()
             .filter(|(_, due)| *due <= now_us)

@@ -183,7 +183,7 @@ async fn a_crash_of_who_was_given_it_again_is_counted() {
             let round = other.broker.transport().upkeep(&other.id, &stand.routes);
             round.await.unwrap();
             let crashes: i64 = sqlx::query_scalar("SELECT crashes FROM termitary_deliveries")
-                .fetch_one(stand.db.db().reader())
+                .fetch_one(&mut *stand.db.db().read().await.unwrap())
                 .await
                 .unwrap();
             if crashes > 0 {

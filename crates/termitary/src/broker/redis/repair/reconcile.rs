@@ -33,7 +33,7 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
         return Ok(false);
     }
     let now_us = redis.now_us();
-    let page = rows::overdue(&mut *redis.db.reader().acquire().await?, now_us, PAGE).await?;
+    let page = rows::overdue(&mut *redis.db.read().await?, now_us, PAGE).await?;
     if page.is_empty() {
         return Ok(false);
     }

@@ -1,59 +1,70 @@
-//! Connections that can only read. They are kept between two uses as they are:
-//! sqlx's pool asks each that comes back whether it lives, in a task of its own, and
-//! that costs as much as most of what is read.
+//! Connections that are kept between two uses as they are: sqlx's pool checks each
+//! that comes back, in a task of its own, and that costs as much as most of what is
+//! read.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::conn::Conn;
 use super::file::File;
 use crate::error::{Error, Kind};
 
 /// A connection to a file does not die by itself, but the thread behind it can. It
-/// is asked whether it lives this often.
+/// is checked this often.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// How long a read waits for a connection.
+/// How long a caller waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The connections, as many as have been needed at once.
-pub(super) struct Readers {
+/// Up to a number of connections, each opened when it is first needed.
+pub(super) struct Connections {
     options: SqliteConnectOptions,
     file: Arc<File>,
+    most: usize,
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Kept>>,
 }
 
 struct Kept {
-    conn: SqliteConnection,
-    /// When it last showed that it lives.
+    conn: Conn,
+    /// When the connection was last known to work.
     seen: Instant,
 }
 
-/// A connection that can only read. It dereferences to sqlx's.
+/// A connection that goes back to its [`Connections`] when it is dropped.
 ///
-/// Dropped in the middle of a statement, it can be used again: a statement is ended
-/// before the next one begins, and what it still had to say reaches nobody.
-pub struct Reader {
+/// Dropped in the middle of a statement, it can be used again: SQLite ends a
+/// statement before the next one begins, and the rest of its rows reaches nobody.
+pub(crate) struct Pooled {
     kept: Option<Kept>,
-    home: Arc<Readers>,
+    home: Arc<Connections>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Readers {
+/// A connection that can only read. Statements run on it:
+/// `query.fetch_all(&mut *reader)`.
+pub struct Reader(Pooled);
+
+impl Connections {
     pub(super) fn new(options: SqliteConnectOptions, file: Arc<File>, most: usize) -> Arc<Self> {
         Arc::new(Self {
             options,
             file,
+            most,
             places: Arc::new(Semaphore::new(most)),
             idle: Mutex::new(Vec::with_capacity(most)),
         })
     }
 
     pub(super) async fn read(self: &Arc<Self>) -> Result<Reader, Error> {
+        self.get().await.map(Reader)
+    }
+
+    pub(super) async fn get(self: &Arc<Self>) -> Result<Pooled, Error> {
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => self.wait().await?,
@@ -61,10 +72,10 @@ impl Readers {
         let idle = self.idle().pop();
         let kept = match idle {
             Some(kept) if kept.seen.elapsed() < TRUSTED_FOR => kept,
-            Some(kept) => self.asked(kept.conn).await?,
+            Some(kept) => self.checked(kept).await?,
             None => self.connect().await?,
         };
-        Ok(Reader {
+        Ok(Pooled {
             kept: Some(kept),
             home: Arc::clone(self),
             _place: place,
@@ -79,11 +90,13 @@ impl Readers {
             .map_err(|_| Error::new(Kind::Unavailable, "the database is closed"))
     }
 
-    /// The connection, or another one where it is broken.
-    async fn asked(&self, mut conn: SqliteConnection) -> Result<Kept, Error> {
-        match conn.ping().await {
-            Ok(()) => Ok(Kept::new(conn)),
-            Err(_) => self.connect().await,
+    /// The connection, or another one if it is broken.
+    async fn checked(&self, mut kept: Kept) -> Result<Kept, Error> {
+        let works = kept.conn.sqlite()?.ping().await.is_ok();
+        if works {
+            Ok(Kept::new(kept.conn))
+        } else {
+            self.connect().await
         }
     }
 
@@ -91,16 +104,31 @@ impl Readers {
         self.file.is_still_there()?;
         let conn = self.options.connect().await?;
         self.file.is_still_there()?;
-        Ok(Kept::new(conn))
+        Ok(Kept::new(Conn::own(conn)))
     }
 
-    /// After this nobody reads any more; what is read now may finish.
+    /// Refuses every further use. Connections in use are closed when they come back.
     pub(super) async fn close(&self) {
         self.places.close();
         let idle = std::mem::take(&mut *self.idle());
         for kept in idle {
-            let _ = kept.conn.close().await; // it has nothing left to say
+            if let Some(conn) = kept.conn.into_own() {
+                let _ = conn.close().await; // nothing is left to do on it
+            }
         }
+    }
+
+    /// [`Connections::close`], once every connection has come back.
+    pub(super) async fn close_idle(&self) {
+        let all = u32::try_from(self.most).unwrap_or(u32::MAX);
+        let _all = self.places.acquire_many(all).await; // an error: closed before
+        self.close().await;
+    }
+
+    /// Whether every connection has come back.
+    #[cfg(all(test, feature = "testing"))]
+    pub(super) fn at_rest(&self) -> bool {
+        self.places.available_permits() == self.most
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -110,7 +138,7 @@ impl Readers {
 }
 
 impl Kept {
-    fn new(conn: SqliteConnection) -> Self {
+    fn new(conn: Conn) -> Self {
         Self {
             conn,
             seen: Instant::now(),
@@ -118,7 +146,7 @@ impl Kept {
     }
 }
 
-impl Drop for Reader {
+impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(kept) = self.kept.take()
             && !self.home.places.is_closed()
@@ -129,18 +157,32 @@ impl Drop for Reader {
 }
 
 #[expect(clippy::expect_used, reason = "only the drop takes the connection")]
-impl Deref for Reader {
-    type Target = SqliteConnection;
+impl Deref for Pooled {
+    type Target = Conn;
 
-    fn deref(&self) -> &SqliteConnection {
+    fn deref(&self) -> &Conn {
         &self.kept.as_ref().expect("it is not dropped").conn
     }
 }
 
 #[expect(clippy::expect_used, reason = "only the drop takes the connection")]
-impl DerefMut for Reader {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
+impl DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut Conn {
         &mut self.kept.as_mut().expect("it is not dropped").conn
+    }
+}
+
+impl Deref for Reader {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.0
+    }
+}
+
+impl DerefMut for Reader {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.0
     }
 }
 

@@ -1,0 +1,377 @@
+//! The connection that statements run on, in a transaction and outside one.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, Stream, TryStreamExt};
+use sqlx::sqlite::{
+    SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo,
+};
+use sqlx::{Describe, Either, Execute, Executor, SqlStr};
+use tokio::sync::MappedMutexGuard;
+
+use super::slot::Slot;
+use super::turns::Turn;
+use super::tx::Tx;
+use crate::draft::Draft;
+use crate::error::Error;
+
+/// A database connection. SQL statements run on it: `query.execute(&mut *conn)`.
+///
+/// [`Tx`](crate::Tx), [`LedgerTx`](crate::handler::LedgerTx) and
+/// [`Reader`](crate::Reader) dereference to it. A function that only runs
+/// statements takes `&mut Conn` and serves all three.
+pub struct Conn(Kind);
+
+enum Kind {
+    /// Nobody else can use this connection.
+    Own(SqliteConnection),
+    Turn(InTurn),
+}
+
+/// The connection of a transaction. Each statement borrows it for its own time:
+/// between two statements the engine can end the transaction.
+struct InTurn {
+    slot: Arc<Slot>,
+    step: Next,
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        // Here, on the runtime of the caller, whoever else looks at the slot.
+        drop(self.slot.take());
+    }
+}
+
+/// A row, or the end of a statement.
+type Step = Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>;
+/// The step that a running statement hands to its stream.
+type Next = Mutex<Option<Step>>;
+
+/// sqlx's own connection, lent by [`Conn::sqlite`].
+pub struct SqliteGuard<'c>(Borrowed<'c>);
+
+enum Borrowed<'c> {
+    Own(&'c mut SqliteConnection),
+    Turn(MappedMutexGuard<'c, SqliteConnection>),
+}
+
+impl Conn {
+    pub(super) fn own(conn: SqliteConnection) -> Self {
+        Self(Kind::Own(conn))
+    }
+
+    pub(super) fn in_turn(turn: Turn) -> Self {
+        Self(Kind::Turn(InTurn {
+            slot: Slot::of(turn),
+            step: Mutex::default(),
+        }))
+    }
+
+    /// Lends sqlx's own connection, for what needs that type, such as a savepoint
+    /// (`sqlx::Connection::begin`). While the guard lives, nobody can end the
+    /// transaction: one that then stands still blocks everybody who writes.
+    ///
+    /// # Errors
+    ///
+    /// `is_unavailable()` if the transaction was ended because it ran no statement
+    /// for too long.
+    pub fn sqlite(&mut self) -> Result<SqliteGuard<'_>, Error> {
+        Ok(SqliteGuard(self.borrow()?))
+    }
+
+    fn borrow(&mut self) -> Result<Borrowed<'_>, sqlx::Error> {
+        match &mut self.0 {
+            Kind::Own(conn) => Ok(Borrowed::Own(conn)),
+            Kind::Turn(turn) => Ok(Borrowed::Turn(turn.slot.borrow()?)),
+        }
+    }
+
+    /// Makes real what the transaction did, and publishes `drafts` with it.
+    pub(super) async fn commit(self, drafts: Vec<Draft>) -> Result<(), Error> {
+        let Kind::Turn(InTurn { slot, .. }) = &self.0 else {
+            return Err(Error::internal("this connection has no transaction"));
+        };
+        let turn = slot.take()?;
+        turn.leave_to_engine();
+        if let Some(error) = slot.ended() {
+            turn.rollback().await?;
+            return Err(error);
+        }
+        turn.commit(drafts).await
+    }
+
+    /// Undoes what the transaction did.
+    pub(super) async fn rollback(self) -> Result<(), Error> {
+        match &self.0 {
+            Kind::Turn(InTurn { slot, .. }) => match slot.take() {
+                Ok(turn) => turn.rollback().await,
+                Err(_) => Ok(()), // it was ended, which undid it
+            },
+            Kind::Own(_) => Err(Error::internal("this connection has no transaction")),
+        }
+    }
+
+    /// The connection, unless it is that of a transaction.
+    pub(super) fn as_own(&mut self) -> Option<&mut SqliteConnection> {
+        match &mut self.0 {
+            Kind::Own(conn) => Some(conn),
+            Kind::Turn(_) => None,
+        }
+    }
+
+    /// Returns the connection, unless it is that of a transaction.
+    pub(super) fn into_own(self) -> Option<SqliteConnection> {
+        match self.0 {
+            Kind::Own(conn) => Some(conn),
+            Kind::Turn(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").finish_non_exhaustive()
+    }
+}
+
+impl Deref for SqliteGuard<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for SqliteGuard<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.0
+    }
+}
+
+impl Deref for Borrowed<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        match self {
+            Self::Own(conn) => conn,
+            Self::Turn(conn) => conn,
+        }
+    }
+}
+
+impl DerefMut for Borrowed<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        match self {
+            Self::Own(conn) => conn,
+            Self::Turn(conn) => conn,
+        }
+    }
+}
+
+// `describe` exists under sqlx's feature `offline`, a part of its `macros`, which
+// this crate asks for.
+impl<'c> Executor<'c> for &'c mut Conn {
+    type Database = sqlx::Sqlite;
+
+    fn execute<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<SqliteQueryResult, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        match &mut self.0 {
+            Kind::Own(conn) => conn.execute(query),
+            Kind::Turn(turn) => Box::pin(async move {
+                let mut conn = turn.slot.borrow()?;
+                let mut steps = conn.fetch_many(query);
+                let mut done = SqliteQueryResult::default();
+                while let Some(step) = steps.try_next().await? {
+                    done.extend(step.left());
+                }
+                Ok(done)
+            }),
+        }
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Step>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        match &mut self.0 {
+            Kind::Own(conn) => conn.fetch_many(query),
+            Kind::Turn(turn) => {
+                let turn: &'c InTurn = turn;
+                let next = &turn.step;
+                let work = async move {
+                    let mut conn = turn.slot.borrow()?;
+                    let mut steps = conn.fetch_many(query);
+                    while let Some(step) = steps.try_next().await? {
+                        hand_over(next, step).await;
+                    }
+                    Ok(())
+                };
+                Box::pin(Steps {
+                    work: Some(Box::pin(work)),
+                    next,
+                })
+            }
+        }
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        match &mut self.0 {
+            Kind::Own(conn) => conn.fetch_optional(query),
+            Kind::Turn(turn) => {
+                Box::pin(async move { turn.slot.borrow()?.fetch_optional(query).await })
+            }
+        }
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [SqliteTypeInfo],
+    ) -> BoxFuture<'e, Result<SqliteStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.borrow()?.prepare_with(sql, parameters).await })
+    }
+
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<sqlx::Sqlite>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.borrow()?.describe(sql).await })
+    }
+}
+
+/// The steps of a statement in a transaction. The statement is a future that holds
+/// the connection; it pauses after each step.
+struct Steps<'c, W> {
+    /// `None` once the statement is over, which frees the connection.
+    work: Option<Pin<Box<W>>>,
+    next: &'c Next,
+}
+
+impl<W> Stream for Steps<'_, W>
+where
+    W: Future<Output = Result<(), sqlx::Error>>,
+{
+    type Item = Step;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Step>> {
+        let Some(work) = &mut self.work else {
+            return Poll::Ready(None);
+        };
+        match work.as_mut().poll(context) {
+            Poll::Pending => match lock(self.next).take() {
+                Some(step) => Poll::Ready(Some(step)),
+                None => Poll::Pending,
+            },
+            Poll::Ready(ended) => {
+                self.work = None;
+                Poll::Ready(ended.err().map(Err))
+            }
+        }
+    }
+}
+
+impl<W> Drop for Steps<'_, W> {
+    fn drop(&mut self) {
+        // The next statement must not find it.
+        self.work = None;
+        lock(self.next).take();
+    }
+}
+
+/// Leaves `step` for the stream and pauses. The stream, which polled, sees it at
+/// once and needs no waker.
+async fn hand_over(next: &Next, step: Either<SqliteQueryResult, SqliteRow>) {
+    *lock(next) = Some(Ok(step));
+    let mut paused = false;
+    poll_fn(|_| {
+        if std::mem::replace(&mut paused, true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+fn lock(next: &Next) -> std::sync::MutexGuard<'_, Option<Step>> {
+    next.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// `&mut *tx` is the connection for a `Tx`, and the `Tx` itself for a `&mut Tx` or
+// for a `LedgerTx`: statements run on both.
+impl<'c> Executor<'c> for &'c mut Tx {
+    type Database = sqlx::Sqlite;
+
+    fn execute<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<SqliteQueryResult, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        (&mut **self).execute(query)
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Step>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        (&mut **self).fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        (&mut **self).fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [SqliteTypeInfo],
+    ) -> BoxFuture<'e, Result<SqliteStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).prepare_with(sql, parameters)
+    }
+
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<sqlx::Sqlite>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).describe(sql)
+    }
+}

@@ -1,0 +1,62 @@
+//! The place of a transaction's connection, shared by the transaction and by the
+//! watchdog that ends it when it stands still.
+
+use std::sync::{Arc, OnceLock};
+
+use sqlx::SqliteConnection;
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+
+use super::turns::Turn;
+use crate::error::{Error, Kind};
+
+pub(super) struct Slot {
+    /// Locked for one statement. `None` once the turn is over or was taken away.
+    turn: Mutex<Option<Turn>>,
+    /// Why the transaction was ended.
+    ended: OnceLock<String>,
+}
+
+impl Slot {
+    pub(super) fn of(turn: Turn) -> Arc<Self> {
+        Arc::new_cyclic(|slot| {
+            turn.opened(slot.clone());
+            Self {
+                turn: Mutex::new(Some(turn)),
+                ended: OnceLock::new(),
+            }
+        })
+    }
+
+    /// Borrows the connection for one statement.
+    pub(super) fn borrow(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, sqlx::Error> {
+        if self.ended.get().is_none()
+            && let Ok(turn) = self.turn.try_lock()
+            && let Ok(conn) = MutexGuard::try_map(turn, |turn| turn.as_mut()?.statement())
+        {
+            return Ok(conn);
+        }
+        Err(sqlx::Error::Io(std::io::Error::other(self.error())))
+    }
+
+    /// Takes the turn out, to end it. The caller has no statement running.
+    pub(super) fn take(&self) -> Result<Turn, Error> {
+        let turn = self.turn.try_lock().ok().and_then(|mut turn| turn.take());
+        turn.ok_or_else(|| self.error())
+    }
+
+    /// Marks the transaction as ended. Returns whether it was not yet.
+    pub(super) fn end(&self, reason: String) -> bool {
+        self.ended.set(reason).is_ok()
+    }
+
+    /// The error of a transaction that was ended.
+    pub(super) fn ended(&self) -> Option<Error> {
+        let reason = self.ended.get()?;
+        Some(Error::new(Kind::Busy, reason.clone()))
+    }
+
+    fn error(&self) -> Error {
+        self.ended()
+            .unwrap_or_else(|| Error::internal("the connection of this transaction is in use"))
+    }
+}
