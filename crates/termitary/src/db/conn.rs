@@ -375,3 +375,85 @@ impl<'c> Executor<'c> for &'c mut Tx {
         (&mut **self).describe(sql)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use futures_util::TryStreamExt;
+    use sqlx::Connection as _;
+
+    use super::super::{Conn, Db};
+
+    async fn desk() -> (Db, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/conn.db", folder.path().display());
+        (Db::open(&url).await.unwrap(), folder)
+    }
+
+    const NUMBERS: &str = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 1000) SELECT i FROM n";
+
+    async fn sum(conn: &mut Conn) -> i64 {
+        let mut rows = sqlx::query_scalar::<_, i64>(NUMBERS).fetch(conn);
+        let (mut sum, mut last) = (0, 0);
+        while let Some(number) = rows.try_next().await.unwrap() {
+            assert_eq!(number, last + 1, "in order");
+            (sum, last) = (sum + number, number);
+        }
+        sum
+    }
+
+    #[tokio::test]
+    async fn a_transaction_and_a_reader_stream_the_same_rows() {
+        let (db, _folder) = desk().await;
+        let mut tx = db.begin().await.unwrap();
+        assert_eq!(sum(&mut tx).await, 500_500);
+        assert_eq!(sum(&mut db.read().await.unwrap()).await, 500_500);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_dropped_between_two_rows_leaves_nothing_to_the_next() {
+        let (db, _folder) = desk().await;
+        let mut tx = db.begin().await.unwrap();
+        for n in 0..20_i64 {
+            let mut rows = sqlx::query_scalar::<_, i64>(NUMBERS).fetch(&mut *tx);
+            assert_eq!(rows.try_next().await.unwrap(), Some(1));
+            drop(rows);
+            let next: Vec<i64> = sqlx::query_scalar("SELECT $1")
+                .bind(n)
+                .fetch_all(&mut *tx)
+                .await
+                .unwrap();
+            assert_eq!(next, [n]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_and_the_number_of_changed_rows_come_through() {
+        let (db, _folder) = desk().await;
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let two = sqlx::query("INSERT INTO notes VALUES (1), (2)");
+        assert_eq!(two.execute(&mut *tx).await.unwrap().rows_affected(), 2);
+        let insert = "INSERT INTO notes VALUES (1)";
+        let twice = sqlx::query(insert).execute(&mut *tx).await.unwrap_err();
+        assert!(twice.as_database_error().unwrap().is_unique_violation());
+        let twice = sqlx::query(insert).fetch_all(&mut *tx).await.unwrap_err();
+        assert!(twice.as_database_error().unwrap().is_unique_violation());
+        let mut conn = tx.sqlite().unwrap();
+        let mut savepoint = conn.begin().await.unwrap();
+        sqlx::query("DELETE FROM notes")
+            .execute(&mut *savepoint)
+            .await
+            .unwrap();
+        savepoint.rollback().await.unwrap();
+        drop(conn);
+        let notes: Option<i64> = sqlx::query_scalar("SELECT COUNT(*) FROM notes")
+            .fetch_optional(&mut *tx)
+            .await
+            .unwrap();
+        assert_eq!(notes, Some(2));
+    }
+}

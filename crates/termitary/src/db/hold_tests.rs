@@ -242,22 +242,85 @@ async fn waits_for_another_process_do_not_add_up() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_does_nothing_while_others_wait_is_ended_and_told_so() {
+async fn a_transaction_that_does_nothing_while_others_wait_is_ended_and_makes_room() {
     let desk = desk(LONG, SHORT).await;
     let mut still = desk.db.begin().await.unwrap();
     note(&mut still).await;
-    let waits = desk.db.begin();
-    tokio::pin!(waits);
-    assert!(tokio::time::timeout(SHORT * 5, &mut waits).await.is_err());
-    let ended = still.commit().await.unwrap_err();
-    let told = ended.to_string();
-    assert!(ended.is_unavailable(), "{ended:?}");
-    assert!(told.contains("ran no statement for"), "{told}");
-    assert!(told.contains("hold_tests.rs:"), "{told}");
-    let mut next = waits.await.unwrap();
+    let mut next = desk.db.begin().await.unwrap();
     note(&mut next).await;
+    let statement = sqlx::query("INSERT INTO notes VALUES (2)")
+        .execute(&mut *still)
+        .await;
+    let lent = still.sqlite().map(drop).unwrap_err();
+    let ended = still.commit().await.unwrap_err();
+    for refused in [Error::from(statement.unwrap_err()), lent, ended] {
+        assert!(refused.is_unavailable(), "{refused:?}");
+        let told = refused.to_string();
+        assert!(told.contains("ran no statement for"), "{told}");
+        assert!(told.contains("hold_tests.rs:"), "{told}");
+    }
     next.commit().await.unwrap();
     assert_eq!(desk.notes().await, 1, "the other one's alone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_transaction_that_blocks_its_thread_is_undone_while_the_thread_is_blocked() {
+    let desk = desk(LONG, SHORT).await;
+    let (blocks, blocked) = tokio::sync::oneshot::channel();
+    let (wake, sleep) = std::sync::mpsc::channel::<()>();
+    let db = desk.db.clone();
+    let sleeper = tokio::spawn(async move {
+        let mut tx = db.begin().await.unwrap();
+        note(&mut tx).await;
+        blocks.send(()).unwrap();
+        sleep.recv().unwrap();
+        tx.commit().await
+    });
+    blocked.await.unwrap();
+    let mut here = desk.db.begin().await.unwrap();
+    note(&mut here).await;
+    here.commit().await.unwrap();
+    desk.db.write(|_| Ok(())).await.unwrap();
+    let other = desk.stranger();
+    other
+        .execute_batch("INSERT INTO notes VALUES (3); COMMIT")
+        .unwrap();
+    assert_eq!(desk.notes().await, 2, "what was undone is not there");
+    wake.send(()).unwrap();
+    let told = sleeper.await.unwrap().unwrap_err().to_string();
+    assert!(told.contains("never block the thread"), "{told}");
+    assert_eq!(desk.notes().await, 2);
+}
+
+#[tokio::test]
+async fn what_others_left_to_a_transaction_that_is_ended_becomes_real() {
+    let desk = desk(LONG, SHORT).await;
+    let mut first = desk.db.begin().await.unwrap();
+    note(&mut first).await;
+    let still = desk.db.begin();
+    tokio::pin!(still);
+    assert!(futures_util::poll!(&mut still).is_pending());
+    let first = tokio::spawn(first.commit());
+    let mut still = still.await.unwrap();
+    note(&mut still).await;
+    let next = desk.db.begin().await.unwrap();
+    next.rollback().await.unwrap();
+    first.await.unwrap().unwrap();
+    assert!(still.commit().await.is_err());
+    assert_eq!(desk.notes().await, 1);
+}
+
+#[tokio::test]
+async fn while_its_connection_is_lent_a_transaction_goes_on() {
+    let desk = desk(LONG, SHORT).await;
+    let mut tx = desk.db.begin().await.unwrap();
+    let lent = tx.sqlite().unwrap();
+    let next = desk.db.begin();
+    tokio::pin!(next);
+    assert!(tokio::time::timeout(SHORT * 5, &mut next).await.is_err());
+    drop(lent);
+    next.await.unwrap().rollback().await.unwrap();
+    assert!(tx.commit().await.is_err());
 }
 
 #[tokio::test]

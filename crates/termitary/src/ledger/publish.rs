@@ -115,10 +115,7 @@ where
 }
 
 /// Records an event that stands on its stream already, for all its subscriptions.
-pub(super) async fn insert_fanned(
-    conn: &mut Conn,
-    envelope: &Envelope,
-) -> Result<i64, Error> {
+pub(super) async fn insert_fanned(conn: &mut Conn, envelope: &Envelope) -> Result<i64, Error> {
     static FANNED_EVENTS: Inserts = Inserts::new("", FANNED, "");
     let draft = Draft {
         envelope: envelope.clone(),
@@ -138,10 +135,7 @@ pub(crate) struct Parked {
 }
 
 /// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
-pub(crate) async fn park_foreign(
-    conn: &mut Conn,
-    parked: Vec<Parked>,
-) -> Result<(), Error> {
+pub(crate) async fn park_foreign(conn: &mut Conn, parked: Vec<Parked>) -> Result<(), Error> {
     if parked.is_empty() {
         return Ok(());
     }

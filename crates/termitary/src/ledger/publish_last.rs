@@ -3,13 +3,12 @@
 
 use std::collections::HashMap;
 
-
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
 use super::stored::Text;
 use crate::db::nothing_lost;
-use crate::db::{Conn, Cargo, Trust};
+use crate::db::{Cargo, Conn, Trust};
 use crate::draft::Draft;
 use crate::error::Error;
 
@@ -93,10 +92,7 @@ pub(crate) async fn lease_and_commit(
 
 /// The names of events that somebody subscribes to, and how many do; none where
 /// no worker was heard of since.
-pub(crate) async fn reached(
-    conn: &mut Conn,
-    since_us: i64,
-) -> Result<HashMap<String, u64>, Error> {
+pub(crate) async fn reached(conn: &mut Conn, since_us: i64) -> Result<HashMap<String, u64>, Error> {
     let names: Vec<(Text, i64)> = sqlx::query_as(
         "SELECT event, COUNT(*) FROM termitary_routes
          WHERE EXISTS (SELECT 1 FROM termitary_workers WHERE seen_us >= $1) GROUP BY event",

@@ -2,7 +2,7 @@
 //! and everybody is told who it was.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use termitary::handler::HandlerError;
@@ -21,6 +21,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS effects (n INTEGER)";
 struct World {
     broker: Broker,
     runs: Arc<AtomicU32>,
+    /// The handler blocks its thread now.
+    blocks: Arc<AtomicBool>,
 }
 
 impl FromRef<World> for Broker {
@@ -82,7 +84,9 @@ async fn blocks(_: Fed, ledger: Ledger, State(world): State<World>) -> HandlerRe
     let mut tx = ledger.begin().await?;
     effect(&mut tx, 1).await?;
     if world.is_first_run() {
-        std::thread::sleep(Duration::from_secs(6));
+        world.blocks.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(20));
+        world.blocks.store(false, Ordering::SeqCst);
     }
     tx.commit().await
 }
@@ -107,22 +111,33 @@ struct Row {
 /// One worker runs the only delivery to its end; another process looks after the
 /// file meanwhile.
 async fn run(registry: Registry<World>, lease: Duration) -> Row {
+    run_beside(registry, lease, async |_, _, _| ()).await
+}
+
+/// [`run`], with something done meanwhile in the process of the worker and in the
+/// other one.
+async fn run_beside(
+    registry: Registry<World>,
+    lease: Duration,
+    meanwhile: impl AsyncFnOnce(&World, &Db, &Db),
+) -> Row {
     let db = TestDb::open_with(Clock::system()).await;
     let mut tx = db.db().begin().await.unwrap();
     sqlx::query(TABLE).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
     let url = format!("sqlite://{}", db.db().path().display());
-    let other = Broker::builder(Db::open(&url).await.unwrap())
-        .lease(lease)
-        .sql();
+    let neighbour = Db::open(&url).await.unwrap();
+    let other = Broker::builder(neighbour.clone()).lease(lease).sql();
     let broker = Broker::builder(db.db().clone()).lease(lease).sql();
     let world = World {
         broker: broker.clone(),
         runs: Arc::default(),
+        blocks: Arc::default(),
     };
     let mut looks = TestWorker::start(other, Registry::<()>::new(), ()).await;
     let mut works = TestWorker::start(broker.clone(), registry, world.clone()).await;
     broker.bus().publish(Fed { n: 1 }).await.unwrap();
+    meanwhile(&world, db.db(), &neighbour).await;
     eventually("it is done", async || {
         works.status().await.subscriptions[0].done == 1
     })
@@ -181,12 +196,24 @@ async fn an_attempt_whose_transaction_stands_still_ends_and_makes_room() {
     assert_eq!(row.effects, 1);
 }
 
+/// A transaction that waits for its turn for as long as it may, about five seconds.
+async fn write(db: &Db) {
+    let mut tx = db.begin().await.unwrap();
+    effect(&mut tx, 100).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_attempt_that_blocks_its_thread_in_a_transaction_is_rolled_back_and_told_so() {
+async fn an_attempt_that_blocks_its_thread_in_a_transaction_makes_room_at_once_and_is_told_so() {
     let registry = Registry::new().on(subscribe("held.fed", blocks));
-    let row = run(registry, secs(30)).await;
+    let row = run_beside(registry, secs(30), async |world, here, there| {
+        eventually("it blocks", async || world.blocks.load(Ordering::SeqCst)).await;
+        tokio::join!(write(here), write(there));
+        assert!(world.blocks.load(Ordering::SeqCst), "it blocks still");
+    })
+    .await;
     assert_eq!((row.crashes, row.attempts, row.runs), (0, 1, 2));
     let error = row.error.unwrap();
     assert!(error.contains("never block the thread"), "{error}");
-    assert_eq!(row.effects, 1);
+    assert_eq!(row.effects, 3, "its own once, and those of the others");
 }
