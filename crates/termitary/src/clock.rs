@@ -12,7 +12,7 @@ use uuid::Uuid;
 #[cfg(feature = "testing")]
 use crate::lock::Mutex;
 
-/// Where the time, new ids and jitter come from.
+/// The source of time, new ids and jitter.
 ///
 /// Cheap to clone; clones of a manual clock share its hands.
 #[derive(Clone)]
@@ -106,8 +106,8 @@ impl Clock {
         }
     }
 
-    /// Whether the hands only move when told to: a wait for a due time must
-    /// then look again instead of sleeping it out.
+    /// Returns whether time moves only on command: a wait for a due time must then check again
+    /// instead of sleeping until it.
     pub(crate) fn is_manual(&self) -> bool {
         !matches!(self.0, Source::System)
     }
@@ -201,7 +201,7 @@ pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
-/// By a clock that only runs forward, whatever the wall clock does.
+/// A monotonic clock, independent of the wall clock.
 pub(crate) fn forward() -> std::time::Instant {
     let now = std::time::Instant::now();
     #[cfg(test)]
@@ -209,7 +209,7 @@ pub(crate) fn forward() -> std::time::Instant {
     now
 }
 
-/// What the simulation adds to the clocks that only run forward, of its thread.
+/// Time that the simulation adds to the monotonic clocks of its thread.
 #[cfg(test)]
 pub(crate) mod ahead {
     use std::cell::Cell;

@@ -5,9 +5,8 @@
 //! `TERMITARY_FAILPOINT=name[:n]=abort|error|hang|stop` does it at the n-th time
 //! that the place is reached (default: the first).
 
-/// A place where a test may strike. In a function whose errors are ours,
-/// `error` returns one; `, no error` marks a place that cannot fail, `, blocking`
-/// one on a thread of its own.
+/// A failpoint. In a function that returns our errors, `error` makes it return one; `, no error`
+/// marks a point that cannot fail, `, blocking` one on a separate thread.
 macro_rules! point {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
@@ -31,14 +30,14 @@ mod on {
 
     use crate::error::Error;
 
-    /// Where a place is, and what is true there.
+    /// A failpoint, and the state of the system there.
     #[derive(Clone, Copy, Debug)]
     pub struct Point {
         /// As `TERMITARY_FAILPOINT` names it.
         pub name: &'static str,
         /// The modes in which it is reached, as `Status` calls them.
         pub modes: &'static [&'static str],
-        /// What has happened by then, and what has not.
+        /// The steps that have happened by then, and those that have not.
         pub at: &'static str,
     }
 
@@ -105,7 +104,7 @@ mod on {
         at("leave.given_back", BOTH, "what was handed unseen is given back, not signed off"),
     ];
 
-    /// What a place does to the process.
+    /// The effect of a failpoint on the process.
     #[derive(Clone, Copy)]
     enum Fault {
         Abort,
@@ -162,7 +161,7 @@ mod on {
         Ok(())
     }
 
-    /// `None`, and a line in the log, for what no place is called.
+    /// Returns `None`, and logs a line, if no failpoint has this name.
     fn armed(text: &str) -> Option<Armed> {
         let parsed = parse(text);
         if parsed.is_none() {
@@ -202,7 +201,7 @@ mod on {
 
         use super::*;
 
-        /// The places in the sources under `folder`, in whatever order.
+        /// The failpoints in the sources under `folder`, in any order.
         fn places(folder: &Path, found: &mut Vec<String>) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();

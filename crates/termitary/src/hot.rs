@@ -1,5 +1,5 @@
-//! Doors to the hot pieces for the benchmarks in `bench/micro`. No part of the
-//! API: it changes with what is measured.
+//! Access to hot functions for the benchmarks in `bench/micro`. It is not part of the API and
+//! changes with the measured code.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub async fn lease(broker: &Broker, registry: &Registry<()>, max: usize) -> Resu
     Ok(Ended(ended.collect()))
 }
 
-/// Settles them as one batch; answers how many claims held.
+/// Settles them as one batch; returns how many claims were still valid.
 pub async fn settle(broker: &Broker, ended: Ended) -> Result<usize, Error> {
     let held = broker.transport().settle(&ended.0).await?;
     Ok(held.into_iter().filter(|held| *held).count())

@@ -2,9 +2,9 @@
 //! sweep are tested themselves: each of these must turn a run red. Without the
 //! feature `planted-bugs` nothing of it is built.
 
-/// Whether this process makes the mistake of this name: `settle-before-commit`,
-/// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which
-/// never looks after what it claimed).
+/// Returns whether this process makes the mistake of this name: `settle-before-commit`,
+/// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which never checks the
+/// deliveries that it claimed).
 #[cfg(feature = "planted-bugs")]
 pub(crate) fn is(mistake: &str) -> bool {
     use std::sync::LazyLock;
@@ -18,8 +18,8 @@ pub(crate) const fn is(_mistake: &str) -> bool {
     false
 }
 
-/// The statement as it is; under `no-owner-check` its first one goes without its
-/// last condition, which asks whose the delivery is.
+/// The statement as it is; under `no-owner-check` without the last condition of its first
+/// statement, which compares the owner of the delivery.
 pub(crate) fn owned(sql: &'static str) -> &'static str {
     if !is("no-owner-check") {
         return sql;

@@ -4,8 +4,8 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use crate::config::Mistake;
 
-/// Whether to `act` (a verb) on `what`. Where nobody can be asked, an error
-/// that names the way out.
+/// Asks whether to `act` (a verb) on `what`. Without a terminal, returns an error that names the
+/// option to use.
 pub(super) fn may(act: &str, what: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Err(Mistake::new(format!("this would {act} {what}: add --yes to do it")).into());

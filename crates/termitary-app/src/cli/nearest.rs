@@ -33,7 +33,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .collect()
 }
 
-/// How many letters must be added, removed or changed (Levenshtein).
+/// Number of letters to add, remove or change (Levenshtein distance).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

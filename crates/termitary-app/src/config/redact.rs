@@ -1,6 +1,6 @@
 //! URLs without their passwords, for messages and logs.
 
-/// `url` with what stands between `:` and `@` of its authority replaced.
+/// `url` with the password in its authority replaced.
 ///
 /// Works on text that is no URL too: a mistyped URL still holds the password.
 pub fn redact(url: &str) -> String {
@@ -20,8 +20,7 @@ pub fn redact(url: &str) -> String {
     escape(&format!("{scheme}{joint}{login}@{host}"))
 }
 
-/// `text` with control characters made visible, so that what somebody else
-/// wrote cannot steer the terminal.
+/// `text` with control characters made visible, so that foreign text cannot control the terminal.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Where mail goes: a server, a folder of `.eml` files, or memory for tests.
+//! Sends mail to a server, to a folder of `.eml` files, or to memory for tests.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +20,8 @@ pub struct Mail {
     pub subject: String,
     /// The body.
     pub text: String,
-    /// What makes this mail the same mail when it is sent again: the
-    /// delivery's idempotency key. Becomes the `Message-ID`, so that receivers
-    /// can drop the second copy of a mail that was sent twice.
+    /// Identifies this mail when it is sent again: the delivery's idempotency key. It becomes the
+    /// `Message-ID`, so that receivers can drop the second copy.
     pub message_id: String,
 }
 
@@ -109,7 +108,7 @@ impl Mailer {
         Ok(())
     }
 
-    /// What was sent so far, where this mailer sends into memory; else nothing.
+    /// Returns the mails sent so far if this mailer sends to memory; otherwise none.
     pub fn sent(&self) -> Vec<Mail> {
         match &self.way {
             Way::Memory(sent) => sent.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -144,8 +143,8 @@ fn address(text: &str) -> Result<Address, lettre::address::AddressError> {
     text.parse()
 }
 
-/// Whether mail can be sent to `text`: what registration asks. The address must
-/// also be found again in the header that it was written into.
+/// Returns whether mail can be sent to `text`, for registration. The address must also survive
+/// being written into a header.
 pub(crate) fn is_address(text: &str) -> bool {
     let Ok(to) = address(text) else { return false };
     let trial = Message::builder()

@@ -19,9 +19,9 @@ use url::Url;
 use super::MailError;
 use super::error::Step;
 
-/// How long the mail server may take for one answer.
+/// Time limit for one reply of the mail server.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a connection that is done with may take to say goodbye.
+/// Time limit for closing a finished connection.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// A mail server and how to log in there.
@@ -130,7 +130,7 @@ async fn hand_over(
     Ok(())
 }
 
-/// What the server has to be asked for, where anything is not ASCII.
+/// The extensions that the server must support if anything is not ASCII.
 fn options(
     connection: &AsyncSmtpConnection,
     envelope: &Envelope,

@@ -1,6 +1,5 @@
-//! A todo of a list: read from the JSON array that a statement made of its row,
-//! shown as a [`Todo`](super::todo::Todo) is. What people wrote is JSON already and is
-//! passed on as it stands.
+//! A todo of a list: read from the JSON array that a statement made of its row, and shown like a
+//! [`Todo`](super::todo::Todo). Users' text is JSON already and is passed on unchanged.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -34,7 +33,7 @@ pub(super) struct Gathered<'a> {
 }
 
 impl Gathered<'_> {
-    /// What makes one from a row of `todos`, in the order of the fields.
+    /// The expression that makes one from a row of `todos`, in the order of the fields.
     pub(super) const JSON: &'static str = "json_array(hex(todos.id), todos.title, todos.description, todos.status, hex(todos.owner_id), iif(todos.assignee_id IS NULL, NULL, hex(todos.assignee_id)), todos.priority, todos.due_us, todos.created_us, todos.updated_us)";
 
     /// The title as text.

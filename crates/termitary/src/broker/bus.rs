@@ -45,8 +45,7 @@ impl Bus {
         self.send(drafts).await
     }
 
-    /// Publishes by name, for events whose type this code does not know.
-    /// `data` is the payload's JSON.
+    /// Publishes by name, for events without a type in this program. `data` is the payload's JSON.
     pub async fn publish_json(&self, name: &str, data: &str) -> Result<Published, Error> {
         let draft = Draft::untyped(name, data.to_owned(), self.broker.db())?;
         self.send(vec![draft])

@@ -1,4 +1,4 @@
-//! How a handler ends: done, try again, never again, not yet.
+//! The result of a handler: done, retry, permanent error, snooze.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::excerpt::Excerpt;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a handler returns. Any error converted with `?` is retried by the
-/// subscription's policy.
+/// The return type of a handler. Any error converted with `?` is retried by the subscription's
+/// policy.
 pub type HandlerResult = Result<(), HandlerError>;
 
 /// Why a handler did not finish.

@@ -1,4 +1,4 @@
-//! What a handler can ask for besides its event.
+//! Arguments that a handler can take besides its event.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl<T: FromRef<S>, S> FromDelivery<S> for State<T> {
     }
 }
 
-/// What is known about the delivery.
+/// Facts about the delivery.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Meta {
@@ -100,7 +100,7 @@ impl<S> FromDelivery<S> for Attempt {
 pub struct Shutdown(pub(crate) CancellationToken);
 
 impl Shutdown {
-    /// Whether the worker is stopping.
+    /// Returns whether the worker is stopping.
     pub fn is_requested(&self) -> bool {
         self.0.is_cancelled()
     }

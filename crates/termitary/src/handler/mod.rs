@@ -16,7 +16,7 @@ pub use extract::{Attempt, FromDelivery, FromRef, Meta, Shutdown, State};
 pub(crate) use ledger::{End, LedgerScope};
 pub use ledger::{Ledger, LedgerTx};
 
-/// What an attempt knows besides the event: extractors read from here.
+/// The context of an attempt besides the event; extractors read from it.
 ///
 /// An extractor of your own:
 ///
@@ -56,7 +56,7 @@ impl<S> Context<'_, S> {
         Ledger::over(Arc::clone(self.ledger))
     }
 
-    /// Whether the worker is stopping.
+    /// A signal for the shutdown of the worker.
     pub fn shutdown(&self) -> Shutdown {
         Shutdown(self.shutdown.clone())
     }
@@ -64,10 +64,9 @@ impl<S> Context<'_, S> {
 
 /// An `async fn(event, extractors…) -> HandlerResult`.
 ///
-/// Implemented for functions and closures of one to seven arguments; nobody
-/// implements it by hand. What their types must be is said where a handler is
-/// bound to its event ([`subscribe`](crate::subscribe)), so that the compiler
-/// can name the one that is wrong.
+/// Implemented for functions and closures of one to seven arguments; users do not implement it. The
+/// requirements on the types are checked where a handler is bound to its event
+/// ([`subscribe`](crate::subscribe)), so that the compiler can name the wrong one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "expected `async fn(event, extractors…) -> HandlerResult`",
@@ -78,7 +77,7 @@ pub trait Handler<Args>: Clone + Send + Sync + 'static {
     type Event;
     /// The other arguments, as a tuple.
     type Extractors;
-    /// What it returns: a future of a [`HandlerResult`].
+    /// The returned future of a [`HandlerResult`].
     type Future;
 
     /// Runs once.
@@ -129,9 +128,9 @@ pub(crate) type Run<'a> = Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a
 /// A payload did not decode into the handler's event.
 pub(crate) struct Undecodable(pub(crate) String);
 
-/// A handler with its types forgotten: what a subscription holds.
+/// A type-erased handler, as a subscription stores it.
 pub(crate) trait Erased<S>: Send + Sync {
-    /// Decodes the payload and answers the future that handles it.
+    /// Decodes the payload and returns the future that handles it.
     fn start<'a>(
         &self,
         envelope: &Envelope,
@@ -168,8 +167,8 @@ where
     }
 }
 
-/// Where and why decoding failed, without a word of the payload: serde's own
-/// message may quote it, and payloads are never logged.
+/// The position and cause of a decoding error, without any part of the payload: serde's own message
+/// may quote it, and payloads are never logged.
 fn decode_problem(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Data => "a field is missing or of another type",

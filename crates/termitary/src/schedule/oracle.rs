@@ -145,8 +145,7 @@ fn values(field: &str, (low, high): (u8, u8)) -> BTreeSet<u8> {
     all
 }
 
-/// Around what a zone's clocks do: changes by an hour, by half an hour, by a
-/// whole day, and none.
+/// Instants around clock changes: by an hour, by half an hour, by a whole day, and none.
 const PLACES: &[(&str, &str)] = &[
     ("Europe/Berlin", "2026-03-29T01:00:00Z"),
     ("Europe/Berlin", "2026-10-25T01:00:00Z"),

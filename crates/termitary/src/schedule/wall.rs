@@ -51,7 +51,7 @@ impl CronDateTime for Zoned {
     }
 }
 
-/// What the hands show, on a clock that nobody ever changes.
+/// The reading of a clock that nobody ever changes.
 #[derive(Clone)]
 pub(super) struct Hands(pub(super) DateTime);
 

@@ -1,4 +1,4 @@
-//! What the simulated processes saw: the ledger is compared with it.
+//! The observations of the simulated processes, for comparison with the ledger.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -15,13 +15,13 @@ pub(super) struct Book {
     pub(super) step: u32,
     trace: String,
     pub(super) violations: Vec<String>,
-    /// Who was given which fence.
+    /// The worker that was given each fence.
     granted: HashMap<(Key, i64), WorkerId>,
     /// Errors that were reported, whether or not they were taken.
     pub(super) counted: HashMap<Key, i64>,
-    /// Where a worker was told that its "done" holds.
+    /// Deliveries whose worker was told that its "done" is valid.
     pub(super) done: HashSet<Key>,
-    /// Published in a transaction whose commit was confirmed, or never asked for.
+    /// Published in a transaction whose commit was confirmed, or never requested.
     pub(super) committed: HashSet<Uuid>,
     pub(super) rolled_back: HashSet<Uuid>,
     /// Confirmed by the bus.
@@ -33,7 +33,7 @@ pub(super) struct Book {
     pub(super) seen: Seen,
 }
 
-/// How much happened: a simulation in which nothing does proves nothing.
+/// Number of actions: a simulation without any proves nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
     pub(super) leased: u64,
@@ -121,7 +121,7 @@ impl Book {
         }
     }
 
-    /// The answer.
+    /// The result of a settlement.
     pub(super) fn settled(&mut self, settlement: &Settlement, held: bool) {
         let claim = &settlement.claim;
         let held_text = if held { "held" } else { "lost" };

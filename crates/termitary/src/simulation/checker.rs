@@ -1,4 +1,4 @@
-//! The promises, compared with the ledger and with what the actors saw.
+//! Compares the promises with the ledger and with the observations of the actors.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -105,7 +105,7 @@ fn check_change(world: &World, before: &Row, now: &Row) {
     }
 }
 
-/// Everything was healed and has run: what must be true now.
+/// The final state, after everything was healed and has run.
 pub(super) async fn finally(world: &World, ticks_until: Timestamp) {
     let rows: Vec<Row> = world.rows(ROWS).await;
     {
@@ -256,7 +256,7 @@ async fn check_effects(world: &World, rows: &[Row]) {
     }
 }
 
-/// What is only noted as done counts on Redis, when its entry ends.
+/// A delivery that is only recorded as done counts on Redis, when its entry ends.
 async fn check_counters(world: &World) {
     let wrong: Vec<(String, i64, i64)> = world
         .rows(

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::ledger::Resolve;
 use crate::schedule::ticker::fire_due;
 
-/// How many rounds a healed system may take until nothing is left to do.
+/// Largest number of rounds of a healed system until no work is left.
 const DRAIN: u32 = 60;
 
 /// Between two tries on a machine that is busy with other things.
@@ -60,7 +60,7 @@ impl Run {
         self.crew.retain(|actor| actor.resting);
     }
 
-    /// Those that slept through everything act on what they believe to have.
+    /// Processes that slept through everything act on their old beliefs.
     async fn zombies(&mut self) {
         self.world.note("the zombies wake");
         for _ in 0..20 {
@@ -75,7 +75,7 @@ impl Run {
         self.observer.look(&self.world).await;
     }
 
-    /// A healthy process works until nothing is left; answers whether it got there.
+    /// A healthy process works until no work is left; returns whether it got there.
     async fn drain(&mut self, me: &Process) -> bool {
         for _ in 0..DRAIN {
             self.step += 1;
@@ -83,7 +83,7 @@ impl Run {
             match self.round(me).await {
                 Ok(left) if left.is_empty() => return true,
                 Ok(_) => {}
-                // A busy machine: somebody else had the answer's time.
+                // A busy machine: other callers used up the time of the reply.
                 Err(error) if error.is_unavailable() => tokio::time::sleep(PAUSE).await,
                 Err(error) => panic!("the healed system fails: {error:?}"),
             }
@@ -96,8 +96,7 @@ impl Run {
         false
     }
 
-    /// Housekeeping, time, and everything that can be leased; answers what is
-    /// left.
+    /// Housekeeping, time, and every available lease; returns the remaining work.
     async fn round(&mut self, me: &Process) -> Result<String, Error> {
         let transport = me.broker.transport();
         for _ in 0..2 {
@@ -116,7 +115,7 @@ impl Run {
         }
     }
 
-    /// What waits or runs, in the ledger and on streams.
+    /// The deliveries that wait or run, in the ledger and on streams.
     async fn left(&self, me: &Process) -> Result<String, Error> {
         let rows: Vec<(i64, i64)> = self
             .world

@@ -1,20 +1,18 @@
 //! A seeded simulation of relays, workers, publishers, schedulers and operators
 //! on one ledger, with faults between any two of their awaits.
 //!
-//! Every actor is a future, and one process: its own broker, its own worker id.
-//! A seed decides at each step which of them is polled how often, dies (is
-//! dropped, with all that it held), or sleeps while others take over and then
-//! goes on with what it believes to have; when time passes, the database
-//! refuses writes, or Redis forgets. Then the system is healed and drained, the
-//! zombies wake, and `checker` compares the ledger with the promises.
+//! Every actor is a future, and one process: its own broker, its own worker id. At each step a seed
+//! decides how often each of them is polled, which one dies (is dropped, with everything it held)
+//! or sleeps while others take over and then continues with its old beliefs, when time passes, when
+//! the database refuses writes, and when Redis loses data. Then the system is healed and drained,
+//! the sleeping processes wake, and `checker` compares the ledger with the promises.
 //!
 //! `TERMITARY_SIM_SEED=n` runs one seed and prints its trace;
 //! `TERMITARY_SIM_RUNS=n` runs more of them. A seed repeats every choice; only
 //! which of two waiting actors the database answers first may differ.
 //!
-//! What it does not cover: power cuts (the commits that it sees are durable),
-//! processes that meet as `SQLITE_BUSY` (all share the connections), wrong
-//! clocks. The crash and chaos tests do.
+//! It does not cover power cuts (its commits are durable), processes that meet as `SQLITE_BUSY`
+//! (all share the connections), and wrong clocks. The crash and chaos tests do.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -3,8 +3,8 @@
 
 use std::process::Command;
 
-/// How many seeds a mistake may hide from: over Redis one seed does not repeat
-/// exactly, and in two of three Redis itself loses something, which excuses much.
+/// Number of seeds from which a mistake may hide: over Redis one seed does not repeat exactly, and
+/// in two of three Redis itself loses data, which excuses much.
 const SEEDS: u64 = 100;
 
 /// Runs one seed after the other, each in a process that makes the mistake.

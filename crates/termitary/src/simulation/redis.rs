@@ -1,5 +1,5 @@
-//! What may happen to Redis. Each thread has a server of its own, with a real
-//! append-only file, whose tail a restart may lose.
+//! Faults of Redis. Each thread has its own server with a real append-only file; a restart may lose
+//! the end of the file.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,18 +16,17 @@ const FULL: u64 = 1024 * 1024;
 /// The most that a restart loses, in bytes.
 const TAIL: u64 = 8 * 1024;
 
-/// How long it may take to answer on a busy machine.
+/// Time limit for a reply on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Clone)]
 pub(super) struct Server {
     server: Rc<RefCell<TestRedis>>,
-    /// What its file had when the run began.
+    /// Length of its file when the run began.
     began: u64,
 }
 
-/// How long ago each pending entry was given out is the server's clock's to
-/// say: this moves it.
+/// The server's clock measures the idle time of each pending entry: this moves it.
 const AGE: &str = "
     for _, key in ipairs(redis.call('KEYS', 'termitary:*')) do
       if redis.call('TYPE', key).ok == 'stream' then
@@ -41,7 +40,7 @@ const AGE: &str = "
       end
     end";
 
-/// Takes away: ARGV 1 = what, ARGV 2 = a number that picks.
+/// Removes data: ARGV 1 names it, ARGV 2 is a number that selects.
 const TAKE: &str = "
     local streams = {}
     local keys = redis.call('KEYS', 'termitary:*')
@@ -63,7 +62,7 @@ const TAKE: &str = "
     end
     return key";
 
-/// Of the ways to break, the one that only gives out again what was given out.
+/// The only fault that loses nothing and only hands out entries again.
 const LOSES_NOTHING: u32 = 7;
 
 impl Server {
@@ -110,8 +109,7 @@ impl Server {
             .unwrap();
     }
 
-    /// It starts again, without the end of what it wrote. Some of that is from
-    /// the middle of a command.
+    /// Restarts it without the end of its file. The cut may be in the middle of a command.
     fn lose_tail(&self, random: &mut Rng) -> u64 {
         let mut server = self.server.borrow_mut();
         let written = server.written();
@@ -127,8 +125,8 @@ impl Server {
         let () = eval.query_async(&mut connection).await.unwrap();
     }
 
-    /// Breaks something; answers what, and whether entries may be lost with it.
-    /// One that `keeps` what it confirmed breaks in ways that lose nothing.
+    /// Breaks something; returns its name, and whether entries may be lost with it. A server that
+    /// `keeps` its confirmed writes breaks in ways that lose nothing.
     pub(super) async fn hurt(&self, random: &mut Rng, keeps: bool) -> (String, bool) {
         let what = match if keeps {
             LOSES_NOTHING

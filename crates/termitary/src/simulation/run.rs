@@ -1,5 +1,5 @@
-//! One run: a seed decides at every step who goes on, who dies, who sleeps and
-//! what breaks. Then everything is healed, drained and checked.
+//! One run: at every step a seed decides which actor continues, dies or sleeps, and what breaks.
+//! Then everything is healed, drained and checked.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::clock::{minutes, secs};
 
 /// The most actors at a time.
 const CREW: usize = 7;
-/// How many steps between two looks at the ledger.
+/// Number of steps between two looks at the ledger.
 const LOOK: u32 = 4;
-/// How many steps an operator's dead hand may still move.
+/// Number of steps for which a dead operator's write may still be pending.
 const OPERATOR: u32 = 20;
 
 pub(super) struct Failure {
@@ -32,7 +32,7 @@ pub(super) struct Run {
     hired: u32,
     pub(super) step: u32,
     pub(super) observer: Observer,
-    /// Redis loses nothing that it confirmed: then what is on the bus is owed too.
+    /// Redis loses no confirmed write: then bus events are owed too.
     keeps: bool,
 }
 
@@ -84,8 +84,8 @@ impl Run {
         }
     }
 
-    /// What an operator wrote before it died may be committed with the writes of
-    /// others, and stay in their hands for as long as nobody gives the writer back.
+    /// The writes of an operator that died may be committed with those of others, and stay pending
+    /// for as long as nobody releases the writer.
     fn dead_hand(&self) {
         let mut book = self.world.book();
         if book.step <= book.operator_until && !self.world.db.at_rest() {
@@ -177,8 +177,8 @@ impl Run {
         self.world.book().seen.killed += 1;
     }
 
-    /// It goes on later, with what it then believes to have. Mostly it sleeps
-    /// where it stands in nobody's way.
+    /// It continues later, with its old beliefs. In most cases it sleeps at a point where it blocks
+    /// nobody.
     async fn stall(&mut self) {
         if self.crew.is_empty() {
             return;

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 use super::must;
 use crate::broker::RedisConfig;
 
-/// How long a server may take to start.
+/// Time limit for the start of a server.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a free port is looked for: another program may be faster.
+/// Number of tries to find a free port: another program may be faster.
 const PORTS: usize = 10;
 
 /// A real redis-server of this test's own: on a loopback port that was free,
@@ -28,9 +28,9 @@ const PORTS: usize = 10;
 /// # Ok(()) }
 /// ```
 ///
-/// The manual clock rules what the ledger stores. How long a lease on a stream
-/// lasts, the server's own clock says: where a test waits for one to end, give
-/// the broker a short one with [`RedisConfig::lease`].
+/// The manual clock controls the times that the ledger stores. The duration of a lease on a stream
+/// follows the server's own clock: if a test waits for one to end, give the broker a short lease
+/// with [`RedisConfig::lease`].
 pub struct TestRedis {
     port: u16,
     folder: TempDir,
@@ -42,7 +42,7 @@ impl TestRedis {
     /// A server that forgets everything when it ends.
     ///
     /// # Panics
-    /// Where redis-server is not installed or does not start.
+    /// If redis-server is not installed or does not start.
     pub fn start() -> Self {
         Self::open(false)
     }
@@ -51,7 +51,7 @@ impl TestRedis {
     /// reads back.
     ///
     /// # Panics
-    /// Where redis-server is not installed or does not start.
+    /// If redis-server is not installed or does not start.
     pub fn persistent() -> Self {
         Self::open(true)
     }
@@ -73,7 +73,7 @@ impl TestRedis {
         panic!("redis-server does not start: no port stays free");
     }
 
-    /// How a broker reaches it.
+    /// The settings for a broker.
     pub fn config(&self) -> RedisConfig {
         RedisConfig::host("127.0.0.1", self.port)
     }
@@ -89,11 +89,10 @@ impl TestRedis {
         must(self.child.wait(), "a server that ends");
     }
 
-    /// Starts it again after [`TestRedis::kill`], on the same port and with
-    /// what the disk has.
+    /// Starts it again after [`TestRedis::kill`], on the same port and with the data on disk.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// If it does not start.
     pub fn restart(&mut self) {
         let patience = Instant::now() + PATIENCE;
         loop {
@@ -108,13 +107,12 @@ impl TestRedis {
 
 #[cfg(test)]
 impl TestRedis {
-    /// How much its append-only file has.
+    /// The length of its append-only file.
     pub(crate) fn written(&self) -> u64 {
         must(std::fs::metadata(self.file()), "an append-only file").len()
     }
 
-    /// Starts it again without what it wrote after its first `keep` bytes, as
-    /// after a power cut.
+    /// Starts it again with only the first `keep` bytes of its file, as after a power cut.
     pub(crate) fn lose_tail(&mut self, keep: u64) {
         self.kill();
         let file = must(
@@ -148,8 +146,8 @@ fn spawn(port: u16, folder: &TempDir, persistent: bool) -> Child {
         .args(["--port", &port.to_string()])
         .args(["--bind", "127.0.0.1", "--save", ""])
         .args(["--appendonly", if persistent { "yes" } else { "no" }])
-        // With `everysec` the server holds back its writes, up to two seconds, while
-        // the disk is busy, and a kill loses what it had confirmed.
+        // With `everysec` the server delays its writes, up to two seconds, while the disk is busy,
+        // and a kill then loses confirmed writes.
         .args(["--appendfsync", "no"])
         .arg("--dir")
         .arg(folder.path())
@@ -160,8 +158,8 @@ fn spawn(port: u16, folder: &TempDir, persistent: bool) -> Child {
     must(child, "redis-server (is it installed?)")
 }
 
-/// Waits until this very process answers on the port. `false`: it ended, since
-/// somebody else has the port.
+/// Waits until this very process responds on the port. Returns `false` if it exited because another
+/// process has the port.
 fn serves(child: &mut Child, port: u16) -> bool {
     let patience = Instant::now() + PATIENCE;
     loop {
@@ -176,12 +174,11 @@ fn serves(child: &mut Child, port: u16) -> bool {
     }
 }
 
-/// The process id of the server on the port, where one answers and has read
-/// its file.
+/// The process id of the server on the port, if one responds and has read its file.
 fn process_on(port: u16) -> Option<u32> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
-    // QUIT closes the connection behind the answer: it can be read to its end.
+    // QUIT closes the connection after the reply, so it can be read to its end.
     stream.write_all(b"PING\r\nINFO server\r\nQUIT\r\n").ok()?;
     let mut info = String::new();
     stream.read_to_string(&mut info).ok()?;

@@ -1,5 +1,5 @@
-//! What one subscription's attempts are measured by. The handles are made once:
-//! finding them by their labels for every attempt costs more than counting.
+//! The metrics of one subscription's attempts. The handles are created once: looking them up by
+//! their labels for every attempt costs more than counting.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Measures {
         }
     }
 
-    /// Counts one attempt; answers what its outcome is called.
+    /// Counts one attempt; returns the label of its outcome.
     pub(super) fn attempt(&self, outcome: Option<&Outcome>, took: Duration) -> &'static str {
         let (name, counter) = &self.outcomes[place(outcome)];
         counter.increment(1);

@@ -18,8 +18,8 @@ use crate::lock::Mutex;
 use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
-/// How long after its timeout a handler that cannot be cancelled keeps its
-/// lease: then the slot is stuck and the delivery runs elsewhere.
+/// Time after its timeout for which a handler that cannot be cancelled keeps its lease; then the
+/// slot is stuck and the delivery runs elsewhere.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Renewal {
@@ -62,8 +62,7 @@ struct Held {
     lost: Arc<Lost>,
 }
 
-/// Whether an attempt is to end: another worker has the delivery, or its
-/// transaction was ended.
+/// Ends an attempt: another worker has the delivery, or its transaction was ended.
 #[derive(Default)]
 pub(super) struct Lost {
     rung: AtomicBool,
@@ -86,7 +85,7 @@ impl Lost {
     }
 
     async fn wait(&self) {
-        // Listen before looking: what is set in between still rings.
+        // Listen before looking, so that a signal in between is not missed.
         let bell = self.bell.notified();
         if !self.rung.load(Ordering::Acquire) {
             bell.await;
@@ -121,8 +120,8 @@ impl Renewal {
         Ok(Self { book, stop })
     }
 
-    /// Renews a claim until the answer is dropped, but no longer than its
-    /// handler's timeout allows.
+    /// Renews a claim until the returned value is dropped, but no longer than its handler's timeout
+    /// allows.
     pub(super) fn track(&self, claim: &Claim, timeout: Duration) -> Tracked {
         let until = renewed_until(timeout);
         self.enter(&mut self.book.leases.lock(), claim, until)
@@ -176,7 +175,7 @@ impl Tracked {
         self.lost.ended.get().map(String::as_str)
     }
 
-    /// What ends the attempt from outside.
+    /// Ends the attempt from outside.
     pub(super) fn end(&self) -> Arc<Lost> {
         Arc::clone(&self.lost)
     }
@@ -189,7 +188,7 @@ impl Drop for Tracked {
 }
 
 impl Book {
-    /// What is to be renewed now.
+    /// The claims to renew now.
     fn due(&self, now: Instant) -> (Vec<Claim>, Vec<Arc<Lost>>) {
         let leases = self.leases.lock();
         let held = leases.places.iter().flatten();
@@ -199,8 +198,8 @@ impl Book {
     }
 }
 
-/// Looks after this process's transactions for so long: this thread goes on
-/// whatever handlers do, and one that does nothing keeps all processes from writing.
+/// Watches this process's transactions for this long: this thread runs even if handlers block, and
+/// an idle transaction keeps all processes from writing.
 async fn watch_turns(db: &Db, time: Duration) {
     const LOOK: Duration = Duration::from_secs(1);
     let end = tokio::time::Instant::now() + time;
@@ -215,7 +214,7 @@ async fn renew_all(broker: Broker, book: Arc<Book>, stop: CancellationToken) {
     let every = broker.lease_time() / 3;
     let mut failing = false;
     loop {
-        // What could not be renewed waits already.
+        // Claims that could not be renewed are waiting already.
         let pause = if failing { every / 10 } else { every };
         tokio::select! {
             () = stop.cancelled() => return,

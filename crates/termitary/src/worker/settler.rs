@@ -1,5 +1,5 @@
-//! Settlements in batches: what ends while one batch is written shares the
-//! next. A settlement is tried until the broker takes it.
+//! Settlements in batches: attempts that end while one batch is written share the next. A
+//! settlement is retried until the broker accepts it.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(super) struct Settler {
     queue: mpsc::UnboundedSender<Ended>,
 }
 
-/// An attempt that ended, and what it holds until its settlement is real.
+/// An attempt that ended, and its resources until its settlement is real.
 struct Ended {
     settlement: Settlement,
     held: Held,
@@ -34,14 +34,14 @@ pub(super) struct Held {
     pub(super) _lease: Tracked,
     pub(super) _claim: Option<OwnedSemaphorePermit>,
     pub(super) _task: TaskTrackerToken,
-    /// Dropped with the rest, for whoever waits.
+    /// Dropped with the rest, to signal the waiting caller.
     pub(super) _waiter: Option<oneshot::Sender<()>>,
 }
 
 impl Settler {
     pub(super) fn start(broker: Broker) -> Self {
-        // Bounded by the claims that lanes hold: one is free again only when
-        // its settlement is answered.
+        // Bounded by the claims of the lanes: a claim is free again only when its settlement has
+        // returned.
         let (queue, items) = mpsc::unbounded_channel();
         tokio::spawn(run(broker, items));
         Self { queue }
@@ -57,7 +57,7 @@ impl Settler {
 
 async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Ended>) {
     loop {
-        // What is about to end joins this batch instead of waiting for it.
+        // Attempts that are about to end join this batch instead of waiting for it.
         tokio::task::yield_now().await;
         let mut batch = Vec::with_capacity(BATCH);
         if items.recv_many(&mut batch, BATCH).await == 0 {
@@ -70,7 +70,7 @@ async fn run(broker: Broker, mut items: mpsc::UnboundedReceiver<Ended>) {
 async fn settle(broker: &Broker, batch: Vec<Ended>) {
     fault::point!("settle.before", no error);
     let ended = batch.into_iter();
-    // What each holds, until the end of this function.
+    // The resources of each, until the end of this function.
     let (settlements, _held): (Vec<_>, Vec<_>) =
         ended.map(|ended| (ended.settlement, ended.held)).unzip();
     let answers = settle_until_taken(broker, &settlements).await;

@@ -1,13 +1,11 @@
-//! What a stream entry looks like, in both directions: short fields, readable
-//! in redis-cli.
+//! The format of a stream entry, in both directions: short fields, readable in redis-cli.
 //!
-//! `e` id, time in µs, version and source with spaces between them, `d` data;
-//! where they say something: `k` key, `p` traceparent, `c` cause, `l` the
-//! ledger's row, `f` the fence, with it `n` name: what is sent again to one subscription
-//! may be of any event that it names. Every field costs the server and both ends, so
-//! what each event has is one. A foreign producer may write `d` alone, with `i`
-//! id, `t` time, `v` version and `s` source where it has them, or one field `ce`
-//! with a structured CloudEvents object.
+//! `e` holds id, time in µs, version and source, separated by spaces; `d` the data. Optional: `k`
+//! key, `p` traceparent, `c` cause, `l` the ledger's row, `f` the fence, and with it `n` name,
+//! because an entry that is sent again to one subscription may be of any event that it names. Every
+//! field costs the server and both ends, so the parts that each event has share one. A foreign
+//! producer may write `d` alone, with `i` id, `t` time, `v` version and `s` source if it has them,
+//! or one field `ce` with a structured CloudEvents object.
 
 use std::fmt::Write;
 
@@ -24,7 +22,7 @@ use crate::event::{Envelope, MAX_DATA_BYTES};
 use crate::payload;
 use crate::planted;
 
-/// The source of what no service of ours wrote.
+/// The source of entries that no service of ours wrote.
 const FOREIGN: &str = "/termitary/foreign";
 
 /// The most words of an `XADD`, and the most bytes of those that are no text.
@@ -44,7 +42,7 @@ pub(crate) struct Carried {
 /// An entry that nobody can run.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
-    /// What can be kept of it.
+    /// The readable parts of it.
     pub(crate) envelope: Envelope,
     pub(crate) error: String,
 }
@@ -85,7 +83,7 @@ pub(crate) fn add(stream: &str, event: &Envelope, seq: Option<i64>, fence: Optio
     cmd
 }
 
-/// What every event has. The source comes last: it may hold anything.
+/// The parts that every event has. The source comes last, because it may contain spaces.
 fn head(event: &Envelope) -> String {
     let mut id = Uuid::encode_buffer();
     let id = event.id.hyphenated().encode_lower(&mut id);
@@ -96,7 +94,7 @@ fn head(event: &Envelope) -> String {
     head
 }
 
-/// What [`head`] wrote, each part by itself.
+/// The parts of a [`head`].
 #[derive(Default)]
 struct Head<'a> {
     id: Option<&'a [u8]>,
@@ -128,7 +126,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Whether this entry carries that event of the ledger.
+/// Returns whether this entry carries that event of the ledger.
 pub(crate) fn carries(raw: &Raw, seq: i64, id: Uuid) -> bool {
     raw.field(b"l").and_then(int) == Some(seq) && Head::of(raw).id.and_then(uuid) == Some(id)
 }
@@ -257,7 +255,7 @@ fn cloud_event(stream: &Stream, raw: &Raw, text: &[u8]) -> Result<Carried, Strin
     })
 }
 
-/// What is kept of an entry that cannot be read: its text, as a JSON string.
+/// The text of an unreadable entry, kept as a JSON string.
 fn keep(stream: &Stream, raw: &Raw) -> Envelope {
     let mut text = String::new();
     for (name, value) in raw.fields.iter().flatten() {

@@ -31,7 +31,7 @@ fn ce(json: impl Into<Vec<u8>>) -> Fields {
     vec![(b"ce".to_vec(), json.into())]
 }
 
-/// What `XADD` sends after the stream and the `*`.
+/// The arguments of `XADD` after the stream and the `*`.
 fn sent(event: &Envelope, ledger: Option<(i64, i64)>) -> Fields {
     let (seq, fence) = ledger.unzip();
     let cmd = add("s", event, seq, fence);

@@ -12,7 +12,7 @@ pub fn encode(envelope: &Envelope) -> Vec<u8> {
     entry::add("termitary:{bench}:events", envelope, None, None).get_packed_command()
 }
 
-/// What Redis would answer when these events are read.
+/// The reply of Redis when these events are read.
 pub fn reply(envelopes: &[Envelope]) -> Value {
     let entries = envelopes.iter().map(|envelope| {
         let words = entry::add("s", envelope, None, None);
@@ -29,7 +29,7 @@ pub fn reply(envelopes: &[Envelope]) -> Value {
     Value::Array(entries.collect())
 }
 
-/// Takes a reply apart into events; answers how many could be read.
+/// Parses a reply into events; returns how many could be read.
 pub fn decode(found: Value) -> usize {
     let stream = Stream {
         key: "termitary:{bench}:events".into(),

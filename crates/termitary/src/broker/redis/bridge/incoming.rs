@@ -1,10 +1,10 @@
-//! Plain pub/sub of other programs becomes events: `PUBLISH todos.created
-//! '{…}'` is one durable event, whoever sent it.
+//! Plain pub/sub of other programs becomes events: `PUBLISH todos.created '{…}'` is one durable
+//! event, whatever its sender.
 //!
-//! Every worker that listened would make an event of each message, so one
-//! process at a time holds the bridge. Nothing is dropped in silence: what is
-//! no known event, or no JSON object, is parked. Of what is parked or lost the
-//! log has one line at once, and then one a minute with the number.
+//! If every worker listened, each would make an event of each message; so one process at a time
+//! holds the bridge. No message is dropped silently: unknown events and payloads that are not JSON
+//! objects are parked. The log has one line for parked or lost messages at once, and then one a
+//! minute with their number.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -29,10 +29,10 @@ use crate::event::{MAX_DATA_BYTES, cut_json_text};
 use crate::ledger::{self, Parked};
 use crate::outage::{Outage, Tally};
 
-/// How long the bridge stays taken after its holder fell silent.
+/// Time for which the bridge stays taken after its holder fell silent.
 const HOLD_MS: &str = "5000";
 const HOLD_FOR: Duration = Duration::from_millis(4500);
-/// What the hold lasts longer than that.
+/// Margin by which the hold lasts longer than that.
 const MARGIN: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_secs(1);
 /// Messages that wait for the database, and their bytes; more are dropped, counted
@@ -58,7 +58,7 @@ pub(crate) struct Bridging {
     cut: Tally,
 }
 
-/// What a message becomes.
+/// The result of a message.
 enum Taken {
     Event(Draft),
     Parked(Parked),
@@ -128,8 +128,8 @@ impl Bridging {
         Ok(reply::int(&self.link.shared().script(call).await?) == Some(1))
     }
 
-    /// Hears and stores until the hold, the connection or the worker ends.
-    /// What was heard by then is still stored.
+    /// Receives and stores messages until the hold, the connection or the worker ends. Messages
+    /// received by then are still stored.
     async fn work(&self) {
         let (sink, stream) = match self.open().await {
             Ok(halves) => halves,
@@ -197,8 +197,8 @@ impl Bridging {
                         self.cut.add(1, &"Redis closed it; it does so where more waits for us than its client-output-buffer-limit of pubsub allows, 32 MiB unless set");
                         return;
                     };
-                    // After a pause of this process another may hold the
-                    // bridge, and have stored what waits in our socket.
+                    // After a pause of this process another one may hold the bridge, and have
+                    // stored the messages that wait in our socket.
                     if held.elapsed() > HOLD_FOR {
                         match self.hold().await {
                             Ok(true) => held = Instant::now(),
@@ -226,8 +226,8 @@ impl Bridging {
         }
     }
 
-    /// A hold lasts for some time after it was confirmed. Where another has it
-    /// even so, Redis lost ours: the other hears the same and keeps it.
+    /// A hold lasts for some time after it was confirmed. If another process has it even so, Redis
+    /// lost ours: the other one receives and stores the same messages.
     async fn without_stolen(&self, mut heard: Vec<Heard>) -> Vec<Heard> {
         if matches!(self.hold().await, Ok(false)) {
             heard.retain(|heard| heard.at.elapsed() > MARGIN);

@@ -1,4 +1,4 @@
-//! What we sent out on plain channels comes back to us: it is no new event.
+//! Recognises our own outgoing messages on plain channels: they are not new events.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::error::Error;
 use crate::event::MAX_DATA_BYTES;
 use crate::outage::Outage;
 
-/// How long to ask whether messages are our own: well below the time that
-/// Redis remembers it.
+/// Time limit for asking whether messages are our own: well below the time for which Redis
+/// remembers them.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// How often it is still asked once the worker stops.
+/// Number of tries once the worker stops.
 const LAST_TRIES: u32 = 3;
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
@@ -25,7 +25,7 @@ pub(crate) struct Heard {
     pub(crate) channel: String,
     /// Cut where it is larger than any event.
     pub(crate) payload: Vec<u8>,
-    /// How many bytes it had.
+    /// Its size in bytes.
     pub(crate) bytes: usize,
     pub(crate) at: Instant,
     /// Tells it from another message with the same text.
@@ -44,12 +44,12 @@ impl Heard {
         }
     }
 
-    /// How much memory it takes, about.
+    /// Its approximate size in memory.
     pub(crate) fn size(&self) -> usize {
         size_of::<Self>() + self.channel.len() + self.payload.len()
     }
 
-    /// Where it is counted as an echo, and where it is marked as one.
+    /// The keys that count it as an echo, and mark it as one.
     fn keys(&self, keys: &Keys) -> (String, String) {
         let echo = keys.echo(&self.channel, &String::from_utf8_lossy(&self.payload));
         let echoed = keys::echoed(&echo, self.token);
@@ -74,10 +74,10 @@ impl Echoes {
         }
     }
 
-    /// What we published ourselves comes back once each; the rest is others'.
+    /// Removes our own messages, which come back once each; the rest is from others.
     ///
-    /// Where Redis does not say, it is asked again, for as long as it would
-    /// know: taking an echo for another's message would publish an event twice.
+    /// If Redis does not respond, retries for as long as Redis would remember: taking our own
+    /// message for another's would publish an event twice.
     pub(crate) async fn without(&self, heard: Vec<Heard>) -> Vec<Heard> {
         let patience = Instant::now() + PATIENCE;
         let mut last_tries = LAST_TRIES;
@@ -115,8 +115,8 @@ impl Echoes {
         answers.into_iter().map(ours).collect()
     }
 
-    /// Nobody will ever know whose these are. Where we send nothing out they
-    /// are others'.
+    /// The origin of these messages will never be known. If this process sends nothing out, they
+    /// are from others.
     fn unsure(&self, heard: Vec<Heard>, error: &Error) -> Vec<Heard> {
         if !self.sends_out {
             return heard;

@@ -38,8 +38,8 @@ impl Live {
         }
     }
 
-    /// Leaves out those that it holds, or held before they were read: what it holds
-    /// no longer was ended meanwhile.
+    /// Leaves out the entries that it holds, or held before they were read: an entry that it no
+    /// longer holds was ended meanwhile.
     pub(crate) fn without_those<T>(
         &self,
         worker: &WorkerId,
@@ -73,7 +73,7 @@ impl Live {
             .is_some_and(|held| held.contains(entry))
     }
 
-    /// Whether any worker of this process holds it.
+    /// Returns whether any worker of this process holds it.
     pub(crate) fn anyone_holds(&self, entry: &EntryAddress) -> bool {
         self.lock().values().any(|held| held.contains(entry))
     }

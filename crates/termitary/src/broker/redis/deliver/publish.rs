@@ -12,8 +12,7 @@ use crate::error::Error;
 use crate::fault;
 use crate::ledger;
 
-/// How many pipelines of one call are under way: one is made while others are
-/// carried out and answered.
+/// Number of pipelines of one call in flight: one is prepared while others are executed.
 const FLYING: usize = 4;
 
 /// Answers in order. An error means that the outcome of every draft of the

@@ -1,9 +1,8 @@
 //! One connection per subscription and worker, for blocking reads only.
 //!
-//! A read that fails, times out or is dropped may have been answered: its
-//! entries then stand in our own pending list. So the connection is dropped
-//! with it, and a new one first reads that list from its beginning. So it does
-//! after what was read and not admitted.
+//! A read that fails, times out or is dropped may have been executed: its entries are then in our
+//! own pending list. The connection is therefore dropped too, and a new one first re-reads that
+//! list from its beginning. It re-reads that list too when entries were read but not admitted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +24,7 @@ use crate::error::Error;
 use crate::fault;
 use crate::task::let_others_go_first;
 
-/// How long one blocking read waits. Servers may overrun it.
+/// Duration of one blocking read. Servers may exceed it.
 const BLOCK: Duration = Duration::from_secs(1);
 const OVERRUN: Duration = Duration::from_secs(3);
 
@@ -38,8 +37,8 @@ pub(crate) type Desks = Mutex<HashMap<(i64, WorkerId), Arc<Desk>>>;
 pub(crate) struct Desk {
     /// Between two reads.
     reader: tokio::sync::Mutex<Option<Reader>>,
-    /// Shared by those that admit; alone, by whoever looks for what is in
-    /// nobody's hand: what is being admitted would look so.
+    /// Shared by calls that admit; exclusive for a call that looks for entries in nobody's hand,
+    /// because an entry that is being admitted would look so.
     admission: RwLock<()>,
     /// Something that was read has not been admitted.
     missed: AtomicBool,
@@ -64,7 +63,7 @@ struct Reader {
     conn: MultiplexedConnection,
     /// When it was made: see [`super::super::Link::era`].
     era: u64,
-    /// Where the reading of our own pending lists stands; one per stream.
+    /// The position in our own pending lists; one per stream.
     behind: Vec<Option<String>>,
     /// There was more than was taken: ask without waiting first.
     hot: bool,
@@ -107,7 +106,7 @@ pub(crate) async fn lease(
         let left = deadline.saturating_duration_since(Instant::now());
         match reader.read(redis, lane, worker, max.max(1), left).await {
             Ok(batches) => {
-                // Whoever wants it alone has the place: nothing to wait for.
+                // A call that wants it exclusively holds the slot, so there is no wait.
                 let _admission = desk.admission.read().await;
                 let more = reader.hot;
                 *place = Some(reader);
@@ -173,7 +172,7 @@ impl Reader {
         })
     }
 
-    /// What was given to this worker may be in nobody's hand.
+    /// Returns whether entries given to this worker may be in nobody's hand.
     fn is_behind(&self) -> bool {
         self.behind.iter().any(Option::is_some)
     }
@@ -199,8 +198,8 @@ impl Reader {
         self.block(lane, worker, max, wait.min(BLOCK)).await
     }
 
-    /// What was given to this worker and never reached it. Every stream is asked at
-    /// once; those behind the first that has something are asked again.
+    /// Entries given to this worker that never reached it. Every stream is asked at once; those
+    /// behind the first that has some are asked again.
     async fn catch_up(
         &mut self,
         redis: &Redis,
@@ -209,7 +208,7 @@ impl Reader {
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
         while self.is_behind() {
-            // What is held now and no longer then was ended meanwhile.
+            // An entry held now and no longer then was ended meanwhile.
             let held = redis.live.held(worker);
             let mut pipe = redis::pipe();
             for (stream, after) in lane.streams.iter().zip(&self.behind) {
@@ -241,8 +240,8 @@ impl Reader {
         Ok(Vec::new())
     }
 
-    /// What is there now, in one round trip and never more than `max` in all:
-    /// COUNT limits each stream by itself.
+    /// Reads the entries that are there now, in one round trip and never more than `max` in all:
+    /// COUNT limits each stream separately.
     async fn poll(
         &mut self,
         lane: &Lane,
@@ -276,7 +275,7 @@ impl Reader {
         Ok(batches)
     }
 
-    /// How much of `max` each stream gets.
+    /// The part of `max` for each stream.
     fn shares<'a>(&mut self, lane: &'a Lane, max: usize) -> Vec<(&'a Stream, usize)> {
         let (mains, again) = (lane.mains(), lane.again());
         let for_again = match max {
@@ -326,8 +325,8 @@ impl Reader {
             };
             self.hot |= entries.len() >= share;
             if entries.len() > room {
-                // More streams than places answered at once: the rest is ours
-                // already and is read back with the next call.
+                // More streams than slots returned entries at once: the rest is ours already and is
+                // read again by the next call.
                 entries.truncate(room);
                 self.behind[i] = Some("0".to_owned());
             }
@@ -351,8 +350,8 @@ impl Reader {
     }
 }
 
-/// Asks for what is new on a stream (`>`), or for what this worker was given of it
-/// and has not ended, from `after`.
+/// Requests new entries of a stream (`>`), or entries after `after` that this worker was given and
+/// has not ended.
 pub(crate) fn read(
     lane: &Lane,
     stream: &Stream,
@@ -365,7 +364,7 @@ pub(crate) fn read(
     cmd
 }
 
-/// What was answered of one stream.
+/// The entries in the reply for one stream.
 pub(crate) fn entries_of(answer: Value) -> Vec<Raw> {
     let streams = reply::streams(answer).into_iter();
     streams.flat_map(|(_, entries)| entries).collect()

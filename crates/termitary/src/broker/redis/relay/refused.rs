@@ -1,4 +1,4 @@
-//! What Redis refuses for one subscription delays that one only.
+//! A refusal of Redis for one subscription delays that subscription only.
 
 use std::collections::HashMap;
 use std::time::Instant;

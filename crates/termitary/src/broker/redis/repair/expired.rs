@@ -1,7 +1,7 @@
-//! Whose leases on streams are over.
+//! Finds expired leases on streams.
 //!
-//! How long an entry has been idle, the server's clock says, and that goes on while
-//! this machine sleeps. So what looks old is watched from here as well.
+//! The server's clock measures how long an entry has been idle, and it goes on while this machine
+//! sleeps. Entries that look old are therefore watched from here as well.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::clock::forward;
 use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;
 
-/// How many are looked at with one command.
+/// Number of entries examined by one command.
 const PAGE: usize = 1_000;
 /// Nothing is idle for so long, in milliseconds.
 const NEVER: i64 = i64::MAX;
-/// How far the server's clock and ours may drift apart between two looks.
+/// Drift between the server's clock and ours that is possible between two looks.
 const DRIFT: Duration = Duration::from_millis(50);
 
-/// What is watched of what workers hold, and what is to be taken of it.
+/// The watched entries of workers, and those that are ready to be taken over.
 pub(crate) struct Graves {
     watch: Watch<Held>,
     /// By subscription and stream.
@@ -45,16 +45,15 @@ impl Graves {
         }
     }
 
-    /// Another server, or the same one after it was away: what was seen there says
-    /// nothing.
+    /// Another server, or the same one after an outage: earlier observations are void.
     pub(crate) fn forget(&mut self) {
         self.watch.forget();
         self.ripe.clear();
     }
 }
 
-/// One look at everything that workers hold; answers why some streams could not be
-/// seen.
+/// Looks once at everything that workers hold; returns the errors of streams that could not be
+/// read.
 pub(crate) async fn look(
     redis: &Redis,
     lanes: &[Lane],
@@ -100,7 +99,7 @@ pub(crate) async fn look(
     Ok(failed)
 }
 
-/// Notes what is ripe.
+/// Records the expired entries.
 fn watch(
     graves: &mut Graves,
     stale: Vec<(&Lane, &Stream, reply::Held)>,
@@ -139,9 +138,8 @@ fn watch(
         });
 }
 
-/// Looks for entries that are pending and not on their stream any more: Redis takes
-/// them from their worker, and says so, whoever claims whatever. Answers whether
-/// there were any.
+/// Looks for pending entries that are no longer on their stream: Redis removes them from their
+/// worker when any worker claims them, and reports it. Returns whether there were any.
 pub(crate) async fn bereft(redis: &Redis, us: &WorkerId, lanes: &[Lane]) -> Result<bool, Error> {
     let mut found = false;
     let mut asking: Vec<_> = keys::streams(lanes)
@@ -160,7 +158,7 @@ pub(crate) async fn bereft(redis: &Redis, us: &WorkerId, lanes: &[Lane]) -> Resu
         let answers = redis.link.shared().many(&mut pipe).await?;
         let mut next = Vec::new();
         for ((lane, stream, _), answer) in asking.into_iter().zip(answers) {
-            // Whoever looks for the dead says what is wrong with this stream.
+            // The search for dead workers reports the errors of this stream.
             let Ok(answer) = answer else { continue };
             let mut parts = reply::list(answer).into_iter();
             let from = parts.next().and_then(reply::text);
@@ -175,7 +173,7 @@ pub(crate) async fn bereft(redis: &Redis, us: &WorkerId, lanes: &[Lane]) -> Resu
     Ok(found)
 }
 
-/// Asks for what has been idle for so long.
+/// Requests the entries that have been idle for this long.
 fn idle(lane: &Lane, stream: &Stream, least: Duration, from: &str) -> redis::Cmd {
     let mut cmd = redis::cmd("XPENDING");
     cmd.arg(&*stream.key)

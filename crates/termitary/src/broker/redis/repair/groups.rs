@@ -15,9 +15,8 @@ use crate::delivery::Route;
 use crate::error::Error;
 use crate::ledger;
 
-/// A new subscription starts from now. One that the ledger knew already had a
-/// group: where it is missing, Redis lost data, and what is on the stream by
-/// now came after that.
+/// A new subscription starts from now. One that the ledger knew already had a group: if it is
+/// missing, Redis lost data, and the entries now on the stream came after that.
 pub(crate) async fn routes(redis: &Redis, routes: &[Route]) -> Result<(), Error> {
     let fresh: Vec<_> = routes
         .iter()
@@ -45,8 +44,8 @@ fn fresh_only(route: &Route) -> Route {
     only
 }
 
-/// Makes the groups that are missing. Whoever asks may know a subscription that was
-/// dropped since: nothing is made for it. Answers how many of them are on record.
+/// Creates missing groups. The caller may know a subscription that was dropped since: no group is
+/// created for it. Returns how many of them are registered.
 pub(crate) async fn groups<'a>(
     redis: &Redis,
     lanes: impl Iterator<Item = (&'a Lane, bool)>,
@@ -102,7 +101,7 @@ async fn forget_dropped(redis: &Redis, made: &[Missing<'_>]) -> Result<(), Error
     Ok(())
 }
 
-/// Makes these groups; answers why one could not be made.
+/// Creates these groups; returns the error if one could not be created.
 async fn make(redis: &Redis, missing: &[Missing<'_>]) -> Result<Option<RedisError>, Error> {
     let mut failed = None;
     let mut lost: Vec<_> = missing.iter().filter(|group| group.known).collect();
@@ -192,8 +191,8 @@ pub(crate) async fn groups_of<'a>(
         .collect())
 }
 
-/// Takes away what a subscription has on Redis: its groups, counters and the
-/// stream of its own. Answers how many of those there were.
+/// Removes everything of a subscription on Redis: its groups, its counters and its own stream.
+/// Returns how many of those there were.
 pub(crate) async fn forget(redis: &Redis, lane: &Lane) -> Result<i64, Error> {
     let mut pipe = redis::pipe();
     for stream in lane.mains() {
@@ -215,8 +214,8 @@ pub(crate) async fn forget(redis: &Redis, lane: &Lane) -> Result<i64, Error> {
     Ok(there)
 }
 
-/// Takes away what dropped subscriptions have on Redis still: a worker that knew one
-/// may have made it again and died, or be of an older version.
+/// Removes leftovers of dropped subscriptions on Redis: a worker that knew one may have created it
+/// again and died, or be of an older version.
 pub(crate) async fn sweep(redis: &Redis) -> Result<(), Error> {
     let dropped = dropped(redis).await?;
     if dropped.is_empty() {
@@ -236,7 +235,7 @@ pub(crate) async fn sweep(redis: &Redis) -> Result<(), Error> {
     if !dropped.iter().any(stays) {
         return Ok(());
     }
-    // Once more: what was registered again meanwhile made its groups after that.
+    // Once more: a subscription that was registered again meanwhile created its groups after that.
     let still: HashSet<_> = self::dropped(redis).await?.into_iter().map(name).collect();
     for lane in dropped.iter().filter(|lane| stays(lane)) {
         if still.contains(&name(lane.clone())) {
@@ -247,7 +246,7 @@ pub(crate) async fn sweep(redis: &Redis) -> Result<(), Error> {
     Ok(())
 }
 
-/// What dropped subscriptions had, each event by itself.
+/// The dropped subscriptions, one lane per event.
 async fn dropped(redis: &Redis) -> Result<Vec<Lane>, Error> {
     let routes = ledger::dropped(&redis.db).await?;
     let keys = redis.link.keys();

@@ -1,5 +1,5 @@
-//! Removes what every subscription has finished, and nothing else: trimming by
-//! length would delete what a slow one still needs.
+//! Removes entries that every subscription has finished, and no others: trimming by length would
+//! delete entries that a slow one still needs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +15,12 @@ use crate::fault;
 
 /// Finished entries stay so long for those who watch the stream of events.
 const GRACE_MS: &str = "2000";
-/// A group that our ledger has no subscription for may be newer than what we
-/// read of it; one that is still there after so long is somebody else's.
+/// A group without a subscription in our ledger may be newer than our last read of the ledger; if
+/// it is still there after this time, it belongs to another program.
 const NEW: Duration = Duration::from_mins(1);
 
-/// Groups of our streams that our ledger does not know, and since when; `None`
-/// once that was said. What they have not read, stays.
+/// Groups of our streams that our ledger does not know, and since when; `None` once that was
+/// logged. Entries that they have not read stay.
 #[derive(Default)]
 pub(crate) struct Strangers(Mutex<HashMap<Stranger, Option<Instant>>>);
 

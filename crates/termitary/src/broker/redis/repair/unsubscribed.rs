@@ -1,6 +1,5 @@
-//! Streams that nobody subscribes to. Housekeeping trims what registered
-//! subscriptions have finished; of other streams it knows nothing. So whoever
-//! publishes there also clears away what is old.
+//! Clears streams without a subscription. Housekeeping trims only the streams of registered
+//! subscriptions, so publishers to other streams clear old entries away.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,10 +10,10 @@ use crate::broker::redis::wire::script;
 use crate::error::Error;
 use crate::ledger;
 
-/// How often a process looks at one stream.
+/// Interval between two looks of a process at one stream.
 const EVERY: Duration = Duration::from_secs(30);
-/// How long an entry stays that nobody is there to read: a subscription that
-/// begins a moment after the publisher finds it.
+/// Time for which an entry without readers stays, so that a subscription that starts a moment after
+/// the publisher finds it.
 const KEEP_MS: &str = "60000";
 
 /// When this process last looked at which event's stream.
@@ -44,8 +43,8 @@ impl Looked {
     }
 }
 
-/// Clears the streams of these events where neither our ledger nor anybody on
-/// Redis has a subscription. That it fails now and then does no harm.
+/// Clears the streams of these events if neither our ledger nor Redis has a subscription. An
+/// occasional failure is harmless.
 pub(crate) async fn clear(redis: &Redis, events: impl Iterator<Item = &str>) {
     for event in redis.unread.due(events) {
         if let Err(error) = clear_one(redis, event).await {
@@ -55,8 +54,8 @@ pub(crate) async fn clear(redis: &Redis, events: impl Iterator<Item = &str>) {
 }
 
 async fn clear_one(redis: &Redis, event: &str) -> Result<(), Error> {
-    // Ours may have lost its group, or never got one while Redis was away: it
-    // is still owed what waits here.
+    // Our subscription may have lost its group, or never got one during an outage of Redis: the
+    // entries here are still owed to it.
     if ledger::has_route(&redis.db, event).await? {
         return Ok(());
     }

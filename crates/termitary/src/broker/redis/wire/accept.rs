@@ -1,6 +1,6 @@
-//! Whether a server may be used. Asked on every new connection, before anything is
-//! read or written, and again where the server lost data: is it a kind of server
-//! that this version works with, and does it carry the deliveries of this ledger?
+//! Decides whether a server may be used. It is checked on every new connection, before anything is
+//! read or written, and again after the server lost data: this version must support its kind, and
+//! it must carry the deliveries of this ledger.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,10 @@ use crate::error::{Error, Kind};
 
 /// The oldest server that has every command that is needed.
 const OLDEST: (u32, u32) = (6, 2);
-/// How much of what somebody else wrote is printed.
+/// Number of bytes of a foreign text that are printed.
 const SHOWN: usize = 64;
 
-/// What servers must be and whose.
+/// The requirements of a server, and its ledger.
 pub(crate) struct Acceptance {
     /// The address, without user and password.
     server: String,
@@ -155,7 +155,7 @@ fn said(value: Value) -> RedisResult<Value> {
     }
 }
 
-/// What makes a server unfit, in words that go after its address.
+/// The reason why a server cannot be used, in words that follow its address.
 fn unfit(info: &Info) -> Option<String> {
     // Redis says `redis_mode`, Valkey `server_mode`.
     let mode = info.field("redis_mode").or(info.field("server_mode"));

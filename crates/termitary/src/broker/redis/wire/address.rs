@@ -1,5 +1,5 @@
-//! Which addresses can be used. What cannot work, or would be ignored, is refused
-//! in a sentence; no sentence quotes a password.
+//! Checks addresses. Parts that cannot work, or would be ignored, are refused with a message; no
+//! message quotes a password.
 
 use std::net::Ipv6Addr;
 
@@ -57,7 +57,7 @@ fn scheme_is_known(scheme: &str) -> Result<(), Error> {
     }
 }
 
-/// What stands behind the host is the database number, and nothing else.
+/// The path is the database number, and nothing may follow it.
 fn nothing_follows(after: &str) -> Result<(), Error> {
     if after.contains("#insecure") {
         return Err(unreadable(

@@ -14,7 +14,7 @@ use crate::broker::broadcast::Message;
 use crate::error::Error;
 use crate::outage::{Outage, Tally};
 
-/// How often a silent connection is asked whether it still lives.
+/// Interval at which a silent connection is tested.
 pub(crate) const PING: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -23,8 +23,8 @@ const LIMIT: Duration = Duration::from_secs(3);
 struct Wired {
     name: String,
     data: String,
-    /// Whose it is: servers tell no database from another for channels. Missing in
-    /// what older versions send.
+    /// The ledger of the sender, because channels are shared by all databases of a server. Missing
+    /// in messages of older versions.
     ledger: Option<Uuid>,
 }
 
@@ -87,8 +87,7 @@ async fn hear(
     }
 }
 
-/// What a message says; nothing where it is another ledger's. The error does not
-/// quote it.
+/// Parses a message; none if it is of another ledger. The error does not quote it.
 fn read(ledger: Uuid, payload: &[u8]) -> Result<Option<Message>, Error> {
     let wired: Wired = serde_json::from_slice(payload)
         .map_err(|_| Error::invalid("it is not the JSON of a broadcast"))?;

@@ -19,8 +19,8 @@ pub(crate) fn ask(sections: &[&str]) -> Pipeline {
 }
 
 impl Info {
-    /// The answers to [`ask`]. A section is empty where we may not ask for it. Any
-    /// other error says nothing about the server.
+    /// Parses the replies to [`ask`]. A section is empty if this user may not ask for it. Any other
+    /// error means that the server's state is unknown.
     pub(crate) fn read(answers: Vec<RedisResult<Value>>) -> Result<Self, Error> {
         let mut texts = Vec::new();
         for answer in answers {

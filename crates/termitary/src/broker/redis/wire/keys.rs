@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::delivery::{EntryAddress, Route};
 use crate::error::Error;
 
-/// What the names begin with, unless another prefix is set.
+/// The default prefix of all names.
 pub(crate) const PREFIX: &str = "termitary";
 
 const MAX_PREFIX_BYTES: usize = 64;
@@ -27,7 +27,7 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// Refuses what would take the hash tag's place or match like a pattern.
+    /// Refuses characters that would break the hash tag or match as a pattern.
     pub(crate) fn new(prefix: &str) -> Result<Self, Error> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
         let fits = (1..=MAX_PREFIX_BYTES).contains(&prefix.len());
@@ -47,7 +47,7 @@ impl Keys {
         format!("{}:bridge", self.prefix)
     }
 
-    /// Holds the id of the ledger whose deliveries are carried here.
+    /// The key with the id of the ledger whose deliveries are carried here.
     pub(crate) fn owner(&self) -> String {
         format!("{}:ledger", self.prefix)
     }
@@ -63,12 +63,12 @@ impl Keys {
         [&*self.prefix, ":{", event, "}:events"].concat()
     }
 
-    /// What one subscription gets a second time.
+    /// The stream of redeliveries to one subscription.
     fn again(&self, event: &str, subscription: &str) -> String {
         format!("{}:{{{event}}}:again:{subscription}", self.prefix)
     }
 
-    /// Counts what we published on a plain channel and have not heard yet.
+    /// The key that counts our messages on a plain channel that have not come back yet.
     pub(crate) fn echo(&self, channel: &str, data: &str) -> String {
         format!(
             "{}:{{echo:{:032x}}}",
@@ -101,7 +101,7 @@ impl Keys {
     }
 }
 
-/// How many stream-only events of the stream's name a group has finished.
+/// The field that counts the stream-only events of this name that a group has finished.
 pub(crate) fn done(stream: &str, group: &str) -> String {
     format!(
         "{}:done:{group}",
@@ -109,13 +109,13 @@ pub(crate) fn done(stream: &str, group: &str) -> String {
     )
 }
 
-/// That one message was found to be such an echo.
+/// The key that marks one message as such an echo.
 pub(crate) fn echoed(echo: &str, message: u64) -> String {
     format!("{echo}:{message:016x}")
 }
 
-/// Whether a stream carries entries for one subscription only: its entries are
-/// deleted when they end.
+/// Returns whether a stream carries entries for one subscription only: its entries are deleted when
+/// they end.
 pub(crate) fn is_targeted(stream: &str) -> bool {
     stream.contains("}:again:")
 }
@@ -153,7 +153,7 @@ impl Lane {
         &self.streams[..self.streams.len().saturating_sub(1)]
     }
 
-    /// Where redeliveries go.
+    /// The stream of redeliveries.
     pub(crate) fn again(&self) -> Option<&Stream> {
         self.streams.last()
     }

@@ -23,7 +23,7 @@ use crate::broker::broadcast::Message;
 use crate::error::Error;
 
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long a reply may take: the caller then treats its outcome as unknown.
+/// Time limit for a reply; after it the caller treats the outcome as unknown.
 pub(crate) const REPLY: Duration = Duration::from_secs(2);
 /// Data that the other end does not acknowledge for so long ends a connection;
 /// keepalive alone does not notice a black hole.
@@ -36,7 +36,7 @@ const REFUSE: Duration = Duration::from_millis(100);
 /// then refuses every command is not stormed.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What every part of the redis broker talks through; cheap to clone.
+/// The connections of the redis broker, shared by all its parts; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Inner>);
 
@@ -78,7 +78,7 @@ impl Link {
         })))
     }
 
-    /// What makes this system's names.
+    /// The names of this system.
     pub(crate) fn keys(&self) -> &Keys {
         &self.0.keys
     }
@@ -103,8 +103,8 @@ impl Link {
         self.0.era.load(Ordering::Acquire)
     }
 
-    /// Asks again whose deliveries the server carries; takes it where it carries
-    /// nobody's, as after a loss.
+    /// Checks again whose deliveries the server carries; claims a server that carries none, as
+    /// after a loss.
     pub(crate) async fn still_ours(&self) -> Result<(), Error> {
         let (acceptance, shared) = (&self.0.acceptance, self.shared());
         let held = shared.get().await?;
@@ -151,7 +151,7 @@ impl Link {
         self.shared().one(&cmd).await.map(drop)
     }
 
-    /// Hands what other processes tell to `sender`, until nobody can hear it.
+    /// Passes broadcasts of other processes to `sender`, until it has no receiver.
     pub(crate) async fn listen(self, sender: broadcast::Sender<Message>) {
         let heard = sender.downgrade();
         drop(sender);
@@ -230,12 +230,12 @@ impl Wire {
         }
     }
 
-    /// Whether a connection stands: where not, everything waits for one.
+    /// Returns whether a connection is established: without one, all callers wait.
     pub(crate) fn stands(&self) -> bool {
         self.held().is_some()
     }
 
-    /// Whether one ever did.
+    /// Returns whether a connection was ever established.
     pub(crate) fn stood(&self) -> bool {
         self.made.load(Ordering::Acquire) > 0
     }
@@ -292,7 +292,7 @@ impl Wire {
         }
     }
 
-    /// Runs a pipeline; answers per command.
+    /// Runs a pipeline; returns one result per command.
     pub(crate) async fn many(&self, pipe: &mut Pipeline) -> Result<Vec<RedisResult<Value>>, Error> {
         let mut held = self.get().await?;
         self.many_on(&mut held, pipe).await

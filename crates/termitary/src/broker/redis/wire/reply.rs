@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{RedisError, RedisResult, Value};
 
-/// An entry as Redis answers it; without fields when it was deleted.
+/// An entry as Redis returns it; without fields if it was deleted.
 #[derive(Debug)]
 pub(crate) struct Raw {
     pub(crate) id: String,
@@ -143,7 +143,7 @@ pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) pending: u64,
     pub(crate) last_delivered: String,
-    /// How many entries it has not been given yet, where Redis knows.
+    /// Number of entries that it has not been given yet, if Redis knows it.
     pub(crate) lag: Option<u64>,
 }
 
@@ -190,8 +190,7 @@ pub(crate) fn held(reply: Value) -> Vec<Held> {
     list(reply).into_iter().filter_map(one).collect()
 }
 
-/// What was asked for, or nothing where the stream or the group is not there.
-/// Any other error says nothing about what is there.
+/// Returns none if the stream or the group does not exist. Any other error leaves that unknown.
 pub(crate) fn unless_absent(answer: RedisResult<Value>) -> RedisResult<Option<Value>> {
     match answer {
         Ok(value) => Ok(Some(value)),

@@ -54,7 +54,7 @@ impl Call<'_> {
         self.run("EVALSHA", &self.script.sha)
     }
 
-    /// With its text: runs whatever the server has forgotten meanwhile.
+    /// With its text, for a server that has lost the script.
     pub(crate) fn whole(&self) -> Cmd {
         self.run("EVAL", self.script.text)
     }
@@ -69,7 +69,7 @@ impl Call<'_> {
     }
 }
 
-/// What makes a server know every script; sent on each new connection.
+/// The pipeline that loads every script; sent on each new connection.
 pub(crate) fn load() -> Pipeline {
     let mut pipe = redis::pipe();
     for script in all() {
