@@ -10,7 +10,7 @@ use crate::event::{Due, Envelope, Event, Outgoing, valid_name};
 use crate::payload;
 use crate::trace;
 
-/// What a publish recorded.
+/// The result of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
@@ -21,7 +21,7 @@ pub struct Published {
     pub duplicate: bool,
 }
 
-/// An envelope with what only publishing needs.
+/// An envelope, with the data that only publishing needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     pub(crate) envelope: Envelope,
@@ -58,7 +58,7 @@ impl Draft {
         Ok(Self::new(name, 1, payload::of_text(name, json)?, db))
     }
 
-    /// What came in from outside, under whatever name it came.
+    /// An event that came in from outside, under any name.
     pub(crate) fn foreign(name: &str, json: String, source: &str, db: &Db) -> Result<Self, Error> {
         let name: String = name.chars().take(100).collect();
         let mut draft = Self::new(&name, 1, payload::unread(&name, json)?, db);

@@ -1,5 +1,4 @@
-//! One opaque error with predicates: what a caller can do differs by
-//! predicate, not by the library's inner parts.
+//! One opaque error with predicates: callers react to predicates, not to the library's internals.
 
 use std::fmt;
 
@@ -25,11 +24,11 @@ pub(crate) enum Kind {
     Busy,
     /// The delivery belongs to another worker by now.
     LostLease,
-    /// What was named does not exist.
+    /// The named object does not exist.
     NotFound,
     /// The stored schema was written by a newer version.
     NewerSchema,
-    /// A statement or a stored value is not what this version expects.
+    /// A statement or a stored value is unexpected in this version.
     Internal,
 }
 
@@ -84,8 +83,8 @@ impl Error {
         self.0.kind == Kind::Invalid
     }
 
-    /// The database or Redis cannot do it now: trying again later can help.
-    /// The outcome of what was asked is unknown unless documented otherwise.
+    /// Returns true if the database or Redis cannot do it now, and a later try may succeed. The
+    /// outcome of the call is unknown unless documented otherwise.
     pub fn is_unavailable(&self) -> bool {
         matches!(self.0.kind, Kind::Unavailable | Kind::Busy)
     }
@@ -101,7 +100,7 @@ impl Error {
         self.0.kind == Kind::LostLease
     }
 
-    /// What was named does not exist.
+    /// Returns true if the named object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.0.kind == Kind::NotFound
     }

@@ -1,5 +1,4 @@
-//! What is published: a typed fact in the past tense, and the envelope that
-//! carries it.
+//! Events: typed facts in the past tense, and the envelope that carries them.
 
 use std::time::Duration;
 
@@ -18,8 +17,7 @@ pub const MAX_DATA_BYTES: usize = 256 * 1024;
 /// The most bytes of one event's key; more is refused at publish.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// How much of an unreadable text is kept: escaped at its worst, it still fits
-/// into an event.
+/// Length of an unreadable text that is kept: even fully escaped, it fits into an event.
 const KEEP: usize = 32 * 1024;
 
 /// A typed fact. Its serde form is its wire form.
@@ -72,9 +70,9 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
         Outgoing::from(self).at(instant)
     }
 
-    /// Name what the event is about (a user, an order). Handlers find it in
-    /// [`Meta::key`](crate::handler::Meta::key); it orders nothing. At most
-    /// [`MAX_KEY_BYTES`]; longer is refused at publish.
+    /// Names the object that the event is about (a user, an order). Handlers find it in
+    /// [`Meta::key`](crate::handler::Meta::key); it orders nothing. It has at most
+    /// [`MAX_KEY_BYTES`]; publishing a longer key fails.
     fn keyed(self, key: impl Into<String>) -> Outgoing<Self>
     where
         Self: Sized,
@@ -173,7 +171,7 @@ impl<E> Outgoing<E> {
     }
 }
 
-/// A published event as it is stored and travels: who, when, what.
+/// A published event as it is stored and travels, with its metadata.
 ///
 /// Serializes as one CloudEvents 1.0 JSON object.
 #[derive(Clone, Debug)]
@@ -189,7 +187,7 @@ pub struct Envelope {
     pub time: Timestamp,
     /// The service that published it, as a URI reference: `/termitary/<service>`.
     pub source: String,
-    /// What it is about, where the publisher said so.
+    /// The object that it is about, if the publisher named one.
     pub key: Option<String>,
     /// W3C trace context of the publisher, where it had one.
     pub traceparent: Option<String>,
@@ -228,7 +226,7 @@ impl Serialize for Envelope {
     }
 }
 
-/// Whether `name` can be an event's wire name (see [`Event::NAME`]).
+/// Returns whether `name` can be an event's wire name (see [`Event::NAME`]).
 pub const fn valid_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     if bytes.is_empty() || bytes.len() > 100 {

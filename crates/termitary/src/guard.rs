@@ -1,9 +1,8 @@
-//! The one door through which the engine calls user code. A panic on the other
-//! side becomes an error of what was asked; it never ends a task of the engine.
+//! The only place where the engine calls user code. A panic there becomes an error of that call; it
+//! never ends a task of the engine.
 //!
-//! User code is whatever runs because of a user's type: `Deserialize`, extractors,
-//! handlers and the drop of their futures, `Display` of their errors, the closures
-//! of schedules.
+//! User code is all code that runs because of a user's type: `Deserialize`, extractors, handlers
+//! and the drop of their futures, `Display` of their errors, the closures of schedules.
 
 use std::any::Any;
 use std::fmt;
@@ -46,8 +45,8 @@ impl Panicked {
 
 /// Calls user code.
 ///
-/// `AssertUnwindSafe`: the engine shares with it only what is whole after every
-/// statement, and drops what it had of its own.
+/// `AssertUnwindSafe`: the engine shares with it only data that is consistent after every
+/// statement, and drops its own data.
 pub(crate) fn call<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(Panicked::with)
 }

@@ -1,5 +1,5 @@
-//! What an operator sees and steers: counts, dead letters, schedules, the
-//! stream of events. Everything here is plain data that serializes.
+//! The operator's interface: counts, dead letters, schedules, the stream of events. Its types are
+//! plain data that serializes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::worker::roll;
 pub struct Status {
     /// `sqlite` or `redis`: where deliveries travel.
     pub mode: &'static str,
-    /// How many events the ledger keeps.
+    /// Number of events that the ledger keeps.
     pub events: u64,
     /// By name.
     pub subscriptions: Vec<SubscriptionStatus>,
@@ -39,9 +39,9 @@ pub struct Status {
 
 /// One subscription's deliveries, counted.
 ///
-/// With Redis, what the ledger has handed over counts as leased, also while it
-/// still waits on a stream, and how many stream-only events wait or run is an
-/// estimate while both kinds of publishing are in use.
+/// With Redis, deliveries that the ledger has handed over count as leased, even while they wait on
+/// a stream; and the split of stream-only events into waiting and running is an estimate while both
+/// kinds of publishing are in use.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -52,7 +52,7 @@ pub struct SubscriptionStatus {
     pub event: String,
     /// Waiting, due now or later.
     pub pending: u64,
-    /// Held by workers; with Redis also what was handed to it.
+    /// Held by workers; with Redis also those handed to it.
     pub leased: u64,
     /// Of those waiting: due now.
     pub due: u64,
@@ -63,8 +63,8 @@ pub struct SubscriptionStatus {
     /// Finished since the subscription was first registered; dropped ones are
     /// not counted.
     pub done: u64,
-    /// How long the longest-waiting due delivery has been due, of those in the
-    /// ledger: what waits on a stream is not seen here.
+    /// Time for which the longest-waiting due delivery of the ledger has been due; deliveries that
+    /// wait on a stream are not included.
     pub oldest_pending_seconds: u64,
     /// Live workers that run it.
     pub workers: u64,
@@ -81,13 +81,13 @@ pub struct ScheduleStatus {
     pub cron: String,
     /// The IANA time zone it is evaluated in.
     pub timezone: String,
-    /// The next tick whose event is still to be published; none while paused.
+    /// The next tick whose event is not published yet; none while paused.
     pub next: Option<Timestamp>,
     /// The last tick that published an event.
     pub last: Option<Timestamp>,
-    /// Whether an operator stopped it.
+    /// True if an operator paused it.
     pub paused: bool,
-    /// A tick is due whose event cannot be made.
+    /// Set if a tick is due whose event cannot be built.
     pub failing: Option<ScheduleFailure>,
     /// A clock that was ahead has settled the ticks up to this time, which is
     /// still to come for every living worker. The next worker that looks sets it
@@ -102,7 +102,7 @@ pub struct ScheduleStatus {
 pub struct ScheduleFailure {
     /// When that was first noticed.
     pub since: Timestamp,
-    /// What went wrong, cut as every stored error is.
+    /// The error, cut like every stored error.
     pub error: String,
 }
 
@@ -129,12 +129,12 @@ pub struct WorkerStatus {
 }
 
 impl WorkerStatus {
-    /// Whether the worker runs on this machine (or in this container).
+    /// Returns whether the worker runs on this machine (or in this container).
     pub fn is_local(&self) -> bool {
         self.host == roll::host()
     }
 
-    /// Whether it runs this subscription.
+    /// Returns whether it runs this subscription.
     pub fn runs(&self, subscription: &str) -> bool {
         self.subscriptions.iter().any(|name| name == subscription)
     }
@@ -154,14 +154,14 @@ impl fmt::Display for WorkerStatus {
 pub struct Letter {
     /// The event, payload included.
     pub event: Envelope,
-    /// Whose delivery it is.
+    /// The subscription of the delivery.
     pub subscription: String,
     /// Dead or parked.
     pub state: LetterState,
-    /// Dead: `error` (the last attempt failed), `permanent` or `crashed`.
-    /// Parked: `version`, `unknown-name` (the subscription's code does not name this
-    /// event), `undecodable`, `unreadable` (a row of the ledger; what can be shown of it
-    /// is), and what came in from plain pub/sub as `unknown-event` or `malformed`.
+    /// Dead: `error` (the last attempt failed), `permanent` or `crashed`. Parked: `version`,
+    /// `unknown-name` (the subscription's code does not name this event), `undecodable`,
+    /// `unreadable` (a row of the ledger, shown as far as possible), and from plain pub/sub
+    /// `unknown-event` or `malformed`.
     pub reason: String,
     /// The last error's text.
     pub error: String,
@@ -199,14 +199,14 @@ pub struct LetterFilter {
 pub struct Inspect(Broker);
 
 impl Broker {
-    /// What an operator sees and steers.
+    /// Returns the operator's interface.
     pub fn inspect(&self) -> Inspect {
         Inspect(self.clone())
     }
 }
 
-/// How many letters one statement resolves: a replay of a million does not
-/// hold the writer.
+/// Number of letters that one statement resolves, so that a replay of a million does not block the
+/// writer.
 const PAGE: u32 = 500;
 
 impl Inspect {
@@ -260,9 +260,9 @@ impl Inspect {
         roll::live(self.0.db()).await
     }
 
-    /// A live worker of this database whose deliveries travel another way than
-    /// those of this broker, if there is one: one of the two is configured
-    /// wrongly, and the counts of [`Inspect::status`] are incomplete.
+    /// Returns a live worker of this database whose deliveries travel another way than those of
+    /// this broker, if there is one. One of the two is then configured wrongly, and the counts of
+    /// [`Inspect::status`] are incomplete.
     pub async fn worker_of_another_mode(&self) -> Result<Option<WorkerStatus>, Error> {
         let mut workers = self.workers().await?.into_iter();
         Ok(workers.find(|worker| !worker.mode.is_empty() && worker.mode != self.0.mode()))
@@ -285,9 +285,10 @@ impl Inspect {
         ledger::letter(self.0.db(), event).await
     }
 
-    /// Runs the letters that match now again, with all their attempts; `who` goes
-    /// into the audit. Returns how many. A letter that is given up again meanwhile
-    /// stays one. Stopped half-way, it can be repeated. What came in from plain pub/sub and was parked has no handler, and stays.
+    /// Runs the letters that match now again, with all their attempts; `who` is recorded in the
+    /// audit. Returns their number. A letter that is given up again meanwhile remains one. If it is
+    /// interrupted, it can be repeated. Parked messages from plain pub/sub have no handler, and
+    /// stay.
     pub async fn replay(&self, filter: &LetterFilter, who: &str) -> Result<u64, Error> {
         self.resolve(filter, Resolve::Replay, who).await
     }
@@ -309,8 +310,7 @@ impl Inspect {
         } else {
             "drop"
         };
-        // Only what is a letter now: what is given up again meanwhile would keep this
-        // going for ever.
+        // Only current letters: including those given up again meanwhile would make this endless.
         let mut reader = db.read().await?;
         let letters = ledger::matching(&mut reader, filter, resolve).await?;
         drop(reader);
@@ -377,9 +377,9 @@ impl Inspect {
         tx.commit().await
     }
 
-    /// Forgets a subscription that no code registers any more, with all its
-    /// deliveries; answers how many unfinished ones were dropped, of those in
-    /// the ledger. With Redis away nothing is dropped.
+    /// Deletes a subscription that no code registers any more, with all its deliveries. Returns the
+    /// number of unfinished ones that were dropped, of those in the ledger. Fails while Redis is
+    /// unreachable, and drops nothing then.
     ///
     /// # Errors
     /// `is_invalid()` while a live worker runs it, which the message names: stop
@@ -397,8 +397,8 @@ impl Inspect {
         )))
     }
 
-    /// [`Inspect::drop_subscription`], also while live workers run it. What they
-    /// run of it ends without effect on the ledger.
+    /// Like [`Inspect::drop_subscription`], even while live workers run it. Their attempts end
+    /// without effect on the ledger.
     pub async fn force_drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
         let db = self.0.db();
         let routes = ledger::routes(db).await?;
@@ -411,8 +411,8 @@ impl Inspect {
         let dropped = ledger::forget(&mut tx, name, now_us).await?;
         audit(&mut tx, now_us, who, "drop-subscription", name, dropped).await?;
         tx.commit().await?;
-        // Until the commit any worker may have made its groups again. From now on
-        // none does, and housekeeping removes what this cannot.
+        // Until the commit any worker may have created its groups again. From now on none does, and
+        // housekeeping removes the groups that this call cannot.
         if let Some(route) = route
             && let Err(error) = self.0.transport().forget(route).await
         {

@@ -37,24 +37,22 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What is promised: an event is delivered at least once to every subscription
-//! that was registered when it was published. What a handler does to the
-//! database through [`Ledger`](handler::Ledger) happens effectively once; what
-//! it does elsewhere at least once, under a stable
-//! [`idempotency_key`](handler::Meta::idempotency_key). There is no order.
-//! Nothing is dropped in silence: a delivery ends as done, or as a dead letter
-//! or parked, which are kept until somebody decides.
+//! The guarantees: an event is delivered at least once to every subscription that was registered
+//! when it was published. A handler's effects in the database through [`Ledger`](handler::Ledger)
+//! happen effectively once; its other effects happen at least once, under a stable
+//! [`idempotency_key`](handler::Meta::idempotency_key). There is no order. Nothing is dropped
+//! silently: a delivery ends as done, or as a dead letter or parked, which are kept until an
+//! operator decides.
 //!
-//! The rooms of this crate, in reading order: [`event`] (what is published),
-//! [`Tx`] and [`Bus`] (how it becomes real), [`broadcast`] (telling every live
-//! process), [`handler`], [`subscription`] and [`retry`] (who handles it, and
-//! what happens around that), [`schedule`], [`registry`] (all of it as data),
-//! [`worker`] (what runs it), [`broker`] (where deliveries wait), [`db`] (one
-//! SQLite file, which several processes may share), [`inspect`] (what an
-//! operator sees), `testing` (the real engine on a clock that stands still).
+//! The modules of this crate, in reading order: [`event`] (events), [`Tx`] and [`Bus`] (publishing
+//! them), [`broadcast`] (reaching every live process), [`handler`], [`subscription`] and [`retry`]
+//! (handlers and their policies), [`schedule`], [`registry`] (all of it as data), [`worker`]
+//! (running it), [`broker`] (the queues of deliveries), [`db`] (one SQLite file, which several
+//! processes may share), [`inspect`] (the operator's interface), `testing` (the real engine on a
+//! manual clock).
 //!
-//! The crates whose types stand in this API are re-exported: [`sqlx`], [`jiff`],
-//! [`uuid`] and [`schemars`].
+//! The crates whose types appear in this API are re-exported: [`sqlx`], [`jiff`], [`uuid`] and
+//! [`schemars`].
 //!
 //! Features, none of them on by default: `redis` (deliveries travel through
 //! Redis or Valkey Streams) and `testing`. The guides in `docs/guide` say more,
@@ -125,11 +123,11 @@ pub use retry::Retry;
 pub use subscription::{Subscription, subscribe};
 pub use worker::Worker;
 
-// Types of these crates stand in the public API: with `termitary::sqlx` and the
-// others a program uses the versions that fit, whatever else it depends on.
+// Types of these crates appear in the public API: through `termitary::sqlx` and the others a
+// program uses the matching versions, whatever else it depends on.
 pub use {jiff, schemars, sqlx, uuid};
 
-/// What most files that publish or handle events need.
+/// The items that most files with events or handlers need.
 pub mod prelude {
     pub use crate::broker::{Broker, Bus};
     pub use crate::clock::{days, hours, minutes, secs};

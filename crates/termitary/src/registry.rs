@@ -11,7 +11,7 @@ use crate::ledger::BRIDGE;
 use crate::schedule::Schedule;
 use crate::subscription::{Policy, Subscription};
 
-/// What a name that is refused should look like.
+/// A hint for refused names.
 pub(crate) const FORM: &str = "use dotted lower-case words";
 
 /// The events, subscriptions and schedules of a service.
@@ -29,8 +29,7 @@ pub(crate) struct Declared {
     pub(crate) schema: fn() -> Schema,
 }
 
-/// What [`Registry::on`] accepts: a subscription, a schedule, or a cron rule,
-/// which is both.
+/// Accepted by [`Registry::on`]: a subscription, a schedule, or a cron rule, which is both.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be registered here",
     label = "expected a subscription or a schedule",
@@ -210,7 +209,7 @@ impl<S> Registry<S> {
         mistakes
     }
 
-    /// Whether an event of this name, or of one with this alias, is known.
+    /// Returns whether an event of this name, or one with this alias, is known.
     pub fn knows(&self, event: &str) -> bool {
         self.events.contains_key(event)
             || self
@@ -285,9 +284,9 @@ pub struct MapEntry {
     pub version: u32,
     /// Older names of it.
     pub aliases: Vec<String>,
-    /// Who handles it.
+    /// The subscriptions that handle it.
     pub subscriptions: Vec<MapSubscription>,
-    /// What publishes it on time.
+    /// The schedules that publish it.
     pub schedules: Vec<MapSchedule>,
     /// JSON Schema of the payload.
     pub schema: Schema,
@@ -315,7 +314,7 @@ pub struct MapSchedule {
     pub cron: String,
     /// The IANA time zone it is evaluated in.
     pub timezone: String,
-    /// What happens to ticks that no scheduler was there for.
+    /// The handling of ticks that were missed while no scheduler ran.
     pub catch_up: String,
 }
 

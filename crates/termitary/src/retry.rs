@@ -1,4 +1,4 @@
-//! How long to wait before a failed delivery is tried again, and how often.
+//! The number of attempts of a failed delivery, and the delays between them.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct Retry {
 /// The shortest first wait that [`Registry::check`](crate::Registry::check)
 /// accepts: with less, all attempts are used up before anything can recover.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// No wait is longer, whatever the cap.
+/// The longest delay, whatever the cap.
 const LONGEST: Duration = days(366);
 
 impl Default for Retry {
@@ -57,7 +57,7 @@ impl Retry {
         }
     }
 
-    /// How often the handler runs at most; at least once.
+    /// Sets the maximum number of runs; at least one.
     pub const fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = if attempts == 0 { 1 } else { attempts };
         self

@@ -19,18 +19,18 @@ pub(crate) const LONGEST_TIMEOUT: Duration = days(30);
 /// The most concurrency that it accepts for one subscription.
 pub(crate) const MOST_CONCURRENCY: usize = 100_000;
 
-/// What happens around the handler: data, shown in the event map.
+/// The policy of a handler: data, shown in the event map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Policy {
     /// When and how often a failed delivery is tried again.
     pub retry: Retry,
-    /// How long one attempt may take.
+    /// Time limit of one attempt.
     pub timeout: Duration,
-    /// How many attempts one worker runs at once.
+    /// Number of attempts that one worker runs at once.
     pub concurrency: usize,
-    /// Whether a new subscription also gets the events still retained.
+    /// True if a new subscription also gets the events still retained.
     pub from_retained: bool,
 }
 
@@ -131,16 +131,16 @@ impl<S> Subscription<S> {
         self
     }
 
-    /// How long one attempt may take (default: five minutes). It is then
-    /// cancelled and counts as an error. From 1 ms to 30 days: anything else is
-    /// a mistake that [`Registry::check`](crate::Registry::check) names.
+    /// Sets the time limit of one attempt (default: five minutes). At the limit it is cancelled and
+    /// counts as an error. The range is 1 ms to 30 days;
+    /// [`Registry::check`](crate::Registry::check) rejects other values.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.policy.timeout = timeout;
         self
     }
 
-    /// How many attempts one worker runs at once (default: 16). From 1 to 100,000:
-    /// more is a mistake that [`Registry::check`](crate::Registry::check) names.
+    /// Sets the number of attempts that one worker runs at once (default: 16). The range is 1 to
+    /// 100,000; [`Registry::check`](crate::Registry::check) rejects other values.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.policy.concurrency = concurrency.max(1);
         self

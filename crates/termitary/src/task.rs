@@ -1,4 +1,4 @@
-//! How a task gives way, and how it goes on after a panic.
+//! Tasks that yield, and that continue after a panic.
 
 use std::future::Future;
 use std::task::Poll;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::guard;
 
-/// How long a loop that panicked rests before it begins again.
+/// Pause of a loop before it restarts after a panic.
 const REST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1_000 });
 
 /// Runs a loop of the engine to its end; begins it again when it panicked.

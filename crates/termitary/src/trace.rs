@@ -12,7 +12,7 @@ tokio::task_local! {
     static CURRENT: Scope;
 }
 
-/// What is known of the running code.
+/// The trace and the cause of the running code.
 struct Scope {
     context: TraceContext,
     /// The attempt that it belongs to.
@@ -41,7 +41,7 @@ pub struct TraceContext {
     pub cause: Option<Uuid>,
 }
 
-/// Runs `work` so that what it publishes carries `context`.
+/// Runs `work` so that events published in it carry `context`.
 pub async fn scope<F: Future>(context: TraceContext, work: F) -> F::Output {
     CURRENT.scope(Scope::new(context, None), work).await
 }

@@ -32,7 +32,7 @@ use crate::planted;
 #[derive(Clone)]
 pub struct Ledger(Arc<LedgerScope>);
 
-/// What the transactions of one attempt share.
+/// State shared by the transactions of one attempt.
 pub(crate) struct LedgerScope {
     pub(crate) db: Db,
     pub(crate) claim: Claim,
@@ -47,7 +47,7 @@ struct Run {
     end: Arc<dyn End>,
 }
 
-/// What ends an attempt from outside.
+/// Ends an attempt from outside.
 pub(crate) trait End: Send + Sync {
     /// Its transaction was ended.
     fn end(&self, reason: &str);
@@ -163,8 +163,8 @@ impl<S> FromDelivery<S> for Ledger {
     }
 }
 
-/// A transaction whose commit also finishes the delivery. Dropped without a
-/// commit it rolls back, and a handler that then returns `Ok` is in error.
+/// A transaction whose commit also finishes the delivery. Dropping it without a commit rolls it
+/// back, and a handler that then returns `Ok` is in error.
 pub struct LedgerTx {
     tx: Tx,
     since: Instant,

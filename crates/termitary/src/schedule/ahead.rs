@@ -1,5 +1,5 @@
-//! A schedule whose ticks a clock that was ahead has settled up to a day that is
-//! still to come: brought back, or it would be silent until then.
+//! Resets a schedule whose ticks up to a future day were settled by a clock that was ahead:
+//! otherwise it would be silent until then.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::inspect;
 
-/// Who acts, for the audit.
+/// The actor in the audit.
 const WHO: &str = "scheduler";
 
 /// Sets the record back to `now` where it is further ahead than the clocks of all

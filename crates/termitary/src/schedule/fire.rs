@@ -1,5 +1,5 @@
-//! What comes due of one schedule: its events are made, and published in one
-//! transaction with their ticks.
+//! Fires the due ticks of one schedule: builds their events, and publishes them in one transaction
+//! with their ticks.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::ledger::stored::Text;
 const LATEST_WINDOW: Duration = days(1);
 /// A tick published within this of its instant was not missed.
 const ON_TIME: Duration = minutes(1);
-/// How often to begin again where another process changed the row meanwhile.
+/// Number of tries if another process changed the row meanwhile.
 const TRIES: usize = 3;
 
 /// A tick and its event, or why it cannot be made.

@@ -60,7 +60,7 @@ impl Event for Tick {
     }
 }
 
-/// What happens to ticks that came due while no scheduler ran.
+/// The handling of ticks that came due while no scheduler ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatchUp {
     /// The latest one only, if it is no older than 24 hours.
@@ -90,12 +90,10 @@ pub(crate) type MakePayload = Arc<dyn Fn(Tick) -> Result<String, serde_json::Err
 
 /// At each instant of `cron`, publishes the event that `make` returns.
 ///
-/// `make` runs on a thread of the runtime and should only build a value. Where it
-/// panics, or its event is larger than an event may be, that tick waits: it is
-/// tried again with growing waits up to a minute, logged, shown in
-/// [`ScheduleStatus::failing`](crate::inspect::ScheduleStatus::failing), and given
-/// up when the schedule's [`CatchUp`] would no longer publish it. Other schedules
-/// go on.
+/// `make` runs on a thread of the runtime and should only build a value. If it panics, or its event
+/// is too large, that tick waits: it is retried with growing delays of up to a minute, logged,
+/// shown in [`ScheduleStatus::failing`](crate::inspect::ScheduleStatus::failing), and given up when
+/// the schedule's [`CatchUp`] would no longer publish it. Other schedules are not delayed.
 ///
 /// `cron` has five fields (minute, hour, day of month, month, day of week) or
 /// six with seconds first. The schedule is known by `name`, which must stay
@@ -149,7 +147,7 @@ impl Schedule {
         self
     }
 
-    /// What happens to missed ticks (default: [`CatchUp::Latest`]).
+    /// Sets the handling of missed ticks (default: [`CatchUp::Latest`]).
     pub fn catch_up(mut self, catch_up: CatchUp) -> Self {
         self.catch_up = catch_up;
         self
@@ -202,7 +200,7 @@ impl<S> Register<S> for Schedule {
     }
 }
 
-/// A schedule and its only handler in one: what [`cron`] answers.
+/// A schedule and its only handler in one, as returned by [`cron`].
 pub struct Cron<S> {
     schedule: Schedule,
     subscription: Subscription<S>,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::inspect::{ScheduleFailure, ScheduleStatus, instant};
 use crate::ledger::stored::Text;
 
-/// What a scheduler needs of a row.
+/// The columns of a row that a scheduler needs.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct Record {
     /// Every tick up to here is settled.
@@ -25,8 +25,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Whether the rule is this process's: where it was edited since this process
-    /// started, its ticks are the newer process's to publish.
+    /// Returns whether the rule is this process's: if it was edited since this process started, the
+    /// newer process publishes its ticks.
     pub(super) fn is_of(&self, schedule: &Schedule) -> bool {
         self.cron.0 == schedule.cron && self.timezone.0 == schedule.timezone
     }
@@ -123,7 +123,7 @@ pub(crate) fn unknown(name: &str) -> Error {
     Error::not_found(format!("no schedule is named `{name}`"))
 }
 
-/// Whether the event of this tick was published, be it too early.
+/// Returns whether the event of this tick was published, even if too early.
 pub(super) async fn is_published(db: &Db, name: &str, tick: Timestamp) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM termitary_ticks WHERE schedule = $1 AND tick_us = $2 AND event IS NOT NULL)",

@@ -50,8 +50,8 @@ impl Rule {
         self.cron.pattern.hours.from_wildcard
     }
 
-    /// In whole seconds: croner's search backwards would answer with an instant
-    /// after one that has a fraction, where the hands show it a second time.
+    /// In whole seconds: croner's backward search would return an instant after one with a fraction
+    /// of a second, if the clock shows it a second time.
     fn zoned(&self, instant: Timestamp) -> Zoned {
         let seconds = instant.as_microsecond().div_euclid(1_000_000);
         Zoned(
@@ -100,8 +100,8 @@ impl Rule {
         }
     }
 
-    /// No time whose first occurrence is at or before `instant` is later than
-    /// this: in an overlap the hands have been further already.
+    /// The latest local time whose first occurrence may be at or before `instant`: in an overlap
+    /// the clock has already shown later times.
     fn latest_hands(&self, instant: Timestamp) -> Option<DateTime> {
         let hands = self.timezone.to_datetime(instant);
         match self.timezone.to_ambiguous_timestamp(hands).offset() {

@@ -70,7 +70,7 @@ fn check_part(field: &Field, part: &str) -> Result<(), String> {
     ))
 }
 
-/// How many values a range holds.
+/// Number of values in a range.
 fn values(field: &Field, range: &str) -> u32 {
     let bounds = range.split_once('-');
     let bounds = bounds.and_then(|(low, high)| Some((value(field, low)?, value(field, high)?)));

@@ -14,12 +14,12 @@ use crate::clock::{forward, secs};
 use crate::db::Db;
 use crate::error::Error;
 
-/// How often the clock is looked at.
+/// Interval at which the clock is read.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long to rest after the database failed.
+/// Pause after the database failed.
 const RETRY: Duration = secs(1);
-/// How often the schedules are looked at where nothing seems due: a clock may have
-/// been set, an operator or another process may have changed them.
+/// Interval at which the schedules are checked even if nothing seems due: a clock may have been
+/// set, or an operator or another process may have changed them.
 const AGAIN: Duration = secs(10);
 
 /// Publishes ticks as they come due, until told to stop.
@@ -61,7 +61,7 @@ pub(super) struct Ticker {
     looked: Timestamp,
     /// When the next tick is due.
     next: Timestamp,
-    /// Look again by then, whatever the clock says.
+    /// Time of the next check, whatever the clock says.
     again: Instant,
 }
 
@@ -140,8 +140,8 @@ impl Post {
     }
 }
 
-/// Publishes every tick that is due, of all of them: for tests, whose clock is
-/// their own. An error names the first schedule that cannot make its event.
+/// Publishes every due tick of all of them: for tests with a manual clock. The error names the
+/// first schedule that cannot build its event.
 #[cfg(feature = "testing")]
 pub(crate) async fn fire_due(db: &Db, schedules: &[Schedule]) -> Result<(), Error> {
     let now = db.clock().now();

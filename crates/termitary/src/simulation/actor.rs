@@ -13,12 +13,12 @@ use tokio::time::timeout;
 
 use crate::db::Db;
 
-/// How long an answer of the database or of Redis may take that nobody holds up.
+/// Time limit for a reply of the database or of Redis if nobody blocks it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same while another actor may hold what this one needs.
+/// The same while another actor may block it.
 const BLOCKED: Duration = Duration::from_millis(3);
 
-/// What an actor does.
+/// The role of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Worker,
@@ -29,7 +29,7 @@ pub(super) enum Role {
     Saboteur,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// It ended.
@@ -110,7 +110,7 @@ impl Actor {
     }
 }
 
-/// Whoever waits although every connection is free waits for an answer only.
+/// An actor that waits although every connection is free waits only for a reply.
 fn patience(db: &Db) -> Duration {
     if db.is_unused() { PATIENCE } else { BLOCKED }
 }
@@ -120,7 +120,7 @@ thread_local! {
     static RESTING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The end of a step: what comes next happens later.
+/// The end of a step: the actor continues later.
 pub(super) async fn rest() {
     let mut first = true;
     std::future::poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! What the actors do, through the same doors as the real loops.
+//! The actions of the actors, through the same functions as the real loops.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::inspect::LetterFilter;
 use crate::ledger::{self, Resolve};
 use crate::schedule::ticker::fire_due;
 
-/// How often a settlement is tried again whose outcome is unknown.
+/// Number of retries of a settlement whose outcome is unknown.
 const SETTLE_TRIES: u32 = 3;
 
 /// Leases, runs, renews, settles; now and then a suspect, alone.
@@ -44,7 +44,7 @@ pub(super) async fn worker(world: Rc<World>, mut random: Rng, me: Process) {
     }
 }
 
-/// Runs what was leased, and settles it together. `kind`: everything goes well.
+/// Runs leased deliveries, and settles them together. `kind`: every run succeeds.
 pub(super) async fn run(
     world: &World,
     random: &mut Rng,
@@ -116,7 +116,7 @@ async fn commit_effect(ledger: &Ledger, delivery: &Leased) -> HandlerResult {
 fn scripted(world: &World, random: &mut Rng, has_effect: bool, kind: bool) -> Outcome {
     let due_us = world.db.clock().now_us() + micros(secs(random.u64(0..40)));
     let error = "as scripted".to_owned();
-    // Who has an effect says "done" with it.
+    // A run with an effect commits "done" with it.
     let from = if has_effect { 10 } else { 0 };
     match random.u8(from..20) {
         n if kind || n < 10 => Outcome::Done { committed: false },

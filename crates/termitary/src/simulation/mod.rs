@@ -7,9 +7,9 @@
 //! the database refuses writes, and when Redis loses data. Then the system is healed and drained,
 //! the sleeping processes wake, and `checker` compares the ledger with the promises.
 //!
-//! `TERMITARY_SIM_SEED=n` runs one seed and prints its trace;
-//! `TERMITARY_SIM_RUNS=n` runs more of them. A seed repeats every choice; only
-//! which of two waiting actors the database answers first may differ.
+//! `TERMITARY_SIM_SEED=n` runs one seed and prints its trace; `TERMITARY_SIM_RUNS=n` sets the
+//! number of runs. A seed repeats every choice; only the order in which the database serves two
+//! waiting actors may differ.
 //!
 //! It does not cover power cuts (its commits are durable), processes that meet as `SQLITE_BUSY`
 //! (all share the connections), and wrong clocks. The crash and chaos tests do.

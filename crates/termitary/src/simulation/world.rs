@@ -1,5 +1,4 @@
-//! One simulated system: a database, a broker for each process, and what they
-//! do to it.
+//! One simulated system: a database, a broker for each process, and the actions of the processes.
 
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
@@ -89,7 +88,7 @@ pub(super) struct World {
     /// On SQL a broker remembers nothing that matters: actors share two, since
     /// each keeps connections busy for a while.
     machines: Vec<Broker>,
-    /// Reads what is committed, whatever the actors hold.
+    /// Reads committed data, whatever the actors hold.
     observer: RefCell<Option<SqliteConnection>>,
     book: RefCell<Book>,
     _folder: TempDir,
@@ -217,7 +216,7 @@ impl World {
         self.routes.iter().find(|route| route.id == id).unwrap()
     }
 
-    /// Whether its handler uses `Ledger`.
+    /// Returns whether its handler uses `Ledger`.
     pub(super) fn has_effect(&self, route: i64) -> bool {
         self.route(route).name.starts_with("effect.")
     }

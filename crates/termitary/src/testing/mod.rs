@@ -46,7 +46,7 @@ use crate::worker::Worker;
 #[cfg(feature = "redis")]
 pub use self::redis::TestRedis;
 
-/// How long a test may take to settle before it fails.
+/// Time limit for a test to settle.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// 2026-01-15T12:00:00Z, a Thursday.
 const START: i64 = 1_768_478_400;
@@ -122,8 +122,8 @@ impl TestWorker {
         }
     }
 
-    /// Waits until nothing that is due is pending or leased, and new subscriptions have
-    /// what is retained for them.
+    /// Waits until no due delivery is pending or leased, and new subscriptions have their retained
+    /// events.
     ///
     /// # Panics
     /// When that takes longer than a test should.
@@ -156,7 +156,7 @@ impl TestWorker {
         self.settle().await;
     }
 
-    /// Unfinished, dead and parked deliveries are what this test is about.
+    /// Allows unfinished, dead and parked deliveries at the end of this test.
     pub fn allow_leftovers(&mut self) {
         self.leftovers = true;
     }
@@ -202,7 +202,7 @@ impl TestWorker {
     }
 }
 
-/// What is not finished, in words.
+/// The unfinished deliveries, in words.
 async fn left(url: &str, options: Options) -> Result<Option<String>, Error> {
     let db = Db::open_with(url, options).await?;
     let left: Vec<_> = ledger::tally(&db)

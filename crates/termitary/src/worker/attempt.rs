@@ -46,7 +46,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(
     Took::Time(took)
 }
 
-/// What became of a delivery's turn to run.
+/// The result of a delivery's turn to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Took {
     /// The attempt took this long.
@@ -72,8 +72,8 @@ fn end<S>(core: &Core<S>, waiting: Waiting, outcome: Option<Outcome>) {
     settle(core, leased, outcome, tracked, Some(claim), None);
 }
 
-/// Runs a leased suspect; whoever calls has seen to it that nothing else runs.
-/// Returns when it is settled.
+/// Runs a leased suspect; the caller has ensured that nothing else runs. Returns when it is
+/// settled.
 pub(super) async fn run_alone<S: Send + Sync + 'static>(
     core: Arc<Core<S>>,
     subscription: Arc<Subscription<S>>,
@@ -148,8 +148,8 @@ async fn judged<S: Send + Sync + 'static>(
     (outcome, took)
 }
 
-/// One of the process's places to run in; where there is none soon, why what
-/// waits goes back.
+/// Waits for one of the process's slots; if none is free soon, returns why the waiting deliveries
+/// are released.
 async fn place<S>(core: &Core<S>) -> Result<OwnedSemaphorePermit, Took> {
     let places = Arc::clone(&core.permits);
     if core.stop.is_cancelled() {
@@ -241,9 +241,9 @@ async fn execute<S: Send + Sync + 'static>(
     }
 }
 
-/// Resolves when another worker has the delivery, or the transaction stood still.
-/// The renewal also loses what the handler's own transaction has just finished:
-/// that goes on to its end.
+/// Resolves when another worker has the delivery, or the transaction stalled. The renewal also
+/// fails after the handler's own transaction has finished the delivery: that attempt continues to
+/// its end.
 async fn lost(tracked: &Tracked, ledger: &LedgerScope) -> Ended {
     let reason = tracked.lost().await;
     if ledger.finishing() {
@@ -265,8 +265,8 @@ fn settle<S>(
     claim: Option<OwnedSemaphorePermit>,
     waiter: Option<oneshot::Sender<()>>,
 ) {
-    // No longer ours: whoever has it now has it in the ledger. What may be left
-    // with us is the entry that carried it; that ends, and nothing else changes.
+    // The claim is lost: another worker has it in the ledger. The entry that carried it may be left
+    // here; it is ended, and nothing else changes.
     let outcome = outcome.unwrap_or(Outcome::Done { committed: true });
     let settlement = Settlement {
         claim: leased.claim,

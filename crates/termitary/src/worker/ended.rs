@@ -1,4 +1,4 @@
-//! From how a handler ended to what becomes of its delivery.
+//! Turns the end of a handler into the outcome of its delivery.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::subscription::Subscription;
 
 const SHORTEST_SNOOZE: Duration = Duration::from_secs(1);
 
-/// How one run of the handler ended, before the policy is asked.
+/// The end of one run of the handler, before the policy is applied.
 pub(super) enum Ended {
     Returned(HandlerResult),
     /// It panicked, took too long, or its transaction stood still.
@@ -25,8 +25,8 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    /// The handler panicked when it was cancelled: an error, whatever it was
-    /// cancelled for, but for a delivery that is another worker's.
+    /// The handler panicked when it was cancelled: an error, whatever the reason, unless the
+    /// delivery is another worker's.
     pub(super) fn dropped(self, panicked: &Panicked) -> Self {
         let why = match self {
             Self::Failed(why) => why,
@@ -44,7 +44,7 @@ fn and_dropped(why: &str, panicked: &Panicked) -> String {
     format!("{why}; when it was dropped it {panicked}")
 }
 
-/// What the policy makes of it. `None`: the delivery is no longer ours.
+/// Applies the policy. `None`: the delivery is no longer ours.
 pub(super) fn classify<S>(
     core: &Core<S>,
     subscription: &Subscription<S>,
@@ -53,8 +53,7 @@ pub(super) fn classify<S>(
     ended: Ended,
 ) -> Option<Outcome> {
     if ledger.committed() {
-        // The handler's own transaction finished the delivery; whatever came
-        // after can no longer change that.
+        // The handler's own transaction finished the delivery; later errors cannot change that.
         if let Err(panicked) = guard::discard(ended) {
             tracing::warn!(error = %panicked, "the error of a handler that had finished panicked when it was dropped");
         }

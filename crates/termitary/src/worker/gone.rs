@@ -12,7 +12,7 @@ use super::lane::Lane;
 use crate::clock::minutes;
 use crate::error::Error;
 
-/// How often the log names them again.
+/// Interval at which the log names them again.
 const AGAIN: Duration = minutes(1);
 
 /// When the log named them last.
@@ -20,7 +20,7 @@ const AGAIN: Duration = minutes(1);
 pub(super) struct Gone(Option<Instant>);
 
 impl Gone {
-    /// Stops the lanes of what the ledger does not have any more.
+    /// Stops the lanes of subscriptions that the ledger no longer has.
     pub(super) async fn look<S>(&mut self, core: &Core<S>, lanes: &[Lane<S>]) -> Result<(), Error> {
         let registered: Vec<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions")
             .fetch_all(&mut *core.broker.db().read().await?)
@@ -47,7 +47,7 @@ impl Gone {
     }
 }
 
-/// The names of what this worker runs.
+/// The names of the subscriptions of this worker.
 pub(super) fn running<S>(lanes: &[Lane<S>]) -> Vec<&str> {
     let running = lanes.iter().filter(|lane| !lane.gone.is_cancelled());
     running.map(|lane| &*lane.route.name).collect()

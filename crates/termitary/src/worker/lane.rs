@@ -18,18 +18,17 @@ use crate::lock::Mutex;
 use crate::subscription::Subscription;
 use crate::task::let_others_go_first;
 
-/// How long one lease call waits for work; the lane then asks again.
+/// Time for which one lease call waits for work; the lane then calls again.
 const WAIT: Duration = Duration::from_secs(20);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// The room of one lane. Claimed work is what runs; where handlers are short
-/// as much again, leased ahead so that a free place finds work without a round
-/// trip.
+/// The capacity of one lane. Running deliveries have claims; if handlers are short, as many again
+/// are leased ahead, so that a free slot finds work without a round trip.
 pub(super) struct Room {
     claims: Arc<Semaphore>,
     size: usize,
-    /// The claims for what is leased ahead, while nothing is.
+    /// The claims for leasing ahead, while no delivery is leased ahead.
     withheld: Mutex<Option<OwnedSemaphorePermit>>,
     /// The most of one lease: where several are under way, each has its share.
     share: usize,
@@ -81,9 +80,8 @@ impl<S> Lane<S> {
     }
 }
 
-/// Leases and queues deliveries until the worker stops, or the subscription is
-/// dropped. What is queued and not
-/// begun goes back when it stops, or when a suspect is to run alone.
+/// Leases and queues deliveries until the worker stops or the subscription is dropped. Queued
+/// deliveries are released when it stops, or when a suspect is to run alone.
 pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane<S>) {
     let Lane {
         subscription,
@@ -104,7 +102,7 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lane: Lane
     loop {
         let (leased, claims) = tokio::select! {
             biased;
-            // First: what is leased is queued, and gives itself back.
+            // First, because leased deliveries are queued and release themselves.
             Some(ended) = under_way.next() => ended,
             () = core.stop.cancelled() => break,
             () = gone.cancelled() => break,
@@ -184,8 +182,7 @@ impl Room {
         }
     }
 
-    /// Free claims: for what can begin now, and where handlers are short for
-    /// what is leased ahead.
+    /// Free claims: for deliveries that can start now, and for leasing ahead if handlers are short.
     async fn free<S: Send + Sync + 'static>(
         &self,
         core: &Core<S>,
@@ -222,7 +219,7 @@ impl Room {
         Some(claims)
     }
 
-    /// Withholds the claims for what is leased ahead, once they are free.
+    /// Withholds the claims for leasing ahead, once they are free.
     async fn withhold(&self) -> Option<()> {
         if self.withheld.lock().is_none() {
             let ahead = (self.size / 2) as u32;

@@ -1,11 +1,10 @@
 //! The worker: leases deliveries, runs handlers, settles.
 //!
-//! One lane per subscription leases (`lane`) and runs attempts (`queue`, `attempt`,
-//! `ended`), ahead of them only where they are short (`pace`);
-//! one settler batches what ended (`settler`); what may have killed its process
-//! runs alone (`suspects`); leases are renewed on a thread
-//! of their own (`renewal`), so that a handler that blocks the runtime keeps
-//! its lease; the rest is housekeeping (`upkeep`, `roll`, `gone`).
+//! One lane per subscription leases (`lane`) and runs attempts (`queue`, `attempt`, `ended`), ahead
+//! of them only if they are short (`pace`); one settler batches ended attempts (`settler`);
+//! suspected killers of a process run alone (`suspects`); leases are renewed on a separate thread
+//! (`renewal`), so that a handler that blocks the runtime keeps its lease; the rest is housekeeping
+//! (`upkeep`, `roll`, `gone`).
 
 mod attempt;
 mod ended;
@@ -47,7 +46,7 @@ use news::News;
 use renewal::Renewal;
 use settler::Settler;
 
-/// How long running handlers get to finish after a shutdown signal.
+/// Time for running handlers to finish after a shutdown signal.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(25);
 const DEFAULT_CONCURRENCY: usize = 64;
 
@@ -79,7 +78,7 @@ impl<S> Worker<S, ()> {
 }
 
 impl<S, T> Worker<S, T> {
-    /// What handlers extract with [`State`](crate::handler::State).
+    /// Sets the state that handlers extract with [`State`](crate::handler::State).
     pub fn state(self, state: S) -> Worker<S> {
         Worker {
             broker: self.broker,
@@ -91,16 +90,16 @@ impl<S, T> Worker<S, T> {
         }
     }
 
-    /// How many attempts run at once in this process (default: 64), within
-    /// each subscription's own limit. `usize::MAX`: no limit but theirs.
+    /// Sets the number of attempts that run at once in this process (default: 64), within each
+    /// subscription's own limit. `usize::MAX` means no limit but theirs.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// How long running handlers get to finish after the shutdown signal
-    /// (default: 25 seconds, at most 30 days). Then they are dropped and their
-    /// deliveries released; no attempt is counted.
+    /// Sets the time for running handlers to finish after the shutdown signal (default: 25 seconds,
+    /// at most 30 days). Then they are dropped and their deliveries released; no attempt is
+    /// counted.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace.min(LONGEST_TIMEOUT);
         self
@@ -216,7 +215,7 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
     }
 }
 
-/// What every part of one running worker shares.
+/// State shared by all parts of one running worker.
 pub(crate) struct Core<S> {
     id: WorkerId,
     /// Its entry in the roll of workers.
@@ -330,8 +329,8 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     }
 }
 
-/// Drains: what runs gets the grace, then is dropped.
-/// Returns whether that was enough.
+/// Drains: running handlers get the grace period, then they are dropped. Returns whether all of
+/// them finished.
 async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>) -> bool {
     core.stop.cancel();
     tracing::info!(worker.id = %core.id, running = core.running(), grace_seconds = grace.as_secs(), "worker stopping");
@@ -354,8 +353,8 @@ async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>
     in_time
 }
 
-/// How long a worker that stops goes on, after its grace, to sign off where nobody
-/// answers.
+/// Extra time after its grace period in which a stopping worker tries to sign off if the database
+/// does not respond.
 const LAST: Duration = Duration::from_secs(1);
 
 async fn leave<S>(core: &Core<S>, routes: &[Route]) {

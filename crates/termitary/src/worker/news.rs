@@ -1,4 +1,4 @@
-//! What befalls many lanes at once is told once, with all their names.
+//! Logs events that affect many lanes at once, as one line with all their names.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::lock::Mutex;
 /// For so long it is heard which lanes it befalls.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// What is heard and not told yet: why leasing fails, or that it works again, and of
-/// which subscriptions.
+/// Pending news: the reason why leasing fails, or that it works again, and the affected
+/// subscriptions.
 #[derive(Default)]
 pub(super) struct News(Mutex<HashMap<Option<String>, Vec<String>>>);
 
 impl News {
-    /// Whether nobody is going to tell it yet.
+    /// Returns whether no task is about to log it yet.
     fn is_new(&self, what: Option<String>, subscription: &str) -> bool {
         let mut heard = self.0.lock();
         let whose = heard.entry(what).or_default();

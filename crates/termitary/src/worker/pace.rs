@@ -1,6 +1,6 @@
-//! How long a subscription's handlers take: work is leased ahead only where
-//! they are known to be short. Where they are not, what one worker leased and
-//! cannot begin would wait beside others that are idle.
+//! Measures the duration of a subscription's handlers: work is leased ahead only if they are known
+//! to be short. Otherwise a delivery that one worker leased and cannot start would wait beside idle
+//! workers.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Pace {
         self.0 = (rest << 1) | long | (full << WINDOW);
     }
 
-    /// Whether the median attempt is known to be short.
+    /// Returns whether the median attempt is known to be short.
     pub(super) fn is_short(self) -> bool {
         let attempts = self.0.ilog2();
         let long = self.0.count_ones() - 1;

@@ -1,4 +1,4 @@
-//! What one subscription has leased and not begun, and the tasks that run it.
+//! The deliveries that one subscription has leased and not started, and the tasks that run them.
 //!
 //! A runner takes one delivery after the other: a task for each would cost more
 //! than a short handler does. One starts the next as long as more waits, so that
@@ -66,7 +66,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
         }))
     }
 
-    /// Queues what was leased, each with one of the `claims`.
+    /// Queues leased deliveries, each with one of the `claims`.
     pub(super) fn add(&self, leased: Vec<Leased>, mut claims: OwnedSemaphorePermit) {
         let timeout = self.0.subscription.policy.timeout;
         let tracked = self.0.core.renewal.track_all(&leased, timeout);
@@ -89,7 +89,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
         }
     }
 
-    /// Whether handlers are known to be short: only then is work leased ahead.
+    /// Returns whether handlers are known to be short: only then are deliveries leased ahead.
     pub(super) fn is_short(&self) -> bool {
         self.0.state.lock().pace.is_short()
     }
@@ -102,7 +102,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
             match first.map(|since| since + SHORT) {
                 Some(long) if long <= Instant::now() => return,
                 Some(long) => tokio::time::sleep_until(long).await,
-                // Who adds to the queue looks again.
+                // The task that adds to the queue checks again.
                 None => std::future::pending().await,
             }
         }
@@ -158,7 +158,7 @@ struct Runner<'a, S: Send + Sync + 'static> {
 }
 
 impl<S: Send + Sync + 'static> Runner<'_, S> {
-    /// What is to be run next; with nothing left, one runner less.
+    /// The next delivery to run; if none is left, one runner less.
     fn next(&mut self, took: Option<Took>) -> Option<Waiting> {
         let inner = &self.queue.0;
         let mut state = inner.state.lock();

@@ -1,7 +1,7 @@
-//! Who is there: every worker signs in, and again every few seconds.
+//! The list of workers: every worker signs in, and again every few seconds.
 //!
-//! Each row holds its worker's time, and that clock may be wrong; so may ours. So
-//! a row whose time is not ours is watched, and deleted when it no longer changes.
+//! Each row holds the time of its worker's clock, which may be wrong; so may ours. A row whose time
+//! differs from ours is therefore watched, and deleted when it no longer changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const EVERY: Duration = secs(5);
 pub(crate) const LIVE: Duration = secs(20);
 const FORGET: Duration = minutes(10);
 
-/// Workers whose time is not ours, with that time, and since when it has stood.
+/// Workers whose time differs from ours, with that time, and since when it has not changed.
 #[derive(Default)]
 struct Watch(HashMap<String, (i64, Instant)>);
 
@@ -113,8 +113,8 @@ impl Entry {
     }
 }
 
-/// Signs in again every few seconds until housekeeping ends. Looks first whether what
-/// it runs is still registered.
+/// Signs in again every few seconds until housekeeping ends. Checks first whether this worker's
+/// subscriptions are still registered.
 pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: Vec<Lane<S>>) {
     let mut gone = Gone::default();
     let mut failing = false;
@@ -181,8 +181,8 @@ pub(super) async fn sign_off(db: &Db, id: &str) -> Result<(), Error> {
     tx.commit().await
 }
 
-/// The workers heard of lately, the oldest first. Where no worker is left to delete
-/// the row of one whose clock was ahead, that one does not count as live either.
+/// The workers that reported lately, the oldest first. If no worker is left to delete the row of
+/// one whose clock was ahead, that one does not count as live either.
 pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
     let now_us = db.clock().now_us();
     let rows: Vec<(Text, Text, i64, i64, i64, Text, Text)> = sqlx::query_as(

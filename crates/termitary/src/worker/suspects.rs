@@ -1,6 +1,6 @@
-//! Runs suspects alone: the worker stops leasing, lets what runs finish, gives
-//! back what waits, and only then leases one suspect at a time. If the process
-//! dies now, nobody else can have done it.
+//! Runs suspects alone: the worker stops leasing, lets running handlers finish, releases waiting
+//! deliveries, and only then leases one suspect at a time. If the process dies now, no other
+//! delivery can have killed it.
 //!
 //! The cost for a busy worker is bounded: [`FIRST_PATIENCE`] to fall quiet
 //! (more only after it failed to, and never longer than its slowest handler may
@@ -22,15 +22,14 @@ use crate::error::Error;
 use crate::fault;
 use crate::ledger::suspects as ledger;
 
-/// How often to look whether a suspect waits.
+/// Interval at which the worker checks for a waiting suspect.
 const LOOK: Duration = secs(1);
-/// How long the worker may take to fall quiet; doubled after it did not.
+/// Time for the worker to become idle; doubled each time it does not.
 const FIRST_PATIENCE: Duration = secs(5);
-/// How long one suspect after the other is begun: short, for the other work of
-/// this worker waits meanwhile.
+/// Time in which further suspects are started: short, because the other work of this worker waits.
 const SESSION: Duration = secs(2);
 
-/// What one look came to.
+/// The result of one look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
     /// Nothing is due, or another worker is at it.
@@ -91,7 +90,7 @@ async fn look<S: Send + Sync + 'static>(
     Ok(look)
 }
 
-/// How long a reservation lasts: until the worker is quiet.
+/// Duration of a reservation: until the worker is idle.
 fn window_us(patience: Duration) -> i64 {
     micros(patience + LOOK)
 }
@@ -102,7 +101,7 @@ async fn alone<S: Send + Sync + 'static>(
     ids: &[i64],
     patience: Duration,
 ) -> Result<Look, Error> {
-    // Who has every place of every lane has stopped them.
+    // All slots of all lanes are taken, so no lane can run.
     let places = join_all(lanes.iter().map(|lane| lane.room.take_all()));
     let places = tokio::select! {
         () = core.stop.cancelled() => return Ok(Look::TooBusy),
@@ -113,7 +112,7 @@ async fn alone<S: Send + Sync + 'static>(
         return Ok(Look::TooBusy);
     };
     let routes: Vec<_> = lanes.iter().map(|lane| lane.route.clone()).collect();
-    // What the broker handed us and no lane has seen.
+    // Deliveries that the broker handed to this worker and that no lane has seen.
     core.broker.transport().leave(&core.id, &routes).await?;
     fault::point!("suspect.quiet");
     let db = core.broker.db();
@@ -155,7 +154,7 @@ async fn run_one<S: Send + Sync + 'static>(core: &Arc<Core<S>>, lanes: &[Lane<S>
     let _ = timeout(limit, attempt).await;
 }
 
-/// While it lives, lanes lease nothing and what waits for a place goes back.
+/// While it lives, lanes lease nothing, and deliveries that wait for a slot are released.
 struct Pause<'a>(&'a watch::Sender<bool>);
 
 impl<'a> Pause<'a> {

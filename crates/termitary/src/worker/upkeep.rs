@@ -75,8 +75,8 @@ pub(super) async fn retain(db: Db, stop: CancellationToken) {
     }
 }
 
-/// Brings forward what a clock that was ahead made due on a day still to come: at
-/// first when the rows of workers that are gone have been deleted.
+/// Brings deliveries forward that a clock that was ahead made due on a later day. The first time is
+/// when the rows of dead workers have been deleted.
 pub(super) async fn forward(db: Db, stop: CancellationToken) {
     let mut rest = FORWARD_FIRST;
     let mut walk = ledger::Forward::default();
@@ -127,7 +127,7 @@ pub(super) async fn retained(db: Db, stop: CancellationToken) {
     }
 }
 
-/// What was said of a subscription's past that this worker copies.
+/// Progress of copying a subscription's past, as logged so far.
 #[derive(Default)]
 struct Copy {
     /// The subscription that is copied, and when that was said last.
@@ -159,8 +159,8 @@ impl Copy {
     }
 }
 
-/// Takes back what older workers beside this one parked, since they cannot
-/// read it: `known` has what this one reads.
+/// Releases deliveries that older workers parked because they could not read them; `known` lists
+/// the names and versions that this worker reads.
 pub(super) async fn release(db: Db, known: Vec<Names>, stop: CancellationToken) {
     loop {
         let rest = RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random());
