@@ -13,13 +13,13 @@ use crate::event::{MAX_DATA_BYTES, valid_name};
 use crate::ledger::broadcasts as rows;
 use crate::lock::Mutex;
 
-/// How far a listener may fall behind before it misses messages.
+/// Number of messages by which a listener may fall behind before it misses some.
 const BUFFER: usize = 1024;
-/// How long another process's message may go unnoticed.
+/// Interval at which other processes' messages are noticed.
 const POLL: Duration = Duration::from_millis(50);
-/// How long to rest after the database failed.
+/// Pause after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long a message stays at least for other processes to see.
+/// Minimum time for which other processes can see a message.
 const KEEP: Duration = minutes(1);
 
 /// One broadcast message.
@@ -33,8 +33,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// An error where the name is none of an event or the payload is too large:
-    /// whoever listens may hand both on as they are.
+    /// Fails if the name is not an event's or the payload is too large, because listeners may pass
+    /// both on unchecked.
     pub(crate) fn checked(name: String, data: String) -> Result<Self, Error> {
         if !valid_name(&name) {
             return Err(Error::invalid(format!(
@@ -59,7 +59,7 @@ pub struct Broadcasts(Arc<Inner>);
 struct Inner {
     wire: Wire,
     heard: broadcast::Sender<Message>,
-    /// A task hears what comes over the wire.
+    /// True while a task receives messages from Redis.
     listening: Mutex<bool>,
     /// Rung when this process sends.
     sent: Arc<Notify>,
@@ -187,7 +187,7 @@ impl Inner {
         Ok(seq)
     }
 
-    /// Whether anybody hears; if not, the task that asks ends.
+    /// Returns whether there is a listener; if not, the receiving task ends.
     fn is_heard(&self) -> bool {
         let mut listening = self.listening.lock();
         *listening = self.heard.receiver_count() > 0;
@@ -195,15 +195,15 @@ impl Inner {
     }
 }
 
-/// Where a listener begins, whenever it first gets to look: behind what this
-/// process had sent, and what others had sent before this instant.
+/// The start of a listener, whenever it first looks: after the messages that this process had sent,
+/// and those that others had sent before this instant.
 #[derive(Clone, Copy)]
 struct Start {
     after: i64,
     since_us: i64,
 }
 
-/// Reads what any process on the file sends, while anybody hears it.
+/// Reads the messages of every process on the file, while there is a listener.
 struct Listener {
     inner: Weak<Inner>,
     db: Db,
@@ -266,7 +266,7 @@ impl Listener {
                 return Ok(());
             };
             for (seq, name, data) in rows {
-                // Whatever another program has written there.
+                // Values that another program may have written there.
                 let written = name.text().zip(data.text());
                 let Some(message) =
                     written.and_then(|(name, data)| Message::checked(name, data).ok())

@@ -1,11 +1,10 @@
 //! When a lease is over, without trusting any one clock.
 //!
-//! A lease says when it ends by the clock of the worker that renewed it last,
-//! and that clock may be wrong; so may ours. So a lease that looks stale is
-//! watched: who lives renews it every third of its time, and it changes. Over
-//! is what did not change for half a lease although its time has passed, or
-//! for a whole lease whatever it says. With right clocks that is the same
-//! moment as its end.
+//! The end of a lease is given by the clock of the worker that renewed it last, and that clock may
+//! be wrong; so may ours. A lease that looks expired is therefore watched: a live worker renews it
+//! every third of its time, and it changes. A lease is over if it did not change for half a lease
+//! although its time has passed, or for a whole lease whatever its time. With correct clocks that
+//! is the moment of its end.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use crate::fault;
 use crate::ledger::{self, Lease, Whose};
 use crate::lock::Mutex;
 
-/// How many leases one transaction takes back.
+/// Number of leases that one transaction takes back.
 const PAGE: usize = 500;
 
 /// Watches the leases of a ledger.
@@ -34,13 +33,13 @@ impl Expiry {
         }
     }
 
-    /// How often to look: then a dead worker's work is taken over one lease
-    /// and one look after its last renewal.
+    /// Interval between looks: a dead worker's delivery is taken over one lease and one look after
+    /// its last renewal.
     pub(super) fn every(&self) -> Duration {
         self.lease / 6
     }
 
-    /// Takes back what is over; answers how many.
+    /// Takes back expired leases; returns their number.
     pub(super) async fn reclaim(&self, db: &Db, whose: Whose) -> Result<u64, Error> {
         let now_us = db.clock().now_us();
         let half_us = micros(self.lease / 2);
@@ -66,9 +65,9 @@ impl Expiry {
         Ok(taken)
     }
 
-    /// Whether leases could be renewed now, by anybody. While one transaction, of
-    /// this process or another, keeps the file from all writers, the leases of the
-    /// living stand still like those of the dead: all are watched anew afterwards.
+    /// Returns whether leases could be renewed now. While a transaction of any process blocks all
+    /// writers, the leases of live workers do not change, like those of dead ones: all are watched
+    /// anew afterwards.
     async fn could_renew(&self, db: &Db) -> bool {
         let prompt = (self.lease / 10).max(Duration::from_millis(500));
         let asked = Instant::now();

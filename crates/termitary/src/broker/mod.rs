@@ -1,5 +1,5 @@
-//! Where deliveries wait and are leased: in the ledger itself (`sql`), or on
-//! Redis Streams with the ledger behind them (`redis`).
+//! The queues of deliveries: in the ledger itself (`sql`), or on Redis Streams with the ledger
+//! behind them (`redis`).
 
 pub mod broadcast;
 mod bus;
@@ -30,7 +30,7 @@ pub use self::bus::Bus;
 #[cfg(feature = "redis")]
 pub use self::redis::{Bridge, RedisConfig};
 
-/// How long a lease lasts unless renewed.
+/// Duration of a lease unless it is renewed.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
 /// A shorter lease ends while it is renewed.
@@ -38,9 +38,9 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(50);
 /// A longer lease keeps the work of a dead worker for too long.
 const LONGEST_LEASE: Duration = days(1);
 
-/// A delivery whose worker died this often is quarantined: dead, `crashed`. The
-/// last two of these times it was a suspect and ran alone: where processes are
-/// killed often, one death while alone accuses a bystander.
+/// A delivery whose worker died this often is quarantined: dead, `crashed`. The last two of these
+/// times it was a suspect and ran alone: if processes are killed often, one death while alone may
+/// accuse a bystander.
 pub(crate) const CRASH_LIMIT: u32 = 4;
 
 /// A handle to a broker; cheap to clone.
@@ -142,14 +142,12 @@ impl Broker {
         }
     }
 
-    /// Makes a registry's subscriptions and schedules known, so that events
-    /// published from now on wait for them. Every role of an application does
-    /// this at its start, the API too. With Redis away this still succeeds:
-    /// the ledger is what matters.
+    /// Registers a registry's subscriptions and schedules, so that events published from now on
+    /// wait for them. Every role of an application does this at its start, the API too. It succeeds
+    /// even while Redis is unreachable, because it writes to the ledger.
     ///
-    /// A subscription whose event is another one than before, and not by an alias, has
-    /// moved: events of the old name no longer reach it, what is left of them is parked,
-    /// and the log says so.
+    /// A subscription whose event has changed, and not by an alias, has moved: events of the old
+    /// name no longer reach it, its unfinished deliveries are parked, and a warning is logged.
     ///
     /// # Errors
     /// [`Error::is_invalid`] if the registry has mistakes, or if a running worker handles
@@ -177,19 +175,19 @@ impl Broker {
         &self.broadcasts
     }
 
-    /// Whether the broker answers now.
+    /// Returns an error unless the broker responds now.
     pub async fn ping(&self) -> Result<(), Error> {
         self.transport.counts(&[]).await.map(drop)
     }
 
-    /// What the transport counts beside the ledger; while it is away, nothing.
+    /// Counts of the transport beside the ledger; none while it is unreachable.
     pub(crate) async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
         let counts = self.transport.counts(routes).await;
         let counts = self.unless_away(counts, "counts show the ledger only")?;
         Ok(counts.unwrap_or_default())
     }
 
-    /// What the transport answered; nothing while it is away.
+    /// The transport's result; none while it is unreachable.
     fn unless_away<T>(&self, answer: Result<T, Error>, so: &str) -> Result<Option<T>, Error> {
         match answer {
             Ok(found) => {
@@ -197,7 +195,7 @@ impl Broker {
                 Ok(Some(found))
             }
             Err(error) if error.is_unavailable() => {
-                // Whoever asks every second needs no line every second.
+                // A caller that asks every second needs no log line every second.
                 if !self.unreachable.swap(true, Ordering::Relaxed) {
                     tracing::warn!(error = ?error, "the broker is away: {so}");
                 }
@@ -212,13 +210,13 @@ impl Broker {
         if self.relays() { "redis" } else { "sqlite" }
     }
 
-    /// How many leases of one subscription are worth having under way at once: while
-    /// one answer of Redis is decoded, the next can be fetched.
+    /// Number of leases of one subscription that are useful at once: while one reply of Redis is
+    /// decoded, the next can be fetched.
     pub(crate) fn leases_at_once(&self) -> usize {
         if self.relays() { 2 } else { 1 }
     }
 
-    /// Makes a registry known and answers its routes, in the registry's order.
+    /// Registers a registry and returns its routes, in the registry's order.
     pub(crate) async fn declare<S>(&self, registry: &Registry<S>) -> Result<Vec<Route>, Error> {
         self.declare_for(registry, None).await
     }
@@ -242,8 +240,8 @@ impl Broker {
         &self.transport
     }
 
-    /// Whether committed events still have to be moved to where they are leased:
-    /// housekeeping then hurries after each commit.
+    /// Returns whether committed events still have to be moved to their queue: housekeeping then
+    /// runs soon after each commit.
     pub(crate) fn relays(&self) -> bool {
         #[cfg(feature = "redis")]
         return self.redis.is_some();
@@ -269,19 +267,18 @@ impl Broker {
     }
 }
 
-/// What stands between a worker and where deliveries wait. Dead letters,
-/// parked events, schedules and retention are the ledger's in every mode.
+/// The interface between a worker and the queues. Dead letters, parked events, schedules and
+/// retention belong to the ledger in every mode.
 #[async_trait]
 pub(crate) trait Transport: Send + Sync {
     /// Prepares for these subscriptions; called again after a loss.
     async fn declare(&self, routes: &[Route]) -> Result<(), Error>;
 
-    /// Records events outside a transaction; answers in order.
+    /// Records events outside a transaction; returns the results in order.
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error>;
 
-    /// Leases up to `max` due deliveries of one subscription for `worker`;
-    /// waits up to `wait` for the first. Dropping the future loses nothing:
-    /// what was leased unseen returns when its lease ends.
+    /// Leases up to `max` due deliveries of one subscription for `worker`; waits up to `wait` for
+    /// the first. Dropping the future loses nothing: unseen leases return when they expire.
     async fn lease(
         &self,
         route: &Route,
@@ -293,27 +290,26 @@ pub(crate) trait Transport: Send + Sync {
     /// Extends leases; per claim, whether it is still this worker's.
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error>;
 
-    /// Ends attempts; per settlement, whether the claim still held. Where that is
-    /// not known of each, the broker says how many were lost, and answers that
-    /// they held.
+    /// Ends attempts; returns, in order, whether each claim was still valid. If that is not known
+    /// of each, the broker logs how many were lost, and returns that they were valid.
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error>;
 
-    /// One round of housekeeping: takes over what dead workers held, moves
-    /// what is due, trims what is finished. Answers how long it may rest.
+    /// One round of housekeeping: takes over from dead workers, moves due deliveries, trims
+    /// finished entries. Returns the time until the next round.
     async fn upkeep(&self, worker: &WorkerId, routes: &[Route]) -> Result<Duration, Error>;
 
-    /// What waits and what runs outside the ledger's own count, per route.
+    /// Waiting and running deliveries outside the ledger's own count, per route.
     async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error>;
 
     /// Events that travel outside the ledger, after `cursor`; moves it on.
     async fn read(&self, cursor: &mut Cursor, routes: &[Route]) -> Result<Vec<Envelope>, Error>;
 
-    /// A subscription was dropped from the ledger: what is kept for it goes.
+    /// A subscription was dropped from the ledger: deletes its data here.
     async fn forget(&self, _route: &Route) -> Result<(), Error> {
         Ok(())
     }
 
-    /// A worker that runs nothing ends, or pauses to run a suspect: takes back
-    /// what it was handed unseen, and forgets it where that drops no work.
+    /// Called when a worker with nothing running stops, or pauses to run a suspect: releases
+    /// deliveries that it was handed unseen, and removes it if that drops no work.
     async fn leave(&self, worker: &WorkerId, routes: &[Route]) -> Result<(), Error>;
 }

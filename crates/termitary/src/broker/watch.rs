@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// What is watched, and for how long each has been seen to stand.
+/// The watched values, and the time for which each has not changed.
 #[derive(Debug)]
 pub(super) struct Watch<K> {
     /// The most that counts between two looks.
@@ -29,7 +29,7 @@ impl<K: Eq + Hash> Watch<K> {
         }
     }
 
-    /// How long ago the last look was, by a clock that only runs forward.
+    /// Time since the last look, by a monotonic clock.
     pub(super) fn since_last(&self, now: Instant) -> Duration {
         self.looked
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
@@ -67,8 +67,7 @@ mod tests {
 
     const LEASE: Duration = secs(30);
 
-    /// What is seen to stand at each of these seconds, of one thing that is there at
-    /// every look.
+    /// The time for which one value has not changed, at each of these seconds.
     fn stood_at(seconds: &[u64]) -> Vec<u64> {
         let (start, mut watch) = (Instant::now(), Watch::over(LEASE));
         let mut seen = Vec::new();

@@ -1,10 +1,9 @@
 //! The connection that is there as long as the database is open.
 //!
-//! SQLite removes a write-ahead log, by its path, with the last connection to it.
-//! If the path names another file by then, that would be the log of that one. So
-//! one connection here outlives all others, and is never closed while another
-//! file has the database's name. Whatever copies the log back to the database does
-//! so on this one too, instead of opening the path again.
+//! SQLite removes a write-ahead log, by its path, with the last connection to it. If the path names
+//! another file by then, it would remove that file's log. So one connection here outlives all
+//! others, and is never closed while another file has the database's name. The log is also copied
+//! back to the database on this connection, instead of opening the path again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +29,7 @@ impl Anchor {
         file.is_still_there()?;
         let conn = existing(file.path())?;
         file.is_still_there()?;
-        // Whoever has read holds a lock on the file until it closes.
+        // A connection that has read holds a lock on the file until it closes.
         conn.query_row("SELECT COUNT(*) FROM sqlite_master", [], |_| Ok(()))?;
         let log = log_owner::log_of(file.path());
         let log = std::fs::File::options().write(true).open(&log);
@@ -49,7 +48,7 @@ impl Anchor {
         &self.file
     }
 
-    /// The log that the connections here write, whatever its path names by now.
+    /// The log that the connections here write, whatever file its path names by now.
     pub(super) fn log(&self) -> &std::fs::File {
         &self.log
     }
@@ -65,15 +64,15 @@ impl Anchor {
         }
     }
 
-    /// After this the log goes with whichever connection is the last. Where the file
-    /// was replaced, this connection stays until the process ends.
+    /// After this the log is removed with the last connection. If the file was replaced, this
+    /// connection stays until the process ends.
     pub(super) fn close(&self) {
         let Some(conn) = self.lock().take() else {
             return;
         };
         if let Err(error) = self.file.is_still_there() {
             tracing::warn!(%error, "closing without tidying the write-ahead log");
-            // What is in it goes to the file that it belongs to, if that is possible.
+            // Copies its contents to the file that it belongs to, if possible.
             let _ = checkpoint(&conn, "PASSIVE");
             std::mem::forget(conn);
             return;

@@ -20,8 +20,7 @@ use crate::error::Error;
 const COMMITS: u32 = 128;
 /// Pages of 4 KiB after which the log is begun anew.
 const LONG: i64 = 4000;
-/// How often, and how long each time, everybody waits at most for those who still
-/// read in it: about 10 ms in all.
+/// The number and the duration of the waits for readers of the log: about 10 ms in all.
 const WAITS: i32 = 100;
 const WAIT: Duration = Duration::from_micros(50);
 
@@ -118,16 +117,16 @@ impl Log {
             self.long = LONG;
             return Ok(());
         }
-        // What is left to copy is short now: writers wait for that alone.
+        // The rest to copy is short now: writers wait for that alone.
         let (busy, pages, _) = checkpoint(conn, "RESTART")?;
-        // Whoever reads for long is not waited for at every look.
+        // A long reader is not waited for at every look.
         self.long = if busy { pages + LONG / 4 } else { LONG };
         Ok(())
     }
 }
 
-/// Whether somebody was in the way, the pages of the log, and how many of them
-/// are copied.
+/// Returns whether a reader or writer was in the way, the pages of the log, and the number of
+/// copied pages.
 pub(super) fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<(bool, i64, i64)> {
     let sql = format!("PRAGMA wal_checkpoint({how})");
     conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -142,7 +141,7 @@ mod tests {
     use super::super::file::File;
     use super::*;
 
-    /// A database whose log nobody else copies, and `pages` in it.
+    /// A database with `pages` in a log that nobody else copies.
     fn database(folder: &Path, pages: i64) -> (Log, Connection) {
         let path = folder.join("log.db");
         let conn = Connection::open(&path).unwrap();

@@ -43,7 +43,7 @@ struct InTurn {
 
 impl Drop for InTurn {
     fn drop(&mut self) {
-        // Here, on the runtime of the caller, whoever else looks at the slot.
+        // Here, on the runtime of the caller, even if another task looks at the slot.
         drop(self.slot.take());
     }
 }
@@ -73,9 +73,9 @@ impl Conn {
         }))
     }
 
-    /// Lends sqlx's own connection, for what needs that type, such as a savepoint
-    /// (`sqlx::Connection::begin`). While the guard lives, nobody can end the
-    /// transaction: one that then stands still blocks everybody who writes.
+    /// Lends sqlx's own connection, for code that needs that type, such as a savepoint
+    /// (`sqlx::Connection::begin`). While the guard lives, the transaction cannot be ended from
+    /// outside: if it stalls then, it blocks all writers.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl Conn {
         }
     }
 
-    /// Makes real what the transaction did, and publishes `drafts` with it.
+    /// Commits the transaction, and publishes `drafts` with it.
     pub(super) async fn commit(self, drafts: Vec<Draft>) -> Result<(), Error> {
         let Kind::Turn(InTurn { slot, .. }) = &self.0 else {
             return Err(Error::internal("this connection has no transaction"));
@@ -106,7 +106,7 @@ impl Conn {
         turn.commit(drafts).await
     }
 
-    /// Undoes what the transaction did.
+    /// Rolls the transaction back.
     pub(super) async fn rollback(self) -> Result<(), Error> {
         match &self.0 {
             Kind::Turn(InTurn { slot, .. }) => match slot.take() {

@@ -1,6 +1,5 @@
-//! Connections that are kept between two uses as they are: sqlx's pool checks each
-//! that comes back, in a task of its own, and that costs as much as most of what is
-//! read.
+//! Connections that are kept unchecked between two uses: sqlx's pool checks each returned
+//! connection in a task of its own, and that costs as much as most reads.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +16,7 @@ use crate::error::{Error, Kind};
 /// A connection to a file does not die by itself, but the thread behind it can. It
 /// is checked this often.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// How long a caller waits for a connection.
+/// Longest wait of a caller for a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Up to a number of connections, each opened when it is first needed.
@@ -125,7 +124,7 @@ impl Connections {
         self.close().await;
     }
 
-    /// Whether every connection has come back.
+    /// Returns whether every connection has come back.
     #[cfg(all(test, feature = "testing"))]
     pub(super) fn at_rest(&self) -> bool {
         self.places.available_permits() == self.most
@@ -228,7 +227,7 @@ mod tests {
                 "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 10000) SELECT i FROM n",
             )
             .fetch_all(&mut *reader);
-            // Given up when it was asked, and before it was answered.
+            // Given up after the request, and before the reply.
             let given_up = tokio::time::timeout(std::time::Duration::from_micros(200), long).await;
             drop(given_up);
             drop(reader);

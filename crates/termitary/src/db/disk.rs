@@ -1,10 +1,9 @@
 //! Waits for the disk, once for everybody who committed meanwhile.
 //!
-//! A commit that waited itself would keep the database from all other writers
-//! for as long: with `synchronous=FULL` SQLite lets go only afterwards. So what
-//! writes here commits with `NORMAL`, and is answered once the write-ahead log
-//! is on the disk (decision 0007). The log is written in order: whoever's
-//! commit is there, so is all that it could have seen.
+//! A commit that waited for the disk itself would block all other writers for as long: with
+//! `synchronous=FULL` SQLite releases its lock only afterwards. So writers here commit with
+//! `NORMAL`, and get their result once the write-ahead log is on disk (decision 0007). The log is
+//! written in order, so once a commit is on disk, everything it could have read is too.
 
 use std::fs::File;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -19,21 +18,20 @@ use super::anchor::Anchor;
 use super::checkpoints::{Checkpoints, checkpoint};
 use crate::error::{Error, Kind};
 
-/// How long others may keep the log from being copied. Unit tests know that
-/// they will.
+/// Time for which others may keep the log from being copied. Unit tests block it on purpose.
 const PATIENCE: Duration = if cfg!(test) {
     Duration::from_millis(50)
 } else {
     BUSY_TIMEOUT
 };
 
-/// What happens once the disk has it, or did not take it.
+/// Called once the data is on disk, or the disk failed.
 type Then = Box<dyn FnOnce(&Result<(), Error>) + Send>;
 
 /// The door to the thread that waits, which starts when it is first needed.
 pub(super) struct Disk {
     anchor: Arc<Anchor>,
-    /// Whether anybody waits at all.
+    /// False if commits do not wait for the disk.
     durable: bool,
     checkpoints: Checkpoints,
     inbox: OnceLock<Sender<Then>>,
@@ -56,7 +54,7 @@ impl Disk {
         self.ask(then);
     }
 
-    /// Whether it is waited for at all.
+    /// Returns whether commits wait for the disk.
     pub(super) fn is_waited_for(&self) -> bool {
         self.durable
     }
@@ -66,13 +64,12 @@ impl Disk {
             return then(&Ok(()));
         }
         if let Err(mpsc::SendError(then)) = self.inbox().send(Box::new(then)) {
-            // There is no thread: whoever asks waits by itself.
+            // Without a thread, each caller waits for the disk itself.
             then(&Log::of(Arc::clone(&self.anchor), File::sync_data).sync());
         }
     }
 
-    /// Returns when everybody was answered who has asked before, and nothing is
-    /// done any more that nobody asked for.
+    /// Returns when all earlier callers have their results, and no requested work is left.
     pub(super) async fn rest(&self) {
         self.checkpoints.close().await;
         if self.inbox.get().is_some() {
@@ -80,11 +77,11 @@ impl Disk {
         }
     }
 
-    /// Returns when what is committed by now survives a power cut.
+    /// Returns when everything that is committed by now survives a power cut.
     pub(super) async fn has_all(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.ask(|synced| {
-            // Whoever does not wait any more needs no answer.
+            // A dropped caller needs no result.
             let _ = reply.send(synced.as_ref().copied().map_err(Error::repeat));
         });
         answer
@@ -121,10 +118,10 @@ fn serve(mut log: Log, inbox: &Receiver<Then>) {
 /// The write-ahead log.
 struct Log {
     anchor: Arc<Anchor>,
-    /// Waits until the disk has what was written to it.
+    /// Waits until the written data is on disk.
     flush: fn(&File) -> std::io::Result<()>,
-    /// The disk failed once. What the kernel could not write it counts as
-    /// written from then on.
+    /// The disk failed once. The kernel counts data that it could not write as written from then
+    /// on.
     doubted: bool,
 }
 
@@ -160,8 +157,8 @@ impl Log {
         (self.flush)(log)
     }
 
-    /// Has all of the log written to the database file, and that to the disk; then
-    /// cuts the log off, so that nobody reads what is left of it.
+    /// Writes the whole log to the database file, and that to disk; then truncates the log, so that
+    /// its rest is never read.
     fn copy_back(&mut self) -> Result<(), Error> {
         self.anchor.with(copy_back)?;
         self.anchor.file().has_its_name()?;
@@ -185,14 +182,14 @@ fn copy_back(conn: &Connection) -> Result<(), Error> {
     }
 }
 
-/// Whether a log has its name still.
+/// Returns whether a log still has its name.
 #[cfg(unix)]
 fn is_there(log: &File) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     Ok(log.metadata()?.nlink() > 0)
 }
 
-/// What is open cannot be removed.
+/// An open file cannot be removed.
 #[cfg(not(unix))]
 fn is_there(_: &File) -> std::io::Result<bool> {
     Ok(true)
@@ -223,7 +220,7 @@ mod tests {
         Arc::new(Anchor::new(file).unwrap())
     }
 
-    /// A database with a row that is in its log only, and what keeps it open.
+    /// A database with a row that is only in its log, and a connection that keeps it open.
     fn database(folder: &Path) -> (PathBuf, Connection) {
         let path = folder.join("disk.db");
         let conn = Connection::open(&path).unwrap();
@@ -235,7 +232,7 @@ mod tests {
         (path, conn)
     }
 
-    /// What a database file holds without its log.
+    /// The contents of a database file without its log.
     fn notes_without_log(path: &Path) -> i64 {
         let copy = path.with_extension("copy");
         std::fs::copy(path, &copy).unwrap();
@@ -311,7 +308,7 @@ mod tests {
         assert_eq!(notes_without_log(&path), 0);
         Log::of(anchor(&path), broken).sync().unwrap();
         assert_eq!(notes_without_log(&path), 1);
-        // What the disk may have of it hides nothing of the database.
+        // The part of it that may be on disk hides nothing of the database.
         let log = path.with_extension("db-wal");
         assert_eq!(std::fs::metadata(log).unwrap().len(), 0);
     }
@@ -327,7 +324,7 @@ mod tests {
         open.execute_batch("INSERT INTO notes VALUES (2)").unwrap();
         let mut log = Log::of(anchor(&path), broken);
         assert!(log.sync().unwrap_err().is_unavailable());
-        // A disk that takes the log again does not have what it lost.
+        // A disk that accepts the log again does not have the lost part.
         log.flush = File::sync_data;
         assert!(log.sync().is_err());
         reader.execute_batch("COMMIT").unwrap();

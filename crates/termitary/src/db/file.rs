@@ -1,6 +1,5 @@
-//! A file that is open can be removed or replaced: what is then written to it
-//! ends with the process, and SQLite does not notice. The same holds for the
-//! write-ahead log beside it.
+//! Detects that an open file was removed or replaced: data written to it would end with the
+//! process, and SQLite does not notice. The same holds for the write-ahead log beside it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +9,8 @@ use rusqlite::{Connection, OpenFlags};
 use super::log_owner;
 use crate::error::{Error, Kind};
 
-/// Which file a path named when it was opened. Where files have no number, an
-/// open one cannot be removed.
+/// The identity of the file that a path named when it was opened. On systems without file numbers,
+/// an open file cannot be removed.
 pub(super) struct File {
     path: PathBuf,
     #[cfg(unix)]
@@ -43,9 +42,9 @@ impl File {
     }
 }
 
-/// Makes the file where there is none, for its user alone: every event will be in
-/// it. SQLite gives the files beside it the same mode, and says what is wrong with
-/// the path better than this could.
+/// Creates the file if it is missing, for its user alone, because it will contain every event.
+/// SQLite gives the files beside it the same mode, and reports errors of the path better than this
+/// function could.
 pub(super) fn make_private(path: &Path) {
     let mut make = private();
     // Never one that is there: closing it would end this process's locks on it.

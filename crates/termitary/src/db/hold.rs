@@ -1,7 +1,6 @@
-//! The holder of the turn to write: who it is, since when, and whether it still
-//! does anything. Every wait for a turn has a deadline, and its error names the
-//! holder. A transaction that does nothing is ended by whoever waits for it, and by
-//! the thread that renews leases: other processes wait too.
+//! The holder of the turn to write: its name, its start, and its last activity. Every wait for a
+//! turn has a deadline, and its error names the holder. An idle transaction is ended by the next
+//! one in the queue, and by the thread that renews leases, because other processes wait too.
 
 use std::fmt::Write as _;
 use std::panic::Location;
@@ -16,7 +15,7 @@ use super::turns::Turn;
 use crate::error::{Error, Kind};
 use crate::trace;
 
-/// How long whom is waited for.
+/// The limits of a wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     /// A turn: from when the caller began to wait, until it may write. The time
@@ -48,7 +47,7 @@ const LONG: Duration = Duration::from_millis(250);
 /// The longest rest: SQLite's own busy handler sleeps up to 100 ms.
 const REST: Duration = Duration::from_millis(120);
 
-/// Whoever runs an attempt, as far as a transaction of it matters.
+/// The owner of an attempt, as far as its transaction matters.
 pub(crate) trait Owner: Send + Sync {
     /// As an error names it.
     fn name(&self) -> String;
@@ -56,10 +55,10 @@ pub(crate) trait Owner: Send + Sync {
     fn ended(&self, reason: &str);
 }
 
-/// Somebody who has, or waits for, the turn.
+/// A caller that has, or waits for, the turn.
 #[derive(Clone)]
 pub(super) struct Who {
-    /// Where a transaction was begun. `None`: the thread that writes for brokers.
+    /// The place where a transaction was begun. `None`: the thread that writes for brokers.
     begun: Option<&'static Location<'static>>,
     task: Option<task::Id>,
     scope: u64,
@@ -88,7 +87,7 @@ impl Who {
         }
     }
 
-    /// The thread that writes what brokers ask for.
+    /// The thread that writes for brokers.
     pub(super) fn broker() -> Self {
         Self {
             begun: None,
@@ -132,7 +131,7 @@ struct Hold {
     slot: Weak<Slot>,
     /// The activity when somebody looked last, and when that was.
     seen: (u64, Instant),
-    /// How long it has been that.
+    /// Time for which it has been idle.
     idle: Duration,
 }
 
@@ -170,7 +169,7 @@ impl Holds {
         self.activity.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// `who` has the turn from now on; answers the number of the hold.
+    /// `who` has the turn from now on; returns the number of the hold.
     pub(super) fn enter(&self, who: Who) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let now = Instant::now();
@@ -219,7 +218,7 @@ impl Holds {
         }
     }
 
-    /// How long the next transaction waits first, for the sake of others.
+    /// Time that the next transaction waits first, for the sake of others.
     pub(super) fn rest(&self) -> Option<Duration> {
         if self.rest.load(Ordering::Relaxed) == 0 {
             return None;
@@ -310,7 +309,7 @@ impl Holds {
         met.is_some_and(|met| met.elapsed() < self.patience.turn)
     }
 
-    /// How long the holder has done nothing, as far as was seen.
+    /// Time for which the holder has been idle, as far as was seen.
     fn idle(&self, hold: &mut Hold) -> Duration {
         let (before, looked) = hold.seen;
         let activity = self.activity.load(Ordering::Relaxed);
@@ -330,7 +329,7 @@ impl Holds {
     }
 }
 
-/// Whether the turn is somebody else's, from the view of a task.
+/// Tells a task whether another one has the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
     ByOthers,

@@ -185,7 +185,7 @@ async fn a_turn_that_does_not_come_in_time_names_who_has_it() {
         .unwrap();
 }
 
-/// How `n` callers end who begin to wait together, and how long all of it took.
+/// The results of `n` callers that begin to wait together, and the time that all of them took.
 async fn together<F>(n: usize, one: impl Fn() -> F) -> (Vec<Result<(), Error>>, Duration)
 where
     F: Future<Output = Result<(), Error>> + Send + 'static,

@@ -1,12 +1,11 @@
-//! Whose write-ahead log it is that lies beside a database file.
+//! Records which database file owns the write-ahead log beside it.
 //!
-//! SQLite takes any `-wal` beside a file for that file's own. Where another file
-//! was put in the place of one that was in use, the log of the old one would be
-//! written over the new one. So each process that opens a database notes, in a
-//! small file beside it, which log belongs to which file, by the numbers that the
-//! file system gives them and the times at which they were made. A log that is
-//! known to belong to another file is refused before SQLite sees it. A log that
-//! nobody noted, or that was copied together with its database, is taken.
+//! SQLite takes any `-wal` beside a file for that file's own. If another file took the place of a
+//! file in use, the log of the old one would be written over the new one. So each process that
+//! opens a database records, in a small file beside it, which log belongs to which file, by their
+//! file numbers and creation times. A log that is known to belong to another file is refused before
+//! SQLite sees it. A log without a record, or one that was copied together with its database, is
+//! accepted.
 
 use std::fs::Metadata;
 use std::io::Write as _;
@@ -54,7 +53,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// What is there now. `None`: there is no log, or nothing in it.
+    /// The files that are there now. `None`: there is no log, or an empty one.
     fn found(database: &Path) -> Option<Self> {
         let log = std::fs::metadata(log_of(database)).ok()?;
         let database = std::fs::metadata(database).ok()?;
@@ -64,7 +63,7 @@ impl Pair {
         })
     }
 
-    /// What was noted. `None`: nothing, or nothing that can be read.
+    /// The record. `None`: there is none, or it cannot be read.
     fn noted(database: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(note_of(database)).ok()?;
         let line = text.lines().find(|line| !line.starts_with('#'))?;

@@ -59,11 +59,10 @@ pub use conn::{Conn, SqliteGuard};
 pub use connections::Reader;
 pub use tx::Tx;
 
-/// How long a statement waits for another process's write before it fails.
+/// Longest wait of a statement for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Nobody joins a database transaction that is older, so that nobody's commit
-/// waits long for others. Unit tests share whatever can be shared, however slow
-/// the machine.
+/// Age at which a database transaction accepts no more members, so that no commit waits long for
+/// others. Unit tests share all that they can, however slow the machine.
 const SHARED_FOR: Duration = Duration::from_millis(if cfg!(test) { 10_000 } else { 2 });
 /// Nor one that so many share.
 const MOST: usize = 512;
@@ -100,7 +99,7 @@ struct Inner {
     ledger: OnceLock<Uuid>,
     /// Rung after a commit that published, so that nobody polls for it.
     published: Notify,
-    /// Where a test's file is, for as long as somebody may look at it.
+    /// The folder of a test's file, kept as long as it may be read.
     #[cfg(feature = "testing")]
     _folder: Option<Arc<tempfile::TempDir>>,
 }
@@ -112,7 +111,7 @@ impl Drop for Inner {
     }
 }
 
-/// How to open a [`Db`].
+/// Options for opening a [`Db`].
 pub struct Options {
     clock: Clock,
     source: String,
@@ -155,9 +154,8 @@ impl Options {
         self
     }
 
-    /// Whether a commit waits for the disk before it is confirmed (the default).
-    /// Without it a power cut can lose the last commits; a crash of the process
-    /// cannot.
+    /// Sets whether a commit waits for the disk before it is confirmed (the default). Without it a
+    /// power cut can lose the last commits; a crash of the process cannot.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
@@ -204,14 +202,14 @@ impl Db {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", JOURNAL_BYTES);
         log_owner::refuse_a_strangers_log(path)?;
-        // Whoever has a turn waits for the disk afterwards, see `disk`.
+        // Turns wait for the disk after their commit, see `disk`.
         let write = connect
             .clone()
             .synchronous(SqliteSynchronous::Normal)
             // Publishing has one statement for each number of rows.
             .statement_cache_capacity(STATEMENTS)
-            // What a turn could have to undo is kept there, page by page: a file
-            // for it costs as much as all else that a batch does.
+            // The undo data of a turn is kept there, page by page: a file for it costs as much as
+            // everything else in a batch.
             .pragma("temp_store", "MEMORY");
         file::make_private(path);
         let holds = Arc::new(Holds::new(options.patience));
@@ -259,9 +257,9 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// `is_unavailable()` if the turn did not come in time; the message names who
-    /// has it, and since when. `is_invalid()` if the calling task has a transaction
-    /// open itself and does nothing with it: it would wait for itself.
+    /// `is_unavailable()` if the turn did not come in time; the message names the holder and its
+    /// start. `is_invalid()` if the calling task itself has an idle transaction open: it would wait
+    /// for itself.
     #[track_caller]
     pub fn begin(&self) -> impl Future<Output = Result<Tx, Error>> + Send {
         self.begin_at(Location::caller())
@@ -273,9 +271,8 @@ impl Db {
         Ok(Tx::new(turn, self.clone()))
     }
 
-    /// [`Db::begin`] for what a process does at its start, such as its
-    /// migrations: a write lock of another process is waited for, with one
-    /// line in the log, for up to a minute instead of five seconds.
+    /// Like [`Db::begin`], for work at the start of a process, such as migrations: it waits for a
+    /// write lock of another process for up to a minute instead of five seconds, and logs one line.
     pub async fn begin_at_start(&self) -> Result<Tx, Error> {
         until_unlocked(self.path(), AT_START, || self.begin()).await
     }
@@ -293,8 +290,8 @@ impl Db {
         self.0.long_readers.read().await
     }
 
-    /// Whether the ledger's tables still have the version of this program. A newer
-    /// program that started in the meantime has changed them.
+    /// Returns whether the ledger's tables still have the version of this program. A newer program
+    /// that started in the meantime has changed them.
     pub async fn is_current(&self) -> Result<bool, Error> {
         schema::is_current(self).await
     }
@@ -352,9 +349,8 @@ impl Db {
         self.0.turns.look();
     }
 
-    /// Runs `work` on the thread that writes, in a transaction that it shares
-    /// with what others ask now, and answers what it made once that is real.
-    /// It happens even if nobody waits for the answer.
+    /// Runs `work` on the writing thread, in a transaction shared with other waiting work, and
+    /// returns its result once the commit is real. The work is done even if the caller is dropped.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Error> + Send + 'static,
@@ -362,23 +358,23 @@ impl Db {
         self.write_then(work, |made| made).await
     }
 
-    /// [`Db::write`] for what answers by itself.
+    /// Like [`Db::write`], for work that delivers its own result.
     pub(crate) fn ask(&self, asked: Box<dyn Asked>) {
         self.ask_since(asked, std::time::Instant::now());
     }
 
-    /// [`Db::ask`] for what began to wait at `since`.
+    /// Like [`Db::ask`], for work that began to wait at `since`.
     pub(crate) fn ask_since(&self, asked: Box<dyn Asked>, since: std::time::Instant) {
         self.0.writer.ask(asked, since);
     }
 
-    /// How long a turn to write is waited for.
+    /// Longest wait for a turn to write.
     pub(crate) fn patience(&self) -> Duration {
         self.0.turns.patience()
     }
 
-    /// [`Db::write`], with something done to what was made once it is real and
-    /// before anybody has it.
+    /// Like [`Db::write`], and applies `then` to the result once it is real, before the caller gets
+    /// it.
     pub(crate) async fn write_then<T: Send + 'static, U: Send + 'static>(
         &self,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Error> + Send + 'static,
@@ -403,24 +399,24 @@ impl Db {
         self.at_rest() && self.0.readers.at_rest() && self.0.renewer.at_rest()
     }
 
-    /// How many wait to write.
+    /// Number of waiting writers.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.0.turns.waiting()
     }
 
-    /// Returns when what can be read by now is on the disk: before something
-    /// outside is ended on the strength of it.
+    /// Returns when everything that can be read by now is on disk, for decisions about the outside
+    /// world that depend on it.
     pub(crate) async fn on_disk(&self) -> Result<(), Error> {
         self.0.turns.on_disk().await
     }
 
-    /// Which ledger this is: of its file, whoever opens it.
+    /// The id of this ledger: it belongs to its file, and is the same in every process.
     pub(crate) fn ledger(&self) -> Uuid {
         self.0.ledger.get().copied().unwrap_or_default()
     }
 
-    /// Who takes on what is committed here from now on.
+    /// Sets the carrier of events committed from now on.
     pub(crate) fn carried_by(&self, carrier: std::sync::Weak<dyn Carrier>) {
         self.0.turns.set_carrier(carrier);
     }

@@ -19,13 +19,12 @@ use crate::draft::Draft;
 use crate::error::{Error, Kind};
 use crate::ledger;
 
-/// A transaction that reads first and writes later would fail with
-/// `SQLITE_BUSY` at once, whatever the busy timeout: so it writes from the start.
-/// The first savepoint is [`nothing_lost`]'s, the second the first turn's.
+/// A transaction that reads first and writes later would fail with `SQLITE_BUSY` at once, whatever
+/// the busy timeout: so it writes from the start. The first savepoint is that of [`nothing_lost`],
+/// the second that of the first turn.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT termitary_all; SAVEPOINT termitary_turn_0";
-/// The first thing of every commit. It fails where a statement or a caller ended
-/// what [`BEGIN`] began, as a full disk does: whatever comes after it would be
-/// written alone.
+/// The first statement of every commit. It fails if a statement or a caller ended the transaction
+/// of [`BEGIN`], as a full disk does: later statements would otherwise be written alone.
 macro_rules! nothing_lost {
     () => {
         "RELEASE SAVEPOINT termitary_all"
@@ -43,10 +42,10 @@ const ROLLBACK: &str = "ROLLBACK";
 
 pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
 
-/// A database transaction and whose work is in it.
+/// A database transaction, and the owner of the work in it.
 pub(super) struct Open {
     pub(super) conn: Conn,
-    /// Where it was begun: another thread may commit it.
+    /// The runtime on which it was begun: another thread may commit it.
     runtime: Handle,
     since: Instant,
     /// Which savepoint the turn goes back to.
@@ -72,14 +71,13 @@ impl Open {
         self.since.elapsed() < SHARED_FOR && self.kept.len() < MOST
     }
 
-    /// What was done so far stays, whatever becomes of the next turn.
+    /// Keeps the work so far, whatever the next turn does.
     ///
-    /// Sent and not waited for: the way there and back takes longer than the work,
-    /// and what is asked next is done after it. Each savepoint has a name of its own:
-    /// going back to one that is missing fails, and everybody is told, instead of
-    /// going back further. None is released before the commit: where the database
-    /// transaction was lost, the next savepoint opens another, and to release that
-    /// would commit it.
+    /// Sent without waiting: the round trip takes longer than the work, and later statements run
+    /// after it. Each savepoint has its own name: rolling back to a missing one fails, and all
+    /// members get the error, instead of rolling back further. None is released before the commit:
+    /// if the database transaction was lost, the next savepoint opens another one, and releasing it
+    /// would commit that.
     pub(super) fn keep(&mut self) {
         self.savepoint += 1;
         let next = format!("SAVEPOINT termitary_turn_{}", self.savepoint);
@@ -95,8 +93,7 @@ impl Open {
         undone.map(drop).map_err(|error| lost(error.into()))
     }
 
-    /// Publishes the drafts and commits; answers what is to be taken on once the
-    /// disk has it.
+    /// Publishes the drafts and commits; returns the events to carry once they are on disk.
     pub(super) async fn commit(&mut self, of: &Publisher) -> Result<Option<Onward>, Error> {
         self.publish_and_commit(of).await.map_err(lost)
     }
@@ -121,13 +118,13 @@ impl Open {
     }
 }
 
-/// Where what is published comes from, and who takes it on.
+/// The source of published events, and their carrier.
 pub(super) struct Publisher {
     pub(super) source: String,
     pub(super) carrier: carrier::Slot,
 }
 
-/// What is taken on after its commit, on the runtime that committed it.
+/// The events to carry after the commit, on the runtime that committed them.
 pub(super) struct Onward {
     carrier: Arc<dyn Carrier>,
     cargo: Cargo,
@@ -141,7 +138,7 @@ impl Onward {
     }
 }
 
-/// Says what a savepoint that is not there means.
+/// The error for a missing savepoint.
 fn lost(error: Error) -> Error {
     use std::error::Error as _;
     let says = |source: &dyn std::error::Error| source.to_string().contains("no such savepoint");
@@ -155,11 +152,10 @@ fn lost(error: Error) -> Error {
     .caused_by(error)
 }
 
-/// A connection to write on. Its transactions begin and end with statements of
-/// ours: sqlx's guards take the connection along, and giving it back to a pool
-/// costs a task and a round trip to the database's thread. To sqlx one is always
-/// open, so that what it begins inside is a savepoint. `activity` rises while a
-/// statement runs.
+/// A connection for writing. Its transactions begin and end with statements of ours: sqlx's guards
+/// take the connection along, and returning it to a pool costs a task and a round trip to the
+/// database's thread. For sqlx a transaction is always open, so anything it begins inside is a
+/// savepoint. `activity` rises while a statement runs.
 pub(super) async fn connect(
     options: &SqliteConnectOptions,
     activity: Arc<AtomicU64>,
@@ -178,9 +174,9 @@ pub(super) async fn connect(
     Ok(conn)
 }
 
-/// Begins a database transaction; waits for other processes until `until`, and
-/// asks once in any case. SQLite's own patience sleeps for milliseconds where a
-/// fraction of one would do, and whoever asks more often gets all the turns.
+/// Begins a database transaction; waits for other processes until `until`, and tries at least once.
+/// SQLite's own busy handler sleeps for milliseconds where a fraction of one would do, and a caller
+/// that tries more often gets all the turns.
 pub(super) async fn begin(conn: &mut Conn, until: tokio::time::Instant) -> Result<(), sqlx::Error> {
     let began = Instant::now();
     loop {
@@ -197,7 +193,7 @@ pub(super) async fn begin(conn: &mut Conn, until: tokio::time::Instant) -> Resul
     }
 }
 
-/// Undoes whatever is left of a database transaction.
+/// Rolls back any open database transaction.
 pub(super) async fn roll_back(conn: &mut Conn) -> Result<(), sqlx::Error> {
     run(conn, ROLLBACK).await
 }

@@ -1,6 +1,6 @@
-//! What a process does at its start waits for a lock that another process
-//! holds: the other may migrate, back up, or be stopped in the middle of a
-//! transaction. A process that ends instead is only started again to wait.
+//! Waits at the start of a process for a lock that another process holds: the other may migrate,
+//! back up, or be stopped in the middle of a transaction. A process that exits instead would only
+//! be restarted to wait.
 
 use std::future::Future;
 use std::path::Path;
@@ -13,14 +13,14 @@ use super::hold::seconds;
 use super::locks;
 use crate::error::{Error, Kind};
 
-/// How long a process waits for the lock at its start.
+/// Longest wait of a process for the lock at its start.
 pub(crate) const AT_START: Duration = Duration::from_mins(1);
 /// The rest between two tries: some refusals come at once, without SQLite's
 /// own patience.
 const REST: Duration = Duration::from_millis(100);
 /// The primary code of `SQLITE_BUSY`; the extended ones have more bits.
 pub(super) const BUSY: i32 = 5;
-/// `SQLITE_READONLY`: [`writable`] says what that means.
+/// `SQLITE_READONLY`; see [`writable`].
 pub(super) const READ_ONLY: i32 = 8;
 
 /// Tries `act` until nothing holds the lock against it, for `patience`.
@@ -66,8 +66,7 @@ fn still_locked(path: &Path, patience: Duration) -> Error {
     )
 }
 
-/// A file that cannot be written at the start will not mend itself: what is
-/// wrong then is the file or the user.
+/// A file that cannot be written at the start stays so: the file or the user is wrong.
 pub(crate) fn writable(path: &Path, error: Error) -> Error {
     if code(&error) != Some(READ_ONLY) {
         return error;
@@ -79,7 +78,7 @@ pub(crate) fn writable(path: &Path, error: Error) -> Error {
     .caused_by(error)
 }
 
-/// Whether somebody else writes, as something of ours reports it.
+/// Returns whether another process writes, according to an error of ours.
 fn is_locked(error: &Error) -> bool {
     error.is_busy() || code(error) == Some(BUSY)
 }
@@ -105,7 +104,7 @@ fn code(error: &Error) -> Option<i32> {
     source.downcast_ref().and_then(primary_code)
 }
 
-/// What SQLite answered, without the details of the extended code.
+/// The code of an SQLite error, without the extended part.
 pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code = error.as_database_error()?.code()?;
     code.parse::<i32>().ok().map(|code| code & 0xff)

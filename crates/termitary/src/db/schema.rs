@@ -68,7 +68,7 @@ async fn refuse_namesakes(conn: &mut Conn, db: &Db) -> Result<(), Error> {
     }
 }
 
-/// Whether the file is at this code's version.
+/// Returns whether the file is at this program's version.
 pub(super) async fn is_current(db: &Db) -> Result<bool, Error> {
     match version(db).await {
         Ok(at) => Ok(at == STEPS.len()),

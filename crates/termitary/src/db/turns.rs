@@ -1,14 +1,13 @@
 //! Write transactions take turns on one connection, and turns that follow each
 //! other closely share one commit.
 //!
-//! What a commit costs is the wait for the disk. Where others wait for their
-//! turn already, a transaction that ends leaves its work in the open database
-//! transaction, behind a savepoint, and hands the connection on; the last one
-//! commits for all, and only when the disk has it is any of them answered: the
-//! next have their turns meanwhile. Of many, half share a commit, so that there
-//! are others to have them. An undone turn goes back to its savepoint.
-//! Where the shared commit fails, or a turn loses the database transaction (a
-//! full disk rolls all of it back), everybody in it is told so.
+//! The cost of a commit is the wait for the disk. If others wait for their turn already, a
+//! transaction that ends leaves its work in the open database transaction, behind a savepoint, and
+//! passes the connection on. The last one commits for all, and all of them get their results only
+//! when the commit is on disk; the next ones have their turns meanwhile. When many transactions
+//! wait, only half of them share the next commit; the others run while it is written. A turn that
+//! is undone rolls back to its savepoint. If the shared commit fails, or a turn loses the database
+//! transaction (a full disk rolls all of it back), every member gets the error.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +33,7 @@ use crate::error::Error;
 /// So few share a commit in any case: more commits would cost more than is won.
 const FEW: usize = 32;
 
-/// The primary code of `SQLITE_ERROR`: what was asked does not fit what is open.
+/// The primary code of `SQLITE_ERROR`: the statement does not fit the open transaction.
 const MISUSED: i32 = 1;
 
 /// The one connection that writes.
@@ -45,13 +44,13 @@ pub(super) struct Turns {
     publisher: Publisher,
     holds: Arc<Holds>,
     seat: Arc<Mutex<Seat>>,
-    /// How many wait for the seat.
+    /// Number of callers that wait for a turn.
     queued: AtomicUsize,
-    /// How many wait for the disk.
+    /// Number of commits that wait for the disk.
     committed: Arc<AtomicUsize>,
 }
 
-/// What is handed on from turn to turn.
+/// The state that is passed from turn to turn.
 #[derive(Default)]
 struct Seat {
     /// Between two database transactions; made again where it was given up.
@@ -91,7 +90,7 @@ impl Turns {
         })
     }
 
-    /// Whoever was the carrier: nothing more is taken on.
+    /// Removes the carrier: no further events are carried.
     pub(super) fn take_carrier(&self) -> Option<Arc<dyn Carrier>> {
         self.publisher.carrier.take()
     }
@@ -148,9 +147,9 @@ impl Turns {
         }
     }
 
-    /// Returns at once, unless the task that asks has a transaction open. That may
-    /// end soon, where the task does several things at a time. Where it does not,
-    /// this is an error: the task would wait for itself.
+    /// Returns at once, unless the calling task has a transaction open. That may end soon, if the
+    /// task does several things at a time. If it does not, this is an error: the task would wait
+    /// for itself.
     pub(super) async fn unless_own(&self) -> Result<(), Error> {
         let who = Who::asks();
         while self.holds.own(&who)? == Held::ByItself {
@@ -188,7 +187,7 @@ impl Turns {
         }
     }
 
-    /// Returns when what is committed by now is on the disk.
+    /// Returns when everything that is committed by now is on disk.
     pub(super) async fn on_disk(&self) -> Result<(), Error> {
         self.disk.has_all().await
     }
@@ -279,7 +278,7 @@ impl Turns {
         }
     }
 
-    /// What a refused BEGIN means.
+    /// The error for a refused BEGIN.
     fn refused(&self, error: sqlx::Error) -> Error {
         match primary_code(&error) {
             Some(BUSY) => self.stranger().caused_by(error),
@@ -295,7 +294,7 @@ impl Turns {
         seat
     }
 
-    /// Ends what a dropped turn left behind.
+    /// Ends the leftovers of a dropped turn.
     async fn tidy(self: Arc<Self>) {
         let mut seat = self.sit().await;
         self.leave(&mut seat).await;
@@ -409,14 +408,14 @@ impl Seat {
         Ok(Open::new(conn))
     }
 
-    /// Undoes what a dropped turn did.
+    /// Undoes the work of a dropped turn.
     async fn settle_down(&mut self) {
         if std::mem::take(&mut self.undo) {
             self.go_back().await;
         }
     }
 
-    /// Makes real what was kept, and answers for it once the disk has it.
+    /// Commits the kept work, and reports the result once it is on disk.
     async fn commit(&mut self, turns: &Turns) {
         let Some(mut open) = self.open.take() else {
             return;
@@ -432,7 +431,7 @@ impl Seat {
                 committed.fetch_add(open.kept.len(), Ordering::AcqRel);
                 turns.disk.after(move |synced| {
                     committed.fetch_sub(open.kept.len(), Ordering::AcqRel);
-                    // Whoever is answered may close the database at once.
+                    // A caller with its result may close the database at once.
                     if synced.is_ok()
                         && let Some(onward) = onward
                     {
@@ -448,8 +447,8 @@ impl Seat {
         }
     }
 
-    /// Goes back to where the turn began. Where there is no such savepoint (any
-    /// more), all of the database transaction is given up.
+    /// Rolls back to the start of the turn. If its savepoint is missing, the whole database
+    /// transaction is given up.
     async fn go_back(&mut self) {
         if let Some(open) = &mut self.open
             && let Err(error) = open.go_back().await
@@ -460,7 +459,7 @@ impl Seat {
         }
     }
 
-    /// Undoes whatever is left of a database transaction.
+    /// Rolls back any open database transaction.
     async fn give_up(&mut self, mut conn: Conn) {
         if open::roll_back(&mut conn).await.is_ok() {
             self.idle = Some(conn);
@@ -468,22 +467,21 @@ impl Seat {
     }
 }
 
-/// Whether so many share a commit, and leave the next one to the others who wait,
-/// for their turn or for the disk. If all of them shared one, the disk would rest
-/// while they have their turns, and they while it is written.
+/// Returns whether enough turns share a commit, so that the next one is left to the others who wait
+/// for their turn or for the disk. If all of them shared one, the disk would be idle during their
+/// turns, and they during the write.
 pub(super) fn are_enough(kept: usize, others: usize) -> bool {
     kept >= others.max(FEW)
 }
 
 fn answer(kept: Vec<Reply>, ended: &Result<(), Error>) {
     for reply in kept {
-        // Whoever does not wait any more needs no answer.
+        // A dropped caller needs no result.
         let _ = reply.send(ended.as_ref().copied().map_err(Error::repeat));
     }
 }
 
-/// The connection, for one transaction. Dropped without [`Turn::commit`], what
-/// was done is undone.
+/// The connection, for one transaction. Dropping it without [`Turn::commit`] undoes its work.
 pub(super) struct Turn {
     turns: Arc<Turns>,
     holding: Holding,
@@ -512,7 +510,7 @@ impl Turn {
         self.turns.holds.commits(self.holding.number);
     }
 
-    /// Keeps what was done and publishes `drafts`; returns when it is real.
+    /// Keeps its work and publishes `drafts`; returns when it is real.
     pub(super) async fn commit(mut self, drafts: Vec<Draft>) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         if let Some(open) = &mut self.open {
@@ -532,7 +530,7 @@ impl Turn {
             .map_err(|_| Error::internal("the runtime stopped before the transaction ended"))?
     }
 
-    /// Undoes what was done; returns when the connection is free.
+    /// Undoes its work; returns when the connection is free.
     pub(super) async fn rollback(mut self) -> Result<(), Error> {
         self.over();
         tokio::spawn(self.undo())
@@ -570,7 +568,7 @@ impl Drop for Turn {
         let Some(open) = self.open.take() else {
             return;
         };
-        // Else the connection goes, and what was done with it.
+        // Without a runtime the connection is closed, which undoes its work.
         if let Ok(runtime) = Handle::try_current() {
             self.seat.open = Some(open);
             self.seat.undo = self.touched;

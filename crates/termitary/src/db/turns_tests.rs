@@ -59,7 +59,7 @@ impl Desk {
     }
 }
 
-/// Ends as its number says; answers the number where it was to be kept.
+/// Ends as its number says; returns the number if it was to be kept.
 async fn one(db: Db, n: i64) -> Option<i64> {
     let mut tx = db.begin().await.unwrap();
     if n % 2 == 0 {
@@ -85,8 +85,8 @@ async fn one(db: Db, n: i64) -> Option<i64> {
 
 #[test]
 fn of_many_who_wait_half_share_a_commit_and_of_few_all() {
-    /// How many share the next commit of those who queue, while others have
-    /// committed already and wait for the disk.
+    /// Number of queued turns that share the next commit, while others have committed already and
+    /// wait for the disk.
     fn shared(queued: usize, committed: usize) -> usize {
         let taken = 1..=queued;
         let enough = |kept: &usize| are_enough(*kept, queued - kept + committed);
@@ -129,7 +129,7 @@ async fn whoever_gives_up_waiting_takes_nothing_with_it() {
         });
     }
     let answered: Vec<_> = all.join_all().await.into_iter().flatten().collect();
-    // Whoever was not answered may have been in time all the same.
+    // A caller without a result may have been in time all the same.
     let mut tx = desk.db.begin().await.unwrap();
     note(&mut tx, -1, None).await.unwrap();
     tx.commit().await.unwrap();
@@ -144,8 +144,7 @@ async fn whoever_gives_up_waiting_takes_nothing_with_it() {
     }
 }
 
-/// Commits `tx` where somebody waits for the next turn already; answers how it
-/// will end, and the next one.
+/// Commits `tx` while another caller waits for the next turn; returns its result and the next turn.
 async fn pass_on(desk: &Desk, tx: Tx) -> (JoinHandle<Result<(), Error>>, Tx) {
     let next = desk.db.begin();
     tokio::pin!(next);

@@ -12,8 +12,8 @@ use crate::fault;
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
 ///
-/// Statements run on it: `query.execute(&mut *tx)`. A savepoint, and whatever else
-/// needs sqlx's own connection, begins with [`Conn::sqlite`]:
+/// Statements run on it: `query.execute(&mut *tx)`. Code that needs sqlx's own connection, such as
+/// a savepoint, begins with [`Conn::sqlite`]:
 ///
 /// ```
 /// use termitary::sqlx::Connection as _;
@@ -57,7 +57,7 @@ impl Tx {
         self.publish_draft(draft).await
     }
 
-    /// Publishes by name, for events whose type this code does not know.
+    /// Publishes by name, for events without a type in this program.
     pub async fn publish_json(&mut self, name: &str, data: &str) -> Result<Published, Error> {
         let draft = Draft::untyped(name, data.to_owned(), &self.db)?;
         self.publish_draft(draft).await
@@ -83,8 +83,8 @@ impl Tx {
 
     /// Makes everything of this transaction real.
     ///
-    /// Where others wait to write already, it shares their commit: an error of
-    /// the disk is then everybody's.
+    /// If others wait to write already, it shares their commit: an error of the disk then affects
+    /// all of them.
     pub async fn commit(self) -> Result<(), Error> {
         if !self.published {
             return self.conn.commit(self.drafts).await;

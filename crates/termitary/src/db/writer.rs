@@ -1,6 +1,5 @@
-//! The thread that carries out what brokers ask of the ledger. What is asked
-//! while one transaction runs shares the next, which begins while the disk
-//! takes the last.
+//! The thread that writes for brokers. Requests that come while one transaction runs share the
+//! next, which begins while the last is written to disk.
 //!
 //! It writes on a connection of its own, without a hop to another thread for
 //! each statement, which would cost more than most statements do (decision
@@ -27,16 +26,16 @@ use crate::fault;
 /// Statements are prepared once; there are fewer different ones than this.
 const STATEMENTS: usize = 64;
 
-/// What is asked, until it is answered.
+/// A request, until it has its result.
 pub(crate) trait Asked: Send {
     /// Within a transaction that others share: an error undoes all of it.
     fn run(&mut self, conn: &Connection) -> Result<(), Error>;
-    /// What it did is real, or was undone.
+    /// Its work is committed, or was undone.
     fn answer(self: Box<Self>, ended: &Result<(), Error>);
 }
 
 enum Item {
-    /// What is asked, and since when.
+    /// A request, and when it began to wait.
     Work(Box<dyn Asked>, Instant),
     /// The last one: no more work is taken.
     Close(oneshot::Sender<()>),
@@ -61,8 +60,7 @@ impl Writer {
         }
     }
 
-    /// Has it run in a transaction with whatever else is asked now, and
-    /// answered once that is over.
+    /// Runs it in a transaction with other waiting requests; it gets its result once that is over.
     pub(super) fn ask(&self, asked: Box<dyn Asked>, since: Instant) {
         let item = Item::Work(asked, since);
         if let Err(mpsc::SendError(Item::Work(asked, _))) = self.inbox().send(item) {
@@ -70,7 +68,7 @@ impl Writer {
         }
     }
 
-    /// Carries out what was asked before, and nothing after.
+    /// Serves the earlier requests, and no later ones.
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if let Some(inbox) = self.inbox.get()
@@ -109,7 +107,7 @@ impl Writer {
     }
 }
 
-/// One caller's work, what it made, and who waits for it.
+/// One caller's work, its result, and the waiting caller.
 pub(super) struct Question<W, T, N, U> {
     work: Option<W>,
     made: Option<T>,
@@ -118,7 +116,7 @@ pub(super) struct Question<W, T, N, U> {
 }
 
 impl<W, T, N, U> Question<W, T, N, U> {
-    /// `work` is to run; `then` of what it made is the answer.
+    /// Runs `work`; the caller gets its result, after `then`.
     pub(super) fn new(work: W, then: N) -> (Self, oneshot::Receiver<Result<U, Error>>) {
         let (reply, answer) = oneshot::channel();
         let question = Self {
@@ -153,21 +151,21 @@ where
                 .ok_or_else(|| Error::internal("the writer ended what it never began")),
             Err(error) => Err(error.repeat()),
         };
-        // Whoever does not wait any more needs no answer.
+        // A dropped caller needs no result.
         let _ = self.reply.send(made);
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Thread {
     turns: Arc<Turns>,
     file: Arc<File>,
     disk: Arc<Disk>,
     inbox: Receiver<Item>,
-    /// Where it waits for the seat.
+    /// The runtime on which it waits for the turn.
     waits: Runtime,
     conn: Option<Connection>,
-    /// Whoever wants to be told that it ended.
+    /// Notified when it has ended.
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -205,7 +203,7 @@ impl Thread {
         }
     }
 
-    /// What waits now, unless it is the end.
+    /// The next waiting request, unless it is the end.
     fn next(&mut self) -> Option<Box<dyn Asked>> {
         if self.closing.is_some() {
             return None;
@@ -214,8 +212,8 @@ impl Thread {
         self.work(item).map(|(work, _)| work)
     }
 
-    /// One transaction for what is asked, the first of it at `since`, and for what
-    /// joins it meanwhile.
+    /// One transaction for the waiting requests, the first of which came at `since`, and for those
+    /// that join it meanwhile.
     fn share(&mut self, asked: &mut Vec<Box<dyn Asked>>, since: Instant) -> Result<(), Error> {
         let seat = self.waits.block_on(self.turns.alone(since))?;
         self.file.is_still_there()?;
@@ -249,7 +247,7 @@ impl Thread {
 }
 
 impl Thread {
-    /// What a refused BEGIN means.
+    /// The error for a refused BEGIN.
     fn refused(&self, error: rusqlite::Error) -> Error {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy) => self.turns.stranger().caused_by(error),
@@ -269,8 +267,8 @@ thread_local! {
     static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Waits for another process's write: in short steps, as what the other does
-/// takes a fraction of a millisecond.
+/// Waits for another process's write in short steps, because most writes take a fraction of a
+/// millisecond.
 fn wait_for_others(waited: i32) -> bool {
     const SHORT: i32 = 200;
     let until = UNTIL.get();
@@ -285,8 +283,8 @@ fn wait_for_others(waited: i32) -> bool {
     true
 }
 
-/// A connection like the others on this file, but for foreign keys: what is
-/// inserted here refers to rows that were written or joined just before.
+/// A connection like the others on this file, but without foreign keys: inserted rows refer to rows
+/// that were written or joined just before.
 fn open(path: &Path) -> Result<Connection, Error> {
     let conn = existing(path)?;
     conn.busy_handler(Some(wait_for_others))?;

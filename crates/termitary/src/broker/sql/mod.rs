@@ -87,7 +87,7 @@ impl Transport for Sql {
     ) -> Result<Vec<Leased>, Error> {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
-            // Listen before looking: what comes due in between still rings.
+            // Listen before looking, so that a delivery that comes due in between is not missed.
             let bell = self.wake.listen(route.id);
             let leased = self.try_lease(route, worker, max).await?;
             if !leased.is_empty() {

@@ -1,4 +1,4 @@
-//! Leases on their way to whoever asked for them.
+//! Leases on their way to the caller.
 
 use rusqlite::Connection;
 
@@ -7,8 +7,8 @@ use crate::delivery::{Leased, Outcome, Settlement};
 use crate::error::Error;
 use crate::ledger::batch;
 
-/// Leases that were given and not looked at yet. Whoever asked may go away at
-/// any moment: dropped unseen, they go back at once instead of running out.
+/// Leases that the caller has not received yet. It may be dropped at any moment: then they are
+/// released at once instead of expiring.
 pub(super) struct Unseen {
     db: Db,
     leased: Vec<Leased>,
@@ -42,7 +42,7 @@ impl Drop for Unseen {
     }
 }
 
-/// What goes back.
+/// The leases to release.
 struct Back {
     settlements: Vec<Settlement>,
     now_us: i64,

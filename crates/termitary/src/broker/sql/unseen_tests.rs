@@ -48,7 +48,7 @@ async fn leases_that_were_answered_and_never_looked_at_go_back_at_once() {
     let mut lease = Box::pin(sql.try_lease(&route, &worker, 10));
     assert!(futures_util::poll!(&mut lease).is_pending());
     until(&db, 1).await;
-    // The answer is on its way or there already.
+    // The result is on its way or there already.
     drop(lease);
     until(&db, 0).await;
 }

@@ -16,13 +16,13 @@ use crate::error::Error;
 use crate::ledger;
 use crate::lock::Mutex;
 
-/// How long another process's commit may go unnoticed, where the last one was
-/// seen just now and where it was long ago.
+/// Intervals at which another process's commit is noticed: shortly after the last one, and long
+/// after it.
 const OFTEN: Duration = Duration::from_millis(1);
 const RARELY: Duration = Duration::from_millis(10);
 /// The part of the time since then that may pass until the next look.
 const PART: u32 = 50;
-/// How long to rest after the database failed.
+/// Pause after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(super) struct Wake(Arc<Inner>);
@@ -141,8 +141,8 @@ impl Inner {
         }
     }
 
-    /// Who waits, and whether somebody began to since the last look. `None`:
-    /// nobody, and the watch is over.
+    /// The waiting lanes, and whether one began to wait since the last look. `None`: there are
+    /// none, and the watch ends.
     fn waiting(&self) -> Option<(Vec<i64>, bool)> {
         let mut desk = self.desk.lock();
         if desk.waiting.is_empty() {
@@ -153,7 +153,7 @@ impl Inner {
         Some((desk.waiting.keys().copied().collect(), fresh))
     }
 
-    /// Rings every lane with something due; answers when to look again.
+    /// Wakes every lane with a due delivery; returns the time of the next look.
     async fn ring_due(&self, conn: &mut Conn, routes: &[i64], now: i64) -> Result<i64, Error> {
         let heads = ledger::heads(conn, routes).await?;
         let mut next_due = i64::MAX;
