@@ -143,8 +143,8 @@ impl WorkerProcess {
     }
 }
 
-/// This program again, without the settings of this process, which sends what is
-/// needed. It has a process group of its own, so that Ctrl-C reaches only this process.
+/// Starts this program again, with only the necessary settings of this process. It has a process
+/// group of its own, so that Ctrl-C reaches only this process.
 fn command(stage: &Stage) -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(program);

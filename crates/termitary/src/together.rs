@@ -1,8 +1,8 @@
-//! Gathers requests that several callers make at the same time, so that one batch
-//! serves all of them and each caller gets its own answer.
+//! Gathers requests that several callers make at the same time, so that one batch serves all of
+//! them and each caller gets its own result.
 //!
-//! [`Together::ask`] adds a request. If too few batches are being made, the caller also
-//! gets a [`Turn`]: the duty to take what waits, do it, and answer.
+//! [`Together::ask`] adds a request. If too few batches are running, the caller also gets a
+//! [`Turn`]: the duty to take the waiting requests, carry them out, and deliver the results.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::error::Error;
 use crate::lock::Mutex;
 
-/// Requests `Q` that wait for an answer `A`.
+/// Requests `Q` that wait for a result `A`.
 #[derive(Debug)]
 pub(crate) struct Together<Q, A> {
     /// The most turns at a time.
@@ -28,7 +28,7 @@ struct State<Q, A> {
     waiting: Batch<Q, A>,
 }
 
-/// The answer to one request. The channel closes unanswered if the turn was dropped,
+/// Receives the result of one request. The channel closes without a result if the turn was dropped,
 /// for example because its runtime ended.
 pub(crate) type Answer<A> = oneshot::Receiver<Result<A, Error>>;
 
@@ -53,8 +53,8 @@ impl<Q, A> Together<Q, A> {
         })
     }
 
-    /// Adds a request. A caller that gets a turn must take it, itself or in a task; the
-    /// request is done even if its caller stops waiting for the answer.
+    /// Adds a request. A caller that gets a turn must take it, itself or in a task; the request is
+    /// carried out even if its caller is dropped.
     pub(crate) fn ask(self: &Arc<Self>, request: Q) -> (Answer<A>, Option<Turn<Q, A>>) {
         let (caller, answer) = oneshot::channel();
         let mut state = self.state.lock();
@@ -91,7 +91,7 @@ impl<Q, A> Drop for Alone<'_, Q, A> {
     }
 }
 
-/// The duty to do what waits, batch after batch.
+/// The duty to carry out waiting requests, batch after batch.
 pub(crate) struct Turn<Q, A> {
     together: Arc<Together<Q, A>>,
     over: bool,
@@ -115,8 +115,8 @@ impl<Q, A> Turn<Q, A> {
 }
 
 impl<Q, A> Drop for Turn<Q, A> {
-    /// A turn dropped half-way, with its runtime, may leave nobody else to do what
-    /// waits: the callers are then told.
+    /// If a turn is dropped half-way, with its runtime, no other turn may be left: the waiting
+    /// callers then get an error.
     fn drop(&mut self) {
         if self.over {
             return;
@@ -130,8 +130,7 @@ impl<Q, A> Drop for Turn<Q, A> {
 }
 
 impl<Q, A> Batch<Q, A> {
-    /// Answers each caller, in the order of the requests. A caller that stopped waiting
-    /// needs no answer.
+    /// Delivers the results, in the order of the requests. A dropped caller needs no result.
     pub(crate) fn answer(self, answers: impl IntoIterator<Item = Result<A, Error>>) {
         for (caller, answer) in self.callers.into_iter().zip(answers) {
             let _ = caller.send(answer);

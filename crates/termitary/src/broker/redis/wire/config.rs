@@ -1,4 +1,4 @@
-//! Where Redis is and how it is used.
+//! Address and settings of Redis.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
 
-/// Where Redis or Valkey (6.2 or newer) is, and how it is used.
+/// Address and settings of a Redis or Valkey server (6.2 or newer).
 ///
 /// ```
 /// # use termitary::broker::{Bridge, RedisConfig};
@@ -37,8 +37,7 @@ pub struct RedisConfig {
     prefix: String,
 }
 
-/// Whether plain Redis pub/sub of other services becomes events, and events
-/// plain pub/sub.
+/// Directions in which plain Redis pub/sub of other programs is bridged to events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bridge {
@@ -49,7 +48,7 @@ pub enum Bridge {
     In,
     /// Every event is also published on the channel of its name.
     Out,
-    /// Both; what the bridge sent out does not come in again.
+    /// Both; our own outgoing messages do not come in again.
     Both,
 }
 
@@ -97,8 +96,8 @@ impl RedisConfig {
         }
     }
 
-    /// A server by URL: `redis://[user[:password]@]host[:port][/database]`, or
-    /// `rediss://…` with TLS. Percent-encode what a URL cannot carry.
+    /// A server by URL: `redis://[user[:password]@]host[:port][/database]`, or `rediss://…` with
+    /// TLS. Percent-encode special characters.
     ///
     /// # Errors
     /// `is_invalid()` if anything in it cannot be used or is not understood: nothing
@@ -126,23 +125,22 @@ impl RedisConfig {
         self
     }
 
-    /// Whether to use TLS, with the system's root certificates (default: no).
+    /// Turns TLS on, with the system's root certificates (default: off).
     pub fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
         self
     }
 
-    /// Whether plain pub/sub comes in, goes out, or both (default: neither).
+    /// Sets the directions of the bridge to plain pub/sub (default: none).
     pub fn bridge(mut self, bridge: Bridge) -> Self {
         self.bridge = bridge;
         self
     }
 
-    /// What the name of every key and of the broadcasts' channel begins with
-    /// (default: `termitary`): systems with different prefixes share a server
-    /// and never meet. Every process of one system must agree on it. 1 to 64
-    /// letters, digits, dots, colons, `-` and `_`; another is refused when the
-    /// broker is made.
+    /// Sets the prefix of every key and of the broadcasts' channel (default: `termitary`): systems
+    /// with different prefixes can share a server. Every process of one system must use the same
+    /// one. It has 1 to 64 letters, digits, dots, colons, `-` and `_`; an invalid one is refused
+    /// when the broker is created.
     ///
     /// The channels of the [`Bridge`] have no prefix: they are other programs'.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
@@ -155,15 +153,15 @@ impl RedisConfig {
         self
     }
 
-    /// How long the ledger waits before it asks Redis whether a delivery that
-    /// it handed over is still there (default: a minute, or twice the lease
-    /// where that is longer).
+    /// Sets the time after which the ledger checks whether Redis still has a delivery that was
+    /// handed to it (default: a minute, or twice the lease if that is longer).
     pub fn reconcile_after(mut self, wait: Duration) -> Self {
         self.reconcile_after = Some(wait);
         self
     }
 
-    /// Whether these settings can work with any server; [`Broker::redis`] asks too.
+    /// Returns an error if these settings can work with no server; [`Broker::redis`] checks this
+    /// too.
     ///
     /// [`Broker::redis`]: crate::Broker::redis
     ///
@@ -221,8 +219,8 @@ impl RedisConfig {
         self.bridge
     }
 
-    /// Where and as whom to connect, for a client of one's own on this server.
-    /// It holds the password. An error where the address cannot be used.
+    /// Address and user for another client on this server. The value contains the password. Fails
+    /// if the address is invalid.
     // Parts go in by value: a password with an `@` needs no care here.
     pub fn connection_info(&self) -> Result<ConnectionInfo, Error> {
         let addr = if self.tls {
