@@ -1,5 +1,5 @@
 //! One attempt, from leased to settled:
-//! wait for a place → decode → extract → run → classify → settle → report.
+//! wait for a permit → decode → extract → run → classify → settle → report.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
 
 use super::Core;
-use super::ended::{Ended, classify, failed, release};
+use super::durations::SHORT;
 use super::measures::Measures;
-use super::pace::SHORT;
-use super::queue::Waiting;
+use super::outcome::{HandlerEnd, classify, failed, release};
+use super::queue::Queued;
 use super::renewal::Tracked;
-use super::settler::Held;
+use super::settler::Kept;
 use crate::db::Owner;
 use crate::delivery::{Leased, Outcome, Settlement};
 use crate::fault;
@@ -24,56 +24,54 @@ use crate::handler::{Context, LedgerScope, Meta};
 use crate::subscription::Subscription;
 use crate::trace;
 
-/// Runs one leased delivery to its settlement. Returns the time that its
-/// attempt took, unless there was none.
-pub(super) async fn run<S: Send + Sync + 'static>(
+/// Runs one queued delivery to its settlement.
+pub(super) async fn run_queued<S: Send + Sync + 'static>(
     core: &Core<S>,
     subscription: &Subscription<S>,
     measures: &Measures,
-    waiting: Waiting,
-) -> Took {
-    let place = match place(core).await {
-        Ok(place) => place,
+    queued: Queued,
+) -> Turn {
+    let permit = match permit(core).await {
+        Ok(permit) => permit,
         Err(why) => {
-            give_back(core, waiting);
+            give_back(core, queued);
             return why;
         }
     };
-    let (leased, tracked) = (&waiting.leased, &waiting.tracked);
+    let (leased, tracked) = (&queued.leased, &queued.tracked);
     let (outcome, took) = attempt(core, subscription, measures, leased, tracked).await;
-    drop(place);
-    end(core, waiting, outcome);
-    Took::Time(took)
+    drop(permit);
+    settle_queued(core, queued, outcome);
+    Turn::Ran(took)
 }
 
 /// The result of a delivery's turn to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Took {
-    /// The attempt took this long.
-    Time(Duration),
-    /// It went back: the process's places were taken for long.
-    NoPlace,
-    /// It went back: the worker stops, or a suspect is to run alone.
+pub(super) enum Turn {
+    /// It ran for this long.
+    Ran(Duration),
+    /// It went back, as all permits of the process were taken for too long.
+    NoPermit,
+    /// It went back, as the worker stops or a suspect has to run alone.
     Stopped,
 }
 
-/// Not begun, and due again at once.
-pub(super) fn give_back<S>(core: &Core<S>, waiting: Waiting) {
-    end(core, waiting, Some(release(core)));
+/// Makes a delivery that has not begun due again at once.
+pub(super) fn give_back<S>(core: &Core<S>, queued: Queued) {
+    settle_queued(core, queued, Some(release(core)));
 }
 
-fn end<S>(core: &Core<S>, waiting: Waiting, outcome: Option<Outcome>) {
-    let Waiting {
+fn settle_queued<S>(core: &Core<S>, queued: Queued, outcome: Option<Outcome>) {
+    let Queued {
         leased,
         tracked,
-        claim,
+        permit,
         ..
-    } = waiting;
-    settle(core, leased, outcome, tracked, Some(claim), None);
+    } = queued;
+    settle(core, leased, outcome, tracked, Some(permit), None);
 }
 
-/// Runs a leased suspect; the caller has ensured that nothing else runs. Returns when it is
-/// settled.
+/// Runs a leased suspect to its settlement. The caller makes sure that nothing else runs.
 pub(super) async fn run_alone<S: Send + Sync + 'static>(
     core: Arc<Core<S>>,
     subscription: Arc<Subscription<S>>,
@@ -86,12 +84,12 @@ pub(super) async fn run_alone<S: Send + Sync + 'static>(
     let (outcome, _) = attempt(&core, &subscription, &measures, &leased, &tracked).await;
     let (waiter, settled) = oneshot::channel();
     settle(&core, leased, outcome, tracked, None, Some(waiter));
-    let _ = settled.await; // nothing is ever sent: it is dropped
+    let _ = settled.await; // closed, never sent to
 }
 
-/// One attempt and its time. `None`: the delivery is no longer ours. A panic
-/// outside user code (a metrics recorder, a log's subscriber) is an error of
-/// this attempt as well.
+/// Returns the outcome, or `None` if the delivery is no longer this worker's, and the
+/// duration. A panic outside user code (of a metrics recorder or a log subscriber) is an
+/// error of this attempt as well.
 async fn attempt<S: Send + Sync + 'static>(
     core: &Core<S>,
     subscription: &Subscription<S>,
@@ -100,7 +98,7 @@ async fn attempt<S: Send + Sync + 'static>(
     tracked: &Tracked,
 ) -> (Option<Outcome>, Duration) {
     let started = Instant::now();
-    let attempt = pin!(judged(
+    let attempt = pin!(run_and_classify(
         core,
         subscription,
         measures,
@@ -115,7 +113,7 @@ async fn attempt<S: Send + Sync + 'static>(
 }
 
 /// Decodes, runs, classifies and reports.
-async fn judged<S: Send + Sync + 'static>(
+async fn run_and_classify<S: Send + Sync + 'static>(
     core: &Core<S>,
     subscription: &Subscription<S>,
     measures: &Measures,
@@ -148,22 +146,22 @@ async fn judged<S: Send + Sync + 'static>(
     (outcome, took)
 }
 
-/// Waits for one of the process's slots; if none is free soon, returns why the waiting deliveries
-/// are released.
-async fn place<S>(core: &Core<S>) -> Result<OwnedSemaphorePermit, Took> {
-    let places = Arc::clone(&core.permits);
+/// Waits for one of the process's permits. Returns why the delivery has to go back if
+/// none is free soon.
+async fn permit<S>(core: &Core<S>) -> Result<OwnedSemaphorePermit, Turn> {
+    let permits = Arc::clone(&core.permits);
     if core.stop.is_cancelled() {
-        return Err(Took::Stopped);
+        return Err(Turn::Stopped);
     }
-    if let Ok(place) = places.clone().try_acquire_owned() {
-        return Ok(place);
+    if let Ok(permit) = permits.clone().try_acquire_owned() {
+        return Ok(permit);
     }
     tokio::select! {
         biased;
-        () = core.stop.cancelled() => Err(Took::Stopped),
-        place = places.acquire_owned() => place.map_err(|_| Took::Stopped),
-        () = core.until_alone(true) => Err(Took::Stopped),
-        () = tokio::time::sleep(SHORT) => Err(Took::NoPlace),
+        () = core.stop.cancelled() => Err(Turn::Stopped),
+        permit = permits.acquire_owned() => permit.map_err(|_| Turn::Stopped),
+        () = core.until_alone(true) => Err(Turn::Stopped),
+        () = tokio::time::sleep(SHORT) => Err(Turn::NoPermit),
     }
 }
 
@@ -177,8 +175,7 @@ fn meta<S>(subscription: &Subscription<S>, leased: &Leased) -> Meta {
         subscription: subscription.name.clone(),
         attempt: leased.attempts + 1,
         fence: leased.claim.fence,
-        // The first attempt belongs to the publisher's trace; a later one is
-        // a trace of its own.
+        // The first attempt belongs to the publisher's trace; each later one has its own.
         traceparent: trace::child_of(
             envelope
                 .traceparent
@@ -188,7 +185,7 @@ fn meta<S>(subscription: &Subscription<S>, leased: &Leased) -> Meta {
     }
 }
 
-/// Decode → extract → run, within the timeout; panics are caught.
+/// Decodes, extracts and runs within the timeout; panics are caught.
 async fn execute<S: Send + Sync + 'static>(
     core: &Core<S>,
     subscription: &Subscription<S>,
@@ -196,15 +193,15 @@ async fn execute<S: Send + Sync + 'static>(
     meta: &Arc<Meta>,
     ledger: &Arc<LedgerScope>,
     tracked: &Tracked,
-) -> Ended {
+) -> HandlerEnd {
     if !subscription
         .names()
         .any(|name| name == leased.envelope.name)
     {
-        return Ended::UnknownName;
+        return HandlerEnd::UnknownName;
     }
     if leased.envelope.version > subscription.version {
-        return Ended::NewerVersion(leased.envelope.version);
+        return HandlerEnd::NewerVersion(leased.envelope.version);
     }
     let context = Context {
         state: &core.state,
@@ -214,8 +211,8 @@ async fn execute<S: Send + Sync + 'static>(
     };
     let handler = match guard::call(|| subscription.handler.start(&leased.envelope, &context)) {
         Ok(Ok(handler)) => handler,
-        Ok(Err(undecodable)) => return Ended::Undecodable(undecodable),
-        Err(panicked) => return Ended::Failed(panicked.to_string()),
+        Ok(Err(undecodable)) => return HandlerEnd::Undecodable(undecodable),
+        Err(panicked) => return HandlerEnd::Failed(panicked.to_string()),
     };
     let scope = trace::TraceContext {
         traceparent: Some(meta.traceparent.clone()),
@@ -227,58 +224,58 @@ async fn execute<S: Send + Sync + 'static>(
     let ended = tokio::select! {
         biased;
         ended = trace::scope_of(owner, scope, &mut handler) => match ended {
-            Ok(result) => Ended::Returned(result),
-            Err(panicked) => Ended::Failed(panicked.to_string()),
+            Ok(result) => HandlerEnd::Returned(result),
+            Err(panicked) => HandlerEnd::Failed(panicked.to_string()),
         },
-        () = core.abort.cancelled() => Ended::Interrupted,
+        () = core.abort.cancelled() => HandlerEnd::Interrupted,
         ended = lost(tracked, ledger) => ended,
-        () = tokio::time::sleep(timeout) => Ended::Failed(format!("timed out after {timeout:?}")),
+        () = tokio::time::sleep(timeout) => HandlerEnd::Failed(format!("timed out after {timeout:?}")),
     };
-    // A handler that is ready is gone already; any other is dropped now.
+    // A handler that returned is gone already; any other is dropped now.
     match handler.cancel() {
         Ok(()) => ended,
         Err(panicked) => ended.dropped(&panicked),
     }
 }
 
-/// Resolves when another worker has the delivery, or the transaction stalled. The renewal also
-/// fails after the handler's own transaction has finished the delivery: that attempt continues to
-/// its end.
-async fn lost(tracked: &Tracked, ledger: &LedgerScope) -> Ended {
+/// Resolves when another worker has the delivery, or its transaction did nothing for too
+/// long. A renewal also fails for a delivery that the handler's own transaction has just
+/// finished: such a handler runs to its end.
+async fn lost(tracked: &Tracked, ledger: &LedgerScope) -> HandlerEnd {
     let reason = tracked.lost().await;
     if ledger.finishing() {
         std::future::pending::<()>().await;
     }
     match reason {
-        Some(reason) => Ended::Failed(reason.to_owned()),
-        None => Ended::LostLease,
+        Some(reason) => HandlerEnd::Failed(reason.to_owned()),
+        None => HandlerEnd::LostLease,
     }
 }
 
-/// Hands over to the settler, which holds the lease and the place until the
-/// settlement is real.
+/// Passes the outcome to the settler, which keeps the lease and the permit until the
+/// settlement is written.
 fn settle<S>(
     core: &Core<S>,
     leased: Leased,
     outcome: Option<Outcome>,
     lease: Tracked,
-    claim: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
     waiter: Option<oneshot::Sender<()>>,
 ) {
-    // The claim is lost: another worker has it in the ledger. The entry that carried it may be left
-    // here; it is ended, and nothing else changes.
+    // Without an outcome the delivery is another worker's, by the ledger. This worker may
+    // still hold the stream entry that carried it: that ends, and nothing else changes.
     let outcome = outcome.unwrap_or(Outcome::Done { committed: true });
     let settlement = Settlement {
         claim: leased.claim,
         outcome,
     };
-    let held = Held {
+    let kept = Kept {
         _lease: lease,
-        _claim: claim,
+        _permit: permit,
         _task: core.tasks.token(),
         _waiter: waiter,
     };
-    core.settler.settle(settlement, held);
+    core.settler.settle(settlement, kept);
 }
 
 fn report(measures: &Measures, span: &tracing::Span, outcome: Option<&Outcome>, took: Duration) {
@@ -302,7 +299,7 @@ fn report(measures: &Measures, span: &tracing::Span, outcome: Option<&Outcome>, 
     }
 }
 
-/// Counts a running attempt for as long as it lives.
+/// Counts a running attempt until it is dropped.
 struct Running<'a, S>(&'a Core<S>);
 
 impl<'a, S> Running<'a, S> {

@@ -29,8 +29,8 @@ impl Gone {
         let (mut gone, mut new) = (Vec::new(), false);
         for lane in lanes {
             if !registered.contains(&lane.route.id) {
-                new |= !lane.gone.is_cancelled();
-                lane.gone.cancel();
+                new |= !lane.dropped.is_cancelled();
+                lane.dropped.cancel();
                 gone.push(&*lane.route.name);
             }
         }
@@ -49,6 +49,6 @@ impl Gone {
 
 /// The names of the subscriptions of this worker.
 pub(super) fn running<S>(lanes: &[Lane<S>]) -> Vec<&str> {
-    let running = lanes.iter().filter(|lane| !lane.gone.is_cancelled());
+    let running = lanes.iter().filter(|lane| !lane.dropped.is_cancelled());
     running.map(|lane| &*lane.route.name).collect()
 }

@@ -1,5 +1,5 @@
-//! The metrics of one subscription's attempts. The handles are created once: looking them up by
-//! their labels for every attempt costs more than counting.
+//! The metrics of one subscription's attempts. The handles are made once, as finding them
+//! by their labels for every attempt costs more than counting.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn place(outcome: Option<&Outcome>) -> usize {
 }
 
 impl Measures {
-    /// Counts with the recorder that is installed now.
+    /// Uses the metrics recorder that is installed now.
     pub(super) fn of(subscription: &str) -> Self {
         let name = || subscription.to_owned();
         Self {
@@ -39,7 +39,7 @@ impl Measures {
         }
     }
 
-    /// Counts one attempt; returns the label of its outcome.
+    /// Counts one attempt. Returns the name of its outcome.
     pub(super) fn attempt(&self, outcome: Option<&Outcome>, took: Duration) -> &'static str {
         let (name, counter) = &self.outcomes[place(outcome)];
         counter.increment(1);

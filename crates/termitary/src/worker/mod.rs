@@ -1,18 +1,19 @@
-//! The worker: leases deliveries, runs handlers, settles.
+//! The worker leases deliveries, runs handlers and settles.
 //!
-//! One lane per subscription leases (`lane`) and runs attempts (`queue`, `attempt`, `ended`), ahead
-//! of them only if they are short (`pace`); one settler batches ended attempts (`settler`);
-//! suspected killers of a process run alone (`suspects`); leases are renewed on a separate thread
-//! (`renewal`), so that a handler that blocks the runtime keeps its lease; the rest is housekeeping
-//! (`upkeep`, `roll`, `gone`).
+//! Each subscription has a lane that leases (`lane`) and runs attempts (`queue`, `attempt`,
+//! `outcome`); it leases ahead only if attempts are short (`durations`). One settler writes
+//! outcomes in batches (`settler`). A delivery that may have killed its process runs alone
+//! (`suspects`). Leases are renewed on a thread of their own (`renewal`), so that a handler
+//! that blocks the runtime keeps its lease. The rest is housekeeping (`upkeep`, `roll`,
+//! `gone`).
 
 mod attempt;
-mod ended;
+mod durations;
 mod gone;
 mod lane;
+mod lease_outages;
 mod measures;
-mod news;
-mod pace;
+mod outcome;
 mod queue;
 mod renewal;
 pub(crate) mod roll;
@@ -42,7 +43,7 @@ use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
 use lane::Lane;
-use news::News;
+use lease_outages::LeaseOutages;
 use renewal::Renewal;
 use settler::Settler;
 
@@ -183,12 +184,12 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
         for lane in &lanes {
             let (core, lane) = (Arc::clone(&core), lane.clone());
             core.tasks.clone().spawn(lasting("lane", move || {
-                lane::run(Arc::clone(&core), lane.clone())
+                lane::lease_and_queue(Arc::clone(&core), lane.clone())
             }));
         }
         let alone = Arc::clone(&core);
         core.tasks.spawn(lasting("suspects", move || {
-            suspects::run(Arc::clone(&alone), lanes.clone())
+            suspects::run_suspects(Arc::clone(&alone), lanes.clone())
         }));
         core.tasks.close();
         shutdown.await;
@@ -227,8 +228,8 @@ pub(crate) struct Core<S> {
     running: AtomicU64,
     settler: Settler,
     renewal: Renewal,
-    news: News,
-    /// Lanes, the attempts they started, and the telling of their news.
+    lease_outages: LeaseOutages,
+    /// Lanes, the attempts they started, and the log lines about their outages.
     tasks: TaskTracker,
     /// A suspect runs alone, or is about to: no leasing meanwhile.
     alone: watch::Sender<bool>,
@@ -257,7 +258,7 @@ impl<S> Core<S> {
             permits: Arc::new(Semaphore::new(concurrency)),
             running: AtomicU64::new(0),
             renewal,
-            news: News::default(),
+            lease_outages: LeaseOutages::default(),
             tasks: TaskTracker::new(),
             alone: watch::Sender::new(false),
             stop: CancellationToken::new(),

@@ -1,9 +1,9 @@
-//! The deliveries that one subscription has leased and not started, and the tasks that run them.
+//! The deliveries that one subscription has leased and not begun, and the tasks that run
+//! them.
 //!
-//! A runner takes one delivery after the other: a task for each would cost more
-//! than a short handler does. One starts the next as long as more waits, so that
-//! there are as many as handlers wait at once, and never more than the
-//! subscription's concurrency.
+//! A runner is a task that takes one delivery after the other, as a task for each would
+//! cost more than a short handler. Each runner starts another while deliveries are queued,
+//! up to the subscription's concurrency.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Core;
-use super::attempt::{self, Took};
+use super::attempt::{self, Turn};
+use super::durations::{Durations, SHORT};
 use super::measures::Measures;
-use super::pace::{Pace, SHORT};
 use super::renewal::Tracked;
 use crate::delivery::Leased;
 use crate::lock::Mutex;
@@ -29,26 +29,26 @@ struct Inner<S> {
     subscription: Arc<Subscription<S>>,
     measures: Arc<Measures>,
     state: Mutex<State>,
-    /// As many runners may be on their way at once as the runtime has threads:
-    /// a handler that blocks its thread holds up the one that it started.
+    /// The most runners that may be starting at once: the number of the runtime's threads.
+    /// A handler that blocks its thread delays the runner that it started.
     threads: usize,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Waiting>,
+    queued: VecDeque<Queued>,
     runners: usize,
-    /// Of these, how many have not begun.
+    /// The number of runners that have not begun.
     starting: usize,
-    pace: Pace,
+    durations: Durations,
 }
 
-/// A leased delivery that is renewed, and its place among the claims.
-pub(super) struct Waiting {
+/// A leased delivery that is renewed, and its permit.
+pub(super) struct Queued {
     since: Instant,
     pub(super) leased: Leased,
     pub(super) tracked: Tracked,
-    pub(super) claim: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl<S: Send + Sync + 'static> Queue<S> {
@@ -66,22 +66,22 @@ impl<S: Send + Sync + 'static> Queue<S> {
         }))
     }
 
-    /// Queues leased deliveries, each with one of the `claims`.
-    pub(super) fn add(&self, leased: Vec<Leased>, mut claims: OwnedSemaphorePermit) {
+    /// Queues deliveries, each with one of the `permits`.
+    pub(super) fn add(&self, leased: Vec<Leased>, mut permits: OwnedSemaphorePermit) {
         let timeout = self.0.subscription.policy.timeout;
         let tracked = self.0.core.renewal.track_all(&leased, timeout);
         let since = Instant::now();
         let mut state = self.0.state.lock();
         for (leased, tracked) in leased.into_iter().zip(tracked) {
-            let Some(claim) = claims.split(1) else {
-                tracing::error!(subscription = %self.0.subscription.name, "the broker leased more than asked");
+            let Some(permit) = permits.split(1) else {
+                tracing::error!(subscription = %self.0.subscription.name, "the broker leased more deliveries than it was asked for");
                 break;
             };
-            state.waiting.push_back(Waiting {
+            state.queued.push_back(Queued {
                 since,
                 leased,
                 tracked,
-                claim,
+                permit,
             });
         }
         for _ in 0..self.0.threads {
@@ -89,93 +89,92 @@ impl<S: Send + Sync + 'static> Queue<S> {
         }
     }
 
-    /// Returns whether handlers are known to be short: only then are deliveries leased ahead.
+    /// Whether handlers are known to be short: only then are deliveries leased ahead.
     pub(super) fn is_short(&self) -> bool {
-        self.0.state.lock().pace.is_short()
+        self.0.state.lock().durations.is_short()
     }
 
-    /// Resolves when the first in the queue has waited for longer than a short
-    /// handler takes.
+    /// Resolves when the first delivery has been queued for longer than a short handler
+    /// takes.
     pub(super) async fn waits_long(&self) {
         loop {
-            let first = self.0.state.lock().waiting.front().map(|first| first.since);
+            let first = self.0.state.lock().queued.front().map(|first| first.since);
             match first.map(|since| since + SHORT) {
                 Some(long) if long <= Instant::now() => return,
                 Some(long) => tokio::time::sleep_until(long).await,
-                // The task that adds to the queue checks again.
+                // The lane calls this again after it adds to the queue.
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Everything that is queued goes back, no attempt counted.
+    /// Gives back everything that is queued; no attempt is counted.
     pub(super) fn give_back(&self) {
-        let waiting = std::mem::take(&mut self.0.state.lock().waiting);
-        self.0.give_back(waiting);
+        let queued = std::mem::take(&mut self.0.state.lock().queued);
+        self.0.give_back(queued);
     }
 
-    /// The same, and nothing is leased ahead until handlers are known to be
+    /// [`Queue::give_back`], and nothing is leased ahead until handlers are known to be
     /// short again.
     pub(super) fn lease_no_more_ahead(&self) {
-        self.0.state.lock().pace = Pace::default();
+        self.0.state.lock().durations = Durations::default();
         self.give_back();
     }
 
     fn start_another(&self, state: &mut State) {
         let inner = &self.0;
         let room = state.runners < inner.subscription.policy.concurrency;
-        if room && state.starting < inner.threads.min(state.waiting.len()) {
+        if room && state.starting < inner.threads.min(state.queued.len()) {
             state.runners += 1;
             state.starting += 1;
             let queue = Self(Arc::clone(inner));
-            inner.core.tasks.spawn(queue.run());
+            inner.core.tasks.spawn(queue.run_queued());
         }
     }
 
-    /// A runner, until nothing waits.
-    async fn run(self) {
+    /// A runner: returns when nothing is queued.
+    async fn run_queued(self) {
         let mut runner = Runner {
             queue: &self,
             counted: true,
         };
         self.0.state.lock().starting -= 1;
-        let mut took = None;
-        while let Some(next) = runner.next(took) {
+        let mut last = None;
+        while let Some(next) = runner.next(last) {
             let inner = &self.0;
-            let ran = attempt::run(&inner.core, &inner.subscription, &inner.measures, next);
-            took = Some(ran.await);
-            // A long row of short handlers is no reason to keep the thread.
+            let turn = attempt::run_queued(&inner.core, &inner.subscription, &inner.measures, next);
+            last = Some(turn.await);
+            // Many short handlers in a row must not keep the thread.
             tokio::task::coop::consume_budget().await;
         }
     }
 }
 
-/// One of the runners that are counted. It is counted no longer once it found
-/// nothing to run, or ended by a panic.
+/// A runner that counts as one until it finds nothing to run or panics.
 struct Runner<'a, S: Send + Sync + 'static> {
     queue: &'a Queue<S>,
     counted: bool,
 }
 
 impl<S: Send + Sync + 'static> Runner<'_, S> {
-    /// The next delivery to run; if none is left, one runner less.
-    fn next(&mut self, took: Option<Took>) -> Option<Waiting> {
+    /// The next delivery to run, after the `last` turn.
+    fn next(&mut self, last: Option<Turn>) -> Option<Queued> {
         let inner = &self.queue.0;
         let mut state = inner.state.lock();
-        let ahead = state.pace.is_short();
-        match took {
-            Some(Took::Time(took)) => state.pace.add(took),
-            Some(Took::NoPlace) => state.pace = Pace::default(),
-            Some(Took::Stopped) | None => {}
+        let ahead = state.durations.is_short();
+        match last {
+            Some(Turn::Ran(took)) => state.durations.add(took),
+            Some(Turn::NoPermit) => state.durations = Durations::default(),
+            Some(Turn::Stopped) | None => {}
         }
-        let next = state.waiting.pop_front();
+        let next = state.queued.pop_front();
         if next.is_none() {
             state.runners -= 1;
             self.counted = false;
         }
         let mut back = VecDeque::new();
-        if ahead && !state.pace.is_short() {
-            back = std::mem::take(&mut state.waiting);
+        if ahead && !state.durations.is_short() {
+            back = std::mem::take(&mut state.queued);
         }
         self.queue.start_another(&mut state);
         drop(state);
@@ -195,9 +194,9 @@ impl<S: Send + Sync + 'static> Drop for Runner<'_, S> {
 }
 
 impl<S> Inner<S> {
-    fn give_back(&self, waiting: impl IntoIterator<Item = Waiting>) {
-        for waiting in waiting {
-            attempt::give_back(&self.core, waiting);
+    fn give_back(&self, queued: impl IntoIterator<Item = Queued>) {
+        for queued in queued {
+            attempt::give_back(&self.core, queued);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Leases are renewed on a thread of their own: a handler that blocks every
-//! thread of the runtime keeps its lease, but only until its timeout.
+//! Renews leases on a thread of its own, so that a handler that blocks every thread of
+//! the runtime keeps its lease, but only until its timeout.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,100 +15,107 @@ use crate::error::Error;
 use crate::fault;
 use crate::handler::End;
 use crate::lock::Mutex;
+use crate::outage::Outage;
 use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
-/// Time after its timeout for which a handler that cannot be cancelled keeps its lease; then the
-/// slot is stuck and the delivery runs elsewhere.
+/// How long after its timeout a handler that cannot be cancelled keeps its lease. Then
+/// its slot is stuck and the delivery runs elsewhere.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Renewal {
-    book: Arc<Book>,
+    leases: Arc<Mutex<Leases>>,
     stop: CancellationToken,
 }
 
-#[derive(Default)]
-struct Book {
-    leases: Mutex<Leases>,
-}
-
-/// In places that are used again: finding one by its number costs nothing.
+/// The leases to renew, in slots that are used again: a slot is found by its number.
 #[derive(Default)]
 struct Leases {
-    places: Vec<Option<Held>>,
+    slots: Vec<Option<Lease>>,
     free: Vec<usize>,
 }
 
-impl Leases {
-    /// Answers the place.
-    fn enter(&mut self, held: Held) -> usize {
-        if let Some(place) = self.free.pop() {
-            self.places[place] = Some(held);
-            return place;
-        }
-        self.places.push(Some(held));
-        self.places.len() - 1
-    }
-
-    fn leave(&mut self, place: usize) {
-        self.places[place] = None;
-        self.free.push(place);
-    }
-}
-
-struct Held {
+struct Lease {
     claim: Claim,
     until: Instant,
-    lost: Arc<Lost>,
+    end: Arc<EndSignal>,
 }
 
-/// Ends an attempt: another worker has the delivery, or its transaction was ended.
+impl Leases {
+    /// Returns the slot.
+    fn add(&mut self, lease: Lease) -> usize {
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot] = Some(lease);
+            return slot;
+        }
+        self.slots.push(Some(lease));
+        self.slots.len() - 1
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.slots[slot] = None;
+        self.free.push(slot);
+    }
+
+    /// The leases to renew now.
+    fn due(&self, now: Instant) -> (Vec<Claim>, Vec<Arc<EndSignal>>) {
+        let leases = self.slots.iter().flatten();
+        leases
+            .filter(|lease| lease.until > now)
+            .map(|lease| (lease.claim.clone(), Arc::clone(&lease.end)))
+            .unzip()
+    }
+}
+
+/// Tells an attempt to end: another worker has its delivery, or its transaction was
+/// ended.
 #[derive(Default)]
-pub(super) struct Lost {
-    rung: AtomicBool,
+pub(super) struct EndSignal {
+    set: AtomicBool,
     /// Why its transaction was ended.
-    ended: OnceLock<String>,
-    bell: Notify,
+    reason: OnceLock<String>,
+    notify: Notify,
 }
 
-impl End for Lost {
+impl End for EndSignal {
     fn end(&self, reason: &str) {
-        let _ = self.ended.set(reason.to_owned()); // the first reason is the one
+        let _ = self.reason.set(reason.to_owned()); // the first reason counts
         self.set();
     }
 }
 
-impl Lost {
+impl EndSignal {
     fn set(&self) {
-        self.rung.store(true, Ordering::Release);
-        self.bell.notify_waiters();
+        self.set.store(true, Ordering::Release);
+        self.notify.notify_waiters();
     }
 
     async fn wait(&self) {
-        // Listen before looking, so that a signal in between is not missed.
-        let bell = self.bell.notified();
-        if !self.rung.load(Ordering::Acquire) {
-            bell.await;
+        // Registered before the check: a signal in between still wakes it.
+        let notified = self.notify.notified();
+        if !self.set.load(Ordering::Acquire) {
+            notified.await;
         }
     }
 }
 
 /// A lease that is renewed until this is dropped.
 pub(super) struct Tracked {
-    book: Arc<Book>,
-    place: usize,
-    lost: Arc<Lost>,
+    leases: Arc<Mutex<Leases>>,
+    slot: usize,
+    end: Arc<EndSignal>,
 }
 
 impl Renewal {
     pub(super) fn start(broker: Broker) -> Result<Self, Error> {
-        let book = Arc::new(Book::default());
+        let leases = Arc::<Mutex<Leases>>::default();
         let stop = CancellationToken::new();
+        let failed = |error| Error::internal("cannot start the lease renewal").caused_by(error);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Error::internal("cannot start the lease renewal").caused_by(error))?;
-        let (renewed, stopped) = (Arc::clone(&book), stop.clone());
+            .map_err(failed)?;
+        let (renewed, stopped) = (Arc::clone(&leases), stop.clone());
         std::thread::Builder::new()
             .name("termitary-renewal".to_owned())
             .spawn(move || {
@@ -116,38 +123,37 @@ impl Renewal {
                     renew_all(broker.clone(), Arc::clone(&renewed), stopped.clone())
                 }));
             })
-            .map_err(|error| Error::internal("cannot start the lease renewal").caused_by(error))?;
-        Ok(Self { book, stop })
+            .map_err(failed)?;
+        Ok(Self { leases, stop })
     }
 
-    /// Renews a claim until the returned value is dropped, but no longer than its handler's timeout
-    /// allows.
+    /// Renews a lease until the result is dropped, but no longer than its handler's
+    /// timeout allows.
     pub(super) fn track(&self, claim: &Claim, timeout: Duration) -> Tracked {
-        let until = renewed_until(timeout);
-        self.enter(&mut self.book.leases.lock(), claim, until)
+        self.add(&mut self.leases.lock(), claim, renewed_until(timeout))
     }
 
-    /// The same for each of many.
+    /// [`Renewal::track`] for each of several.
     pub(super) fn track_all(&self, leased: &[Leased], timeout: Duration) -> Vec<Tracked> {
         let until = renewed_until(timeout);
-        let mut book = self.book.leases.lock();
-        let claims = leased.iter().map(|leased| &leased.claim);
-        claims
-            .map(|claim| self.enter(&mut book, claim, until))
+        let mut leases = self.leases.lock();
+        leased
+            .iter()
+            .map(|leased| self.add(&mut leases, &leased.claim, until))
             .collect()
     }
 
-    fn enter(&self, book: &mut Leases, claim: &Claim, until: Instant) -> Tracked {
-        let lost = Arc::<Lost>::default();
-        let place = book.enter(Held {
+    fn add(&self, leases: &mut Leases, claim: &Claim, until: Instant) -> Tracked {
+        let end = Arc::<EndSignal>::default();
+        let slot = leases.add(Lease {
             claim: claim.clone(),
             until,
-            lost: Arc::clone(&lost),
+            end: Arc::clone(&end),
         });
         Tracked {
-            book: Arc::clone(&self.book),
-            place,
-            lost,
+            leases: Arc::clone(&self.leases),
+            slot,
+            end,
         }
     }
 
@@ -156,7 +162,7 @@ impl Renewal {
     }
 }
 
-/// When a lease that begins now is renewed no more.
+/// The end of the renewals of a lease that begins now.
 fn renewed_until(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(LONGEST_TIMEOUT) + STUCK_AFTER
 }
@@ -168,38 +174,27 @@ impl Drop for Renewal {
 }
 
 impl Tracked {
-    /// Resolves when another worker has the delivery, or its transaction was ended:
-    /// then with the reason.
+    /// Resolves when another worker has the delivery, or with a reason when its
+    /// transaction was ended.
     pub(super) async fn lost(&self) -> Option<&str> {
-        self.lost.wait().await;
-        self.lost.ended.get().map(String::as_str)
+        self.end.wait().await;
+        self.end.reason.get().map(String::as_str)
     }
 
-    /// Ends the attempt from outside.
-    pub(super) fn end(&self) -> Arc<Lost> {
-        Arc::clone(&self.lost)
+    /// The signal that ends the attempt.
+    pub(super) fn end(&self) -> Arc<EndSignal> {
+        Arc::clone(&self.end)
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.book.leases.lock().leave(self.place);
+        self.leases.lock().remove(self.slot);
     }
 }
 
-impl Book {
-    /// The claims to renew now.
-    fn due(&self, now: Instant) -> (Vec<Claim>, Vec<Arc<Lost>>) {
-        let leases = self.leases.lock();
-        let held = leases.places.iter().flatten();
-        held.filter(|held| held.until > now)
-            .map(|held| (held.claim.clone(), Arc::clone(&held.lost)))
-            .unzip()
-    }
-}
-
-/// Watches this process's transactions for this long: this thread runs even if handlers block, and
-/// an idle transaction keeps all processes from writing.
+/// Watches this process's transactions for `time`. This thread runs whatever handlers
+/// do, and a transaction that does nothing blocks the writers of all processes.
 async fn watch_turns(db: &Db, time: Duration) {
     const LOOK: Duration = Duration::from_secs(1);
     let end = tokio::time::Instant::now() + time;
@@ -209,39 +204,31 @@ async fn watch_turns(db: &Db, time: Duration) {
     }
 }
 
-async fn renew_all(broker: Broker, book: Arc<Book>, stop: CancellationToken) {
-    // A third of the lease: two misses in a row survive.
+async fn renew_all(broker: Broker, leases: Arc<Mutex<Leases>>, stop: CancellationToken) {
+    // A third of the lease: it survives two misses in a row.
     let every = broker.lease_time() / 3;
-    let mut failing = false;
+    let outage = Outage::with_waits("renewing leases", every / 10, every / 10);
+    let mut pause = every;
     loop {
-        // Claims that could not be renewed are waiting already.
-        let pause = if failing { every / 10 } else { every };
         tokio::select! {
             () = stop.cancelled() => return,
             () = watch_turns(broker.db(), pause) => {}
         }
-        let (claims, losses) = book.due(Instant::now());
+        let (claims, ends) = leases.lock().due(Instant::now());
         if claims.is_empty() {
             continue;
         }
         fault::point!("renew.before", no error);
         let renewed = broker.transport().renew(&claims).await;
         fault::point!("renew.after", no error);
-        match renewed {
+        pause = match renewed {
             Ok(held) => {
-                failing = false;
-                for (lost, held) in losses.iter().zip(held) {
-                    if !held {
-                        lost.set();
-                    }
-                }
+                outage.over();
+                let lost = ends.iter().zip(held).filter(|(_, held)| !held);
+                lost.for_each(|(end, _)| end.set());
+                every
             }
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(error = ?error, leases = claims.len(), "cannot renew leases; trying again");
-                }
-                failing = true;
-            }
-        }
+            Err(error) => outage.failed(&error),
+        };
     }
 }

@@ -1,11 +1,11 @@
-//! Runs suspects alone: the worker stops leasing, lets running handlers finish, releases waiting
-//! deliveries, and only then leases one suspect at a time. If the process dies now, no other
-//! delivery can have killed it.
+//! Runs suspects alone. The worker stops leasing, lets running handlers finish, gives
+//! queued deliveries back, and only then leases one suspect at a time: if the process dies
+//! now, no other delivery can be the reason.
 //!
-//! The cost for a busy worker is bounded: [`FIRST_PATIENCE`] to fall quiet
-//! (more only after it failed to, and never longer than its slowest handler may
-//! take), [`SESSION`] and one handler's run; afterwards it works normally for
-//! at least as long. One worker at a time does this, the others go on.
+//! The cost for a busy worker is bounded: up to [`FIRST_PATIENCE`] until nothing runs
+//! (more only after that failed, and never longer than its slowest handler may take),
+//! [`SESSION`] and one handler's run. Afterwards it works normally for at least as long.
+//! One worker at a time does this; the others go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,31 +21,36 @@ use crate::delivery::Leased;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::suspects as ledger;
+use crate::outage::Outage;
 
-/// Interval at which the worker checks for a waiting suspect.
+/// How often the worker looks for suspects.
 const LOOK: Duration = secs(1);
-/// Time for the worker to become idle; doubled each time it does not.
+/// How long running handlers may take to finish; doubled after they did not.
 const FIRST_PATIENCE: Duration = secs(5);
-/// Time in which further suspects are started: short, because the other work of this worker waits.
+/// How long further suspects are begun: short, as the other work of this worker waits
+/// meanwhile.
 const SESSION: Duration = secs(2);
 
 /// The result of one look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// Nothing is due, or another worker is at it.
+    /// No suspect is due, or another worker runs it.
     Nothing,
-    /// The worker did not fall quiet in time.
+    /// Running handlers did not finish in time.
     TooBusy,
     Ran,
 }
 
 /// Runs suspects of this worker's subscriptions until it stops.
-pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: Vec<Lane<S>>) {
+pub(super) async fn run_suspects<S: Send + Sync + 'static>(
+    core: Arc<Core<S>>,
+    lanes: Vec<Lane<S>>,
+) {
     let longest = lanes.iter().map(|lane| lane.subscription.policy.timeout);
     let longest = longest.max().unwrap_or_default() + STUCK_AFTER;
     let mut patience = FIRST_PATIENCE;
     let mut rest = LOOK;
-    let mut failing = false;
+    let outage = Outage::of("running suspects");
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
@@ -53,18 +58,18 @@ pub(super) async fn run<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: Vec
         }
         let began = Instant::now();
         let look = look(&core, &lanes, patience).await;
-        if let Err(error) = &look
-            && !failing
-        {
-            tracing::warn!(error = ?error, "cannot run suspects; trying again");
-        }
-        failing = look.is_err();
-        match look {
-            Ok(Look::TooBusy) => patience = (patience * 2).min(longest.max(FIRST_PATIENCE)),
-            Ok(Look::Ran) => patience = FIRST_PATIENCE,
-            Ok(Look::Nothing) | Err(_) => {}
-        }
         rest = began.elapsed().max(LOOK);
+        match look {
+            Err(error) => rest = rest.max(outage.failed(&error)),
+            Ok(look) => {
+                outage.over();
+                match look {
+                    Look::TooBusy => patience = (patience * 2).min(longest.max(FIRST_PATIENCE)),
+                    Look::Ran => patience = FIRST_PATIENCE,
+                    Look::Nothing => {}
+                }
+            }
+        }
     }
 }
 
@@ -84,35 +89,35 @@ async fn look<S: Send + Sync + 'static>(
     fault::point!("suspect.reserved");
     let look = {
         let _pause = Pause::begin(&core.alone);
-        alone(core, lanes, &routes, patience).await?
+        run_alone(core, lanes, &routes, patience).await?
     };
     ledger::release(db, &core.id).await?;
     Ok(look)
 }
 
-/// Duration of a reservation: until the worker is idle.
+/// The length of a reservation: until running handlers have finished.
 fn window_us(patience: Duration) -> i64 {
     micros(patience + LOOK)
 }
 
-async fn alone<S: Send + Sync + 'static>(
+async fn run_alone<S: Send + Sync + 'static>(
     core: &Arc<Core<S>>,
     lanes: &[Lane<S>],
     ids: &[i64],
     patience: Duration,
 ) -> Result<Look, Error> {
-    // All slots of all lanes are taken, so no lane can run.
-    let places = join_all(lanes.iter().map(|lane| lane.room.take_all()));
-    let places = tokio::select! {
+    // All permits of all lanes: nothing is leased.
+    let permits = join_all(lanes.iter().map(|lane| lane.permits.take_all()));
+    let permits = tokio::select! {
         () = core.stop.cancelled() => return Ok(Look::TooBusy),
-        places = timeout(patience, places) => places,
+        permits = timeout(patience, permits) => permits,
     };
-    let Ok(_places) = places else {
-        tracing::info!(worker.id = %core.id, ?patience, "a suspect waits to run alone, but this worker does not fall quiet: later");
+    let Ok(_permits) = permits else {
+        tracing::info!(worker.id = %core.id, ?patience, "a suspect waits to run alone, but this worker's handlers do not finish in time: trying again later");
         return Ok(Look::TooBusy);
     };
     let routes: Vec<_> = lanes.iter().map(|lane| lane.route.clone()).collect();
-    // Deliveries that the broker handed to this worker and that no lane has seen.
+    // Deliveries that the broker gave to this worker and no lane has seen.
     core.broker.transport().leave(&core.id, &routes).await?;
     fault::point!("suspect.quiet");
     let db = core.broker.db();
@@ -124,7 +129,7 @@ async fn alone<S: Send + Sync + 'static>(
                 fault::point!("suspect.leased");
                 run_one(core, lanes, leased).await;
             }
-            // A crowd has more than one reservation holds.
+            // There may be more suspects than one reservation holds.
             None if ledger::reserve(db, &core.id, ids, window_us(patience)).await? > 0 => {}
             None => break,
         }
@@ -137,7 +142,7 @@ async fn run_one<S: Send + Sync + 'static>(core: &Arc<Core<S>>, lanes: &[Lane<S>
         .iter()
         .find(|lane| lane.route.id == leased.claim.route)
     else {
-        return; // reserved for our own routes only
+        return; // cannot be: only this worker's routes were reserved
     };
     tracing::info!(event.id = %leased.envelope.id, subscription = %lane.route.name, "two processes died while they held this delivery: it runs alone");
     metrics::counter!("termitary_suspects_total").increment(1);
@@ -150,11 +155,12 @@ async fn run_one<S: Send + Sync + 'static>(core: &Arc<Core<S>>, lanes: &[Lane<S>
         measures,
         leased,
     ));
-    // A handler that blocks its thread for ever must not stop the worker, too.
+    // A handler that blocks its thread for ever must not stop the worker.
     let _ = timeout(limit, attempt).await;
 }
 
-/// While it lives, lanes lease nothing, and deliveries that wait for a slot are released.
+/// Until it is dropped, lanes lease nothing, and deliveries that wait for a permit go
+/// back.
 struct Pause<'a>(&'a watch::Sender<bool>);
 
 impl<'a> Pause<'a> {

@@ -1,4 +1,4 @@
-//! Turns the end of a handler into the outcome of its delivery.
+//! Classifies how a handler ended: the outcome of its delivery.
 
 use std::time::Duration;
 
@@ -11,27 +11,28 @@ use crate::subscription::Subscription;
 
 const SHORTEST_SNOOZE: Duration = Duration::from_secs(1);
 
-/// The end of one run of the handler, before the policy is applied.
-pub(super) enum Ended {
+/// How one run of the handler ended, before the policy applies.
+pub(super) enum HandlerEnd {
     Returned(HandlerResult),
-    /// It panicked, took too long, or its transaction stood still.
+    /// A panic, the timeout, or a transaction that did nothing for too long.
     Failed(String),
     Undecodable(Undecodable),
     NewerVersion(u32),
     UnknownName,
-    /// The worker stops, or the lease is lost: nothing to say about the event.
+    /// The worker stops.
     Interrupted,
+    /// Another worker has the delivery.
     LostLease,
 }
 
-impl Ended {
-    /// The handler panicked when it was cancelled: an error, whatever the reason, unless the
-    /// delivery is another worker's.
+impl HandlerEnd {
+    /// The handler panicked when it was cancelled. That is an error whatever the reason of
+    /// the cancellation, unless another worker has the delivery.
     pub(super) fn dropped(self, panicked: &Panicked) -> Self {
         let why = match self {
             Self::Failed(why) => why,
             Self::LostLease => {
-                tracing::warn!(error = %panicked, "a handler panicked when it was dropped, its lease lost");
+                tracing::warn!(error = %panicked, "a handler that had lost its lease panicked when it was dropped");
                 return self;
             }
             _ => "interrupted".to_owned(),
@@ -44,36 +45,37 @@ fn and_dropped(why: &str, panicked: &Panicked) -> String {
     format!("{why}; when it was dropped it {panicked}")
 }
 
-/// Applies the policy. `None`: the delivery is no longer ours.
+/// Applies the policy. Returns `None` if the delivery is no longer this worker's.
 pub(super) fn classify<S>(
     core: &Core<S>,
     subscription: &Subscription<S>,
     leased: &Leased,
     ledger: &LedgerScope,
-    ended: Ended,
+    ended: HandlerEnd,
 ) -> Option<Outcome> {
     if ledger.committed() {
-        // The handler's own transaction finished the delivery; later errors cannot change that.
+        // The handler's own transaction finished the delivery. Nothing after it changes
+        // that.
         if let Err(panicked) = guard::discard(ended) {
-            tracing::warn!(error = %panicked, "the error of a handler that had finished panicked when it was dropped");
+            tracing::warn!(error = %panicked, "a handler finished its delivery and then returned an error that panicked when it was dropped");
         }
         return Some(Outcome::Done { committed: true });
     }
     let failed = |error, after| failed(core, subscription, leased, error, after);
     Some(match ended {
-        Ended::Returned(Ok(())) if ledger.left_open() => failed(
+        HandlerEnd::Returned(Ok(())) if ledger.left_open() => failed(
             "returned Ok with an open transaction: commit or roll back what `Ledger` began"
                 .to_owned(),
             None,
         ),
-        Ended::Returned(Ok(())) => Outcome::Done { committed: false },
-        Ended::Returned(Err(error)) => return of_error(core, error, failed),
-        Ended::Failed(text) => failed(text, None),
-        Ended::Undecodable(Undecodable(error)) => Outcome::Parked {
+        HandlerEnd::Returned(Ok(())) => Outcome::Done { committed: false },
+        HandlerEnd::Returned(Err(error)) => return of_error(core, error, failed),
+        HandlerEnd::Failed(text) => failed(text, None),
+        HandlerEnd::Undecodable(Undecodable(error)) => Outcome::Parked {
             reason: "undecodable",
             error,
         },
-        Ended::UnknownName => Outcome::Parked {
+        HandlerEnd::UnknownName => Outcome::Parked {
             reason: "unknown-name",
             error: format!(
                 "this worker's code handles `{}` and its aliases here, not `{}`",
@@ -81,20 +83,20 @@ pub(super) fn classify<S>(
                 leased.envelope.name.escape_debug()
             ),
         },
-        Ended::NewerVersion(version) => Outcome::Parked {
+        HandlerEnd::NewerVersion(version) => Outcome::Parked {
             reason: "version",
             error: format!(
                 "version {version} is newer than version {} of this worker",
                 subscription.version
             ),
         },
-        Ended::Interrupted => release(core),
-        Ended::LostLease => return None,
+        HandlerEnd::Interrupted => release(core),
+        HandlerEnd::LostLease => return None,
     })
 }
 
-/// An error was counted: another attempt, after `after` or the policy's wait,
-/// or the last.
+/// The outcome of a counted error: a retry after `after` or the policy's wait, or a dead
+/// letter if this was the last attempt.
 pub(super) fn failed<S>(
     core: &Core<S>,
     subscription: &Subscription<S>,
@@ -136,8 +138,9 @@ fn of_error<S>(
     }
 }
 
-/// No attempt is counted, so nothing else slows down a handler that asks for no
-/// delay. A worker that stops runs it no more: another one may at once.
+/// At least [`SHORTEST_SNOOZE`], as no attempt is counted and nothing else slows down a
+/// handler that asks for no delay. A worker that stops does not run it again, and another
+/// one may run it at once.
 fn snooze<S>(core: &Core<S>, delay: Duration) -> Outcome {
     let least = if core.stop.is_cancelled() {
         Duration::ZERO
@@ -150,7 +153,7 @@ fn snooze<S>(core: &Core<S>, delay: Duration) -> Outcome {
     }
 }
 
-/// The error's text and drop are user code.
+/// The text of an error, whose `Display` and drop are user code.
 fn text_of(error: HandlerError) -> String {
     let text = guard::call(|| error.text());
     let text = text.unwrap_or_else(|panicked| format!("an error whose text {panicked}"));
@@ -160,7 +163,7 @@ fn text_of(error: HandlerError) -> String {
     }
 }
 
-/// Due again at once, no attempt counted.
+/// Makes the delivery due again at once; no attempt is counted.
 pub(super) fn release<S>(core: &Core<S>) -> Outcome {
     Outcome::Snooze {
         due_us: core.broker.db().clock().now_us(),
