@@ -1,5 +1,4 @@
-//! Time, ids and randomness through one door, so that a test can hold all
-//! three still.
+//! Time, ids and randomness come from one place, so that a test can control all three.
 
 use std::fmt;
 #[cfg(feature = "testing")]
@@ -14,7 +13,7 @@ use crate::lock::Mutex;
 
 /// The source of time, new ids and jitter.
 ///
-/// Cheap to clone; clones of a manual clock share its hands.
+/// Cheap to clone; clones of a manual clock share its time.
 #[derive(Clone)]
 pub struct Clock(Source);
 
@@ -37,8 +36,8 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands still until [`Clock::advance`] and draws ids and
-    /// jitter from `seed`.
+    /// A clock that stands still until [`Clock::advance`], with ids and jitter derived from
+    /// `seed`.
     #[cfg(feature = "testing")]
     pub fn manual(start: Timestamp, seed: u64) -> Self {
         let manual = Manual {
@@ -48,7 +47,7 @@ impl Clock {
         Self(Source::Manual(Arc::new(Mutex::new(manual))))
     }
 
-    /// Moves a manual clock forward. On the system clock this does nothing.
+    /// Moves a manual clock forward. Does nothing to the system clock.
     #[cfg(feature = "testing")]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(manual) = &self.0 {
@@ -57,7 +56,7 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock, be it back.
+    /// Sets a manual clock, forward or back.
     #[cfg(all(test, feature = "testing"))]
     pub(crate) fn set(&self, now: Timestamp) {
         if let Source::Manual(manual) = &self.0 {
@@ -65,7 +64,7 @@ impl Clock {
         }
     }
 
-    /// The present instant, in whole microseconds.
+    /// The current time, in whole microseconds.
     pub fn now(&self) -> Timestamp {
         from_micros(match &self.0 {
             Source::System => Timestamp::now().as_microsecond(),
@@ -113,8 +112,8 @@ impl Clock {
     }
 }
 
-/// The system's randomness, fetched for many ids at once: a call for each costs
-/// more than the rest of making one.
+/// Randomness of the system, fetched for many ids at once: one call for each id would cost
+/// more than the rest of making it.
 mod entropy {
     use std::cell::RefCell;
 
@@ -146,7 +145,7 @@ mod entropy {
 
     fn fill(bytes: &mut [u8; BYTES]) {
         if getrandom::fill(bytes).is_err() {
-            // A system without randomness: unique in this process all the same.
+            // A system without randomness: ids are still unique within this process.
             fastrand::fill(bytes);
         }
     }
@@ -163,12 +162,13 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// `time` plus `by`; at the end of time, the end of time.
+/// `time` plus `by`, at most the last instant that can be represented.
 pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
-/// A stored number of microseconds since 1970; out of range, the nearest end.
+/// The instant of a stored number of microseconds since 1970, clamped to the range of
+/// timestamps.
 pub(crate) fn from_micros(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
         Timestamp::MIN
@@ -201,7 +201,7 @@ pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
-/// A monotonic clock, independent of the wall clock.
+/// The current time by a monotonic clock, which no change of the wall clock affects.
 pub(crate) fn forward() -> std::time::Instant {
     let now = std::time::Instant::now();
     #[cfg(test)]
@@ -209,7 +209,7 @@ pub(crate) fn forward() -> std::time::Instant {
     now
 }
 
-/// Time that the simulation adds to the monotonic clocks of its thread.
+/// Time that the simulation adds to the monotonic clock of its thread.
 #[cfg(test)]
 pub(crate) mod ahead {
     use std::cell::Cell;

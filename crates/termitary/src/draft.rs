@@ -1,4 +1,4 @@
-//! An event that is about to be recorded, and the receipt of one that was.
+//! An event that is about to be published, and the result of publishing it.
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -10,18 +10,18 @@ use crate::event::{Due, Envelope, Event, Outgoing, valid_name};
 use crate::payload;
 use crate::trace;
 
-/// The result of a publish.
+/// The result of publishing an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
-    /// The event's id; of the earlier event where this one was a duplicate.
+    /// The event's id; if this one was a duplicate, the id of the earlier event.
     pub id: Uuid,
-    /// An event of this name with this `.id(..)` was known already: nothing was recorded
-    /// now.
+    /// Whether an event of this name with this `.id(..)` was known already: nothing was
+    /// recorded.
     pub duplicate: bool,
 }
 
-/// An envelope, with the data that only publishing needs.
+/// An envelope, with the options that only publishing needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     pub(crate) envelope: Envelope,

@@ -1,11 +1,11 @@
-//! One opaque error with predicates: callers react to predicates, not to the library's internals.
+//! One opaque error. Its predicates say what a caller can do about it.
 
 use std::fmt;
 
-/// Anything that goes wrong in this crate, outside a handler's own code.
+/// Any failure of this crate, outside a handler's own code.
 ///
-/// An error either describes itself or carries a source, whose text is not
-/// repeated: print the chain to see all of it.
+/// The text of an error does not repeat that of its source: print the whole chain to see
+/// all of it.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -16,19 +16,19 @@ struct Inner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The caller's value or configuration is wrong; trying again cannot help.
+    /// A value or setting of the caller is wrong; a retry cannot help.
     Invalid,
-    /// The database or Redis cannot do it now; trying again can.
+    /// The database or Redis failed; a retry may help.
     Unavailable,
-    /// Somebody else writes, and did not make room in time; nothing was done.
+    /// Other writers blocked the database for too long; nothing was done.
     Busy,
-    /// The delivery belongs to another worker by now.
+    /// Another worker has the delivery.
     LostLease,
-    /// The named object does not exist.
+    /// Nothing has the given name.
     NotFound,
-    /// The stored schema was written by a newer version.
+    /// A newer version wrote the stored schema.
     NewerSchema,
-    /// A statement or a stored value is unexpected in this version.
+    /// A statement failed, or a stored value is not as this version expects.
     Internal,
 }
 
@@ -69,7 +69,7 @@ impl Error {
         self
     }
 
-    /// The same error once more, for everyone who shared a failed transaction.
+    /// Returns a copy, one for each caller that shared a failed transaction.
     pub(crate) fn repeat(&self) -> Self {
         let again = Self::new(self.0.kind, self.0.message.clone());
         match &self.0.source {
@@ -78,34 +78,34 @@ impl Error {
         }
     }
 
-    /// The caller's value or configuration is wrong: trying again cannot help.
+    /// Whether a value or setting of the caller is wrong: a retry cannot help.
     pub fn is_invalid(&self) -> bool {
         self.0.kind == Kind::Invalid
     }
 
-    /// Returns true if the database or Redis cannot do it now, and a later try may succeed. The
-    /// outcome of the call is unknown unless documented otherwise.
+    /// Whether the database or Redis failed and a later retry may help. The outcome of the
+    /// call is unknown unless its documentation says otherwise.
     pub fn is_unavailable(&self) -> bool {
         matches!(self.0.kind, Kind::Unavailable | Kind::Busy)
     }
 
-    /// Somebody else wrote all the time that was waited.
+    /// Whether other writers blocked the database for too long.
     pub(crate) fn is_busy(&self) -> bool {
         self.0.kind == Kind::Busy
     }
 
-    /// The delivery was taken over by another worker or was settled already;
-    /// nothing was changed.
+    /// Whether another worker took the delivery over, or it was settled already: nothing
+    /// was changed.
     pub fn is_lost_lease(&self) -> bool {
         self.0.kind == Kind::LostLease
     }
 
-    /// Returns true if the named object does not exist.
+    /// Whether nothing has the given name.
     pub fn is_not_found(&self) -> bool {
         self.0.kind == Kind::NotFound
     }
 
-    /// The stored schema was written by a newer version of this crate.
+    /// Whether a newer version of this crate wrote the stored schema.
     pub fn is_newer_schema(&self) -> bool {
         self.0.kind == Kind::NewerSchema
     }

@@ -1,14 +1,14 @@
-//! The text of an error as it is stored and logged: as much as a person reads,
-//! with a note of its whole length where it was longer.
+//! The text of an error as it is stored and logged: as much as a person reads, with a note
+//! of the full length if it was longer.
 
 use std::fmt::{self, Write};
 
-/// The most bytes of one text, without the note.
+/// The most bytes of a text, without the note.
 pub(crate) const LIMIT: usize = 4096;
-/// The most causes of one error: a chain may lead back to itself.
+/// The most causes of an error, as a chain may lead back to itself.
 const CAUSES: usize = 32;
 
-/// A text that is written in parts, of which it keeps the beginning.
+/// Keeps the beginning of a text that is written in parts.
 #[derive(Debug, Default)]
 pub(crate) struct Excerpt {
     kept: String,
@@ -37,7 +37,7 @@ impl Excerpt {
 
     fn add(&mut self, value: impl fmt::Display) {
         if write!(self, "{value}").is_err() {
-            // This sink never fails: the value's own `Display` did.
+            // This sink never fails, so the value's own `Display` did.
             let _ = self.write_str("(a text that cannot be formatted)");
         }
     }
@@ -47,7 +47,6 @@ impl Excerpt {
             return self.kept;
         }
         let Self { mut kept, bytes } = self;
-        // Cannot fail: a `String` takes everything.
         let _ = write!(kept, "… (cut here: {bytes} bytes in all)");
         kept
     }
@@ -55,7 +54,7 @@ impl Excerpt {
 
 impl Write for Excerpt {
     fn write_str(&mut self, part: &str) -> fmt::Result {
-        // After the first cut nothing more is kept, even where it would fit.
+        // After the first cut nothing more is kept, even if it would fit.
         if self.bytes == self.kept.len() {
             let room = LIMIT - self.kept.len();
             self.kept.push_str(&part[..part.floor_char_boundary(room)]);

@@ -1,8 +1,9 @@
-//! The only place where the engine calls user code. A panic there becomes an error of that call; it
-//! never ends a task of the engine.
+//! The engine calls user code only through this module. A panic there becomes an error of
+//! the call; it never ends a task of the engine.
 //!
-//! User code is all code that runs because of a user's type: `Deserialize`, extractors, handlers
-//! and the drop of their futures, `Display` of their errors, the closures of schedules.
+//! User code is everything that runs because of a user's type: `Deserialize`, extractors,
+//! handlers and the drop of their futures, `Display` of their errors, and the closures of
+//! schedules.
 
 use std::any::Any;
 use std::fmt;
@@ -13,7 +14,7 @@ use std::task::{Context, Poll};
 
 use crate::excerpt::Excerpt;
 
-/// User code panicked. Displays as `panicked: …`, cut to the bound of every error text.
+/// A panic of user code. Displays as `panicked: …`, shortened like every error text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Panicked(String);
 
@@ -35,7 +36,7 @@ impl Panicked {
             "panicked: {}",
             text.unwrap_or("with no message")
         ));
-        // The payload is user code's as well: one that panics when it is dropped is leaked.
+        // The payload is a user's value too: one that panics when it is dropped is leaked.
         if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(worse);
         }
@@ -45,8 +46,8 @@ impl Panicked {
 
 /// Calls user code.
 ///
-/// `AssertUnwindSafe`: the engine shares with it only data that is consistent after every
-/// statement, and drops its own data.
+/// `AssertUnwindSafe`: data that the engine shares with user code is valid after every
+/// statement, and the user's own data is dropped.
 pub(crate) fn call<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(Panicked::with)
 }
@@ -56,8 +57,8 @@ pub(crate) fn discard<T>(value: T) -> Result<(), Panicked> {
     call(|| drop(value))
 }
 
-/// A future of user code. Its polls and its drop are guarded; it resolves to
-/// its output, or to the panic of either.
+/// A future of user code whose polls and drop are guarded. It resolves to its output, or to
+/// the panic of either.
 pub(crate) struct Guarded<F>(Option<F>);
 
 /// Guards a future that can be moved, such as a boxed or pinned one.
@@ -77,7 +78,7 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(future) = &mut self.0 else {
-            return Poll::Pending; // it was ready before
+            return Poll::Pending; // polled again after it was ready
         };
         let polled = match call(|| Pin::new(future).poll(context)) {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -89,7 +90,6 @@ impl<F: Future + Unpin> Future for Guarded<F> {
             (Ok(output), Ok(())) => Ok(output),
             (Err(panicked), _) => Err(panicked),
             (Ok(output), Err(panicked)) => {
-                // The first panic tells enough.
                 let _ = discard(output);
                 Err(panicked)
             }

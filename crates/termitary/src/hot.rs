@@ -1,5 +1,4 @@
-//! Access to hot functions for the benchmarks in `bench/micro`. It is not part of the API and
-//! changes with the measured code.
+//! Access to hot paths for the benchmarks in `bench/micro`. Not part of the API.
 
 use std::time::Duration;
 
@@ -16,16 +15,20 @@ use crate::schedule::Rule;
 
 pub use crate::broker::redis::hot_paths::{decode, encode, reply};
 
-/// An envelope around `json`, as a publish makes it.
+/// Makes an envelope around `json`, as a publish does.
 pub fn envelope(db: &Db, name: &str, json: &str) -> Result<Envelope, Error> {
     Ok(Draft::untyped(name, json.to_owned(), db)?.envelope)
 }
 
-/// Attempts that ended well and are not settled yet.
-pub struct Ended(Vec<Settlement>);
+/// Successful attempts that are not settled yet.
+pub struct Unsettled(Vec<Settlement>);
 
 /// Leases up to `max` deliveries of the first subscription and ends them.
-pub async fn lease(broker: &Broker, registry: &Registry<()>, max: usize) -> Result<Ended, Error> {
+pub async fn lease(
+    broker: &Broker,
+    registry: &Registry<()>,
+    max: usize,
+) -> Result<Unsettled, Error> {
     let routes = broker.declare(registry).await?;
     let route = routes
         .first()
@@ -39,12 +42,12 @@ pub async fn lease(broker: &Broker, registry: &Registry<()>, max: usize) -> Resu
         claim: leased.claim,
         outcome: Outcome::Done { committed: false },
     });
-    Ok(Ended(ended.collect()))
+    Ok(Unsettled(ended.collect()))
 }
 
-/// Settles them as one batch; returns how many claims were still valid.
-pub async fn settle(broker: &Broker, ended: Ended) -> Result<usize, Error> {
-    let held = broker.transport().settle(&ended.0).await?;
+/// Settles them as one batch. Returns how many claims were still valid.
+pub async fn settle(broker: &Broker, unsettled: Unsettled) -> Result<usize, Error> {
+    let held = broker.transport().settle(&unsettled.0).await?;
     Ok(held.into_iter().filter(|held| *held).count())
 }
 

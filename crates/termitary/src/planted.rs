@@ -1,9 +1,9 @@
-//! Mistakes on purpose. The checkers of the chaos runs, the simulation and the
-//! sweep are tested themselves: each of these must turn a run red. Without the
-//! feature `planted-bugs` nothing of it is built.
+//! Deliberate bugs, which test the checkers of the chaos runs, the simulation and the
+//! sweep: each bug must make a run fail. They are built only with the feature
+//! `planted-bugs`.
 
-/// Returns whether this process makes the mistake of this name: `settle-before-commit`,
-/// `no-owner-check`, `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which never checks the
+/// Whether this process has the bug of this name: `settle-before-commit`, `no-owner-check`,
+/// `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which never returns to the
 /// deliveries that it claimed).
 #[cfg(feature = "planted-bugs")]
 pub(crate) fn is(mistake: &str) -> bool {

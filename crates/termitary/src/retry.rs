@@ -1,4 +1,4 @@
-//! The number of attempts of a failed delivery, and the delays between them.
+//! The retry policy: how often a failed delivery runs again, and after which wait.
 
 use std::time::Duration;
 
@@ -8,11 +8,10 @@ use crate::clock::{Clock, days, hours, secs};
 
 /// A subscription's retry policy: exponential backoff with jitter.
 ///
-/// The wait before the attempt that follows the n-th error is drawn uniformly
-/// from `[d/2, d]` with `d = min(cap, base · 2ⁿ⁻¹)`. Half of the wait is fixed
-/// so that nothing is retried at once, as "full" jitter may; the other half
-/// spreads a crowd that failed together. (Brooker, "Exponential Backoff And
-/// Jitter", calls this equal jitter.)
+/// The wait after the n-th error is drawn uniformly from `[d/2, d]` with
+/// `d = min(cap, base · 2ⁿ⁻¹)`. Half of the wait is fixed, so that nothing is retried at
+/// once, as with "full" jitter; the other half spreads deliveries that failed together.
+/// (Brooker, "Exponential Backoff And Jitter", calls this equal jitter.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
@@ -21,25 +20,24 @@ pub struct Retry {
     cap: Duration,
 }
 
-/// The shortest first wait that [`Registry::check`](crate::Registry::check)
-/// accepts: with less, all attempts are used up before anything can recover.
+/// The shortest wait that [`Registry::check`](crate::Registry::check) accepts: with less,
+/// all attempts are used up before anything can recover.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// The longest delay, whatever the cap.
+/// The longest wait, whatever the cap.
 const LONGEST: Duration = days(366);
 
 impl Default for Retry {
-    /// 25 attempts from 2 seconds up to 12 hours: about four days, so that a
-    /// weekend's outage dead-letters nothing.
+    /// 25 attempts with waits from 2 seconds up to 12 hours: about four days, so that an
+    /// outage of a weekend makes no dead letters.
     fn default() -> Self {
         Self::exponential(secs(2), hours(12))
     }
 }
 
 impl Retry {
-    /// Backoff that starts at `base` and doubles up to `cap`, for 25 attempts.
-    /// Both are at least 10 ms: less is a mistake that
-    /// [`Registry::check`](crate::Registry::check) names. No wait is longer than
-    /// 366 days.
+    /// Waits that start at `base` and double up to `cap`, for 25 attempts. Both must be at
+    /// least 10 ms, or [`Registry::check`](crate::Registry::check) fails. No wait is longer
+    /// than 366 days.
     pub const fn exponential(base: Duration, cap: Duration) -> Self {
         Self {
             attempts: 25,
@@ -48,7 +46,7 @@ impl Retry {
         }
     }
 
-    /// No second attempt: the first error is final.
+    /// One attempt: the first error is final.
     pub const fn never() -> Self {
         Self {
             attempts: 1,
@@ -57,18 +55,18 @@ impl Retry {
         }
     }
 
-    /// Sets the maximum number of runs; at least one.
+    /// Sets the most attempts (default: 25, at least 1).
     pub const fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = if attempts == 0 { 1 } else { attempts };
         self
     }
 
-    /// The most attempts a delivery gets.
+    /// The most attempts.
     pub const fn max_attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The first wait's upper end.
+    /// The longest first wait.
     pub const fn base(&self) -> Duration {
         self.base
     }
@@ -78,11 +76,11 @@ impl Retry {
         self.cap
     }
 
-    /// The values that cannot work, each named with the way out.
+    /// The invalid values, each with the way out.
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let values = [("base", self.base), ("cap", self.cap)];
         let short = values.iter().filter(|(_, wait)| *wait < SHORTEST);
-        // One attempt waits for nothing.
+        // With one attempt there is no wait.
         let short = short.filter(|_| self.attempts > 1);
         short
             .map(|(name, wait)| {
@@ -91,7 +89,7 @@ impl Retry {
             .collect()
     }
 
-    /// The wait after the `errors`-th error, or `None` when it was the last.
+    /// The wait after the `errors`-th error, or `None` after the last attempt.
     pub(crate) fn wait_after(&self, errors: u32, clock: &Clock) -> Option<Duration> {
         if errors >= self.attempts {
             return None;

@@ -1,4 +1,4 @@
-//! Tasks that yield, and that continue after a panic.
+//! Tasks of the engine: restart after a panic, and yielding to others.
 
 use std::future::Future;
 use std::task::Poll;
@@ -6,25 +6,23 @@ use std::time::Duration;
 
 use crate::guard;
 
-/// Pause of a loop before it restarts after a panic.
+/// The pause before a loop that panicked begins again.
 const REST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1_000 });
 
-/// Runs a loop of the engine to its end; begins it again when it panicked.
-/// Nothing in it should panic: if it does, one fault must not end a
-/// subscription or the housekeeping for good.
+/// Runs a loop of the engine to its end, and begins it again if it panics. No loop should
+/// panic; if one does, the fault must not end a subscription or the housekeeping for good.
 pub(crate) async fn lasting<F>(what: &'static str, mut begin: impl FnMut() -> F)
 where
     F: Future<Output = ()>,
 {
     while let Err(panicked) = guard::future(Box::pin(begin())).await {
-        tracing::error!(task = what, error = %panicked, "a task of the worker panicked: it begins again");
+        tracing::error!(task = what, error = %panicked, "a task of the worker panicked and begins again");
         tokio::time::sleep(REST).await;
     }
 }
 
-/// Ends this task's turn; the next comes after those that are ready now. Unlike
-/// tokio's `yield_now`, which leaves the task with its thread: a handler that blocks
-/// that one would keep it from everybody.
+/// Lets the tasks that are ready now run first. Tokio's `yield_now` would leave this task
+/// with its thread, where a handler that blocks the thread would block the task too.
 pub(crate) async fn let_others_go_first() {
     let mut gone = false;
     std::future::poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! W3C trace context: captured at publish, continued by the handler.
+//! W3C trace context: captured when an event is published, continued by its handler.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ tokio::task_local! {
     static CURRENT: Scope;
 }
 
-/// The trace and the cause of the running code.
+/// The scope of the running code.
 struct Scope {
     context: TraceContext,
-    /// The attempt that it belongs to.
+    /// The attempt that the code belongs to.
     owner: Option<Arc<dyn Owner>>,
-    /// Which scope it is: one task may run several, one after the other.
+    /// Unique, as one task may run several scopes, one after the other.
     number: u64,
 }
 
@@ -37,16 +37,16 @@ impl Scope {
 pub struct TraceContext {
     /// W3C `traceparent` of the running span.
     pub traceparent: Option<String>,
-    /// The event being handled, if a handler runs.
+    /// The event whose handler runs, if one does.
     pub cause: Option<Uuid>,
 }
 
-/// Runs `work` so that events published in it carry `context`.
+/// Runs `work` so that the events that it publishes carry `context`.
 pub async fn scope<F: Future>(context: TraceContext, work: F) -> F::Output {
     CURRENT.scope(Scope::new(context, None), work).await
 }
 
-/// [`scope`] for an attempt: a transaction that it begins carries its name.
+/// [`scope`] for an attempt: its transactions carry its name.
 pub(crate) async fn scope_of<F: Future>(
     owner: Arc<dyn Owner>,
     context: TraceContext,
@@ -55,8 +55,8 @@ pub(crate) async fn scope_of<F: Future>(
     CURRENT.scope(Scope::new(context, Some(owner)), work).await
 }
 
-/// The number of the scope that the running code is in, or 0, and the attempt that
-/// it belongs to.
+/// The number of the scope that the running code is in (0 outside of any), and its
+/// attempt.
 pub(crate) fn place() -> (u64, Option<Arc<dyn Owner>>) {
     CURRENT
         .try_with(|scope| (scope.number, scope.owner.clone()))
@@ -70,8 +70,8 @@ pub fn current() -> TraceContext {
         .unwrap_or_default()
 }
 
-/// A `traceparent` for a new span: of the same trace as `parent` where that is
-/// well formed, else of a new trace.
+/// Returns a `traceparent` for a new span: in the trace of `parent` if that is well formed,
+/// else in a new trace.
 pub fn child_of(parent: Option<&str>) -> String {
     let mut child = String::with_capacity(55);
     child.push_str("00-");
@@ -85,7 +85,8 @@ pub fn child_of(parent: Option<&str>) -> String {
     child
 }
 
-/// The last so many digits. Once for each attempt: no format.
+/// Appends the last `digits` digits. Written by hand, as `format!` is slow and this runs
+/// once for each attempt.
 fn push_hex(text: &mut String, number: u128, digits: u32) {
     let digit = |place: u32| (number >> (4 * place)) as usize & 0xf;
     text.extend(

@@ -1,5 +1,5 @@
-//! Finds numbers that JSON does not have. serde_json writes `null` for NaN and
-//! the infinities; no type reads that back as the number, most do not read it.
+//! Finds numbers that JSON does not have. `serde_json` writes `null` for NaN and the
+//! infinities, which no reader decodes as that number and most readers do not decode.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::ser::{self, Serialize, Serializer};
 /// Fails if a float anywhere in `value` is not finite.
 pub(super) fn check(value: &impl Serialize) -> Result<(), Unwritable> {
     match value.serialize(Finite { field: "" }) {
-        // It did serialize before: its own errors are no news.
+        // The value was serialized before: its own errors are known.
         Ok(()) | Err(Found::Custom) => Ok(()),
         Err(Found::Unwritable(found)) => Err(found),
     }
@@ -54,7 +54,7 @@ impl ser::Error for Found {
 /// A serializer that writes nothing.
 #[derive(Clone, Copy)]
 struct Finite {
-    /// The innermost named field; the name of the type's variant before that.
+    /// The innermost named field.
     field: &'static str,
 }
 

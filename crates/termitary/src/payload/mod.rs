@@ -1,6 +1,5 @@
-//! Payloads: JSON of a bounded size that a reader can decode. A payload that no
-//! reader can decode is refused where it is published, where somebody can still
-//! correct it.
+//! Payloads: JSON of a limited size that a reader can decode. A payload that no reader can
+//! decode fails when it is published, when it can still be corrected.
 
 mod finite;
 
@@ -13,12 +12,12 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::event::{MAX_DATA_BYTES, MAX_KEY_BYTES};
 
-/// serde_json reads one level less than this.
+/// `serde_json` reads one level less.
 const DEPTH: usize = 128;
 
-/// The JSON of a value, unless nobody could read it back. The checks cost nothing
-/// for most payloads: only a `null` can stand for a number that JSON does not
-/// have, and only many brackets can be nested too deep.
+/// Returns the JSON of a value, or an error if no reader could decode it. The checks cost
+/// nothing for most payloads: only `null` can stand for a number that JSON does not have,
+/// and only many brackets can be nested too deep.
 pub(crate) fn write(value: &impl Serialize) -> Result<Box<RawValue>, serde_json::Error> {
     let json = serde_json::value::to_raw_value(value)?;
     if json.get().contains("null") {
@@ -34,7 +33,7 @@ pub(crate) fn write(value: &impl Serialize) -> Result<Box<RawValue>, serde_json:
     Ok(json)
 }
 
-/// [`write()`] for the event `name`, within the bound of a payload.
+/// [`write()`] for the event `name`, with a check of the size.
 pub(crate) fn of(name: &str, value: &impl Serialize) -> Result<Box<RawValue>, Error> {
     let json = write(value).map_err(|error| {
         Error::invalid(format!(
@@ -46,7 +45,7 @@ pub(crate) fn of(name: &str, value: &impl Serialize) -> Result<Box<RawValue>, Er
     Ok(json)
 }
 
-/// JSON text from outside the program, checked for size and as a reader does.
+/// Checks JSON text from outside the program: its size, and that a reader can decode it.
 pub(crate) fn of_text(name: &str, json: String) -> Result<Box<RawValue>, Error> {
     fits(name, json.len())?;
     match serde_json::from_str::<Readable>(&json) {
@@ -55,8 +54,8 @@ pub(crate) fn of_text(name: &str, json: String) -> Result<Box<RawValue>, Error> 
     }
 }
 
-/// JSON text that is stored already: checked for form and size, since a reader
-/// parks what it cannot decode.
+/// Checks the form and size of JSON text that is stored already: a reader parks an event
+/// that it cannot decode.
 pub(crate) fn unread(name: &str, json: String) -> Result<Box<RawValue>, Error> {
     fits(name, json.len())?;
     RawValue::from_string(json).map_err(|error| not_json(name, error))
@@ -75,7 +74,7 @@ fn fits(name: &str, bytes: usize) -> Result<(), Error> {
     )))
 }
 
-/// An event's key, within its bound.
+/// Checks the size of an event's key.
 pub(crate) fn key(name: &str, key: Option<String>) -> Result<Option<String>, Error> {
     match key {
         Some(key) if key.len() > MAX_KEY_BYTES => Err(Error::invalid(format!(
@@ -86,7 +85,7 @@ pub(crate) fn key(name: &str, key: Option<String>) -> Result<Option<String>, Err
     }
 }
 
-/// Any JSON that serde_json decodes, with all its strings, numbers and levels.
+/// Decodes any JSON, with all its strings, numbers and levels.
 struct Readable;
 
 impl<'de> Deserialize<'de> for Readable {
