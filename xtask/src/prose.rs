@@ -18,6 +18,8 @@ const CLEAN: &[&str] = &[
     "crates/termitary/examples",
     "crates/termitary/tests",
     "xtask",
+    "crates/termitary-app/src",
+    "crates/termitary-bench",
 ];
 
 /// Words that begin a clause in the place of a noun. A question may begin with them.

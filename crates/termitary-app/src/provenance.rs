@@ -1,14 +1,14 @@
-//! Who did what an event says, and who may see it.
+//! The actor and the viewers of an event.
 //!
-//! The payloads are fixed by the services that read them and name neither, so
-//! both are written beside the event, in its transaction.
+//! The services that read events fix their payloads, which name neither. So both are
+//! written beside the event, in its transaction.
 
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite};
 use termitary::{Conn, Event, Tx};
 use uuid::Uuid;
 
-/// What is known about an event besides itself.
+/// The user who caused an event, and the users who may see it besides admins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Provenance {
     pub(crate) actor: Option<Uuid>,
@@ -16,7 +16,7 @@ pub(crate) struct Provenance {
 }
 
 impl Provenance {
-    /// Of what `actor` did.
+    /// The provenance of an event that `actor` caused.
     pub(crate) fn by(actor: Uuid, viewers: Vec<Uuid>) -> Self {
         Self {
             actor: Some(actor),
@@ -24,7 +24,7 @@ impl Provenance {
         }
     }
 
-    /// Of what came about without anybody, as far as is known.
+    /// The provenance of an event without a known actor.
     pub(crate) fn by_nobody(viewers: Vec<Uuid>) -> Self {
         Self {
             actor: None,
@@ -33,31 +33,31 @@ impl Provenance {
     }
 }
 
-/// Publishes `event`, which is about `subject`, and notes what is `known` of it.
+/// Publishes `event`, which is about `subject`, and writes its provenance.
 pub(crate) async fn publish<E: Event>(
     tx: &mut Tx,
     event: E,
     subject: Uuid,
-    known: Provenance,
+    provenance: Provenance,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
     let nothing = QueryBuilder::default();
-    change_and_publish(tx, nothing, event, subject, known, now).await
+    change_and_publish(tx, nothing, event, subject, provenance, now).await
 }
 
-/// Makes the `change` that `event` tells of, and publishes it. The way to the
-/// database's thread and back costs more than what is done there, and others
-/// wait for their turn: the change and the note go together.
+/// Runs the `change` that `event` tells of, and publishes it. The way to the database's
+/// thread and back costs more than the statements, and other transactions wait: so the
+/// change and the provenance go together.
 pub(crate) async fn change_and_publish<E: Event>(
     tx: &mut Tx,
     mut change: QueryBuilder<Sqlite>,
     event: E,
     subject: Uuid,
-    known: Provenance,
+    provenance: Provenance,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
     let published = tx.publish(event.keyed(subject)).await?;
-    let viewers: Vec<String> = known.viewers.iter().map(Uuid::to_string).collect();
+    let viewers: Vec<String> = provenance.viewers.iter().map(Uuid::to_string).collect();
     if !change.sql().as_str().is_empty() {
         change.push("; ");
     }
@@ -65,14 +65,14 @@ pub(crate) async fn change_and_publish<E: Event>(
     change
         .separated(", ")
         .push_bind(published.id)
-        .push_bind(known.actor)
+        .push_bind(provenance.actor)
         .push_bind(serde_json::json!(viewers).to_string())
         .push_bind(now.as_microsecond());
     change.push(")").build().execute(&mut *tx).await?;
     Ok(())
 }
 
-/// What is known about an event; none for those that other services published.
+/// The provenance of an event; `None` if another service published it.
 pub(crate) async fn of(conn: &mut Conn, event: Uuid) -> sqlx::Result<Option<Provenance>> {
     let row: Option<(Option<Uuid>, String)> =
         sqlx::query_as("SELECT actor, viewers FROM provenance WHERE event = $1")
@@ -85,8 +85,8 @@ pub(crate) async fn of(conn: &mut Conn, event: Uuid) -> sqlx::Result<Option<Prov
     }))
 }
 
-/// Removes what was noted before `before_us`.
-pub(crate) async fn forget(conn: &mut Conn, before_us: i64) -> sqlx::Result<()> {
+/// Deletes provenance written before `before_us`.
+pub(crate) async fn delete_before(conn: &mut Conn, before_us: i64) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM provenance WHERE at_us < $1")
         .bind(before_us)
         .execute(conn)

@@ -1,16 +1,19 @@
-//! The installation's secret: what is kept in the database is hashed and sealed with
-//! keys that are not in it. Every process of one installation shares it.
+//! The installation's secret: the keys that hash and seal data in the database are
+//! derived from it. It is not in the database, and all processes of one installation
+//! share it.
 
 use std::fmt;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
-/// The fewest characters of a secret that somebody else wrote.
+use crate::random;
+
+/// The fewest characters of a secret from the configuration.
 const SHORTEST: usize = 32;
 
 /// A secret, and the keys derived from it.
@@ -22,7 +25,7 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// When the text has fewer than 32 characters.
+    /// If the text has fewer than 32 characters.
     pub fn from_text(text: &str) -> anyhow::Result<Self> {
         let text = text.trim();
         let length = text.chars().count();
@@ -34,12 +37,12 @@ impl Secret {
         Ok(Self::of(text.as_bytes()))
     }
 
-    /// The secret in the file beside a database, which is created where it is missing,
-    /// for its user alone.
+    /// The secret in the file beside a database. A missing file is created, readable by
+    /// its user only.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or written, or holds too little.
+    /// If the file cannot be read or written, or is too short.
     pub fn beside(database: &Path) -> anyhow::Result<Self> {
         let file = file_beside(database);
         let text = match std::fs::read_to_string(&file) {
@@ -53,7 +56,8 @@ impl Secret {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
-    /// HMAC-SHA-256 of the parts, which cannot be mistaken for other parts.
+    /// HMAC-SHA-256 of the parts. Each part is hashed with its length, so that other parts
+    /// cannot give the same value.
     pub(crate) fn mac<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.0);
         for part in parts {
@@ -67,14 +71,14 @@ impl Secret {
 }
 
 impl Default for Secret {
-    /// A secret of this process alone.
+    /// A random secret of this process alone.
     ///
     /// # Panics
     ///
-    /// Where the system has no randomness.
+    /// If the system has no randomness.
     #[expect(clippy::expect_used, reason = "nothing can be kept secret without it")]
     fn default() -> Self {
-        Self::of(&random().expect("the system has randomness"))
+        Self::of(&random::bytes::<32>().expect("the system has randomness"))
     }
 }
 
@@ -91,17 +95,10 @@ pub(crate) fn file_beside(database: &Path) -> PathBuf {
     name.into()
 }
 
-fn random() -> anyhow::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| anyhow!("the system has no randomness: {error}"))?;
-    Ok(bytes)
-}
-
 /// Writes a new secret, unless another process did so at the same moment; returns the
-/// one that counts. The file appears with its text in it.
+/// one in the file. The file appears with its content.
 fn create(file: &Path) -> anyhow::Result<String> {
-    let text = URL_SAFE_NO_PAD.encode(random()?);
+    let text = URL_SAFE_NO_PAD.encode(random::bytes::<32>()?);
     let folder = file.parent().filter(|folder| *folder != Path::new(""));
     let folder = folder.unwrap_or(Path::new("."));
     let failed = || {

@@ -1,42 +1,42 @@
-//! The security log: one line for each failed login, limit that was hit, refusal,
-//! change of a role or a password, and ended session, with the source and the user's id.
-//! No line has an address of mail, a name, a password or a token.
+//! The security log: one line for each failed login, reached limit, refusal, change of a
+//! role or a password, and ended session, with the source and the user's id. No line
+//! contains an e-mail address, a name, a password or a token.
 //!
-//! An attack does not fill the disk: each network has so many lines a minute, and all
-//! together have; the log counts what it leaves out.
+//! An attack cannot fill the disk: the lines of each network and of all together are
+//! limited per minute, and the log counts the lines that it omits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use termitary::clock::Clock;
 use uuid::Uuid;
 
-use crate::app::App;
-use crate::http::network;
+use crate::network::network;
 
 /// The lines of one network in a minute.
 const PER_SOURCE: u32 = 20;
 /// The lines of all networks in a minute.
 const TOGETHER: u32 = 600;
 const MINUTE_US: i64 = 60_000_000;
-/// The networks that are counted apart; further ones share what is left for all.
+/// The networks that are counted separately; further ones share the lines of all.
 const SOURCES: usize = 4_096;
 
-/// What happened.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The address or the password was wrong.
     LoginFailed,
-    /// Somebody with a session gave a wrong password as the current one.
+    /// The current password of a user with a session was wrong.
     PasswordRefused,
     /// Too many attempts: 429.
     LimitHit,
-    /// An invalid token (401), or something that the user may not do (403).
+    /// An invalid token (401), or a forbidden request (403).
     Refused,
     RoleChanged,
     PasswordChanged,
     SessionEnded,
-    /// Somebody asked for another address.
+    /// A user requested another address.
     AddressChangeRequested,
     AccountDeleted,
 }
@@ -56,7 +56,7 @@ impl Event {
         }
     }
 
-    /// Somebody did it who may.
+    /// Returns true for a permitted change.
     fn is_change(self) -> bool {
         matches!(
             self,
@@ -69,7 +69,7 @@ impl Event {
     }
 }
 
-/// One line to be.
+/// A line to write.
 pub(crate) struct Note {
     event: Event,
     source: IpAddr,
@@ -89,34 +89,34 @@ impl Note {
         }
     }
 
-    /// Whom it is about.
+    /// The user whom it is about.
     pub(crate) fn user(mut self, user: impl Into<Option<Uuid>>) -> Self {
         self.user = user.into();
         self
     }
 
-    /// Who did it.
+    /// The user who did it.
     pub(crate) fn actor(mut self, actor: Uuid) -> Self {
         self.actor = Some(actor);
         self
     }
 
-    /// More about it, in words of this program.
+    /// Further details, in words of this program.
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Writes the line, if there is room for it.
-    pub(crate) fn log(self, app: &App) {
-        let now_us = app.now().as_microsecond();
-        let (admitted, left_out) = app.security().admit(&network(self.source), now_us);
+    /// Writes the line, unless too many were written in this minute.
+    pub(crate) fn log(self, log: &Log) {
+        let now_us = log.clock.now().as_microsecond();
+        let (admitted, left_out) = log.admit(&network(self.source), now_us);
         for (network, lines) in left_out {
             tracing::warn!(
                 security.event = "suppressed",
                 source.network = network,
                 lines,
-                "lines of the security log were left out in the last minute"
+                "lines of the security log were omitted in the last minute"
             );
         }
         if !admitted {
@@ -144,8 +144,10 @@ impl Note {
 }
 
 /// Counts the lines of the present minute.
-#[derive(Default)]
-pub(crate) struct Log(Mutex<Minute>);
+pub(crate) struct Log {
+    clock: Clock,
+    minute: Mutex<Minute>,
+}
 
 #[derive(Default)]
 struct Minute {
@@ -161,8 +163,15 @@ struct Lines {
 }
 
 impl Log {
-    /// Whether a line of this network may be written; and, once a minute is over, how
-    /// many of whom were not.
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            minute: Mutex::default(),
+        }
+    }
+
+    /// Returns true if a line of this network may be written; and, when a minute is over,
+    /// the number of omitted lines per network.
     fn admit(&self, network: &str, now_us: i64) -> (bool, Vec<(String, u64)>) {
         let mut minute = self.lock();
         let left_out = minute.turn(now_us);
@@ -170,15 +179,15 @@ impl Log {
     }
 
     fn lock(&self) -> MutexGuard<'_, Minute> {
-        // Every change is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        // No change can panic halfway.
+        self.minute.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Minute {
     fn turn(&mut self, now_us: i64) -> Vec<(String, u64)> {
         let age_us = now_us - self.began_us;
-        // Also where the clock went back.
+        // A clock that went back starts a new minute too.
         if (0..MINUTE_US).contains(&age_us) {
             return Vec::new();
         }
@@ -230,7 +239,7 @@ mod tests {
 
     #[test]
     fn one_network_cannot_fill_the_log_and_is_counted() {
-        let log = Log::default();
+        let log = Log::new(Clock::system());
         let now_us = 7 * MINUTE_US;
         assert_eq!(admitted(&log, "192.0.2.1", 100, now_us), 20);
         assert_eq!(admitted(&log, "192.0.2.2", 1, now_us), 1);
@@ -243,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_networks_cannot_either() {
-        let log = Log::default();
+        let log = Log::new(Clock::system());
         let now_us = 7 * MINUTE_US;
         let lines: usize = (0..100_000)
             .map(|n| admitted(&log, &format!("2001:db8:0:{n:x}::/64"), 1, now_us))
@@ -255,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_begins_another_minute() {
-        let log = Log::default();
+        let log = Log::new(Clock::system());
         admitted(&log, "192.0.2.1", 100, 7 * MINUTE_US);
         assert_eq!(admitted(&log, "192.0.2.1", 1, 3 * MINUTE_US), 1);
     }

@@ -2,12 +2,12 @@
 //! and its events, in the caller's transaction.
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use termitary::{Conn, Tx};
 use uuid::Uuid;
 
 use super::links::{self, Purpose};
-use super::{Role, User};
+use super::{Role, User, Which, sessions, store};
 use crate::provenance::{self, Provenance};
 use crate::users::events::{UserEmailChanged, UserEmailConfirmed, UserUpdated};
 
@@ -18,7 +18,7 @@ pub(crate) enum Refused {
     Outdated,
     /// The address has an account by now.
     Taken,
-    /// It would leave nobody to make an admin.
+    /// The last admin would lose the role.
     LastAdmin,
 }
 
@@ -32,25 +32,18 @@ pub(crate) async fn set_password(
     actor: Option<Uuid>,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
-    sqlx::query(
-        "UPDATE users SET password_hash = $1, pending_email = NULL, updated_us = $2 WHERE id = $3",
-    )
-    .bind(hash)
-    .bind(now.as_microsecond())
-    .bind(user.id)
-    .execute(&mut *tx)
-    .await?;
-    end_sessions(tx, user.id, None).await?;
+    store::set_password(tx, user.id, hash, now).await?;
+    sessions::end(tx, user.id, Which::All).await?;
     links::end(tx, Purpose::Reset, user.id).await?;
     if let Some(pending) = &user.pending_email {
         links::end_of_address(tx, Purpose::Confirm, user.id, pending).await?;
     }
-    let event = UserUpdated::new(user, [("passwordChangedAt", json!(now))]);
+    let event = updated(user, [("passwordChangedAt", json!(now))]);
     publish(tx, event, user.id, actor, now).await
 }
 
 /// Gives a user another role, which ends the sessions begun under the old one
-/// except `keep`. `Ok(false)`: they have it already.
+/// except `keep`. Returns `Ok(false)` if they already have it.
 pub(crate) async fn set_role(
     tx: &mut Tx,
     user: &User,
@@ -64,13 +57,9 @@ pub(crate) async fn set_role(
     if is_last_admin(tx, user).await? {
         return Ok(Err(Refused::LastAdmin));
     }
-    sqlx::query("UPDATE users SET role = $1, updated_us = $2 WHERE id = $3")
-        .bind(role.as_str())
-        .bind(now.as_microsecond())
-        .bind(user.id)
-        .execute(&mut *tx)
-        .await?;
-    end_sessions(tx, user.id, keep).await?;
+    store::set_role(tx, user.id, role, now).await?;
+    let which = keep.map_or(Which::All, Which::AllBut);
+    sessions::end(tx, user.id, which).await?;
     Ok(Ok(true))
 }
 
@@ -94,16 +83,7 @@ pub(crate) async fn confirm(
     if user.pending_email.as_deref() != Some(email) {
         return Ok(Err(Refused::Outdated));
     }
-    let moved = sqlx::query(
-        "UPDATE users SET email = $2, pending_email = NULL, confirmed_us = $3, updated_us = $3
-         WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM users WHERE email = $2)",
-    )
-    .bind(user.id)
-    .bind(email)
-    .bind(now.as_microsecond())
-    .execute(&mut *tx)
-    .await?;
-    if moved.rows_affected() == 0 {
+    if !store::set_email(tx, user.id, email, now).await? {
         return Ok(Err(Refused::Taken));
     }
     links::end(tx, Purpose::Confirm, user.id).await?;
@@ -116,8 +96,8 @@ pub(crate) async fn confirm(
         updated_at: now,
         ..user.clone()
     };
-    let updated = UserUpdated::new(&new, [("email", json!(new.email))]);
-    publish(tx, updated, new.id, Some(new.id), now).await?;
+    let event = updated(&new, [("email", json!(new.email))]);
+    publish(tx, event, new.id, Some(new.id), now).await?;
     let changed = UserEmailChanged {
         id: new.id.to_string(),
         old_email: user.email,
@@ -125,41 +105,20 @@ pub(crate) async fn confirm(
         email: new.email.clone(),
     };
     publish(tx, changed, new.id, Some(new.id), now).await?;
-    publish(
-        tx,
-        UserEmailConfirmed::from(&new),
-        new.id,
-        Some(new.id),
-        now,
-    )
-    .await?;
+    publish(tx, confirmed(&new), new.id, Some(new.id), now).await?;
     Ok(Ok(new))
 }
 
-/// Notes that the account's own address is confirmed, and publishes it the first time.
+/// Marks the account's own address as confirmed, and publishes that the first time.
 pub(crate) async fn mark_confirmed(
     tx: &mut Tx,
     user: &User,
     now: Timestamp,
 ) -> Result<(), termitary::Error> {
-    let first = sqlx::query(
-        "UPDATE users SET confirmed_us = $2, updated_us = $2 WHERE id = $1 AND confirmed_us IS NULL",
-    )
-    .bind(user.id)
-    .bind(now.as_microsecond())
-    .execute(&mut *tx)
-    .await?;
-    if first.rows_affected() == 0 {
+    if !store::set_confirmed(tx, user.id, now).await? {
         return Ok(());
     }
-    publish(
-        tx,
-        UserEmailConfirmed::from(user),
-        user.id,
-        Some(user.id),
-        now,
-    )
-    .await
+    publish(tx, confirmed(user), user.id, Some(user.id), now).await
 }
 
 async fn publish<E: termitary::Event>(
@@ -176,29 +135,29 @@ async fn publish<E: termitary::Event>(
     provenance::publish(tx, event, user, known, now).await
 }
 
-/// Ends every session of a user, except one; returns how many ended.
-pub(crate) async fn end_sessions(
-    conn: &mut Conn,
-    user: Uuid,
-    except: Option<Uuid>,
-) -> sqlx::Result<u64> {
-    let done = sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND ($2 IS NULL OR id <> $2)")
-        .bind(user)
-        .bind(except)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected())
+/// Returns true if this user is the only admin.
+pub(crate) async fn is_last_admin(conn: &mut Conn, user: &User) -> sqlx::Result<bool> {
+    Ok(user.role == Role::Admin && !store::has_other_admin(conn, user.id).await?)
 }
 
-/// Returns whether this user is the only admin.
-pub(crate) async fn is_last_admin(conn: &mut Conn, user: &User) -> sqlx::Result<bool> {
-    if user.role != Role::Admin {
-        return Ok(false);
+/// The event of changed fields.
+pub(crate) fn updated<'a>(
+    user: &User,
+    changes: impl IntoIterator<Item = (&'a str, Value)>,
+) -> UserUpdated {
+    UserUpdated {
+        id: user.id.to_string(),
+        email: user.email.clone(),
+        changes: changes
+            .into_iter()
+            .map(|(field, value)| (field.to_owned(), value))
+            .collect(),
     }
-    let others: i64 =
-        sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE role = 'admin' AND id <> $1")
-            .bind(user.id)
-            .fetch_one(conn)
-            .await?;
-    Ok(others == 0)
+}
+
+fn confirmed(user: &User) -> UserEmailConfirmed {
+    UserEmailConfirmed {
+        id: user.id.to_string(),
+        email: user.email.clone(),
+    }
 }

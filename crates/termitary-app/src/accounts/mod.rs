@@ -1,29 +1,34 @@
-//! What a person's account is: shared ground of the `auth` and `users`
-//! modules. It has no routes and no handlers.
+//! Accounts: users, their roles, passwords, links and sessions. Several features need
+//! them; there are no routes and no handlers here.
 
 pub(crate) mod changes;
-pub(crate) mod links;
+mod lookups;
 mod passwords;
+pub(crate) mod sessions;
+mod store;
 
 use std::fmt;
 
 use garde::Validate;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite};
-use termitary::{Conn, Tx};
+use termitary::Tx;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::mail::is_address;
+use crate::mailer::is_address;
 use crate::provenance::{self, Provenance};
 use crate::users::events::UserCreated;
 
-pub use passwords::HashCost;
+pub(crate) use lookups::SessionError;
 pub(crate) use passwords::{Passwords, PasswordsBusy, check_password};
+pub(crate) use sessions::{Session, Sessions, Which};
+pub(crate) use store::{
+    credentials, delete, exists, find, find_by_email, links, page, password_hash,
+    renew_password_hash, update,
+};
 
-/// What a user may do.
+/// The role of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -41,12 +46,33 @@ impl Role {
         }
     }
 
-    fn parse(text: &str) -> Self {
+    /// The role of this name; an unknown name gives no rights.
+    pub(crate) fn parse(text: &str) -> Self {
         if text == "admin" {
             Self::Admin
         } else {
             Self::User
         }
+    }
+}
+
+/// The user behind a request, by their session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) user: Uuid,
+    pub(crate) role: Role,
+    pub(crate) session: Uuid,
+}
+
+impl Caller {
+    pub(crate) fn is_admin(&self) -> bool {
+        self.role == Role::Admin
+    }
+
+    /// Returns true if the caller may act for `user`: users for themselves, admins for
+    /// everyone.
+    pub(crate) fn may_act_for(&self, user: Uuid) -> bool {
+        self.user == user || self.is_admin()
     }
 }
 
@@ -56,7 +82,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// A person, as the API shows them.
+/// A user, as the API shows them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
@@ -64,45 +90,25 @@ pub struct User {
     pub id: Uuid,
     /// In lower case, unique.
     pub email: String,
-    /// Whether the link that was sent there was followed: mail about todos goes
-    /// to confirmed addresses only.
+    /// True once the link that was sent to the address was followed. Mail about todos
+    /// goes to confirmed addresses only.
     pub email_confirmed: bool,
-    /// The address that was asked for in its place; it counts once the link
-    /// that was sent there is followed.
+    /// The requested new address. It replaces `email` once the link that was sent to it
+    /// is followed.
     pub pending_email: Option<String>,
-    /// As they want to be called.
+    /// The name that others see.
     pub name: String,
-    /// What they may do.
+    /// `user` or `admin`.
     pub role: Role,
-    /// When the account was made.
+    /// The time of creation.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// The time of the last change.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
-/// The columns that [`User`] is read from.
-pub(crate) const USER_COLUMNS: &str =
-    "id, email, confirmed_us, pending_email, name, role, created_us, updated_us";
-
-impl sqlx::FromRow<'_, SqliteRow> for User {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
-        use sqlx::Row;
-        Ok(Self {
-            id: row.try_get("id")?,
-            email: row.try_get("email")?,
-            email_confirmed: row.try_get::<Option<i64>, _>("confirmed_us")?.is_some(),
-            pending_email: row.try_get("pending_email")?,
-            name: row.try_get("name")?,
-            role: Role::parse(row.try_get("role")?),
-            created_at: crate::app::instant(row.try_get("created_us")?),
-            updated_at: crate::app::instant(row.try_get("updated_us")?),
-        })
-    }
-}
-
-/// What an account is made from; the address is checked and lower case.
+/// The data of a new account; the address is in lower case.
 #[derive(Clone, Debug, Validate)]
 pub(crate) struct Draft {
     #[garde(custom(check_email), length(max = 254))]
@@ -111,7 +117,7 @@ pub(crate) struct Draft {
     pub(crate) name: String,
     #[garde(skip)]
     pub(crate) role: Role,
-    /// Somebody who may say so vouches for the address.
+    /// True if an operator vouches for the address.
     #[garde(skip)]
     pub(crate) email_confirmed: bool,
 }
@@ -134,12 +140,12 @@ impl Draft {
     }
 }
 
-/// The address has an account already.
+/// The address already has an account.
 #[derive(Debug)]
 pub(crate) struct EmailTaken;
 
-/// Makes the account and publishes `users.created`, in the caller's
-/// transaction. `actor` is who made it; the new user, where nobody else did.
+/// Creates the account and publishes `users.created`, in the caller's transaction.
+/// `actor` is the user who creates it; `None` stands for the new user.
 pub(crate) async fn create(
     tx: &mut Tx,
     draft: Draft,
@@ -148,20 +154,7 @@ pub(crate) async fn create(
     id: Uuid,
     now: Timestamp,
 ) -> Result<Result<User, EmailTaken>, termitary::Error> {
-    let inserted = sqlx::query(
-        "INSERT INTO users (id, email, name, role, password_hash, created_us, updated_us, confirmed_us)
-         VALUES ($1, $2, $3, $4, $5, $6, $6, $7) ON CONFLICT (email) DO NOTHING",
-    )
-    .bind(id)
-    .bind(&draft.email)
-    .bind(&draft.name)
-    .bind(draft.role.as_str())
-    .bind(password_hash)
-    .bind(now.as_microsecond())
-    .bind(draft.email_confirmed.then(|| now.as_microsecond()))
-    .execute(&mut *tx)
-    .await?;
-    if inserted.rows_affected() == 0 {
+    if !store::insert(tx, id, &draft, password_hash, now).await? {
         return Ok(Err(EmailTaken));
     }
     let Draft {
@@ -181,36 +174,24 @@ pub(crate) async fn create(
         updated_at: now,
     };
     let known = Provenance::by(actor.unwrap_or(id), vec![id]);
-    provenance::publish(tx, UserCreated::from(&user), id, known, now).await?;
+    provenance::publish(tx, created(&user), id, known, now).await?;
     Ok(Ok(user))
 }
 
-/// The user of this id.
-pub(crate) async fn find(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<User>> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query
-        .push(USER_COLUMNS)
-        .push(" FROM users WHERE id = ")
-        .push_bind(id);
-    query.build_query_as().fetch_optional(conn).await
+fn created(user: &User) -> UserCreated {
+    UserCreated {
+        id: user.id.to_string(),
+        email: user.email.clone(),
+        name: user.name.clone(),
+    }
 }
 
-/// The user whose account has this address.
-pub(crate) async fn find_by_email(conn: &mut Conn, email: &str) -> sqlx::Result<Option<User>> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query
-        .push(USER_COLUMNS)
-        .push(" FROM users WHERE email = ")
-        .push_bind(normal_email(email));
-    query.build_query_as().fetch_optional(conn).await
-}
-
-/// One address has one spelling.
+/// The one spelling of an address: trimmed and in lower case.
 pub(crate) fn normal_email(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
-/// An address that the mailer can write to.
+/// Checks that mail can be sent to the address.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "garde hands its context over by reference"
@@ -223,7 +204,7 @@ fn check_email(email: &str, (): &()) -> garde::Result {
     Err(garde::Error::new("not an address that mail can be sent to"))
 }
 
-/// A name goes into mails and feeds: one line, not blank, not a page.
+/// Checks a name. It appears in mails and feeds, so it is one short line.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "garde hands its context over by reference"

@@ -1,4 +1,4 @@
-//! What the activity module tells every live process.
+//! The broadcast of the activity module.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,13 +6,13 @@ use termitary::Event;
 use termitary::event::{Schema, schema_of};
 use uuid::Uuid;
 
-/// The feed has a new entry. Broadcast, not stored: the feed itself is.
+/// The feed has a new entry. Broadcast and not stored: the feed itself is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ActivityRecorded {
     /// The entry, as the feed shows it.
     pub entry: serde_json::Value,
-    /// Who may see it, besides admins.
+    /// The users who may see it, besides admins.
     pub viewers: Vec<Uuid>,
 }
 

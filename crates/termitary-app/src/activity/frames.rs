@@ -1,4 +1,4 @@
-//! Server-sent events, as they stand on the wire.
+//! Server-sent events in their wire format.
 
 use std::fmt::Write as _;
 
@@ -7,18 +7,18 @@ use axum::body::Bytes;
 use super::store::Row;
 use crate::http::encode;
 
-/// The client now hears everything after `position`. It remembers the id, and no
-/// event comes of it.
+/// The first frame: the client receives everything after `position`. It stores the id,
+/// but sees no event.
 pub(super) fn greeting(position: i64) -> Bytes {
     format!(": listening\nid: {}\n\n", encode(&position)).into()
 }
 
-/// Nothing happens, and the connection is alive.
+/// The frame that keeps an idle connection alive.
 pub(super) fn heartbeat() -> Bytes {
     Bytes::from_static(b":\n\n")
 }
 
-/// More was missed than is sent again: the client is to load the feed.
+/// The client missed more than is sent again: it should load the feed.
 pub(super) fn reload(position: i64) -> Bytes {
     frame(
         "reload",
@@ -37,7 +37,7 @@ pub(super) fn entry(row: &Row) -> Bytes {
 fn frame(event: &str, seq: i64, data: &str) -> Bytes {
     let mut text = String::with_capacity(event.len() + data.len() + 40);
     text.push_str("event: ");
-    // A line break would begin a field of its own.
+    // A line break would start another field.
     text.extend(event.chars().filter(|c| !c.is_control()));
     // Writing to a String does not fail.
     let _ = write!(text, "\nid: {}\ndata: {data}\n\n", encode(&seq));

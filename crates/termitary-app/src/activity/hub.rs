@@ -1,8 +1,8 @@
-//! One look at the feed for all live streams of the process.
+//! One reader of the feed for all live streams of the process.
 //!
-//! A broadcast is only a bell: what is new is read from the feed once, in its
-//! order, and handed to the streams that may see it. So a lost broadcast costs a
-//! few seconds and no entry, and a stream that nothing concerns is not woken.
+//! A broadcast only wakes the reader: it reads new entries from the feed once, in order,
+//! and hands them to the streams that may see them. So a lost broadcast costs a few
+//! seconds but no entry, and a stream is woken only for its own entries.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,11 @@ use uuid::Uuid;
 use super::frames;
 use super::reader::Reader;
 use super::store::Recorded;
+use crate::accounts::Caller;
 use crate::app::App;
-use crate::auth;
-use crate::http::Caller;
 
-/// Entries that wait for one stream before it has to read the feed itself.
-const AHEAD: usize = 64;
+/// The entries that wait for one stream; beyond them it reads the feed itself.
+const QUEUED: usize = 64;
 
 /// A handle; cheap to clone.
 #[derive(Clone)]
@@ -28,24 +27,24 @@ pub(super) struct Hub(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    /// The entry up to which all was handed out; none while nobody reads.
+    /// The last entry that was handed out; `None` while no task reads.
     position: watch::Sender<Option<i64>>,
-    /// Rung when the last stream ends.
+    /// Notified when the last stream ends.
     left: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// A task reads the feed; it ends with the last stream.
+    /// True while a task reads the feed; it ends with the last stream.
     reading: bool,
     next: u64,
-    seats: HashMap<u64, Taken>,
+    subscribers: HashMap<u64, Entry>,
     by_user: HashMap<Uuid, HashSet<u64>>,
     admins: HashSet<u64>,
 }
 
-/// What the hub holds of a stream.
-struct Taken {
+/// The hub's side of a stream.
+struct Entry {
     caller: Caller,
     shared: Arc<Shared>,
     items: mpsc::Sender<Arc<Item>>,
@@ -53,19 +52,19 @@ struct Taken {
 
 struct Shared {
     admin: AtomicBool,
-    /// Something could not be handed over: the stream is to read the feed.
+    /// True if an entry did not fit into the queue: the stream then reads the feed.
     behind: AtomicBool,
 }
 
-/// One new entry.
+/// A new entry.
 pub(super) struct Item {
     pub(super) seq: i64,
-    /// As it is sent.
+    /// The frame to send.
     pub(super) frame: Bytes,
 }
 
-/// What a stream holds of the hub.
-pub(super) struct Seat {
+/// The stream's side of its entry in the hub.
+pub(super) struct Subscriber {
     hub: Hub,
     id: u64,
     user: Uuid,
@@ -82,11 +81,10 @@ impl Hub {
         }))
     }
 
-    /// Hears for `caller` from now on; and the entry up to which all was there
-    /// before.
-    pub(super) async fn join(&self, app: &App, caller: Caller) -> (Seat, i64) {
-        let (seat, begins) = self.sit(caller);
-        if begins {
+    /// Subscribes `caller`; returns the last entry from before the subscription too.
+    pub(super) async fn join(&self, app: &App, caller: Caller) -> (Subscriber, i64) {
+        let (subscriber, is_first) = self.subscribe(caller);
+        if is_first {
             tokio::spawn(Reader::of(self.clone()).run(app.clone()));
         }
         let mut known = self.0.position.subscribe();
@@ -95,11 +93,11 @@ impl Hub {
             Ok(position) => position.unwrap_or_default(),
             Err(_) => 0,
         };
-        (seat, position)
+        (subscriber, position)
     }
 
-    fn sit(&self, caller: Caller) -> (Seat, bool) {
-        let (sender, items) = mpsc::channel(AHEAD);
+    fn subscribe(&self, caller: Caller) -> (Subscriber, bool) {
+        let (sender, items) = mpsc::channel(QUEUED);
         let shared = Arc::new(Shared {
             admin: AtomicBool::new(caller.is_admin()),
             behind: AtomicBool::new(false),
@@ -109,34 +107,34 @@ impl Hub {
         state.next += 1;
         state.insert(
             id,
-            Taken {
+            Entry {
                 caller,
                 shared: Arc::clone(&shared),
                 items: sender,
             },
         );
-        let begins = !std::mem::replace(&mut state.reading, true);
+        let is_first = !std::mem::replace(&mut state.reading, true);
         drop(state);
-        let seat = Seat {
+        let subscriber = Subscriber {
             hub: self.clone(),
             id,
             user: caller.user,
             shared,
             items,
         };
-        (seat, begins)
+        (subscriber, is_first)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entry up to which all was handed out; none before the first look.
+    /// The last entry that was handed out; `None` before the first read.
     pub(super) fn position(&self) -> Option<i64> {
         *self.0.position.borrow()
     }
 
-    /// Begins after the entry `newest`.
+    /// Starts after the entry `newest`.
     pub(super) fn begin(&self, newest: i64) {
         self.0.position.send_replace(Some(newest));
     }
@@ -146,10 +144,10 @@ impl Hub {
         self.0.left.notified().await;
     }
 
-    /// Whether no stream is left: whoever reads the feed has to end then.
-    pub(super) fn rests(&self) -> bool {
+    /// Returns true if no stream is left: the reading task must end then.
+    pub(super) fn stop_if_idle(&self) -> bool {
         let mut state = self.lock();
-        let empty = state.seats.is_empty();
+        let empty = state.subscribers.is_empty();
         if empty {
             state.reading = false;
             self.0.position.send_replace(None);
@@ -157,7 +155,7 @@ impl Hub {
         empty
     }
 
-    /// Ends every stream: nobody reads the feed any more.
+    /// Ends every stream, since no task reads the feed any more.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         *state = State {
@@ -167,11 +165,11 @@ impl Hub {
         self.0.position.send_replace(None);
     }
 
-    /// Gives each new entry to the streams that may see it.
+    /// Hands each new entry to the streams that may see it.
     pub(super) fn hand_out(&self, entries: &[Recorded]) {
         let state = self.lock();
         for entry in entries {
-            let ids = state.who_sees(&entry.viewers);
+            let ids = state.viewers_of(&entry.viewers);
             if ids.is_empty() {
                 continue;
             }
@@ -179,35 +177,35 @@ impl Hub {
                 seq: entry.row.seq,
                 frame: frames::entry(&entry.row),
             });
-            for seat in ids.iter().filter_map(|id| state.seats.get(id)) {
+            for seat in ids.iter().filter_map(|id| state.subscribers.get(id)) {
                 seat.offer(&item);
             }
         }
-        // Under the lock: who joins now hears everything after it.
+        // Under the lock, so that a new subscriber receives everything after it.
         if let Some(last) = entries.last() {
             self.0.position.send_replace(Some(last.row.seq));
         }
     }
 
-    /// Ends the streams whose sessions are over, and notes who is an admin now.
+    /// Ends the streams whose sessions have ended, and updates who is an admin.
     pub(super) async fn check(&self, app: &App) {
         let sessions: HashSet<Uuid> = {
             let state = self.lock();
             state
-                .seats
+                .subscribers
                 .values()
                 .map(|seat| seat.caller.session)
                 .collect()
         };
         let asked: Vec<Uuid> = sessions.iter().copied().collect();
-        // The database is away for a moment: at the next time then.
-        let Ok(live) = auth::sessions(app, &asked).await else {
+        // If the database is unreachable, the next check decides.
+        let Ok(live) = app.sessions().of_ids(&asked).await else {
             return;
         };
         let live: HashMap<Uuid, Caller> = live.into_iter().map(|c| (c.session, c)).collect();
         let mut state = self.lock();
         let known: Vec<(u64, Uuid)> = state
-            .seats
+            .subscribers
             .iter()
             .map(|(id, seat)| (*id, seat.caller.session))
             .filter(|(_, session)| sessions.contains(session))
@@ -222,29 +220,32 @@ impl Hub {
 }
 
 impl State {
-    fn insert(&mut self, id: u64, seat: Taken) {
-        self.by_user.entry(seat.caller.user).or_default().insert(id);
-        if seat.caller.is_admin() {
+    fn insert(&mut self, id: u64, entry: Entry) {
+        self.by_user
+            .entry(entry.caller.user)
+            .or_default()
+            .insert(id);
+        if entry.caller.is_admin() {
             self.admins.insert(id);
         }
-        self.seats.insert(id, seat);
+        self.subscribers.insert(id, entry);
     }
 
     fn remove(&mut self, id: u64) {
-        let Some(seat) = self.seats.remove(&id) else {
+        let Some(entry) = self.subscribers.remove(&id) else {
             return;
         };
         self.admins.remove(&id);
-        if let Some(ids) = self.by_user.get_mut(&seat.caller.user) {
+        if let Some(ids) = self.by_user.get_mut(&entry.caller.user) {
             ids.remove(&id);
             if ids.is_empty() {
-                self.by_user.remove(&seat.caller.user);
+                self.by_user.remove(&entry.caller.user);
             }
         }
     }
 
     fn set_admin(&mut self, id: u64, admin: bool) {
-        let Some(seat) = self.seats.get(&id) else {
+        let Some(seat) = self.subscribers.get(&id) else {
             return;
         };
         seat.shared.admin.store(admin, Ordering::Relaxed);
@@ -255,7 +256,7 @@ impl State {
         }
     }
 
-    fn who_sees(&self, viewers: &[Uuid]) -> HashSet<u64> {
+    fn viewers_of(&self, viewers: &[Uuid]) -> HashSet<u64> {
         let of_viewers = viewers.iter().filter_map(|user| self.by_user.get(user));
         self.admins
             .iter()
@@ -265,7 +266,7 @@ impl State {
     }
 }
 
-impl Taken {
+impl Entry {
     fn offer(&self, item: &Arc<Item>) {
         if !self.shared.behind.load(Ordering::Acquire)
             && self.items.try_send(Arc::clone(item)).is_err()
@@ -275,14 +276,14 @@ impl Taken {
     }
 }
 
-impl Seat {
-    /// The next entry; none where the session is over.
+impl Subscriber {
+    /// The next entry; `None` when the session has ended.
     pub(super) async fn next(&mut self) -> Option<Arc<Item>> {
         self.items.recv().await
     }
 
-    /// Whether something was not handed over. From then on everything is again,
-    /// and what waited is in the feed.
+    /// Returns true if an entry was not handed over. The queue is emptied, since the feed
+    /// has its entries, and handing over starts again.
     pub(super) fn fell_behind(&mut self) -> bool {
         if !self.shared.behind.swap(false, Ordering::AcqRel) {
             return false;
@@ -291,17 +292,17 @@ impl Seat {
         true
     }
 
-    /// Whose entries these are; none for an admin, who sees all.
+    /// The user whose entries the stream gets; `None` for an admin, who sees all.
     pub(super) fn viewer(&self) -> Option<Uuid> {
         (!self.shared.admin.load(Ordering::Relaxed)).then_some(self.user)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
         state.remove(self.id);
-        if state.seats.is_empty() {
+        if state.subscribers.is_empty() {
             self.hub.0.left.notify_one();
         }
     }
@@ -313,7 +314,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::super::store::{Entry, Row};
+    use super::super::store::{self, Row};
     use super::*;
     use crate::accounts::Role;
 
@@ -330,7 +331,7 @@ mod tests {
             viewers: viewers.to_vec(),
             row: Row {
                 seq,
-                entry: Entry {
+                entry: store::Entry {
                     id: Uuid::from_u128(7),
                     event: "todos.created".to_owned(),
                     subject: "1".to_owned(),
@@ -343,7 +344,7 @@ mod tests {
         }
     }
 
-    fn heard(seat: &mut Seat) -> Vec<i64> {
+    fn heard(seat: &mut Subscriber) -> Vec<i64> {
         std::iter::from_fn(|| seat.items.try_recv().ok())
             .map(|item| item.seq)
             .collect()
@@ -363,7 +364,7 @@ mod tests {
             (bob, Role::User),
             (root, Role::Admin),
         ];
-        let mut seats = seats.map(|(user, role)| hub.sit(caller(user, role)).0);
+        let mut seats = seats.map(|(user, role)| hub.subscribe(caller(user, role)).0);
         hub.hand_out(&[entry(1, &[ada])]);
         let first = seats[0].items.try_recv().unwrap();
         let second = seats[1].items.try_recv().unwrap();
@@ -376,7 +377,7 @@ mod tests {
     #[test]
     fn who_is_no_admin_any_more_sees_no_more_than_others() {
         let hub = Hub::new();
-        let (mut root, _) = hub.sit(caller(Uuid::from_u128(30), Role::Admin));
+        let (mut root, _) = hub.subscribe(caller(Uuid::from_u128(30), Role::Admin));
         hub.lock().set_admin(root.id, false);
         hub.hand_out(&[entry(1, &[])]);
         assert_eq!(heard(&mut root), Vec::<i64>::new());
@@ -387,10 +388,10 @@ mod tests {
     fn a_stream_that_does_not_keep_up_is_told_so_and_holds_no_more_than_its_share() {
         let ada = Uuid::from_u128(10);
         let hub = Hub::new();
-        let (mut seat, _) = hub.sit(caller(ada, Role::User));
+        let (mut seat, _) = hub.subscribe(caller(ada, Role::User));
         let many: Vec<_> = (1..=1_000).map(|seq| entry(seq, &[ada])).collect();
         hub.hand_out(&many);
-        assert_eq!(seat.items.len(), AHEAD);
+        assert_eq!(seat.items.len(), QUEUED);
         assert!(seat.fell_behind());
         assert!(!seat.fell_behind());
         hub.hand_out(&[entry(1_001, &[ada])]);
@@ -400,9 +401,11 @@ mod tests {
     #[test]
     fn nothing_is_left_of_streams_that_ended() {
         let hub = Hub::new();
-        let (seat, _) = hub.sit(caller(Uuid::from_u128(10), Role::Admin));
+        let (seat, _) = hub.subscribe(caller(Uuid::from_u128(10), Role::Admin));
         drop(seat);
         let state = hub.lock();
-        assert!(state.seats.is_empty() && state.by_user.is_empty() && state.admins.is_empty());
+        assert!(
+            state.subscribers.is_empty() && state.by_user.is_empty() && state.admins.is_empty()
+        );
     }
 }

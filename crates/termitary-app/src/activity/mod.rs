@@ -1,4 +1,4 @@
-//! What happened: a feed that a worker writes, and the same as a live stream.
+//! The activity feed, which a worker writes, and its live stream.
 
 pub mod events;
 mod frames;
@@ -8,6 +8,7 @@ mod reader;
 mod routes;
 mod store;
 mod stream;
+mod tickets;
 
 use termitary::Registry;
 use termitary::prelude::subscribe;
@@ -26,7 +27,7 @@ pub(crate) fn router() -> OpenApiRouter<Api> {
     routes::router().merge(stream::router())
 }
 
-/// The module's handlers: one feed entry for each thing that happened.
+/// The module's handlers: each writes one entry per event.
 pub(crate) fn subscriptions() -> Registry<App> {
     Registry::new()
         .on(subscribe(

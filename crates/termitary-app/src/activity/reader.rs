@@ -13,39 +13,42 @@ use super::hub::Hub;
 use super::store;
 use crate::app::App;
 
-/// A bell that did not ring is made up for after this.
+/// The feed is read at this interval even without a broadcast.
 const POLL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
-/// Entries of one read.
+/// The entries of one read.
 const PAGE: u32 = 500;
 
 /// The task that reads the feed.
 pub(super) struct Reader {
     hub: Hub,
-    over: bool,
+    finished: bool,
 }
 
 impl Reader {
     pub(super) fn of(hub: Hub) -> Self {
-        Self { hub, over: false }
+        Self {
+            hub,
+            finished: false,
+        }
     }
 
-    /// Reads until the last stream has ended.
+    /// Reads until the last stream ends.
     pub(super) async fn run(mut self, app: App) {
-        // Before the first look: what comes later rings.
-        let mut bell = app.broker().broadcasts().subscribe();
+        // Subscribed before the first read, so that no later entry is missed.
+        let mut broadcasts = app.broker().broadcasts().subscribe();
         let mut poll = ticking(POLL);
         let mut check = ticking(app.settings().stream_check);
-        let mut told = false;
+        let mut warned = false;
         loop {
             let checks = tokio::select! {
-                () = rung(&mut bell) => false,
+                () = new_entries(&mut broadcasts) => false,
                 _ = poll.tick() => false,
                 _ = check.tick() => true,
                 () = self.hub.left() => false,
             };
-            if self.hub.rests() {
-                self.over = true;
+            if self.hub.stop_if_idle() {
+                self.finished = true;
                 return;
             }
             if checks {
@@ -53,10 +56,10 @@ impl Reader {
                 continue;
             }
             match self.read_on(&app).await {
-                Ok(()) => told = false,
+                Ok(()) => warned = false,
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(error = %error, "live streams wait: the feed cannot be read");
+                    if !std::mem::replace(&mut warned, true) {
+                        tracing::warn!(error = %error, "live streams wait, since the feed cannot be read");
                     }
                     tokio::time::sleep(RETRY).await;
                 }
@@ -81,11 +84,10 @@ impl Reader {
     }
 }
 
-/// Should the task end before its time, the streams end too, and their clients
-/// come again.
+/// If the task ends early, the streams end too, and their clients reconnect.
 impl Drop for Reader {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.finished {
             self.hub.end();
         }
     }
@@ -97,14 +99,14 @@ fn ticking(period: Duration) -> Interval {
     interval
 }
 
-/// Resolves when the feed may have grown; what rang meanwhile is one bell.
-async fn rung(bell: &mut Receiver<Message>) {
+/// Resolves when the feed may have new entries. Several broadcasts count as one.
+async fn new_entries(broadcasts: &mut Receiver<Message>) {
     loop {
-        match bell.recv().await {
+        match broadcasts.recv().await {
             Ok(message) if message.name != ActivityRecorded::NAME => {}
             Err(RecvError::Closed) => std::future::pending().await,
             Ok(_) | Err(RecvError::Lagged(_)) => break,
         }
     }
-    while matches!(bell.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
+    while matches!(broadcasts.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
 }

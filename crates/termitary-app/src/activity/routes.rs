@@ -1,18 +1,19 @@
-//! The feed over HTTP.
+//! The route of the feed.
 
 use axum::extract::State;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::store::{self, Entry, Row};
+use crate::accounts::Caller;
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Json, Page, Paging, Params};
+use crate::http::{Api, ApiError, Json, Page, Paging, Params};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list))
 }
 
-/// What happened, the newest first: with you and your todos; as admin, with all.
+/// List what happened to you and your todos, the newest first; as admin, everything.
 #[utoipa::path(get, path = "/activity", tag = "activity", params(Paging), responses(
     (status = 200, body = Page<Entry>),
 ))]

@@ -9,10 +9,10 @@ use termitary::Conn;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::app::instant;
-use crate::http::Caller;
+use crate::accounts::Caller;
+use crate::schema::instant;
 
-/// One thing that happened.
+/// An entry of the feed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
@@ -22,10 +22,10 @@ pub(super) struct Entry {
     pub(super) event: String,
     /// The id of the todo or user that it is about.
     pub(super) subject: String,
-    /// The id of the user who did it; `null` where a schedule, a worker or
-    /// another service did.
+    /// The id of the user who caused it; `null` if a schedule, a worker or another
+    /// service did.
     pub(super) actor: Option<Uuid>,
-    /// When.
+    /// The time of the event.
     #[schema(value_type = String, format = DateTime)]
     pub(super) at: Timestamp,
     /// The todo's title.
@@ -35,7 +35,7 @@ pub(super) struct Entry {
     pub(super) changes: Option<Map<String, Value>>,
 }
 
-/// A row, with what the cursor needs.
+/// An entry with its number, for the cursor.
 pub(super) struct Row {
     pub(super) seq: i64,
     pub(super) entry: Entry,
@@ -60,7 +60,7 @@ impl sqlx::FromRow<'_, SqliteRow> for Row {
     }
 }
 
-/// Writes an entry and who may see it; whether it is new.
+/// Writes an entry and its viewers; returns true if it is new.
 pub(super) async fn insert(conn: &mut Conn, entry: &Entry, viewers: &[Uuid]) -> sqlx::Result<bool> {
     let changes = entry
         .changes
@@ -85,32 +85,43 @@ pub(super) async fn insert(conn: &mut Conn, entry: &Entry, viewers: &[Uuid]) -> 
     Ok(written.rows_affected() > 0)
 }
 
-/// A page of what the caller may see, the newest first; one more than `limit`.
+/// A page of the entries that the caller may see, the newest first, and one more.
 pub(super) async fn list(
     conn: &mut Conn,
     caller: Caller,
     before: Option<i64>,
     limit: u32,
 ) -> sqlx::Result<Vec<Row>> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us FROM activity a",
-    );
-    if caller.is_admin() {
-        query.push(" WHERE a.seq < ");
-    } else {
-        query
-            .push(" JOIN activity_viewers v ON v.seq = a.seq WHERE v.user_id = ")
-            .push_bind(caller.user);
-        query.push(" AND v.seq < ");
-    }
+    let before = before.unwrap_or(i64::MAX);
+    let mut query = select(viewer(caller), "<", before);
     query
-        .push_bind(before.unwrap_or(i64::MAX))
-        .push(" ORDER BY a.seq DESC LIMIT 1 + ");
-    query.push_bind(i64::from(limit));
+        .push(" ORDER BY a.seq DESC LIMIT 1 + ")
+        .push_bind(i64::from(limit));
     query.build_query_as().fetch_all(conn).await
 }
 
-/// An entry and who may see it.
+/// The user whose entries the caller sees; `None` for an admin, who sees all.
+fn viewer(caller: Caller) -> Option<Uuid> {
+    (!caller.is_admin()).then_some(caller.user)
+}
+
+/// Selects the entries that `viewer` sees before (`<`) or after (`>`) the entry `seq`.
+fn select(viewer: Option<Uuid>, comparison: &str, seq: i64) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(
+        "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us FROM activity a",
+    );
+    match viewer {
+        None => query.push(" WHERE a.seq "),
+        Some(user) => query
+            .push(" JOIN activity_viewers v ON v.seq = a.seq WHERE v.user_id = ")
+            .push_bind(user)
+            .push(" AND v.seq "),
+    };
+    query.push(comparison).push(" ").push_bind(seq);
+    query
+}
+
+/// An entry and the users who may see it.
 pub(super) struct Recorded {
     pub(super) row: Row,
     pub(super) viewers: Vec<Uuid>,
@@ -127,15 +138,15 @@ impl sqlx::FromRow<'_, SqliteRow> for Recorded {
     }
 }
 
-/// The newest entry; 0 where there is none.
+/// The number of the newest entry; 0 if there is none.
 pub(super) async fn newest(conn: &mut Conn) -> sqlx::Result<i64> {
     sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM activity")
         .fetch_one(conn)
         .await
 }
 
-/// Entries after `seq`, the oldest first. The database has one writer: the numbers
-/// follow the commits, and none comes later with a smaller one.
+/// Entries after `seq`, the oldest first. The database has one writer, so the numbers
+/// follow the commits: none appears later with a smaller number.
 pub(super) async fn after(conn: &mut Conn, seq: i64, limit: u32) -> sqlx::Result<Vec<Recorded>> {
     sqlx::query_as(
         "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us,
@@ -148,8 +159,8 @@ pub(super) async fn after(conn: &mut Conn, seq: i64, limit: u32) -> sqlx::Result
     .await
 }
 
-/// What `viewer` (none: an admin) may see after `seq`, the oldest first; none where
-/// that is more than `limit`, or cannot be known any more.
+/// The entries that `viewer` (`None`: an admin) may see after `seq`, the oldest first.
+/// Returns `None` if they are more than `limit`, or if some were deleted.
 pub(super) async fn missed(
     conn: &mut Conn,
     viewer: Option<Uuid>,
@@ -162,25 +173,17 @@ pub(super) async fn missed(
     if oldest.is_some_and(|oldest| oldest > seq.saturating_add(1)) {
         return Ok(None);
     }
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us FROM activity a",
-    );
-    match viewer {
-        None => query.push(" WHERE a.seq > "),
-        Some(user) => query
-            .push(" JOIN activity_viewers v ON v.seq = a.seq WHERE v.user_id = ")
-            .push_bind(user)
-            .push(" AND v.seq > "),
-    };
-    query.push_bind(seq).push(" ORDER BY a.seq LIMIT 1 + ");
-    query.push_bind(i64::from(limit));
+    let mut query = select(viewer, ">", seq);
+    query
+        .push(" ORDER BY a.seq LIMIT 1 + ")
+        .push_bind(i64::from(limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(conn).await?;
     Ok((rows.len() <= limit as usize).then_some(rows))
 }
 
-/// Removes entries from before `before_us`, up to `limit` of them from the feed's
-/// old end. Their numbers follow the instants at which they were recorded.
-pub(super) async fn remove_before(
+/// Deletes up to `limit` entries from before `before_us`. Their numbers follow the times
+/// at which they were recorded.
+pub(super) async fn delete_before(
     conn: &mut Conn,
     before_us: i64,
     limit: u32,
@@ -196,14 +199,49 @@ pub(super) async fn remove_before(
     Ok(done.rows_affected())
 }
 
-/// Who sees a todo now; for events that came from elsewhere.
-pub(super) async fn todo_viewers(conn: &mut Conn, todo: Uuid) -> sqlx::Result<Vec<Uuid>> {
-    let row: Option<(Uuid, Option<Uuid>)> =
-        sqlx::query_as("SELECT owner_id, assignee_id FROM todos WHERE id = $1")
-            .bind(todo)
-            .fetch_optional(conn)
-            .await?;
-    Ok(row.map_or_else(Vec::new, |(owner, assignee)| {
-        [Some(owner), assignee].into_iter().flatten().collect()
-    }))
+/// Writes a ticket of a live stream, and deletes expired ones.
+pub(super) async fn insert_ticket(
+    conn: &mut Conn,
+    hash: &[u8],
+    session: Uuid,
+    now: Timestamp,
+    expires: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM stream_tickets WHERE expires_us <= $1")
+        .bind(now.as_microsecond())
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("INSERT INTO stream_tickets (hash, session_id, expires_us) VALUES ($1, $2, $3)")
+        .bind(hash)
+        .bind(session)
+        .bind(expires.as_microsecond())
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Returns true if the ticket is valid.
+pub(super) async fn has_ticket(conn: &mut Conn, hash: &[u8], now: Timestamp) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM stream_tickets WHERE hash = $1 AND expires_us > $2)",
+    )
+    .bind(hash)
+    .bind(now.as_microsecond())
+    .fetch_one(conn)
+    .await
+}
+
+/// Deletes a valid ticket and returns its session.
+pub(super) async fn take_ticket(
+    conn: &mut Conn,
+    hash: &[u8],
+    now: Timestamp,
+) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar(
+        "DELETE FROM stream_tickets WHERE hash = $1 AND expires_us > $2 RETURNING session_id",
+    )
+    .bind(hash)
+    .bind(now.as_microsecond())
+    .fetch_optional(conn)
+    .await
 }

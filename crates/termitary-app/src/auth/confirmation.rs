@@ -9,11 +9,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::limits::Attempt;
-use crate::accounts;
 use crate::accounts::changes::{self, Refused};
 use crate::accounts::links::{self, Link, Purpose};
+use crate::accounts::{self, Caller};
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Json, Problem, Valid, commit_status};
+use crate::http::{Api, ApiError, Json, Problem, Valid, commit_status};
 use crate::provenance::{self, Provenance};
 use crate::users::events::UserConfirmationRequested;
 
@@ -33,8 +33,8 @@ struct Confirm {
     token: String,
 }
 
-/// Confirm an address with the token of the link that was sent there. An
-/// address that was asked for in place of another becomes the account's.
+/// Confirm an address with the token of the link that was sent to it. A requested new
+/// address becomes the address of the account.
 #[utoipa::path(post, path = "/auth/email/confirm", tag = "auth", request_body = Confirm, responses(
     (status = 204),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The address has an account by now"),
@@ -46,36 +46,35 @@ async fn confirm_email(
     use_link(&app, &body.token).await
 }
 
-/// The answer says nothing of the account: an address may be mistyped, and its
-/// owner is somebody else.
+/// Confirms an address. The response does not describe the account: the address may be
+/// mistyped and belong to somebody else.
 pub(super) async fn use_link(app: &App, token: &str) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.db().begin().await?;
     let Link { user, email } = links::find(&mut tx, Purpose::Confirm, token, now)
         .await?
-        .ok_or_else(not_a_link)?;
+        .ok_or_else(invalid_link)?;
     let user = accounts::find(&mut tx, user)
         .await?
-        .ok_or_else(not_a_link)?;
+        .ok_or_else(invalid_link)?;
     match changes::confirm(&mut tx, user, &email, now).await? {
         Ok(_) => commit_status(tx, StatusCode::NO_CONTENT).await,
         Err(Refused::Taken) => Err(ApiError::Conflict("This address has an account by now.")),
-        Err(_) => Err(not_a_link()),
+        Err(_) => Err(invalid_link()),
     }
 }
 
-fn not_a_link() -> ApiError {
+fn invalid_link() -> ApiError {
     ApiError::field(
         "token",
-        "does not work (any more): ask for a new link, which works once and for 7 days",
+        "is invalid or has expired: request a new link, which works once and for 7 days",
     )
 }
 
-/// Send the link again: to the address that you asked for, or else to the one
-/// that you have.
+/// Send the link again: to the requested new address, or else to the present one.
 #[utoipa::path(post, path = "/auth/email/resend", tag = "auth", responses(
     (status = 202, description = "A mail is on its way, unless the address is confirmed"),
-    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many requests; `Retry-After` says how long to wait"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many requests; `Retry-After` gives the time to wait"),
 ))]
 async fn send_again(State(app): State<App>, caller: Caller) -> Result<StatusCode, ApiError> {
     Attempt::link(&app, caller.user).begin(&app).await?;

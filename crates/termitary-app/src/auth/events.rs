@@ -1,4 +1,4 @@
-//! What the auth module publishes.
+//! The events of the auth module.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,14 +9,14 @@ use termitary::event::{Schema, schema_of};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserLoggedIn {
-    /// Who.
+    /// The user's id.
     pub user_id: String,
-    /// Their address.
+    /// The user's address.
     pub email: String,
-    /// Where from.
+    /// The IP address of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<String>,
-    /// What they logged in with.
+    /// The `User-Agent` of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
 }
@@ -29,13 +29,12 @@ impl Event for UserLoggedIn {
     }
 }
 
-/// Somebody forgot a password, or says so. Published for every address that is
-/// typed, whether it has an account or not: the difference is made where nobody
-/// can see it.
+/// Somebody requested a new password. Published for every typed address, whether it has
+/// an account or not, so that the response shows no difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordForgotten {
-    /// The address that was typed.
+    /// The typed address.
     pub email: String,
 }
 

@@ -1,38 +1,45 @@
-//! What workers do for the auth module.
+//! The handlers of the auth module.
 
 use termitary::prelude::*;
 use uuid::Uuid;
 
-use super::{known, store};
+use super::store;
+use crate::accounts::{self, Which};
 use crate::app::App;
-use crate::http::forget_answers;
+use crate::http::delete_old_responses;
 use crate::users::events::{UserDeleted, UserInactiveCheck};
 
-/// A deleted user's sessions are removed.
+/// Ends the sessions of a deleted user, and deletes their known networks.
 pub(super) async fn end_sessions(event: UserDeleted, ledger: Ledger) -> HandlerResult {
-    // Another service's user has no sessions here.
+    // Users of other services have no sessions here.
     let Ok(user) = event.id.parse::<Uuid>() else {
         return Ok(());
     };
     let mut tx = ledger.begin().await?;
-    let ended = store::end_sessions_of_deleted(&mut tx, user).await?;
+    // Anyone may publish the event: sessions of a user who still exists stay.
+    let ended = if accounts::exists(&mut tx, user).await? {
+        0
+    } else {
+        store::delete_networks_of(&mut tx, user).await?;
+        accounts::sessions::end(&mut tx, user, Which::All).await?
+    };
     tx.commit().await?;
     tracing::info!(sessions = ended, "ended the sessions of a deleted user");
     Ok(())
 }
 
-/// Removes sessions that are over by age or by idling, and what else has aged.
+/// Deletes expired sessions and other old rows.
 pub(super) async fn expire_sessions(
     _: UserInactiveCheck,
     State(app): State<App>,
     ledger: Ledger,
 ) -> HandlerResult {
     let mut tx = ledger.begin().await?;
-    let removed = store::remove_expired(&mut tx, &app).await?;
-    store::remove_old_attempts(&mut tx, &app).await?;
-    known::forget(&mut tx, &app).await?;
-    forget_answers(&mut tx, &app).await?;
+    let deleted = app.sessions().delete_expired(&mut tx).await?;
+    store::delete_old_failures(&mut tx, &app).await?;
+    store::delete_old_networks(&mut tx, &app).await?;
+    delete_old_responses(&mut tx, &app).await?;
     tx.commit().await?;
-    tracing::info!(sessions = removed, "removed sessions that were over");
+    tracing::info!(sessions = deleted, "deleted expired sessions");
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Guessing is slow: failures are counted in the shared database, and each one past a
-//! few makes the next wait longer. Nobody is locked out for good.
+//! Limits on guessing: failures are counted in the shared database, and each one beyond a
+//! few doubles the wait. No account is locked for good.
 //!
-//! Three counts limit a login: of the account from this network, of the network over
-//! all accounts, and of the account from all networks that its user never logged in
-//! from. A stranger uses up the first two for themselves alone. The third has more free
-//! failures, and whoever comes from a known network does not meet it: guesses from
-//! elsewhere do not keep the owner out.
+//! Three counts limit a login: failures of the account from this network, of the network
+//! over all accounts, and of the account from all networks that its user never logged in
+//! from. A stranger exhausts the first two only for themselves. The third has more free
+//! failures and does not apply to known networks, so guesses from elsewhere do not lock
+//! out the owner.
 //!
-//! An attempt is counted before the password is looked at and given back when
-//! it was right, so that a thousand attempts at once gain nothing.
+//! An attempt counts before the password is checked and is taken back if it was right, so
+//! that a thousand attempts at once gain nothing.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,14 +16,16 @@ use std::time::Duration;
 use termitary::Conn;
 use uuid::Uuid;
 
-use super::known;
-use crate::app::{App, LoginLimits};
-use crate::http::{ApiError, network};
+use super::store;
+use crate::app::App;
+use crate::http::ApiError;
+use crate::network::network;
+use crate::settings::LoginLimits;
 
-/// What an attempt counts against.
+/// An attempt, with the counts that limit it.
 pub(super) struct Attempt {
     counts: Vec<Count>,
-    /// Whose account it is, where it is a login.
+    /// The account and the network of a login.
     login: Option<Login>,
 }
 
@@ -36,13 +38,13 @@ struct Login {
 struct Count {
     kind: Kind,
     scope: String,
-    /// The failures that are free.
+    /// The number of failures without a wait.
     free: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Of an account from one network: forgotten when a password was right.
+    /// Of an account from one network: deleted when a password was right.
     Pair,
     /// Of an account from unknown networks.
     Elsewhere,
@@ -54,7 +56,7 @@ impl Attempt {
     pub(super) fn login(app: &App, email: &str, source: IpAddr) -> Self {
         let limits = app.settings().login_limits;
         let network = network(source);
-        // Hashed: what people mistype into the address field may be a password.
+        // Hashed: people may type a password into the address field.
         let parts = [&b"account"[..], email.as_bytes()];
         let account = app.settings().secret.mac(parts)[..16]
             .iter()
@@ -87,13 +89,13 @@ impl Attempt {
         Self::requests(format!("reset:{}", network(source)), free)
     }
 
-    /// A request of `user` for a mail with a link to an address.
+    /// A request of `user` for a mail with a link.
     pub(super) fn link(app: &App, user: Uuid) -> Self {
         let free = app.settings().login_limits.links_per_account;
         Self::requests(format!("link:{user}"), free)
     }
 
-    /// Requests that are counted whether they succeed or not.
+    /// A request that counts even if it succeeds.
     fn requests(scope: String, free: u32) -> Self {
         Self {
             counts: vec![Count {
@@ -105,22 +107,22 @@ impl Attempt {
         }
     }
 
-    /// Counts the attempt, or says how long to wait.
+    /// Counts the attempt, or returns the error that tells how long to wait.
     pub(super) async fn begin(mut self, app: &App) -> Result<Self, ApiError> {
         let now_us = app.now().as_microsecond();
         let limits = app.settings().login_limits;
         let mut tx = app.db().begin().await?;
         if let Some(login) = &self.login
-            && known::is_known(&mut tx, app, &login.email, &login.network).await?
+            && store::is_known_network(&mut tx, app, &login.email, &login.network).await?
         {
             self.counts.retain(|count| count.kind != Kind::Elsewhere);
         }
         let longest_us = limits.longest_wait.as_micros() as i64;
         let mut wait_us = 0;
         for count in &self.counts {
-            let wait = blocked_until(&mut tx, &count.scope).await? - now_us;
-            // A longer wait was written by a clock that was ahead: it would keep
-            // somebody out until that day.
+            let wait = store::blocked_until_us(&mut tx, &count.scope).await? - now_us;
+            // A longer wait comes from a clock that was ahead: it would lock the account
+            // until that day.
             if wait <= longest_us {
                 wait_us = wait_us.max(wait);
             }
@@ -138,39 +140,27 @@ impl Attempt {
         Ok(self)
     }
 
-    /// The password was right: the failures from this network are forgotten, and the
-    /// attempt is given back to the other counts.
+    /// Deletes the failures from this network and takes the attempt back from the other
+    /// counts, since the password was right.
     pub(super) async fn succeeded(&self, conn: &mut Conn) -> sqlx::Result<()> {
         for Count { kind, scope, .. } in &self.counts {
             if *kind == Kind::Pair {
-                sqlx::query("DELETE FROM attempt_limits WHERE scope = $1")
-                    .bind(scope)
-                    .execute(&mut *conn)
-                    .await?;
+                store::delete_failures(conn, scope).await?;
             } else {
-                give_back(conn, scope).await?;
+                store::uncount_failure(conn, scope).await?;
             }
         }
         Ok(())
     }
 
-    /// The attempt never came to its password: it is given back.
+    /// Takes the attempt back, since its password was not checked.
     pub(super) async fn undo(&self, app: &App) -> Result<(), ApiError> {
         let mut tx = app.db().begin().await?;
         for count in &self.counts {
-            give_back(&mut tx, &count.scope).await?;
+            store::uncount_failure(&mut tx, &count.scope).await?;
         }
         Ok(tx.commit().await?)
     }
-}
-
-async fn blocked_until(conn: &mut Conn, scope: &str) -> sqlx::Result<i64> {
-    let until: Option<i64> =
-        sqlx::query_scalar("SELECT blocked_until_us FROM attempt_limits WHERE scope = $1")
-            .bind(scope)
-            .fetch_optional(conn)
-            .await?;
-    Ok(until.unwrap_or(0))
 }
 
 async fn count(
@@ -180,29 +170,13 @@ async fn count(
     limits: LoginLimits,
     now_us: i64,
 ) -> sqlx::Result<()> {
-    let forgotten_us = now_us - limits.longest_wait.as_micros() as i64;
-    let failures: i64 = sqlx::query_scalar(
-        "INSERT INTO attempt_limits (scope, failures, blocked_until_us, last_us) VALUES ($1, 1, 0, $2)
-         ON CONFLICT (scope) DO UPDATE SET
-             failures = CASE WHEN max(last_us, blocked_until_us) <= $3 THEN 1 ELSE failures + 1 END, last_us = $2
-         RETURNING failures",
-    )
-    .bind(scope)
-    .bind(now_us)
-    .bind(forgotten_us)
-    .fetch_one(&mut *conn)
-    .await?;
+    let oldest_us = now_us - limits.longest_wait.as_micros() as i64;
+    let failures = store::count_failure(conn, scope, now_us, oldest_us).await?;
     let wait = wait_after(failures - i64::from(free), limits);
-    sqlx::query("UPDATE attempt_limits SET blocked_until_us = $1 WHERE scope = $2")
-        .bind(now_us + wait.as_micros() as i64)
-        .bind(scope)
-        .execute(conn)
-        .await?;
-    Ok(())
+    store::block_until(conn, scope, now_us + wait.as_micros() as i64).await
 }
 
-/// The first failure past the free ones waits a little, each further one twice
-/// as long.
+/// The wait after the failures beyond the free ones: each doubles it.
 fn wait_after(excess: i64, limits: LoginLimits) -> Duration {
     let Ok(doublings) = u32::try_from(excess) else {
         return Duration::ZERO;
@@ -211,16 +185,6 @@ fn wait_after(excess: i64, limits: LoginLimits) -> Duration {
         .first_wait
         .saturating_mul(2_u32.saturating_pow(doublings))
         .min(limits.longest_wait)
-}
-
-async fn give_back(conn: &mut Conn, scope: &str) -> sqlx::Result<()> {
-    sqlx::query(
-        "UPDATE attempt_limits SET failures = max(failures - 1, 0), blocked_until_us = 0 WHERE scope = $1",
-    )
-    .bind(scope)
-    .execute(conn)
-    .await
-    .map(drop)
 }
 
 #[cfg(test)]

@@ -1,31 +1,36 @@
-//! What an operator does to accounts, on the command line. Nobody's password is
-//! asked for: whoever can do this can write into the database.
+//! Account administration on the command line. It needs no password: an operator who can
+//! run it can write to the database anyway.
 
 use anyhow::{anyhow, bail};
 use garde::Validate;
+use termitary::Conn;
 use uuid::Uuid;
 
 use crate::accounts::changes::{self, Refused};
-use crate::accounts::{self, Draft, Role, USER_COLUMNS, User, check_password};
+use crate::accounts::{self, Draft, Role, User, Which, check_password};
 use crate::app::App;
 use crate::config::Mistake;
 use crate::provenance::{self, Provenance};
-use crate::users::events::UserUpdated;
 
-/// What an operator makes an account from.
+/// The data of an account that an operator creates.
 #[derive(Clone)]
 pub struct NewUser {
-    /// The address they log in with.
+    /// The address, which is also the login.
     pub email: String,
-    /// As they want to be called.
+    /// The name that others see.
     pub name: String,
     /// 8 to 256 characters.
     pub password: String,
-    /// What they may do.
+    /// The role.
     pub role: Role,
 }
 
-/// Makes an account, as an operator does: the only way to a first admin.
+/// Creates an account. This is the only way to create the first admin.
+///
+/// # Errors
+///
+/// A [`Mistake`] if a field is invalid; another error if the address has an account or
+/// the database fails.
 pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
     // The operator vouches for the address.
     let draft = Draft::new(&new.email, &new.name, new.role).with_confirmed_email();
@@ -38,7 +43,7 @@ pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
     let mut tx = app.db().begin().await?;
     let id = app.db().clock().new_id();
     let Ok(user) = accounts::create(&mut tx, draft, &hash, None, id, app.now()).await? else {
-        bail!("{email} has an account already");
+        bail!("{email} already has an account");
     };
     tx.commit().await?;
     Ok(user)
@@ -54,29 +59,19 @@ pub(crate) async fn list_users(
     after: Option<Uuid>,
     limit: i64,
 ) -> anyhow::Result<Vec<User>> {
-    let mut query = sqlx::QueryBuilder::new("SELECT ");
-    query
-        .push(USER_COLUMNS)
-        .push(" FROM users WHERE id > ")
-        .push_bind(after.unwrap_or(Uuid::nil()))
-        .push(" ORDER BY id LIMIT ")
-        .push_bind(limit);
-    Ok(query
-        .build_query_as()
-        .fetch_all(&mut *app.db().read().await?)
-        .await?)
+    Ok(accounts::page(&mut *app.db().read().await?, after, limit).await?)
 }
 
-/// Ends every session of a user; returns how many.
+/// Ends every session of a user; returns their number.
 pub(crate) async fn end_sessions(app: &App, email: &str) -> anyhow::Result<u64> {
     let mut tx = app.db().begin().await?;
     let user = find(&mut tx, email).await?;
-    let ended = changes::end_sessions(&mut tx, user.id, None).await?;
+    let ended = accounts::sessions::end(&mut tx, user.id, Which::All).await?;
     tx.commit().await?;
     Ok(ended)
 }
 
-/// Sets a password; every session of the user ends.
+/// Sets a password, which ends every session of the user.
 pub(crate) async fn set_password(app: &App, email: &str, password: &str) -> anyhow::Result<User> {
     check(password)?;
     let hash = app.passwords().hash(password).await?;
@@ -87,16 +82,17 @@ pub(crate) async fn set_password(app: &App, email: &str, password: &str) -> anyh
     Ok(user)
 }
 
-/// Gives a user another role; whether it is another. Their sessions end.
+/// Sets the role of a user, which ends their sessions. Returns false if they already
+/// have it.
 pub(crate) async fn set_role(app: &App, email: &str, role: Role) -> anyhow::Result<bool> {
     let now = app.now();
     let mut tx = app.db().begin().await?;
     let user = find(&mut tx, email).await?;
     let Ok(changed) = changes::set_role(&mut tx, &user, role, None, now).await? else {
-        bail!("{} is the last admin: make another one first", user.email);
+        bail!("{} is the last admin: create another one first", user.email);
     };
     if changed {
-        let event = UserUpdated::new(&user, [("role", serde_json::json!(role))]);
+        let event = changes::updated(&user, [("role", serde_json::json!(role))]);
         let known = Provenance::by_nobody(vec![user.id]);
         provenance::publish(&mut tx, event, user.id, known, now).await?;
     }
@@ -104,7 +100,7 @@ pub(crate) async fn set_role(app: &App, email: &str, role: Role) -> anyhow::Resu
     Ok(changed)
 }
 
-/// Vouches for the address of an account, where no mail can prove it.
+/// Confirms the address of an account if no mail can do it.
 pub(crate) async fn confirm_email(app: &App, email: &str) -> anyhow::Result<User> {
     let mut tx = app.db().begin().await?;
     let user = find(&mut tx, email).await?;
@@ -119,8 +115,8 @@ pub(crate) async fn confirm_email(app: &App, email: &str) -> anyhow::Result<User
     Ok(user)
 }
 
-async fn find(conn: &mut termitary::Conn, email: &str) -> anyhow::Result<User> {
+async fn find(conn: &mut Conn, email: &str) -> anyhow::Result<User> {
     accounts::find_by_email(conn, email).await?.ok_or_else(|| {
-        anyhow!("no account has the address {email}: `termitary user list` shows all")
+        anyhow!("no account has the address {email}: `termitary user list` shows all accounts")
     })
 }

@@ -1,5 +1,5 @@
-//! Pages for people who follow a link in a mail. A program that follows every
-//! link, as mail scanners do, changes nothing: that takes the button.
+//! Pages for people who follow a link in a mail. A mail scanner that follows every link
+//! changes nothing: a change needs the button.
 
 use axum::Router;
 use axum::extract::{Form, Path, State};
@@ -20,7 +20,7 @@ pub(super) fn router() -> Router<Api> {
         .route("/forgot", get(ask_for_address).post(forgot))
 }
 
-/// A new password, written twice: nobody sees what is typed.
+/// A new password, typed twice because it is not shown.
 #[derive(Deserialize)]
 struct NewPassword {
     password: String,
@@ -40,7 +40,7 @@ async fn ask_to_confirm(
         return Ok(dead_link("This link works once, and for 7 days."));
     }
     Ok(Html::new(StatusCode::OK, "Confirm your address")
-        .say(
+        .text(
             Tag::Text,
             "Mail about your todos will come to this address.",
         )
@@ -50,7 +50,7 @@ async fn ask_to_confirm(
 async fn confirm(State(app): State<App>, Path(token): Path<String>) -> Html {
     match confirmation::use_link(&app, &token).await {
         Ok(_) => Html::new(StatusCode::OK, "Your address is confirmed")
-            .say(Tag::Text, "Thank you. You can close this page."),
+            .text(Tag::Text, "Thank you. You can close this page."),
         Err(error) => refused("This address is not confirmed", error),
     }
 }
@@ -60,7 +60,7 @@ async fn ask_for_address() -> Html {
 }
 
 fn address_form(page: Html) -> Html {
-    page.say(
+    page.text(
         Tag::Text,
         "A link to a new password will be sent to the address of your account.",
     )
@@ -72,7 +72,7 @@ fn address_form(page: Html) -> Html {
 
 async fn forgot(State(app): State<App>, client: Client, Form(body): Form<Address>) -> Html {
     match recovery::ask_for_link(&app, &client, &body.email).await {
-        Ok(_) => Html::new(StatusCode::ACCEPTED, "Look into your mail").say(
+        Ok(_) => Html::new(StatusCode::ACCEPTED, "Look into your mail").text(
             Tag::Text,
             "If this address has an account, a link to a new password is on its way. It works for an hour.",
         ),
@@ -95,7 +95,7 @@ async fn ask_for_password(
 }
 
 fn password_form(page: Html) -> Html {
-    page.say(
+    page.text(
         Tag::Text,
         "8 to 256 characters. Every session ends; log in with it everywhere.",
     )
@@ -116,7 +116,7 @@ async fn reset(
 ) -> Html {
     let again = |words: &str| {
         let page = Html::new(StatusCode::UNPROCESSABLE_ENTITY, "Set a new password");
-        password_form(page.say(Tag::Wrong, words))
+        password_form(page.text(Tag::Wrong, words))
     };
     if body.password != body.again {
         return again("The two passwords are not the same.");
@@ -126,7 +126,7 @@ async fn reset(
     }
     match recovery::use_link(&app, &client, &token, &body.password).await {
         Ok(_) => Html::new(StatusCode::OK, "Your password is set")
-            .say(Tag::Text, "Log in with it. You can close this page."),
+            .text(Tag::Text, "Log in with it. You can close this page."),
         Err(error) => {
             refused("The password was not set", error).link("/forgot", "Ask for a new link")
         }
@@ -140,10 +140,10 @@ async fn works(app: &App, purpose: Purpose, token: &str) -> Result<bool, ApiErro
 }
 
 fn dead_link(words: &str) -> Html {
-    Html::new(StatusCode::GONE, "This link does not work any more").say(Tag::Text, words)
+    Html::new(StatusCode::GONE, "This link does not work any more").text(Tag::Text, words)
 }
 
 fn refused(title: &'static str, error: ApiError) -> Html {
     let (status, words) = words_of(error);
-    Html::new(status, title).say(Tag::Wrong, &words)
+    Html::new(status, title).text(Tag::Wrong, &words)
 }

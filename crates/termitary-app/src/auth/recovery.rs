@@ -1,9 +1,10 @@
-//! A new password for somebody who forgot it, through a link in a mail.
+//! A new password through a link in a mail.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
 use serde::Deserialize;
+use termitary::Conn;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -46,11 +47,11 @@ struct Reset {
     new_password: String,
 }
 
-/// Forgot the password? Sends a link to a new one, which works once and for an
-/// hour. The answer is the same for an address that has no account.
+/// Forgot the password? Sends a link that sets a new one and works once, for an hour. The
+/// response is the same for an address without an account.
 #[utoipa::path(post, path = "/auth/password/forgot", tag = "auth", request_body = Forgot, responses(
     (status = 202, description = "If the address has an account, a mail is on its way"),
-    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many requests; `Retry-After` says how long to wait"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many requests; `Retry-After` gives the time to wait"),
 ))]
 async fn forgot(
     State(app): State<App>,
@@ -60,7 +61,7 @@ async fn forgot(
     ask_for_link(&app, &client, &body.email).await
 }
 
-/// The same work for every address: nothing is looked up here.
+/// Publishes the request. No account is looked up here, so every address costs the same.
 pub(super) async fn ask_for_link(
     app: &App,
     client: &Client,
@@ -93,7 +94,7 @@ pub(super) async fn use_link(
     token: &str,
     new_password: &str,
 ) -> Result<StatusCode, ApiError> {
-    // Before the work of a hash, which strangers shall not cause.
+    // Checked before the expensive hash, which strangers must not cause.
     let mut reader = app.db().read().await?;
     find(app, &mut reader, token).await?;
     drop(reader);
@@ -104,27 +105,27 @@ pub(super) async fn use_link(
     let user = accounts::find(&mut tx, link.user)
         .await?
         .filter(|user| user.email == link.email)
-        .ok_or_else(not_a_link)?;
+        .ok_or_else(invalid_link)?;
     changes::set_password(&mut tx, &user, &hash, Some(user.id), now).await?;
-    // Whoever has the link has the address.
+    // The link proves the address too.
     changes::mark_confirmed(&mut tx, &user, now).await?;
     let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
     Note::new(Event::PasswordChanged, client.address)
         .user(user.id)
         .detail("by a link, all sessions ended")
-        .log(app);
+        .log(app.security());
     Ok(done)
 }
 
-async fn find(app: &App, conn: &mut termitary::Conn, token: &str) -> Result<Link, ApiError> {
+async fn find(app: &App, conn: &mut Conn, token: &str) -> Result<Link, ApiError> {
     links::find(conn, Purpose::Reset, token, app.now())
         .await?
-        .ok_or_else(not_a_link)
+        .ok_or_else(invalid_link)
 }
 
-fn not_a_link() -> ApiError {
+fn invalid_link() -> ApiError {
     ApiError::field(
         "token",
-        "does not work (any more): ask for a new link, which works once and for an hour",
+        "is invalid or has expired: request a new link, which works once and for an hour",
     )
 }

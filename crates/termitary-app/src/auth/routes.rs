@@ -4,22 +4,23 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use termitary::Conn;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
+use super::current_password::prove;
 use super::events::UserLoggedIn;
-use super::known;
 use super::limits::Attempt;
-use super::prove;
-use super::store::{self, Session};
+use super::store;
 use crate::accounts::{
-    self, Draft, PasswordsBusy, Role, User, changes, check_password, normal_email,
+    self, Caller, Draft, PasswordsBusy, Role, Session, User, Which, changes, check_password,
+    normal_email,
 };
 use crate::app::App;
 use crate::http::{
-    Api, ApiError, Caller, Client, Id, Json, Page, Problem, Valid, check_both, commit,
-    commit_status,
+    Api, ApiError, Client, Id, Json, Page, Problem, Valid, check_both, commit, commit_status,
 };
 use crate::provenance::{self, Provenance};
 use crate::security::{Event, Note};
@@ -43,7 +44,7 @@ struct Register {
     #[garde(skip)]
     #[schema(format = Email, max_length = 254)]
     email: String,
-    /// As you want to be called.
+    /// The name that others see.
     #[garde(skip)]
     #[schema(min_length = 1, max_length = 100)]
     name: String,
@@ -85,7 +86,7 @@ pub(super) struct LoggedIn {
     pub(super) token: String,
 }
 
-/// Register: make an account and log in.
+/// Register: create an account and log in.
 #[utoipa::path(post, path = "/auth/register", tag = "auth", request_body = Register, responses(
     (status = 201, body = LoggedIn),
     (status = 429, body = Problem, content_type = "application/problem+json"),
@@ -100,19 +101,29 @@ async fn register(
     Attempt::registration(&app, client.address)
         .begin(&app)
         .await?;
-    // The same work whether the address is free or not.
+    // Hashed even if the address is taken, so that both cases cost the same.
     let hash = app.passwords().hash(&body.password).await?;
     let mut tx = app.db().begin().await?;
     let id = app.db().clock().new_id();
     let Ok(user) = accounts::create(&mut tx, draft, &hash, None, id, app.now()).await? else {
         return Err(cannot_use_address());
     };
-    known::remember(&mut tx, &app, id, &client.network()).await?;
-    let token = store::open_session(&mut tx, &app, id, &client).await?;
+    store::record_network(&mut tx, &app, id, &client.network()).await?;
+    let token = open_session(&app, &mut tx, id, &client).await?;
     commit(tx, StatusCode::CREATED, LoggedIn { user, token }).await
 }
 
-/// One answer for every address that cannot have a new account.
+async fn open_session(
+    app: &App,
+    conn: &mut Conn,
+    user: Uuid,
+    client: &Client,
+) -> Result<String, ApiError> {
+    let (address, agent) = (client.address, client.agent.as_deref());
+    Ok(app.sessions().open(conn, user, address, agent).await?)
+}
+
+/// The one error for every address that cannot have a new account.
 fn cannot_use_address() -> ApiError {
     ApiError::field("email", "cannot be registered")
 }
@@ -121,7 +132,7 @@ fn cannot_use_address() -> ApiError {
 #[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login, responses(
     (status = 200, body = LoggedIn),
     (status = 401, body = Problem, content_type = "application/problem+json", description = "The address or the password is wrong"),
-    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` gives the time to wait"),
 ))]
 pub(super) async fn login(
     State(app): State<App>,
@@ -132,9 +143,9 @@ pub(super) async fn login(
     let attempt = Attempt::login(&app, &email, client.address);
     let attempt = attempt.begin(&app).await?;
     let mut reader = app.db().read().await?;
-    let known = store::credentials(&mut reader, &email).await?;
+    let known = accounts::credentials(&mut reader, &email).await?;
     drop(reader);
-    let stored = known.as_ref().map(|known| known.password_hash.as_str());
+    let stored = known.as_ref().map(|(_, hash)| hash.as_str());
     let fits = match app.passwords().verify(&body.password, stored).await {
         Ok(fits) => fits,
         Err(busy) => {
@@ -145,14 +156,14 @@ pub(super) async fn login(
         }
     };
     if !fits {
-        let user = known.as_ref().map(|known| known.user);
+        let user = known.as_ref().map(|(user, _)| *user);
         let note = Note::new(Event::LoginFailed, client.address).user(user);
-        note.log(&app);
+        note.log(app.security());
     }
-    let Some(known) = known.filter(|_| fits) else {
+    let Some((user, stored)) = known.filter(|_| fits) else {
         return Err(wrong_login());
     };
-    let renewed = if app.passwords().is_outdated(&known.password_hash) {
+    let renewed = if app.passwords().is_outdated(&stored) {
         Some(app.passwords().hash(&body.password).await?)
     } else {
         None
@@ -160,28 +171,27 @@ pub(super) async fn login(
 
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    // Deleted, or the password changed, while it was being checked: too late.
-    let still = store::password_hash(&mut tx, known.user).await?;
-    if still.as_deref() != Some(known.password_hash.as_str()) {
+    // The user may be deleted or the password changed while it was being checked.
+    if accounts::password_hash(&mut tx, user).await?.as_ref() != Some(&stored) {
         return Err(wrong_login());
     }
     if let Some(renewed) = renewed {
-        store::set_password_hash(&mut tx, known.user, &known.password_hash, &renewed).await?;
+        accounts::renew_password_hash(&mut tx, user, &renewed).await?;
     }
-    let user = accounts::find(&mut tx, known.user)
+    let user = accounts::find(&mut tx, user)
         .await?
         .ok_or_else(wrong_login)?;
     attempt.succeeded(&mut tx).await?;
-    known::remember(&mut tx, &app, user.id, &client.network()).await?;
-    let token = store::open_session(&mut tx, &app, user.id, &client).await?;
+    store::record_network(&mut tx, &app, user.id, &client.network()).await?;
+    let token = open_session(&app, &mut tx, user.id, &client).await?;
     let event = UserLoggedIn {
         user_id: user.id.to_string(),
         email: user.email.clone(),
         ip_address: Some(client.address.to_string()),
         user_agent: client.agent,
     };
-    let known = Provenance::by(user.id, vec![user.id]);
-    provenance::publish(&mut tx, event, user.id, known, now).await?;
+    let by_user = Provenance::by(user.id, vec![user.id]);
+    provenance::publish(&mut tx, event, user.id, by_user, now).await?;
     commit(tx, StatusCode::OK, LoggedIn { user, token }).await
 }
 
@@ -197,17 +207,17 @@ async fn logout(
     client: Client,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
-    store::end_session(&mut tx, caller.user, caller.session).await?;
+    accounts::sessions::end(&mut tx, caller.user, Which::Only(caller.session)).await?;
     let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
-    note_end(&app, caller, &client, "logged out");
+    log_end(&app, caller, &client, "logged out");
     Ok(done)
 }
 
-fn note_end(app: &App, caller: Caller, client: &Client, how: &str) {
+fn log_end(app: &App, caller: Caller, client: &Client, how: &str) {
     Note::new(Event::SessionEnded, client.address)
         .user(caller.user)
         .detail(how)
-        .log(app);
+        .log(app.security());
 }
 
 /// Who am I?
@@ -220,10 +230,10 @@ async fn me(State(app): State<App>, caller: Caller) -> Result<Json<User>, ApiErr
         .ok_or(ApiError::NotFound)
 }
 
-/// Change the password. Every session ends; the answer has the token of a new one.
+/// Change the password. Every session ends; the response contains the token of a new one.
 #[utoipa::path(post, path = "/auth/password", tag = "auth", request_body = ChangePassword, responses(
     (status = 200, body = LoggedIn),
-    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` gives the time to wait"),
 ))]
 async fn change_password(
     State(app): State<App>,
@@ -231,13 +241,17 @@ async fn change_password(
     client: Client,
     Valid(Json(body)): Valid<Json<ChangePassword>>,
 ) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
-    // A stolen session must not become a place to guess the password.
+    // A stolen session must not allow guessing the password.
     let proven = prove(&app, caller, &client, Some(&body.current_password)).await?;
     let new = app.passwords().hash(&body.new_password).await?;
 
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    if store::password_hash(&mut tx, caller.user).await?.as_ref() != Some(&proven.hash) {
+    if accounts::password_hash(&mut tx, caller.user)
+        .await?
+        .as_ref()
+        != Some(&proven.hash)
+    {
         return Err(ApiError::Conflict(
             "The password was changed elsewhere at the same moment.",
         ));
@@ -245,9 +259,9 @@ async fn change_password(
     let user = accounts::find(&mut tx, caller.user)
         .await?
         .ok_or(ApiError::NotFound)?;
-    proven.note(&mut tx).await?;
+    proven.clear_failures(&mut tx).await?;
     changes::set_password(&mut tx, &user, &new, Some(user.id), now).await?;
-    let token = store::open_session(&mut tx, &app, caller.user, &client).await?;
+    let token = open_session(&app, &mut tx, caller.user, &client).await?;
     let user = User {
         updated_at: now,
         ..user
@@ -256,7 +270,7 @@ async fn change_password(
     Note::new(Event::PasswordChanged, client.address)
         .user(caller.user)
         .detail("all sessions ended")
-        .log(&app);
+        .log(app.security());
     Ok(done)
 }
 
@@ -266,7 +280,7 @@ async fn list_sessions(
     State(app): State<App>,
     caller: Caller,
 ) -> Result<Json<Page<Session>>, ApiError> {
-    let items = store::sessions(&app, caller).await?;
+    let items = app.sessions().list(caller).await?;
     Ok(Json(Page {
         items,
         next_cursor: None,
@@ -281,9 +295,9 @@ async fn end_other_sessions(
     client: Client,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
-    changes::end_sessions(&mut tx, caller.user, Some(caller.session)).await?;
+    accounts::sessions::end(&mut tx, caller.user, Which::AllBut(caller.session)).await?;
     tx.commit().await?;
-    note_end(&app, caller, &client, "all others ended");
+    log_end(&app, caller, &client, "all others ended");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -301,10 +315,10 @@ async fn end_session(
     Id(id): Id,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
-    let ended = store::end_session(&mut tx, caller.user, id).await?;
+    let ended = accounts::sessions::end(&mut tx, caller.user, Which::Only(id)).await?;
     tx.commit().await?;
-    if ended {
-        note_end(&app, caller, &client, "one ended");
+    if ended > 0 {
+        log_end(&app, caller, &client, "one ended");
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::NotFound)

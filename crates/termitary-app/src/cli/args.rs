@@ -1,13 +1,13 @@
-//! What can be written on the command line, and the help that explains it.
+//! The commands and their arguments, with their help.
 
 use std::fmt::Write as _;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Settings, documented};
+use crate::config::{Variables, documented};
 use termitary_bench::BenchArgs;
 
-/// A team to-do service whose background work is never lost.
+/// A team to-do service with durable background work.
 ///
 /// Without a command, runs everything in one process on
 /// http://127.0.0.1:3000 (the same as `termitary dev`): the API, a worker and
@@ -16,7 +16,7 @@ use termitary_bench::BenchArgs;
 #[command(name = "termitary", version, after_help = AFTER, after_long_help = settings_help())]
 pub struct Cli {
     #[command(flatten)]
-    pub(super) settings: Settings,
+    pub(super) settings: Variables,
 
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -33,19 +33,19 @@ pub(super) enum Command {
         after_help = "Examples:\n  termitary dev\n  PORT=3001 termitary dev\n\nSettings come from the environment or from .env; `termitary --help` lists them."
     )]
     Dev,
-    /// Run the API only; events wait until a worker runs
+    /// Run only the API; events wait until a worker runs
     #[command(
-        after_help = "Examples:\n  termitary api\n  HOST=0.0.0.0 PORT=8080 termitary api\n\nStart as many as you like on the same database. Stops on SIGTERM or Ctrl-C: /readyz\nanswers 503, running requests finish.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
+        after_help = "Examples:\n  termitary api\n  HOST=0.0.0.0 PORT=8080 termitary api\n\nStart as many as you need on the same database. Stops on SIGTERM or Ctrl-C: /readyz\nreturns 503, and running requests finish.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
     )]
     Api,
-    /// Run a worker: it handles events and keeps the schedules
+    /// Run a worker: it handles events and runs the schedules
     #[command(
-        after_help = "Examples:\n  termitary worker\n  TERMITARY_CONCURRENCY=8 termitary worker\n\nStart as many as you like on the same database or the same Redis: each event is\nhandled once per subscription. Stops on SIGTERM or Ctrl-C: it takes nothing new\nand lets what runs finish within TERMITARY_SHUTDOWN_GRACE.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
+        after_help = "Examples:\n  termitary worker\n  TERMITARY_CONCURRENCY=8 termitary worker\n\nStart as many as you need on the same database or the same Redis: each event is\nhandled once per subscription. Stops on SIGTERM or Ctrl-C: it leases nothing new,\nand running handlers may finish within TERMITARY_SHUTDOWN_GRACE.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
     )]
     Worker,
     /// Create the database, or bring it up to this version
     #[command(
-        after_help = "The API and the workers do this at their start too.\n\nExample:\n  DATABASE_URL=sqlite:///var/lib/termitary/termitary.db termitary migrate"
+        after_help = "The API and the workers also do this when they start.\n\nExample:\n  DATABASE_URL=sqlite:///var/lib/termitary/termitary.db termitary migrate"
     )]
     Migrate(JsonArgs),
     /// Publish an event by its name and print its id
@@ -54,36 +54,36 @@ pub(super) enum Command {
     /// Show events as they are published
     #[command(after_help = TAIL)]
     Tail(TailArgs),
-    /// Show the event map: every event, who handles it, what publishes it on time
+    /// Show the event map: every event with its schedules and subscriptions
     #[command(
-        after_help = "Examples:\n  termitary events\n  termitary events --json | jq '.[].event'\n\nThe map comes from the program itself: no database is needed."
+        after_help = "Examples:\n  termitary events\n  termitary events --json | jq '.[].event'\n\nThe map is part of the program: no database is needed."
     )]
     Events(JsonArgs),
-    /// Show what waits, runs, failed and is done, and which workers live
+    /// Show pending, running, failed and finished deliveries, and live workers
     #[command(
-        after_help = "Examples:\n  termitary status\n  termitary status --json | jq '.subscriptions[] | select(.dead > 0)'\n\nDue: could run now. Dead: given up, see `termitary dead list`. Parked: no code here\ncan read it; it is kept."
+        after_help = "Examples:\n  termitary status\n  termitary status --json | jq '.subscriptions[] | select(.dead > 0)'\n\nDue: can run now. Dead: given up, see `termitary dead list`. Parked: kept, because\nno code here can read it."
     )]
     Status(JsonArgs),
-    /// See deliveries that were given up or cannot be read; run them again or drop them
+    /// List, replay or drop deliveries that were given up or cannot be read
     Dead(DeadArgs),
-    /// See schedules; run one now, pause it, resume it
+    /// List, run, pause or resume schedules
     Schedule(ScheduleArgs),
-    /// Forget a subscription that no program has any more
+    /// Drop a subscription that no program has
     Subscription(SubscriptionArgs),
-    /// Create users, the first admin too; list them, help them, end their sessions
+    /// Create and administer users, the first admin included
     User(UserArgs),
-    /// Measure how fast this machine is, beside your data and without touching it
+    /// Measure the speed of this machine without touching your data
     #[command(after_help = BENCH)]
     Bench(BenchArgs),
     // A worker process that `bench` measures.
     #[command(name = termitary_bench::ROLE, hide = true)]
     BenchWorker,
-    /// Ask the running API whether it is ready, or whether a worker runs here
+    /// Check that the API is ready, or that a worker runs on this machine
     #[command(
-        after_help = "Examples:\n  termitary health\n  PORT=8080 termitary health --live\n  termitary health --worker\n\nExit code 0: yes. 1: no, or no answer within three seconds."
+        after_help = "Examples:\n  termitary health\n  PORT=8080 termitary health --live\n  termitary health --worker\n\nExit code 0: yes. 1: no, or no response within three seconds."
     )]
     Health(HealthArgs),
-    /// Print a script that completes commands in your shell
+    /// Print a completion script for your shell
     #[command(
         after_help = "Example:\n  termitary completions bash > ~/.local/share/bash-completion/completions/termitary"
     )]
@@ -91,7 +91,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether it runs until it is told to stop.
+    /// Returns true for a command that runs until a signal stops it.
     pub(super) fn serves(&self) -> bool {
         matches!(self, Self::Dev | Self::Api | Self::Worker)
     }
@@ -101,8 +101,8 @@ const PUBLISH: &str = r#"Examples:
   termitary publish todos.overdue.check '{"triggeredAt":"2026-01-01T00:00:00Z"}'
   termitary publish todos.created - < todo.json
 
-The event is recorded in the database and is real when its id is printed; workers
-handle it then or whenever one starts. `termitary events` shows the names."#;
+The event is committed to the database when its id is printed; workers handle it
+at once or when one starts. `termitary events` shows the names."#;
 
 const BENCH: &str = "Examples:
   termitary bench
@@ -110,12 +110,13 @@ const BENCH: &str = "Examples:
   termitary bench --only publish,drain --events 200000
   termitary bench --json | jq .drain.one.perSecond
 
---concurrency (TERMITARY_CONCURRENCY) says how many events a worker runs at once.
+--concurrency (TERMITARY_CONCURRENCY) sets the number of events that a worker runs
+at once.
 
-Takes about a minute, with the real engine and everything safe. Works in a scratch
+Takes about a minute, with the real engine and full durability. Works in a scratch
 folder beside the configured database and, with Redis, under a key prefix of its
 own: your data is neither read nor changed, and Ctrl-C leaves nothing behind.
-Stop what else runs, or you measure that too.";
+Stop other programs, or you measure them too.";
 
 /// The arguments of `publish`.
 #[derive(Args)]
@@ -125,8 +126,8 @@ pub(super) struct PublishArgs {
     /// The payload, a JSON object; `-` reads it from stdin
     #[arg(value_name = "JSON")]
     pub(super) payload: String,
-    /// Publish a name that this program does not know: recorded, and handled
-    /// where another program subscribes to it
+    /// Publish a name that this program does not know, for the subscriptions of
+    /// another program
     #[arg(long)]
     pub(super) allow_unknown: bool,
     /// Print a JSON object instead of the bare id
@@ -140,18 +141,18 @@ const TAIL: &str = "Examples:
   termitary tail --json 'users.*' | jq .data
 
 With --json each line is one event as a CloudEvents 1.0 JSON object. Runs until
-Ctrl-C; shows what is published from its start on.";
+Ctrl-C, and shows events that are published after it started.";
 
 /// The arguments of `tail`.
 #[derive(Args)]
 pub(super) struct TailArgs {
-    /// Which names: `*` stands for any letters, `?` for one
+    /// The names to show: `*` stands for any characters, `?` for one
     #[arg(default_value = "*")]
     pub(super) pattern: String,
-    /// One CloudEvents JSON object a line
+    /// Print one CloudEvents JSON object a line
     #[arg(long)]
     pub(super) json: bool,
-    /// Stop after so many events
+    /// Stop after this number of events
     #[arg(long, value_name = "NUMBER")]
     pub(super) limit: Option<u64>,
 }
@@ -171,7 +172,7 @@ pub(super) struct DeadArgs {
     pub(super) command: DeadCommand,
 }
 
-/// What to do with dead and parked deliveries.
+/// The commands for dead and parked deliveries.
 #[derive(Subcommand)]
 pub(super) enum DeadCommand {
     /// List them, the oldest first
@@ -182,7 +183,7 @@ pub(super) enum DeadCommand {
     /// Show one event with its payload and every error
     #[command(after_help = "Example:\n  termitary dead show 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11")]
     Show(DeadShowArgs),
-    /// Run them again, with all their attempts
+    /// Run them again, with a full number of attempts
     #[command(
         after_help = "Examples:\n  termitary dead replay --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11\n  termitary dead replay --subscription users.send-welcome --yes\n  termitary dead replay --all --yes"
     )]
@@ -194,7 +195,7 @@ pub(super) enum DeadCommand {
     Drop(DeadResolveArgs),
 }
 
-/// Which dead and parked deliveries.
+/// The selected dead and parked deliveries.
 #[derive(Args)]
 pub(super) struct DeadFilter {
     /// Only those of this subscription
@@ -213,7 +214,7 @@ pub(super) struct DeadFilter {
 pub(super) struct DeadListArgs {
     #[command(flatten)]
     pub(super) filter: DeadFilter,
-    /// How many to show at most
+    /// The most deliveries to show
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: u32,
     /// Print JSON, for programs
@@ -254,7 +255,7 @@ pub(super) struct ScheduleArgs {
     pub(super) command: ScheduleCommand,
 }
 
-/// What to do with schedules.
+/// The commands for schedules.
 #[derive(Subcommand)]
 pub(super) enum ScheduleCommand {
     /// List them with their last and next tick
@@ -266,7 +267,7 @@ pub(super) enum ScheduleCommand {
     /// Stop a schedule until it is resumed
     #[command(after_help = "Example:\n  termitary schedule pause todos.overdue.check")]
     Pause(ScheduleNameArgs),
-    /// Resume a paused schedule; ticks of the pause are not caught up
+    /// Resume a paused schedule; missed ticks are not made up
     #[command(after_help = "Example:\n  termitary schedule resume todos.overdue.check")]
     Resume(ScheduleNameArgs),
 }
@@ -288,12 +289,12 @@ pub(super) struct SubscriptionArgs {
     pub(super) command: SubscriptionCommand,
 }
 
-/// What to do with subscriptions; `status` shows them.
+/// The commands for subscriptions; `status` shows them.
 #[derive(Subcommand)]
 pub(super) enum SubscriptionCommand {
-    /// Forget one for good, with what waits for it: its code was removed or renamed
+    /// Drop one with its deliveries, after its code was removed or renamed
     #[command(
-        after_help = "Example:\n  termitary subscription drop todos.old-name\n\nUntil then its deliveries wait, and with Redis its events are kept, in case the code\ncomes back. `termitary status` shows what nobody works on: 0 workers."
+        after_help = "Example:\n  termitary subscription drop todos.old-name\n\nUntil then its deliveries wait, and with Redis its events are kept, in case the code\nreturns. `termitary status` shows such subscriptions with 0 workers."
     )]
     Drop(SubscriptionDropArgs),
 }
@@ -321,12 +322,12 @@ pub(super) struct UserArgs {
     pub(super) command: UserCommand,
 }
 
-/// What to do with users.
+/// The commands for users.
 #[derive(Subcommand)]
 pub(super) enum UserCommand {
     /// Create a user; prints a new password unless --password-stdin gives one
     #[command(
-        after_help = "Examples:\n  termitary user create ada@example.com --admin\n  termitary user create bob@example.com --name Bob --password-stdin < password.txt\n\nA password is never taken from the command line, where others could read it."
+        after_help = "Examples:\n  termitary user create ada@example.com --admin\n  termitary user create bob@example.com --name Bob --password-stdin < password.txt\n\nA password is never an argument, which other users could read."
     )]
     Create(UserCreateArgs),
     /// List all users, the oldest first
@@ -337,17 +338,17 @@ pub(super) enum UserCommand {
     /// End every session of a user
     #[command(after_help = "Example:\n  termitary user logout ada@example.com")]
     Logout(UserNameArgs),
-    /// Set a user's password; asks for it, or reads stdin
+    /// Set a user's password; asks for it or reads stdin
     #[command(
-        after_help = "Examples:\n  termitary user password ada@example.com\n  termitary user password ada@example.com --generate\n  termitary user password ada@example.com --password-stdin < password.txt\n\nEvery session of the user ends, and they get a mail. A password is never taken from\nthe command line, where others could read it."
+        after_help = "Examples:\n  termitary user password ada@example.com\n  termitary user password ada@example.com --generate\n  termitary user password ada@example.com --password-stdin < password.txt\n\nEvery session of the user ends, and they get a mail. A password is never an\nargument, which other users could read."
     )]
     Password(UserPasswordArgs),
-    /// Make a user an admin, or an admin a user
+    /// Set the role of a user
     #[command(
         after_help = "Example:\n  termitary user role ada@example.com admin\n\nEvery session of the user ends."
     )]
     Role(UserRoleArgs),
-    /// Confirm a user's address, where no mail can prove it
+    /// Confirm a user's address if no mail can do it
     #[command(after_help = "Example:\n  termitary user confirm ada@example.com")]
     Confirm(UserNameArgs),
 }
@@ -370,7 +371,7 @@ pub(super) struct UserPasswordArgs {
     /// Read the password from the first line of stdin
     #[arg(long)]
     pub(super) password_stdin: bool,
-    /// Make a password and print it
+    /// Generate a password and print it
     #[arg(long, conflicts_with = "password_stdin")]
     pub(super) generate: bool,
     /// Print JSON, for programs
@@ -383,7 +384,7 @@ pub(super) struct UserPasswordArgs {
 pub(super) struct UserRoleArgs {
     /// The user's e-mail address
     pub(super) email: String,
-    /// What they may do
+    /// The new role
     #[arg(value_parser = ["user", "admin"])]
     pub(super) role: String,
     /// Print JSON, for programs
@@ -396,10 +397,10 @@ pub(super) struct UserRoleArgs {
 pub(super) struct UserCreateArgs {
     /// The e-mail address, which is also the login
     pub(super) email: String,
-    /// The name that others see [default: what stands before the @]
+    /// The name that others see [default: the part of the address before the @]
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Make an admin, who may see and change everything
+    /// Create an admin, who may see and change everything
     #[arg(long)]
     pub(super) admin: bool,
     /// Read the password from the first line of stdin
@@ -413,14 +414,14 @@ pub(super) struct UserCreateArgs {
 /// The arguments of `health`.
 #[derive(Args)]
 pub(super) struct HealthArgs {
-    /// Ask only whether the process lives (/healthz instead of /readyz)
+    /// Check only that the process lives (/healthz instead of /readyz)
     #[arg(long)]
     pub(super) live: bool,
-    /// Ask the database instead whether a worker of this machine reported
-    /// within the last 20 seconds
+    /// Check instead that a worker of this machine reported to the database within
+    /// the last 20 seconds
     #[arg(long, conflicts_with = "live")]
     pub(super) worker: bool,
-    /// Print JSON for programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -428,13 +429,13 @@ pub(super) struct HealthArgs {
 /// The arguments of `completions`.
 #[derive(Args)]
 pub(super) struct CompletionsArgs {
-    /// Which shell
+    /// The shell
     pub(super) shell: clap_complete::Shell,
 }
 
 fn settings_help() -> String {
     let mut text = String::from(
-        "Examples:\n  termitary                      everything in one process, data in ./termitary.db\n  termitary --port 3001          the same on another port\n  termitary events               what can happen, and who handles it\n  termitary tail                 what happens now\n  REDIS_URL=redis://127.0.0.1 termitary worker\n\nSettings, from the environment, from .env in this folder, or as a flag:\n",
+        "Examples:\n  termitary                      everything in one process, data in ./termitary.db\n  termitary --port 3001          the same on another port\n  termitary events               every event and its handlers\n  termitary tail                 events as they are published\n  REDIS_URL=redis://127.0.0.1 termitary worker\n\nSettings, from the environment, from .env in this folder, or as a flag:\n",
     );
     for setting in documented() {
         let _ = writeln!(
@@ -445,7 +446,7 @@ fn settings_help() -> String {
             wrapped(&setting.help)
         );
     }
-    text.push_str("\nThe real environment wins over .env; an empty value means not set.\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.");
+    text.push_str("\nThe real environment wins over .env; an empty value counts as not set.\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.");
     text
 }
 

@@ -1,13 +1,13 @@
-//! What a starting process says: what it runs on, what is where, what to try.
+//! The banner of a starting process: its database, its addresses, and commands to try.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
-use super::out;
+use super::output;
 use super::serve::Role;
-use crate::config::{Config, MailWay, redact};
+use crate::config::{Config, MailTransport, redact};
 
-/// Says it to people; a program that reads JSON gets one log line.
+/// Prints the banner; with JSON logs, logs one line instead.
 pub(super) fn print(config: &Config, role: Role, port: u16) {
     let url = config.local_url(port);
     if config.logs_json(std::io::stderr().is_terminal()) {
@@ -21,7 +21,7 @@ pub(super) fn print(config: &Config, role: Role, port: u16) {
         );
         return;
     }
-    out::aside(text(config, role, &url));
+    output::in_background(text(config, role, &url));
 }
 
 fn text(config: &Config, role: Role, url: &str) -> String {
@@ -46,8 +46,8 @@ fn text(config: &Config, role: Role, url: &str) -> String {
         row(
             "mail",
             match &config.mail {
-                MailWay::Smtp(url) => redact(url),
-                MailWay::Files(dir) => {
+                MailTransport::Smtp(url) => redact(url),
+                MailTransport::Files(dir) => {
                     format!("{}/*.eml (set SMTP_URL to send it)", dir.display())
                 }
             },
@@ -59,7 +59,7 @@ fn text(config: &Config, role: Role, url: &str) -> String {
         row("health", format!("{url}/readyz"));
         text.push_str(&attempts(url, role));
     }
-    text.push_str("\nCtrl-C stops.");
+    text.push_str("\nPress Ctrl-C to stop.");
     text
 }
 
@@ -67,15 +67,18 @@ fn attempts(url: &str, role: Role) -> String {
     let register = format!(
         "curl {url}/api/v1/auth/register -H 'content-type: application/json' \\\n    -d '{{\"email\":\"ada@example.com\",\"name\":\"Ada\",\"password\":\"a walk in the rain\"}}'"
     );
-    let program = out::program();
+    let program = output::program();
     let mut commands = vec![
-        ("events", "what can happen, and who handles it"),
-        ("tail", "what happens now"),
+        ("events", "every event and its handlers"),
+        ("tail", "events as they are published"),
     ];
     if role != Role::Dev {
         commands.insert(
             0,
-            ("worker", "another terminal: handles what the API publishes"),
+            (
+                "worker",
+                "in another terminal: handles the events of the API",
+            ),
         );
     }
     let mut text = format!("\nTry:\n  {register}\n");

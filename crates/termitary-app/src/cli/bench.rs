@@ -2,9 +2,9 @@
 
 use termitary_bench::{BenchArgs, Environment, Refused, Report};
 
-use super::open::file_of;
-use super::out;
+use super::output;
 use super::signals::Signals;
+use super::system::file_of;
 use crate::config::{Config, Mistake, documented};
 
 pub(super) async fn run(config: Config, args: BenchArgs) -> anyhow::Result<()> {
@@ -23,7 +23,7 @@ pub(super) async fn run(config: Config, args: BenchArgs) -> anyhow::Result<()> {
         .await
         .map_err(mistake)?;
     if json {
-        return out::json(&report);
+        return output::json(&report);
     }
     print(&report)
 }
@@ -36,14 +36,14 @@ fn mistake(error: anyhow::Error) -> anyhow::Error {
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {
-    out::line(&report.conditions())?;
+    output::line(&report.conditions())?;
     let rows = report.rows();
     if !rows.is_empty() {
-        out::table(&Report::HEADING, &rows, "")?;
+        output::table(&Report::HEADING, &rows, "")?;
     }
     for note in report.notes() {
-        out::line("")?;
-        out::line(&note)?;
+        output::line("")?;
+        output::line(&note)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `termitary completions`: a script for the shell.
+//! `termitary completions`: the completion script of a shell.
 
 use clap::CommandFactory as _;
 
@@ -8,5 +8,5 @@ pub(super) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
     // Into memory first: the generator panics when stdout is closed.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "termitary", &mut script);
-    super::out::line(String::from_utf8_lossy(&script).trim_end())
+    super::output::line(String::from_utf8_lossy(&script).trim_end())
 }

@@ -1,4 +1,4 @@
-//! `termitary dead`: deliveries that were given up or cannot be read.
+//! `termitary dead`: dead letters and parked deliveries.
 
 use std::io::IsTerminal as _;
 
@@ -8,12 +8,12 @@ use termitary::inspect::{Inspect, Letter, LetterFilter, LetterState};
 use uuid::Uuid;
 
 use super::args::{DeadCommand, DeadFilter, DeadListArgs, DeadResolveArgs, DeadShowArgs};
-use super::open::{Missing, System, operator};
-use super::out;
-use super::{ask, nearest};
+use super::output;
+use super::system::{Missing, System, operator};
+use super::{confirm, suggestions};
 use crate::config::{Config, Mistake, escape};
 
-/// Unreadable input from elsewhere is parked under it, and it is listed only then.
+/// The name under which unreadable foreign input is parked; only then it is listed.
 const BRIDGE: &str = "bridge.in";
 
 pub(super) async fn run(config: Config, command: DeadCommand) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ impl DeadFilter {
     }
 }
 
-/// The filter, of a subscription that is there.
+/// The filter, after a check that its subscription exists.
 async fn filter(inspect: &Inspect, asked: &DeadFilter) -> anyhow::Result<LetterFilter> {
     let filter = asked.to_filter()?;
     let Some(name) = filter
@@ -58,13 +58,13 @@ async fn filter(inspect: &Inspect, asked: &DeadFilter) -> anyhow::Result<LetterF
         return Ok(filter);
     }
     let names: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
-    Err(nearest::unknown("subscription", name, &names).into())
+    Err(suggestions::unknown("subscription", name, &names).into())
 }
 
 fn event_id(text: &str) -> Result<Uuid, Mistake> {
     text.parse().map_err(|_| {
         Mistake::new(format!(
-            "`{}` is not an event's id: `termitary dead list` shows them, such as 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11",
+            "`{}` is not the id of an event: `termitary dead list` shows the ids, such as 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11",
             escape(text)
         ))
     })
@@ -74,7 +74,7 @@ async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
     let filter = filter(inspect, &args.filter).await?;
     let letters = inspect.letters(&filter, args.limit).await?;
     if args.json {
-        return out::json(&letters);
+        return output::json(&letters);
     }
     let rows = letters.iter().map(|letter| {
         vec![
@@ -85,7 +85,7 @@ async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
             letter.reason.clone(),
             letter.attempts.to_string(),
             letter.at.to_string(),
-            out::short(&letter.error, 60),
+            output::short(&letter.error, 60),
         ]
     });
     let heading = [
@@ -98,10 +98,10 @@ async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
         "since",
         "error",
     ];
-    out::table(
+    output::table(
         &heading,
         &rows.collect::<Vec<_>>(),
-        "nothing is dead or parked",
+        "no delivery is dead or parked",
     )
 }
 
@@ -121,37 +121,37 @@ async fn show(inspect: &Inspect, args: DeadShowArgs) -> anyhow::Result<()> {
         );
     };
     if args.json {
-        return out::json(&letters);
+        return output::json(&letters);
     }
     let event = &first.event;
-    out::line(&format!(
+    output::line(&format!(
         "event      {}\nname       {}",
         event.id,
         escape(&event.name)
     ))?;
-    out::line(&format!(
+    output::line(&format!(
         "published  {} by {}",
         event.time,
         escape(&event.source)
     ))?;
     for letter in &letters {
-        out::line(&format!(
+        output::line(&format!(
             "\n{} is {} ({}) since {}, after {} and {}",
             escape(&letter.subscription),
             state(letter),
             escape(&letter.reason),
             letter.at,
-            out::count(
+            output::count(
                 u64::from(letter.attempts),
                 "failed attempt",
                 "failed attempts"
             ),
-            out::count(u64::from(letter.crashes), "crash", "crashes"),
+            output::count(u64::from(letter.crashes), "crash", "crashes"),
         ))?;
-        out::line(&format!("  {}", escape(&letter.error)))?;
+        output::line(&format!("  {}", escape(&letter.error)))?;
     }
-    let pretty = out::pretty(event.data.get());
-    out::line(&format!(
+    let pretty = output::pretty(event.data.get());
+    output::line(&format!(
         "\npayload\n{}",
         pretty.lines().map(escape).collect::<Vec<_>>().join("\n")
     ))
@@ -184,7 +184,7 @@ async fn resolve(inspect: &Inspect, args: DeadResolveArgs, act: Act) -> anyhow::
     let filter = filter(inspect, &args.filter).await?;
     let count = count(inspect, &filter).await?;
     if count > 0 && !args.yes && !agreed(act, count)? {
-        return out::line("nothing was changed");
+        return output::line("nothing was changed");
     }
     let done = match act {
         Act::Replay => inspect.replay(&filter, &operator()).await?,
@@ -196,16 +196,16 @@ async fn resolve(inspect: &Inspect, args: DeadResolveArgs, act: Act) -> anyhow::
         "dropped"
     };
     if args.json {
-        return out::json(&json!({ past: done }));
+        return output::json(&json!({ past: done }));
     }
-    out::line(&format!(
+    output::line(&format!(
         "{} {past}",
-        out::count(done, "delivery", "deliveries")
+        output::count(done, "delivery", "deliveries")
     ))
 }
 
-/// How many letters match. A count over a filter without an event id comes
-/// from the status, which does not read a million payloads.
+/// The number of matching letters. Without an event id it comes from the status, which
+/// does not read their payloads.
 async fn count(inspect: &Inspect, filter: &LetterFilter) -> anyhow::Result<u64> {
     if filter.event.is_some() {
         return Ok(inspect.letters(filter, u32::MAX).await?.len() as u64);
@@ -228,10 +228,10 @@ async fn count(inspect: &Inspect, filter: &LetterFilter) -> anyhow::Result<u64> 
         .sum())
 }
 
-/// Asks on a terminal. Elsewhere, running one delivery again needs no leave.
+/// Asks on a terminal. Without one, replaying a single delivery needs no confirmation.
 fn agreed(act: Act, count: u64) -> anyhow::Result<bool> {
     if act == Act::Replay && count == 1 && !std::io::stdin().is_terminal() {
         return Ok(true);
     }
-    ask::may(act.word(), &out::count(count, "delivery", "deliveries"))
+    confirm::confirmed(act.word(), &output::count(count, "delivery", "deliveries"))
 }

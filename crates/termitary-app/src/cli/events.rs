@@ -7,15 +7,15 @@ use termitary::registry::MapEntry;
 use termitary::subscription::Policy;
 
 use super::args::JsonArgs;
-use super::out;
-use crate::app;
+use super::output;
+use crate::wiring;
 
 pub(super) fn run(args: &JsonArgs) -> anyhow::Result<()> {
-    let map = app::registry().map();
+    let map = wiring::registry().map();
     if args.json {
-        return out::json(&map);
+        return output::json(&map);
     }
-    out::line(
+    output::line(
         map.iter()
             .map(paragraph)
             .collect::<Vec<_>>()
@@ -44,7 +44,7 @@ fn paragraph(entry: &MapEntry) -> String {
     text
 }
 
-/// The payload's fields, `?` where optional.
+/// The fields of the payload, with `?` if optional.
 fn fields(entry: &MapEntry) -> String {
     let schema = entry.schema.as_value();
     let required = schema["required"]

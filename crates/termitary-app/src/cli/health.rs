@@ -1,5 +1,5 @@
-//! `termitary health`: asks the running API, or the ledger for a worker, for
-//! the health checks of containers.
+//! `termitary health`, for the health checks of containers: asks the running API, or the
+//! ledger for a worker.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::args::HealthArgs;
-use super::open::{Missing, System};
-use super::out;
+use super::output;
+use super::system::{Missing, System};
 use crate::config::Config;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// No answer of a health route is longer.
+/// The most bytes of the response of a health route.
 const LONGEST: u64 = 64 * 1024;
 
 pub(super) async fn run(config: Config, args: &HealthArgs) -> anyhow::Result<()> {
@@ -23,27 +23,28 @@ pub(super) async fn run(config: Config, args: &HealthArgs) -> anyhow::Result<()>
     }
     let path = if args.live { "/healthz" } else { "/readyz" };
     let url = config.local_url(config.port);
-    let answer = tokio::time::timeout(PATIENCE, get(&url, path))
+    let response = tokio::time::timeout(TIMEOUT, get(&url, path))
         .await
         .with_context(|| {
             format!(
-                "no answer from {url}{path} within {} seconds",
-                PATIENCE.as_secs()
+                "no response from {url}{path} within {} seconds",
+                TIMEOUT.as_secs()
             )
         })?
-        .with_context(|| format!("nobody answers at {url}{path}"))?;
-    let status = answer.split_whitespace().nth(1).unwrap_or_default();
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        .with_context(|| format!("nothing listens at {url}{path}"))?;
+    let status = response.split_whitespace().nth(1).unwrap_or_default();
+    let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     if status != "200" {
         bail!(
-            "{url}{path} answers {status}: {}",
-            out::short(body.trim(), 500)
+            "{url}{path} returned {status}: {}",
+            output::short(body.trim(), 500)
         );
     }
-    out::line(if args.json { body.trim() } else { "ok" })
+    output::line(if args.json { body.trim() } else { "ok" })
 }
 
-/// A worker answers no requests; it reports to the ledger every few seconds.
+/// Checks for a worker. It serves no requests, but reports to the ledger every few
+/// seconds.
 async fn worker(config: &Config, json: bool) -> anyhow::Result<()> {
     let system = System::open(config, Missing::Refuse).await?;
     let mut workers = system.broker.inspect().workers().await?;
@@ -52,9 +53,9 @@ async fn worker(config: &Config, json: bool) -> anyhow::Result<()> {
         bail!("no worker of this machine reported within the last 20 seconds");
     }
     if json {
-        return out::json(&workers);
+        return output::json(&workers);
     }
-    out::line("ok")
+    output::line("ok")
 }
 
 async fn get(url: &str, path: &str) -> anyhow::Result<String> {
@@ -62,7 +63,7 @@ async fn get(url: &str, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(host).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(LONGEST).read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    let mut response = Vec::new();
+    stream.take(LONGEST).read_to_end(&mut response).await?;
+    Ok(String::from_utf8_lossy(&response).into_owned())
 }

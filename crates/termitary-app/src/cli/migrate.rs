@@ -1,10 +1,10 @@
-//! `termitary migrate`: the database at this version.
+//! `termitary migrate`: brings the database to this version.
 
 use serde_json::json;
 
 use super::args::JsonArgs;
-use super::open::{Missing, System};
-use super::out;
+use super::output;
+use super::system::{Missing, System};
 use crate::config::Config;
 
 pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
@@ -12,9 +12,9 @@ pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
     let file = system.db.path().display().to_string();
     system.db.close().await;
     if args.json {
-        return out::json(&json!({ "database": file, "version": env!("CARGO_PKG_VERSION") }));
+        return output::json(&json!({ "database": file, "version": env!("CARGO_PKG_VERSION") }));
     }
-    out::line(&format!(
+    output::line(&format!(
         "{file} is at version {}",
         env!("CARGO_PKG_VERSION")
     ))

@@ -1,27 +1,27 @@
 //! The command line: one file per command.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. What was
-//! asked for goes to stdout; logs and errors go to stderr.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Results go to stdout;
+//! logs and errors go to stderr.
 
 mod args;
-mod ask;
 mod banner;
 mod bench;
 mod completions;
+mod confirm;
+mod database_file;
 mod dead;
 mod events;
 mod health;
-mod look;
 mod migrate;
-mod nearest;
-mod open;
-mod out;
+mod output;
 mod publish;
 mod schedule;
 mod serve;
 mod signals;
 mod status;
 mod subscription;
+mod suggestions;
+mod system;
 mod tail;
 mod user;
 
@@ -34,18 +34,18 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 pub use args::Cli;
 use args::Command;
 
-use crate::config::{self, Config, Dotenv, Mistake, Settings};
+use crate::config::{self, Config, Dotenv, Mistake, Variables};
 use crate::logging;
 
-/// Everything that the `termitary` binary does.
+/// Runs the `termitary` binary.
 pub fn main() -> ExitCode {
     let dotenv = Dotenv::load();
     let command = dotenv.fill(Cli::command());
     let matches = command.clone().get_matches();
-    let config = |settings| {
+    let config = |variables| {
         dotenv.readable()?;
-        Config::try_from(settings).map_err(|mistake| {
-            tell(&dotenv);
+        Config::try_from(variables).map_err(|mistake| {
+            print_warnings(&dotenv);
             dotenv.blame(mistake, &command, &matches)
         })
     };
@@ -57,10 +57,10 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Prints the lines of `.env` that were left out, where nothing logs yet.
-fn tell(dotenv: &Dotenv) {
+/// Prints the ignored lines of `.env` before logging has started.
+fn print_warnings(dotenv: &Dotenv) {
     for warning in dotenv.warnings() {
-        logging::say(&format!("termitary: {warning}"));
+        logging::print(&format!("termitary: {warning}"));
     }
 }
 
@@ -69,21 +69,17 @@ fn parse(matches: &ArgMatches) -> anyhow::Result<Cli> {
     Ok(Cli::from_arg_matches(matches)?)
 }
 
-/// Arguments can be read by every user of the machine.
+/// Refuses secrets in arguments, which every user of the machine can read.
 fn refuse_secrets_in_argv(matches: &ArgMatches) -> Result<(), Mistake> {
-    for id in config::SECRETS {
-        if matches.value_source(id) != Some(ValueSource::CommandLine) {
+    for (variable, id) in config::secrets() {
+        if matches.value_source(&id) != Some(ValueSource::CommandLine) {
             continue;
         }
-        let value = matches.get_one::<String>(id).map_or("", String::as_str);
-        let whole = ["redis_password", "secret"].contains(&id);
+        let value = matches.get_one::<String>(&id).map_or("", String::as_str);
+        let whole = ["REDIS_PASSWORD", "TERMITARY_SECRET"].contains(&variable);
         if whole || config::redact(value) != config::escape(value) {
-            let variable = match id {
-                "secret" => "TERMITARY_SECRET".to_owned(),
-                id => id.to_uppercase(),
-            };
             return Err(Mistake::new(format!(
-                "a password on the command line can be read by others: set {variable} or {variable}_FILE in the environment instead"
+                "other users can read a password on the command line: set {variable} or {variable}_FILE in the environment instead"
             )));
         }
     }
@@ -92,7 +88,7 @@ fn refuse_secrets_in_argv(matches: &ArgMatches) -> Result<(), Mistake> {
 
 fn run(
     cli: Cli,
-    config: impl FnOnce(Settings) -> Result<Config, Mistake>,
+    config: impl FnOnce(Variables) -> Result<Config, Mistake>,
     dotenv: &Dotenv,
 ) -> anyhow::Result<()> {
     if let Some(Command::Completions(args)) = &cli.command {
@@ -107,14 +103,14 @@ fn run(
     for note in &config.notes {
         tracing::debug!("{note}");
     }
-    // Either of two providers may be compiled in; with both, the first TLS
-    // connection would panic. An error means that one is installed already.
+    // Two providers may be compiled in; without a choice the first TLS connection would
+    // panic. An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let result = runtime.block_on(dispatch(command, config));
-    // A read of a terminal that never answers must not hold the process.
+    // A blocked read from a terminal must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -140,15 +136,15 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// Says what went wrong, once and on stderr; answers the exit code.
+/// Prints the error once, on stderr; returns the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(usage) = error.downcast_ref::<clap::Error>() {
         usage.exit();
     }
-    if error.is::<out::SeenEnough>() {
+    if error.is::<output::ReaderGone>() {
         return ExitCode::SUCCESS;
     }
-    logging::say(&format!("termitary: {}", out::chain(error)));
+    logging::print(&format!("termitary: {}", output::chain(error)));
     ExitCode::from(exit_code(error))
 }
 

@@ -1,6 +1,6 @@
 //! `termitary publish`: an event by its name.
 
-use std::io::Read as _;
+use std::io::Read;
 
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
@@ -8,39 +8,40 @@ use termitary::Registry;
 use termitary::event::{MAX_DATA_BYTES, valid_name};
 
 use super::args::PublishArgs;
-use super::nearest::nearest;
-use super::open::{Missing, System, exists};
-use super::out;
-use crate::app::{self, App};
+use super::output;
+use super::suggestions::nearest;
+use super::system::{Missing, System, exists};
+use crate::app::App;
 use crate::config::{Config, Mistake, escape};
+use crate::wiring;
 
 pub(super) async fn run(config: Config, args: PublishArgs) -> anyhow::Result<()> {
-    let registry = app::registry();
+    let registry = wiring::registry();
     check_name(&args, &registry)?;
     let data = if args.payload == "-" {
-        stdin()?
+        payload_of(std::io::stdin())?
     } else {
         args.payload
     };
     let payload = object(&data)?;
     check_fields(&registry, &args.name, &payload)?;
-    // A name of another program belongs to that program's database, in which
-    // this one creates nothing.
+    // A name of another program belongs to its database, in which this program creates
+    // nothing.
     let missing = if exists(&config) && !registry.knows(&args.name) {
         Missing::Refuse
     } else {
         Missing::Create
     };
     let system = System::open(&config, missing).await?;
-    // Through the ledger in every mode: recorded even while Redis is away.
+    // Through the ledger in every mode: it is recorded even while Redis is unreachable.
     let mut tx = system.db.begin().await?;
     let published = tx.publish_json(&args.name, &data).await?;
     tx.commit().await?;
     system.db.close().await;
     if args.json {
-        return out::json(&json!({ "id": published.id, "event": args.name }));
+        return output::json(&json!({ "id": published.id, "event": args.name }));
     }
-    out::line(&published.id.to_string())
+    output::line(&published.id.to_string())
 }
 
 fn check_name(args: &PublishArgs, registry: &Registry<App>) -> Result<(), Mistake> {
@@ -60,24 +61,27 @@ fn check_name(args: &PublishArgs, registry: &Registry<App>) -> Result<(), Mistak
         near => format!("did you mean {}?", near.join(", ")),
     };
     Err(Mistake::new(format!(
-        "no event is named `{name}`: {meant} To publish it all the same, add --allow-unknown"
+        "no event is named `{name}`: {meant} To publish it anyway, add --allow-unknown"
     )))
 }
 
-/// At most one byte more than an event may carry.
-fn stdin() -> anyhow::Result<String> {
+/// The payload without the line break at its end: at most one byte more than an event may
+/// have.
+fn payload_of(stdin: impl Read) -> anyhow::Result<String> {
     let mut text = String::new();
-    std::io::stdin()
-        .take(MAX_DATA_BYTES as u64 + 1)
+    stdin
+        .take(MAX_DATA_BYTES as u64 + "\r\n".len() as u64 + 1)
         .read_to_string(&mut text)
         .context("cannot read the payload from stdin")?;
+    let end = text.trim_end_matches(['\r', '\n']).len();
+    text.truncate(end);
     Ok(text)
 }
 
 fn object(data: &str) -> Result<Map<String, Value>, Mistake> {
     if data.len() > MAX_DATA_BYTES {
         return Err(Mistake::new(format!(
-            "the payload has more than the {MAX_DATA_BYTES} bytes allowed: put the large part elsewhere and publish a reference"
+            "the payload is larger than {MAX_DATA_BYTES} bytes: store the large part elsewhere and publish a reference"
         )));
     }
     match serde_json::from_str(data) {
@@ -91,8 +95,8 @@ fn object(data: &str) -> Result<Map<String, Value>, Mistake> {
     }
 }
 
-/// An event that no handler could read would only be parked: its fields are
-/// compared with the event map. What the program does not know is not judged.
+/// Compares the fields with the event map, since no handler could read an invalid event.
+/// Unknown events and fields are not checked.
 fn check_fields(
     registry: &Registry<App>,
     name: &str,
@@ -102,7 +106,10 @@ fn check_fields(
     let Some(entry) = map.iter().find(|entry| entry.event == name) else {
         return Ok(());
     };
-    let schema = entry.schema.as_value();
+    check_schema(name, entry.schema.as_value(), payload)
+}
+
+fn check_schema(name: &str, schema: &Value, payload: &Map<String, Value>) -> Result<(), Mistake> {
     let required: Vec<&str> = schema["required"]
         .as_array()
         .map(|fields| fields.iter().filter_map(Value::as_str).collect())
@@ -120,7 +127,18 @@ fn check_fields(
         )));
     }
     for (field, value) in payload {
-        let expected = &schema["properties"][field]["type"];
+        let property = resolved(schema, &schema["properties"][field]);
+        if let Some(allowed) = property["enum"].as_array()
+            && !allowed.contains(value)
+        {
+            let words: Vec<_> = allowed.iter().map(Value::to_string).collect();
+            return Err(Mistake::new(format!(
+                "{name}: the field `{}` must be one of {}",
+                escape(field),
+                words.join(", ")
+            )));
+        }
+        let expected = &property["type"];
         if !fits(expected, value) {
             return Err(Mistake::new(format!(
                 "{name}: the field `{}` must be {}",
@@ -132,7 +150,15 @@ fn check_fields(
     Ok(())
 }
 
-/// Whether `value` is of a JSON Schema `type`: a word, several, or not said.
+/// The schema that a `$ref` within the same document names.
+fn resolved<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
+    let pointer = property["$ref"].as_str().and_then(|it| it.strip_prefix('#'));
+    pointer
+        .and_then(|pointer| schema.pointer(pointer))
+        .unwrap_or(property)
+}
+
+/// Returns true if `value` has a JSON Schema `type`: one word, several, or none.
 fn fits(expected: &Value, value: &Value) -> bool {
     match expected {
         Value::String(word) => match word.as_str() {
@@ -177,6 +203,30 @@ mod tests {
                 .to_string()
                 .contains("not an object")
         );
+    }
+
+    #[test]
+    fn the_line_break_at_the_end_of_stdin_does_not_count() {
+        let longest = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_DATA_BYTES - 8));
+        for (end, fits) in [("", true), ("\n", true), ("\r\n", true), (" ", false)] {
+            let text = format!("{longest}{end}");
+            let payload = payload_of(text.as_bytes()).unwrap();
+            assert_eq!(object(&payload).is_ok(), fits, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_in_the_enum_of_its_field_is_refused() {
+        let schema = json!({
+            "properties": { "level": { "$ref": "#/$defs/Level" }, "kind": { "enum": ["a", "b"] } },
+            "$defs": { "Level": { "type": "string", "enum": ["low", "high"] } },
+        });
+        let check = |payload: &Value| check_schema("x", &schema, payload.as_object().unwrap());
+        assert!(check(&json!({ "level": "low", "kind": "a" })).is_ok());
+        for wrong in [json!({ "level": "medium" }), json!({ "kind": "c" })] {
+            let error = check(&wrong).unwrap_err().to_string();
+            assert!(error.contains("must be one of"), "{error}");
+        }
     }
 
     #[test]

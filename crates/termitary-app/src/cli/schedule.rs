@@ -4,12 +4,13 @@ use serde_json::json;
 use termitary::Registry;
 
 use super::args::{ScheduleCommand, ScheduleNameArgs};
-use super::nearest;
-use super::open::{Missing, System, exists, operator};
-use super::out;
+use super::output;
 use super::status::{schedule_notes, schedule_rows};
-use crate::app::{self, App};
+use super::suggestions;
+use super::system::{Missing, System, exists, operator};
+use crate::app::App;
 use crate::config::{Config, Mistake};
+use crate::wiring;
 
 pub(super) async fn run(config: Config, command: ScheduleCommand) -> anyhow::Result<()> {
     match command {
@@ -24,10 +25,10 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
     let system = System::open(config, Missing::Refuse).await?;
     let status = system.broker.inspect().status().await?;
     if json {
-        return out::json(&status.schedules);
+        return output::json(&status.schedules);
     }
     let heading = ["schedule", "cron", "zone", "next", "last"];
-    out::table(
+    output::table(
         &heading,
         &schedule_rows(&status),
         "no schedules yet: start `termitary worker`",
@@ -37,7 +38,7 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
 
 async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()> {
     let name = &args.name;
-    let registry = app::registry();
+    let registry = wiring::registry();
     if registry.schedule(name).is_none() {
         return Err(unknown(&registry, name).into());
     }
@@ -46,15 +47,15 @@ async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()>
     let id = inspect.run_schedule(&registry, name, &operator()).await?;
     system.db.close().await;
     if args.json {
-        return out::json(&json!({ "id": id, "schedule": name }));
+        return output::json(&json!({ "id": id, "schedule": name }));
     }
-    out::line(&id.to_string())
+    output::line(&id.to_string())
 }
 
-/// Any schedule that the database knows, whether or not this program has its code.
+/// Pauses or resumes a schedule of the database, even if this program lacks its code.
 async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow::Result<()> {
     let name = &args.name;
-    let registry = app::registry();
+    let registry = wiring::registry();
     let ours = registry.schedule(name).is_some();
     if !ours && !exists(config) {
         return Err(unknown(&registry, name).into());
@@ -68,7 +69,7 @@ async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow
     let known = system.broker.inspect().schedules().await?;
     let names: Vec<&str> = known.iter().map(|schedule| &*schedule.name).collect();
     if !names.contains(&name.as_str()) {
-        return Err(nearest::unknown("schedule", name, &names).into());
+        return Err(suggestions::unknown("schedule", name, &names).into());
     }
     let inspect = system.broker.inspect();
     if paused {
@@ -78,9 +79,9 @@ async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow
     }
     system.db.close().await;
     if args.json {
-        return out::json(&json!({ "schedule": name, "paused": paused }));
+        return output::json(&json!({ "schedule": name, "paused": paused }));
     }
-    out::line(&format!(
+    output::line(&format!(
         "{name} {}",
         if paused { "is paused" } else { "runs again" }
     ))
@@ -93,5 +94,5 @@ fn unknown(registry: &Registry<App>, name: &str) -> Mistake {
         .flat_map(|entry| &entry.schedules)
         .map(|schedule| schedule.name.as_str())
         .collect();
-    nearest::unknown("schedule", name, &names)
+    suggestions::unknown("schedule", name, &names)
 }

@@ -1,5 +1,5 @@
-//! `termitary`, `dev`, `api` and `worker`: the processes that run until they
-//! are told to stop.
+//! `termitary`, `dev`, `api` and `worker`: the processes that run until a signal stops
+//! them.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -10,21 +10,21 @@ use termitary::Worker;
 use tokio::net::TcpListener;
 
 use super::banner;
-use super::open::{self, Missing, System};
 use super::signals::Stop;
+use super::system::{self, Missing, System};
 use crate::app::App;
 use crate::config::{Config, Mistake};
-use crate::http;
 use crate::secret::Secret;
+use crate::wiring;
 
-/// What this process does.
+/// The part of the work that this process does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Everything.
     Dev,
-    /// Answers HTTP.
+    /// Serves HTTP.
     Api,
-    /// Handles events, keeps schedules.
+    /// Handles events and runs schedules.
     Worker,
 }
 
@@ -40,7 +40,7 @@ impl Role {
 
 pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
     let stop = Stop::on_signals(config.grace)?;
-    // The port first: whoever cannot have it should not touch the database.
+    // The port first: without it the process should not touch the database.
     let listener = if role.api() {
         Some(bind(&config).await?)
     } else {
@@ -50,15 +50,15 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         Some(listener) => listener.local_addr()?.port(),
         None => config.port,
     };
-    // Another process's lock may be waited for: not longer than we are wanted.
+    // Opening may wait for the lock of another process; a signal ends the wait.
     let system = tokio::select! {
         system = System::open(&config, Missing::Create) => system?,
         () = stop.drain.cancelled() => return Ok(()),
     };
-    // Workers seal nothing: they need not be able to read it.
+    // A worker seals nothing, so it need not be able to read the secret.
     let secret = || {
         if role.api() {
-            open::secret(&config, &system.db)
+            system::secret(&config, &system.db)
         } else {
             Ok(Secret::default())
         }
@@ -66,20 +66,20 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
     let app = system.app(&config, config.local_url(port), secret)?;
     banner::print(&config, role, port);
     let result = serve(&config, &system, &app, listener, role, &stop).await;
-    // What waits for another process's lock is not waited for: the log stays as it is.
+    // Closing may wait for the lock of another process: then the log stays as it is.
     if tokio::time::timeout(CLOSING, system.db.close())
         .await
         .is_err()
     {
-        tracing::warn!("the database does not answer: left without tidying its log");
+        tracing::warn!("the database does not close in time: its log was left as it is");
     }
     result
 }
 
-/// How long the end of the process waits for the database.
+/// The time that the end of the process waits for the database.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// Runs the parts; when one fails, the others drain too.
+/// Runs the parts; when the worker fails, the API drains too.
 async fn serve(
     config: &Config,
     system: &System,
@@ -90,13 +90,12 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let api = async {
         let Some(listener) = listener else {
-            return Ok(());
+            return;
         };
-        let serving = http::serve(listener, app.clone(), stop.drain.clone());
         tokio::select! {
-            served = serving => served.context("the API failed"),
-            () = stop.kill.cancelled() => Ok(()),
-            () = grace_over(config, stop) => Ok(()),
+            () = wiring::serve(listener, app.clone(), stop.drain.clone()) => {}
+            () = stop.kill.cancelled() => {}
+            () = grace_over(config, stop) => {}
         }
     };
     let worker = async {
@@ -112,15 +111,15 @@ async fn serve(
             .await
             .context("the worker failed")
     };
-    let (api, worker) = tokio::join!(until_failure(api, stop), until_failure(worker, stop));
-    api.and(worker)
+    let ((), worker) = tokio::join!(api, until_failure(worker, stop));
+    worker
 }
 
 /// Resolves when the grace for open requests is over.
 async fn grace_over(config: &Config, stop: &Stop) {
     stop.drain.cancelled().await;
     tokio::time::sleep(config.grace).await;
-    tracing::warn!("the grace is over: open requests are cut off");
+    tracing::warn!("the grace period is over: open requests are aborted");
 }
 
 async fn until_failure(
@@ -140,17 +139,18 @@ async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
         .map_err(|error| cannot_listen(config, &error))
 }
 
-/// A port that another program holds becomes free, and an address appears with its
-/// network: starting again can help. All else is a mistake in the configuration.
+/// The error of a failed bind. A used port may become free, and a missing address may
+/// appear with its network, so a restart may help. Other failures are mistakes in the
+/// configuration.
 fn cannot_listen(config: &Config, error: &std::io::Error) -> anyhow::Error {
     let Config { host, port, .. } = config;
     match error.kind() {
         ErrorKind::AddrInUse => anyhow!(
-            "PORT is `{port}`: another program listens there already. Stop it, or choose another port: PORT={}",
+            "PORT is `{port}`: another program already listens there. Stop it, or choose another port: PORT={}",
             port.checked_add(1).unwrap_or(3000)
         ),
         ErrorKind::AddrNotAvailable => anyhow!(
-            "HOST is `{host}`: this machine does not have that address now. Write one that it has, such as 127.0.0.1 or 0.0.0.0"
+            "HOST is `{host}`: this machine does not have that address now. Write one of its addresses, such as 127.0.0.1 or 0.0.0.0"
         ),
         ErrorKind::PermissionDenied => Mistake::new(format!(
             "PORT is `{port}`: this user may not listen there ({error}). Choose one above 1023, such as PORT=3000"

@@ -1,4 +1,4 @@
-//! Being told to stop: the first signal drains, the second ends at once.
+//! Signals: the first one drains, the second one ends at once.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use anyhow::Context as _;
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
-/// How long the last words may take after the second signal.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time for the last log lines after the second signal.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The two stages of stopping.
 #[derive(Clone, Default)]
 pub(super) struct Stop {
-    /// Take nothing new, finish what runs.
+    /// Accept nothing new, and finish running work.
     pub(super) drain: CancellationToken,
-    /// Drop what runs.
+    /// Abort running work.
     pub(super) kill: CancellationToken,
 }
 
 impl Stop {
-    /// Listens for signals from now on, on a thread of its own: no handler that
-    /// blocks its thread can keep the process from ending.
+    /// Listens for signals on a thread of its own, so that a handler that blocks its thread
+    /// cannot keep the process from ending.
     pub(super) fn on_signals(grace: Duration) -> anyhow::Result<Self> {
         let stop = Self::default();
         let stages = stop.clone();
@@ -39,7 +39,7 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Acts first and logs then.
+    /// Acts on the signals, and logs after acting.
     async fn follow(self, mut signals: Signals, grace: Duration) {
         let name = signals.next().await;
         self.drain.cancel();
@@ -50,12 +50,12 @@ impl Stop {
         let name = signals.next_urgent().await;
         self.kill.cancel();
         tracing::warn!("{name} again: ending at once");
-        tokio::time::sleep(LAST_WORDS).await;
+        tokio::time::sleep(LAST_LINES).await;
         std::process::exit(1);
     }
 }
 
-/// Resolves when the process is told to stop.
+/// Resolves at the first signal.
 pub(super) async fn interrupted() -> anyhow::Result<()> {
     Signals::listen()?.next().await;
     Ok(())
@@ -65,7 +65,7 @@ pub(super) async fn interrupted() -> anyhow::Result<()> {
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    /// None where it is ignored, as under `nohup`.
+    /// `None` if it is ignored, as under `nohup`.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
@@ -98,8 +98,7 @@ impl Signals {
         }
     }
 
-    /// The next one that asks for haste. SIGHUP does not: a terminal that closes
-    /// sends it, and its shell sends it again.
+    /// The next signal other than SIGHUP, which a closing terminal and its shell both send.
     async fn next_urgent(&mut self) -> &'static str {
         loop {
             match self.next().await {
@@ -110,8 +109,8 @@ impl Signals {
     }
 }
 
-/// Whether the process was started to outlive its terminal. Linux says so; where
-/// it cannot be known, a closing terminal stops the process.
+/// Returns true if the process was started to outlive its terminal. Only Linux tells;
+/// elsewhere a closing terminal stops the process.
 #[cfg(unix)]
 fn hangup_is_ignored() -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {

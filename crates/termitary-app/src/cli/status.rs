@@ -1,32 +1,32 @@
-//! `termitary status`: everything, counted.
+//! `termitary status`: the number of deliveries by state, schedules and workers.
 
 use jiff::Timestamp;
 use termitary::inspect::Status;
 
 use super::args::JsonArgs;
-use super::open::{Missing, System};
-use super::out;
+use super::output;
+use super::system::{Missing, System};
 use crate::config::{Config, escape};
 
 pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
     let system = System::open(&config, Missing::Refuse).await?;
     let status = system.broker.inspect().status().await?;
     if args.json {
-        return out::json(&status);
+        return output::json(&status);
     }
     let through = match &config.redis {
         Some(redis) => format!(", deliveries through {redis}"),
         None => String::new(),
     };
-    let events = out::count(status.events, "event", "events");
-    out::line(&format!(
+    let events = output::count(status.events, "event", "events");
+    output::line(&format!(
         "{}{through}: {events} kept\n",
         system.db.path().display()
     ))?;
     subscriptions(&status)?;
-    out::line("")?;
+    output::line("")?;
     schedules(&status)?;
-    out::line("")?;
+    output::line("")?;
     workers(&status)
 }
 
@@ -52,7 +52,7 @@ fn subscriptions(status: &Status) -> anyhow::Result<()> {
         "workers",
         "oldest due",
     ];
-    out::table(
+    output::table(
         &heading,
         &rows.collect::<Vec<_>>(),
         "no subscriptions yet: start `termitary worker`",
@@ -60,7 +60,7 @@ fn subscriptions(status: &Status) -> anyhow::Result<()> {
 }
 
 fn schedules(status: &Status) -> anyhow::Result<()> {
-    out::table(
+    output::table(
         &["schedule", "cron", "zone", "next", "last"],
         &schedule_rows(status),
         "no schedules",
@@ -68,27 +68,27 @@ fn schedules(status: &Status) -> anyhow::Result<()> {
     schedule_notes(status)
 }
 
-/// One line for each schedule that does not do what it should.
+/// Prints a line for each failing schedule.
 pub(super) fn schedule_notes(status: &Status) -> anyhow::Result<()> {
     for schedule in &status.schedules {
         let name = escape(&schedule.name);
         if let Some(failing) = &schedule.failing {
-            out::line(&format!(
-                "{name} cannot make its event since {}: {}",
+            output::line(&format!(
+                "{name} has failed to create its event since {}: {}",
                 failing.since,
-                escape(&out::short(&failing.error, 200))
+                escape(&output::short(&failing.error, 200))
             ))?;
         }
         if let Some(ahead) = schedule.settled_ahead {
-            out::line(&format!(
-                "{name}: a clock that was ahead settled its ticks until {ahead}; a worker brings it back"
+            output::line(&format!(
+                "{name}: a clock that was ahead settled its ticks until {ahead}; a worker corrects this"
             ))?;
         }
     }
     Ok(())
 }
 
-/// One row per schedule, for `schedule list` too.
+/// One row per schedule, also for `schedule list`.
 pub(super) fn schedule_rows(status: &Status) -> Vec<Vec<String>> {
     let instant = |at: Option<Timestamp>| at.map_or_else(|| "–".to_owned(), |at| at.to_string());
     let rows = status.schedules.iter().map(|s| {
@@ -118,7 +118,7 @@ fn workers(status: &Status) -> anyhow::Result<()> {
             running,
         ]
     });
-    out::table(
+    output::table(
         &["worker", "host", "started", "running"],
         &rows.collect::<Vec<_>>(),
         "no worker runs: events wait until `termitary worker` starts",

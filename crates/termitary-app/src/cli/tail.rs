@@ -3,9 +3,9 @@
 use termitary::Envelope;
 
 use super::args::TailArgs;
-use super::open::{Missing, System};
-use super::out;
+use super::output;
 use super::signals::interrupted;
+use super::system::{Missing, System};
 use crate::config::{Config, escape};
 
 pub(super) async fn run(config: Config, args: TailArgs) -> anyhow::Result<()> {
@@ -18,10 +18,10 @@ pub(super) async fn run(config: Config, args: TailArgs) -> anyhow::Result<()> {
 
 async fn show(system: &System, args: &TailArgs) -> anyhow::Result<()> {
     let mut tail = system.broker.inspect().tail().await?;
-    let mut printer = out::Printer::start()?;
+    let mut printer = output::Printer::start()?;
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
-        // Without a reader the next event would be waited for in vain.
+        // Without a reader, the wait for the next event should end.
         let event = tokio::select! {
             event = tail.next() => event?,
             failed = printer.failed() => return failed,
@@ -50,10 +50,9 @@ fn row(event: &Envelope) -> String {
     ))
 }
 
-/// Whether `name` fits `pattern`, where `*` stands for any letters and `?` for
-/// one.
+/// Returns true if `name` matches `pattern`: `*` stands for any characters, `?` for one.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    // Where to go on after the last `*` took one letter more.
+    // The place to retry from, with one more character for the last `*`.
     let mut retry: Option<(usize, usize)> = None;
     let (mut p, mut n) = (0, 0);
     while n < name.len() {

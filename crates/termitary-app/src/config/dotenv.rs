@@ -1,5 +1,5 @@
-//! `.env` in the working folder: settings for the command line to fall back on. The
-//! environment of the process stays as it is.
+//! `.env` in the working folder: the settings that neither a flag nor the environment
+//! sets. The environment of the process stays unchanged.
 
 use std::io::ErrorKind;
 
@@ -11,7 +11,7 @@ use super::envfile::EnvFile;
 
 const FILE: &str = ".env";
 
-/// What `.env` says, and what is wrong with it.
+/// The content of `.env`, and its errors.
 #[derive(Default)]
 pub(crate) struct Dotenv {
     file: EnvFile,
@@ -19,7 +19,7 @@ pub(crate) struct Dotenv {
 }
 
 impl Dotenv {
-    /// Reads `.env`, where it is there. A folder of that name is something else's.
+    /// Reads `.env`, if it exists. A folder of that name is ignored.
     pub(crate) fn load() -> Self {
         match std::fs::read(FILE) {
             Ok(bytes) => Self {
@@ -34,8 +34,7 @@ impl Dotenv {
         }
     }
 
-    /// Makes the file's values those of settings that neither a flag nor the real
-    /// environment sets.
+    /// Makes the values of the file the defaults of the settings.
     pub(crate) fn fill(&self, mut command: clap::Command) -> clap::Command {
         let found: Vec<_> = command
             .get_arguments()
@@ -50,7 +49,7 @@ impl Dotenv {
         command
     }
 
-    /// A file that is there and cannot be read: what it sets would be missing.
+    /// Fails if the file exists but cannot be read: its settings would be missing.
     pub(crate) fn readable(&self) -> Result<(), Mistake> {
         self.unreadable.clone().map_or(Ok(()), |text| {
             Err(Mistake::new(format!(
@@ -59,14 +58,14 @@ impl Dotenv {
         })
     }
 
-    /// The lines that were left out, without what stands in them.
+    /// The ignored lines, without their content.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let skipped = self.file.skipped.iter();
-        skipped.map(|skipped| format!("{FILE}, line {}: left out, {}", skipped.line, skipped.why))
+        skipped.map(|skipped| format!("{FILE}, line {}: ignored, {}", skipped.line, skipped.why))
     }
 
-    /// Adds to a mistake that begins with a setting's name which line sets it, where
-    /// neither a flag nor the real environment does.
+    /// Adds the number of the line to a mistake that starts with the name of a setting from
+    /// the file.
     pub(crate) fn blame(
         &self,
         mistake: Mistake,

@@ -1,15 +1,15 @@
-//! The text of a `.env` file, read as `node --env-file` and `docker --env-file` read
-//! it: many programs share such a file, and ours must not stumble over their lines.
+//! The parser of `.env` files, which reads them like `node --env-file` and
+//! `docker --env-file`: many programs share such a file, so foreign lines must not fail.
 //!
 //! One `NAME=value` a line, `export` before it or not, spaces around it or not. In
 //! double quotes a value may span lines and hold `\n`, `\"`, `\\`; in single quotes
 //! or backticks everything is literal. Without quotes a value ends with its line or
 //! at a `#` after a space. A `$` is a `$`. The last line of a name wins. A line that
-//! is none of this is left out, and named by its number: it may hold a password.
+//! are ignored and reported by their number only, since they may contain a password.
 
 use std::collections::BTreeMap;
 
-/// The variables of a file, and the lines that were left out.
+/// The variables of a file, and the ignored lines.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct EnvFile {
     pub(super) variables: BTreeMap<String, Variable>,
@@ -22,7 +22,7 @@ pub(super) struct Variable {
     pub(super) line: usize,
 }
 
-/// A line that is left out, and why.
+/// An ignored line, and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Skipped {
     pub(super) line: usize,
@@ -67,8 +67,8 @@ impl EnvFile {
     }
 }
 
-/// As text with the line ends of Unix: Windows' editors write others, a mark at the
-/// beginning, or UTF-16.
+/// The text with Unix line ends. Editors on Windows write other line ends, a byte order
+/// mark, or UTF-16.
 fn decoded(bytes: &[u8]) -> String {
     let sixteen = |unit: fn([u8; 2]) -> u16| {
         let units = bytes[2..].chunks_exact(2);
@@ -84,7 +84,7 @@ fn decoded(bytes: &[u8]) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// What begins at the beginning of a line, and how many bytes of the text it takes.
+/// The statement at the start of a line, and its length in bytes.
 enum Statement<'a> {
     Nothing(usize),
     Skip(usize, &'static str),
@@ -121,8 +121,7 @@ fn statement(text: &str) -> Statement<'_> {
     }
 }
 
-/// The value at the beginning of `text`, and how many bytes it takes with the rest of
-/// its line.
+/// The value at the start of `text`, and its length in bytes with the rest of its line.
 fn value(text: &str) -> (String, usize) {
     let end = text.find('\n').map_or(text.len(), |at| at + 1);
     let start = end.min(text.len() - text.trim_start_matches([' ', '\t']).len());
@@ -130,7 +129,7 @@ fn value(text: &str) -> (String, usize) {
     if let Some(quote @ ('"' | '\'' | '`')) = quote
         && let Some((value, quoted)) = quoted(&text[start + 1..], quote)
     {
-        // What stands behind the closing quote is left out, as a comment is.
+        // Text after the closing quote is ignored, like a comment.
         let behind = &text[start + 1 + quoted..];
         let rest = behind.find('\n').map_or(behind.len(), |at| at + 1);
         return (value, start + 1 + quoted + rest);
@@ -138,8 +137,8 @@ fn value(text: &str) -> (String, usize) {
     (bare(&text[..end]).to_owned(), end)
 }
 
-/// A value up to its closing quote, and its length with that. `None`: it is never
-/// closed, and the quote is a character like any other.
+/// A value up to its closing quote, and its length including the quote. `None` if the
+/// quote is never closed: then it is an ordinary character.
 fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
     if quote != '"' {
         let end = text.find(quote)?;

@@ -1,12 +1,11 @@
 //! URLs without their passwords, for messages and logs.
 
-/// `url` with the password in its authority replaced.
+/// `url` with its password replaced.
 ///
-/// Works on text that is no URL too: a mistyped URL still holds the password.
+/// Works on invalid URLs too: a mistyped URL still contains the password.
 pub fn redact(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(s, r)| (s, r));
-    // A password may hold `/` or `@` that somebody forgot to encode: the last
-    // `@` is the safe place to cut.
+    // A password may contain an unencoded `/` or `@`: cutting at the last `@` is safe.
     let Some((login, host)) = rest.rsplit_once('@') else {
         return escape(url);
     };
@@ -20,7 +19,8 @@ pub fn redact(url: &str) -> String {
     escape(&format!("{scheme}{joint}{login}@{host}"))
 }
 
-/// `text` with control characters made visible, so that foreign text cannot control the terminal.
+/// `text` with control characters made visible, so that foreign text cannot control the
+/// terminal.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -33,7 +33,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// Characters that turn the direction of the text after them.
+/// Returns true for characters that change the direction of the text after them.
 fn is_bidi(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

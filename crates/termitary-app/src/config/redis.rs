@@ -1,19 +1,17 @@
-//! Redis, from its URL or from its parts. Each setting that is given is used, or is
-//! refused in a sentence.
+//! Redis, from its URL or from its parts. Each given setting is used or refused with an
+//! error.
 
 use std::num::NonZeroU16;
 
 use termitary::broker::{Bridge, RedisConfig};
 
-use super::settings::Settings;
-use super::values::{choice, parsed, secret, set};
+use super::variables::Variables;
 use super::{Mistake, redact};
 
-/// Where Redis is and how it is used; none where events travel in the database.
-pub(super) fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
-    let bridge = choice(
+/// The configured Redis; `None` if events travel in the database.
+pub(super) fn redis(set: &Variables) -> Result<Option<RedisConfig>, Mistake> {
+    let bridge = set.choice(
         "TERMITARY_PUBSUB_BRIDGE",
-        s.pubsub_bridge.as_deref(),
         &[
             ("off", Bridge::Off),
             ("in", Bridge::In),
@@ -21,22 +19,17 @@ pub(super) fn redis(s: &Settings) -> Result<Option<RedisConfig>, Mistake> {
             ("both", Bridge::Both),
         ],
     )?;
-    let url = secret(
-        "REDIS_URL",
-        s.redis_url.as_deref(),
-        s.redis_url_file.as_deref(),
-    )?;
-    let parts = Parts::read(s)?;
+    let url = set.secret("REDIS_URL")?;
+    let parts = Parts::read(set)?;
     let redis = match url {
         Some(url) => Some(of_url(&url, &parts)?),
-        None => of_parts(s, &parts)?,
+        None => of_parts(set, &parts)?,
     };
     let Some(redis) = redis else { return Ok(None) };
     Ok(Some(redis.bridge(bridge.unwrap_or(Bridge::In))))
 }
 
-/// What may stand beside a URL, or beside REDIS_HOST and REDIS_PORT, the way the
-/// original service is configured.
+/// The settings beside a URL, or beside REDIS_HOST and REDIS_PORT.
 struct Parts {
     username: Option<String>,
     password: Option<String>,
@@ -45,21 +38,14 @@ struct Parts {
 }
 
 impl Parts {
-    fn read(s: &Settings) -> Result<Self, Mistake> {
-        let database: Option<u32> = parsed(
-            "REDIS_DB",
-            s.redis_db.as_deref(),
-            "the number of a database, such as 0",
-        )?;
+    fn read(set: &Variables) -> Result<Self, Mistake> {
+        let database: Option<u32> =
+            set.parsed("REDIS_DB", "the number of a database, such as 0")?;
         Ok(Self {
-            username: set(s.redis_username.as_deref()).map(str::to_owned),
-            password: secret(
-                "REDIS_PASSWORD",
-                s.redis_password.as_deref(),
-                s.redis_password_file.as_deref(),
-            )?,
+            username: set.get("REDIS_USERNAME").map(str::to_owned),
+            password: set.secret("REDIS_PASSWORD")?,
             database: database.map(i64::from),
-            tls: choice("REDIS_TLS", s.redis_tls.as_deref(), YES_OR_NO)?,
+            tls: set.choice("REDIS_TLS", YES_OR_NO)?,
         })
     }
 }
@@ -75,8 +61,8 @@ const YES_OR_NO: &[(&str, bool)] = &[
     ("off", false),
 ];
 
-/// The URL names the server; what it leaves open of user, password and database, the
-/// parts say.
+/// The server of the URL; the parts give the user, password and database that it leaves
+/// out.
 fn of_url(url: &str, parts: &Parts) -> Result<RedisConfig, Mistake> {
     let bad = |error: termitary::Error| Mistake::of("REDIS_URL", &redact(url), &error.to_string());
     let mut redis = RedisConfig::parse(url).map_err(bad)?;
@@ -118,20 +104,17 @@ fn scheme(url: &str) -> &str {
     url.split("://").next().unwrap_or_default()
 }
 
-/// Whether a readable URL has something behind its host.
+/// Returns true if a readable URL has a path.
 fn names_database(url: &str) -> bool {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     rest.split_once('/')
         .is_some_and(|(_, path)| !path.is_empty())
 }
 
-fn of_parts(s: &Settings, parts: &Parts) -> Result<Option<RedisConfig>, Mistake> {
-    let port: Option<NonZeroU16> = parsed(
-        "REDIS_PORT",
-        s.redis_port.as_deref(),
-        "a number from 1 to 65535, such as 6379",
-    )?;
-    let Some(host) = set(s.redis_host.as_deref()).or(port.map(|_| "127.0.0.1")) else {
+fn of_parts(set: &Variables, parts: &Parts) -> Result<Option<RedisConfig>, Mistake> {
+    let port: Option<NonZeroU16> =
+        set.parsed("REDIS_PORT", "a number from 1 to 65535, such as 6379")?;
+    let Some(host) = set.get("REDIS_HOST").or(port.map(|_| "127.0.0.1")) else {
         return no_server(parts);
     };
     let mut redis = RedisConfig::host(host, port.map_or(6379, NonZeroU16::get));
@@ -149,12 +132,12 @@ fn of_parts(s: &Settings, parts: &Parts) -> Result<Option<RedisConfig>, Mistake>
         redis = redis.database(database);
     }
     redis.check().map_err(|_| {
-        Mistake::new("REDIS_USERNAME is set without REDIS_PASSWORD: Redis would not be told the user. Set both")
+        Mistake::new("REDIS_USERNAME is set without REDIS_PASSWORD, so Redis would ignore the user. Set both")
     })?;
     Ok(Some(redis))
 }
 
-/// What belongs to a Redis, but no Redis.
+/// Refuses settings of a Redis without a server.
 fn no_server(parts: &Parts) -> Result<Option<RedisConfig>, Mistake> {
     let set = [
         ("REDIS_PASSWORD", parts.password.is_some()),

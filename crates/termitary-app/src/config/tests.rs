@@ -3,44 +3,36 @@
 
 use super::*;
 
-#[expect(clippy::unnecessary_wraps, reason = "what every setting is")]
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
+fn parse(set: &[(&str, &str)]) -> Result<Config, Mistake> {
+    Config::try_from(set.iter().copied().collect::<Variables>())
 }
 
-fn mistake(settings: Settings) -> String {
-    Config::try_from(settings).err().unwrap().to_string()
+fn mistake(set: &[(&str, &str)]) -> String {
+    parse(set).err().unwrap().to_string()
 }
 
 #[test]
 fn without_settings_everything_runs_in_one_file() {
-    let config = Config::try_from(Settings::default()).unwrap();
+    let config = parse(&[]).unwrap();
     assert_eq!(config.database_url, "sqlite://termitary.db");
     assert!(config.redis.is_none());
     assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 3000));
-    assert!(matches!(config.mail, MailWay::Files(dir) if dir == std::path::Path::new("mail")));
+    assert!(
+        matches!(config.mail, MailTransport::Files(dir) if dir == std::path::Path::new("mail"))
+    );
     assert_eq!(config.grace, Duration::from_secs(25));
 }
 
 #[test]
 fn an_empty_setting_is_not_set() {
-    let settings = Settings {
-        port: some(""),
-        redis_url: some(" "),
-        redis_host: some(""),
-        ..Settings::default()
-    };
-    let config = Config::try_from(settings).unwrap();
+    let config = parse(&[("PORT", ""), ("REDIS_URL", " "), ("REDIS_HOST", "")]).unwrap();
     assert_eq!(config.port, 3000);
     assert!(config.redis.is_none());
 }
 
 #[test]
 fn a_bad_port_is_named_with_the_way_out() {
-    let text = mistake(Settings {
-        port: some("70000"),
-        ..Settings::default()
-    });
+    let text = mistake(&[("PORT", "70000")]);
     assert_eq!(
         text,
         "PORT is `70000`: write a number from 0 to 65535, such as 3000"
@@ -49,10 +41,7 @@ fn a_bad_port_is_named_with_the_way_out() {
 
 #[test]
 fn postgresql_is_said_to_come_later_without_its_password() {
-    let text = mistake(Settings {
-        database_url: some("postgres://u:hunter2@db/x"),
-        ..Settings::default()
-    });
+    let text = mistake(&[("DATABASE_URL", "postgres://u:hunter2@db/x")]);
     assert!(
         text.contains("sqlite://") && text.contains("PostgreSQL"),
         "{text}"
@@ -68,10 +57,7 @@ fn a_bad_redis_url_is_shown_without_its_password() {
         "redis://u:hunter2@host:port",
         "redis://:hunter2@",
     ] {
-        let text = mistake(Settings {
-            redis_url: some(url),
-            ..Settings::default()
-        });
+        let text = mistake(&[("REDIS_URL", url)]);
         assert!(text.starts_with("REDIS_URL is"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
@@ -79,12 +65,7 @@ fn a_bad_redis_url_is_shown_without_its_password() {
 
 #[test]
 fn the_redis_url_wins_over_its_parts() {
-    let settings = Settings {
-        redis_url: some("redis://one:1111"),
-        redis_host: some("two"),
-        ..Settings::default()
-    };
-    let shown = Config::try_from(settings)
+    let shown = parse(&[("REDIS_URL", "redis://one:1111"), ("REDIS_HOST", "two")])
         .unwrap()
         .redis
         .unwrap()
@@ -92,28 +73,9 @@ fn the_redis_url_wins_over_its_parts() {
     assert!(shown.contains("one:1111"), "{shown}");
 }
 
-/// The Redis settings, by their variables.
-fn redis_settings(set: &[(&str, &str)]) -> Settings {
-    let mut settings = Settings::default();
-    for (name, value) in set {
-        let place = match *name {
-            "REDIS_URL" => &mut settings.redis_url,
-            "REDIS_HOST" => &mut settings.redis_host,
-            "REDIS_PORT" => &mut settings.redis_port,
-            "REDIS_USERNAME" => &mut settings.redis_username,
-            "REDIS_PASSWORD" => &mut settings.redis_password,
-            "REDIS_DB" => &mut settings.redis_db,
-            "REDIS_TLS" => &mut settings.redis_tls,
-            other => unreachable!("{other}"),
-        };
-        *place = some(value);
-    }
-    settings
-}
-
 #[test]
 fn each_redis_setting_is_used() {
-    // What is set, the server, the user and the password.
+    // The settings, the server, the user and the password.
     type Case<'a> = (
         &'a [(&'a str, &'a str)],
         &'a str,
@@ -181,10 +143,7 @@ fn each_redis_setting_is_used() {
         (&[("REDIS_HOST", "[::1]")], "redis://[::1]", None, None),
     ];
     for (set, server, username, password) in cases {
-        let redis = Config::try_from(redis_settings(set))
-            .unwrap()
-            .redis
-            .unwrap();
+        let redis = parse(set).unwrap().redis.unwrap();
         assert_eq!(redis.to_string(), server, "{set:?}");
         let info = redis.connection_info().unwrap();
         let said = info.redis_settings();
@@ -261,7 +220,7 @@ fn a_redis_setting_that_cannot_work_or_contradicts_another_is_refused_by_its_nam
         (&[("REDIS_TLS", "yes")], ["REDIS_TLS", "no Redis"]),
         (&[("REDIS_USERNAME", "u")], ["REDIS_USERNAME", "no Redis"]),
     ] {
-        let text = mistake(redis_settings(set));
+        let text = mistake(set);
         for name in names {
             assert!(text.contains(name), "{set:?}: {text}");
         }
@@ -271,17 +230,15 @@ fn a_redis_setting_that_cannot_work_or_contradicts_another_is_refused_by_its_nam
 
 #[test]
 fn the_original_settings_of_redis_work() {
-    let settings = Settings {
-        redis_host: some("cache"),
-        redis_port: some("6380"),
-        redis_password: some("hunter2"),
-        ..Settings::default()
-    };
-    let shown = Config::try_from(settings)
-        .unwrap()
-        .redis
-        .unwrap()
-        .to_string();
+    let shown = parse(&[
+        ("REDIS_HOST", "cache"),
+        ("REDIS_PORT", "6380"),
+        ("REDIS_PASSWORD", "hunter2"),
+    ])
+    .unwrap()
+    .redis
+    .unwrap()
+    .to_string();
     assert!(
         shown.contains("cache:6380") && !shown.contains("hunter2"),
         "{shown}"
@@ -290,18 +247,10 @@ fn the_original_settings_of_redis_work() {
 
 #[test]
 fn a_port_that_kubernetes_made_of_a_service_is_not_ours() {
-    let link = || some("tcp://10.0.0.1:6379");
-    let config = Config::try_from(Settings {
-        redis_port: link(),
-        ..Settings::default()
-    });
+    let link = "tcp://10.0.0.1:6379";
+    let config = parse(&[("REDIS_PORT", link)]);
     assert!(config.unwrap().redis.is_none());
-    let config = Config::try_from(Settings {
-        redis_port: link(),
-        redis_host: some("cache"),
-        ..Settings::default()
-    })
-    .unwrap();
+    let config = parse(&[("REDIS_PORT", link), ("REDIS_HOST", "cache")]).unwrap();
     assert!(
         config.notes[0].starts_with("REDIS_PORT"),
         "{:?}",
@@ -316,10 +265,7 @@ fn a_port_that_kubernetes_made_of_a_service_is_not_ours() {
 
 #[test]
 fn a_password_for_no_redis_is_a_mistake() {
-    let text = mistake(Settings {
-        redis_password: some("hunter2"),
-        ..Settings::default()
-    });
+    let text = mistake(&[("REDIS_PASSWORD", "hunter2")]);
     assert!(
         text.contains("REDIS_HOST") && !text.contains("hunter2"),
         "{text}"
@@ -331,31 +277,21 @@ fn a_secret_may_stand_in_a_file_but_not_in_both_places() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("url");
     std::fs::write(&file, "sqlite://other.db\n").unwrap();
-    let file = file.to_str().map(str::to_owned);
-    let settings = Settings {
-        database_url_file: file.clone(),
-        ..Settings::default()
-    };
-    assert_eq!(
-        Config::try_from(settings).unwrap().database_url,
-        "sqlite://other.db"
-    );
-    let both = Settings {
-        database_url: some("sqlite://a.db"),
-        database_url_file: file,
-        ..Settings::default()
-    };
+    let file = file.to_str().unwrap();
+    let settings = &[("DATABASE_URL_FILE", file)];
+    assert_eq!(parse(settings).unwrap().database_url, "sqlite://other.db");
+    let both = &[
+        ("DATABASE_URL", "sqlite://a.db"),
+        ("DATABASE_URL_FILE", file),
+    ];
     assert!(mistake(both).contains("both set"));
-    let missing = Settings {
-        smtp_url_file: some("/nowhere/at/all"),
-        ..Settings::default()
-    };
+    let missing = &[("SMTP_URL_FILE", "/nowhere/at/all")];
     assert!(mistake(missing).starts_with("SMTP_URL_FILE is `/nowhere/at/all`"));
 }
 
 #[test]
 fn times_have_units() {
-    let read = |text| time("T", Some(text)).ok().flatten();
+    let read = values::time;
     assert_eq!(read("25"), Some(Duration::from_secs(25)));
     assert_eq!(read("500ms"), Some(Duration::from_millis(500)));
     assert_eq!(read("2m"), Some(Duration::from_mins(2)));
@@ -366,28 +302,13 @@ fn times_have_units() {
 
 #[test]
 fn words_are_chosen_from_a_list() {
-    let text = mistake(Settings {
-        pubsub_bridge: some("sideways"),
-        ..Settings::default()
-    });
+    let text = mistake(&[("TERMITARY_PUBSUB_BRIDGE", "sideways")]);
     assert_eq!(
         text,
         "TERMITARY_PUBSUB_BRIDGE is `sideways`: write one of off, in, out, both"
     );
-    assert!(
-        mistake(Settings {
-            log_format: some("xml"),
-            ..Settings::default()
-        })
-        .contains("pretty, json")
-    );
-    assert!(
-        mistake(Settings {
-            env: some("prod"),
-            ..Settings::default()
-        })
-        .contains("production")
-    );
+    assert!(mistake(&[("LOG_FORMAT", "xml")]).contains("pretty, json"));
+    assert!(mistake(&[("TERMITARY_ENV", "prod")]).contains("production"));
 }
 
 #[test]

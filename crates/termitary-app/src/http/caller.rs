@@ -1,40 +1,22 @@
-//! Who is calling: the session behind the bearer token.
+//! The caller of a request, by the session of its bearer token.
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use uuid::Uuid;
 
 use super::problem::ApiError;
 use super::refusals::Identified;
-use crate::accounts::Role;
+use crate::accounts::Caller;
 use crate::app::App;
 
-/// The user behind a request. A route that takes it needs a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Caller {
-    pub(crate) user: Uuid,
-    pub(crate) role: Role,
-    pub(crate) session: Uuid,
-}
-
 impl Caller {
-    pub(crate) fn is_admin(&self) -> bool {
-        self.role == Role::Admin
-    }
-
-    /// The caller may act for `user`: themselves, or anyone as admin.
-    pub(crate) fn may_act_for(&self, user: Uuid) -> bool {
-        self.user == user || self.is_admin()
-    }
-
-    /// 403 for everyone but admins.
+    /// Returns 403 for everyone but admins.
     pub(crate) fn admin_only(&self) -> Result<(), ApiError> {
         if self.is_admin() {
             Ok(())
         } else {
-            Err(ApiError::Forbidden("This is for admins."))
+            Err(ApiError::Forbidden("Only admins may do this."))
         }
     }
 
@@ -42,10 +24,11 @@ impl Caller {
         let token = bearer(headers).ok_or(ApiError::Unauthorized(
             "Send the token of a login as `Authorization: Bearer <token>`.",
         ))?;
-        crate::auth::caller(app, token)
+        app.sessions()
+            .of_token(token)
             .await?
             .ok_or(ApiError::Unauthorized(
-                "The session is over or never was: log in again.",
+                "The session has ended or never existed: log in again.",
             ))
     }
 }
@@ -55,6 +38,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// A route that takes the caller needs a session.
 impl<S> FromRequestParts<S> for Caller
 where
     App: FromRef<S>,

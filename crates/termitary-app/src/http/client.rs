@@ -1,4 +1,4 @@
-//! Who is at the other end: the address and the agent of a request.
+//! The client of a request: its address and its agent.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Once;
@@ -9,8 +9,9 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap};
 
 use crate::app::App;
+use crate::network::network;
 
-/// The other end of a request.
+/// The client of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
@@ -29,25 +30,14 @@ impl Client {
         }
     }
 
-    /// The network that counts as one source.
+    /// The network, which limits count as one source.
     pub(crate) fn network(&self) -> String {
         network(self.address)
     }
 }
 
-/// One IPv6 customer has a whole /64 to try from.
-pub(crate) fn network(source: IpAddr) -> String {
-    match source {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
-}
-
-/// The client's address: what the outermost trusted proxy saw, or else the other end of
-/// the connection.
+/// The client's address: the one that the outermost trusted proxy saw, or else the
+/// other end of the connection.
 pub(super) fn address(headers: &HeaderMap, extensions: &Extensions, trusted_hops: usize) -> IpAddr {
     let peer = extensions
         .get::<ConnectInfo<SocketAddr>>()
@@ -57,36 +47,35 @@ pub(super) fn address(headers: &HeaderMap, extensions: &Extensions, trusted_hops
     forwarded.warn_once(peer);
     match forwarded {
         Forwarded::By(address) => address.to_canonical(),
-        Forwarded::Nobody | Forwarded::NotTrusted | Forwarded::Unreadable => peer,
+        Forwarded::Absent | Forwarded::NotTrusted | Forwarded::Unreadable => peer,
     }
 }
 
-/// What `X-Forwarded-For` says.
+/// The content of `X-Forwarded-For`.
 #[derive(Debug, PartialEq, Eq)]
 enum Forwarded {
-    /// There is none.
-    Nobody,
-    /// There is one, and no proxy is trusted.
+    /// The header is absent.
+    Absent,
+    /// The header is present, but no proxy is trusted.
     NotTrusted,
     /// The address that the outermost trusted proxy saw.
     By(IpAddr),
-    /// The entry that counts is no address, or there are fewer than trusted proxies.
+    /// The entry that counts is not an address, or the header has too few entries.
     Unreadable,
 }
 
 impl Forwarded {
-    /// Each proxy appends the address it saw, so only entries from the end can be
-    /// believed, whatever a client wrote before them.
+    /// Each proxy appends the address it saw, so only entries from the end are trusted.
+    /// A client may write anything before them.
     fn of(headers: &HeaderMap, trusted_hops: usize) -> Self {
         let lines = headers.get_all("x-forwarded-for");
         let entries: Vec<&[u8]> = lines
             .iter()
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
             .map(<[u8]>::trim_ascii)
-            .filter(|entry| !entry.is_empty())
             .collect();
-        if entries.is_empty() {
-            return Self::Nobody;
+        if entries.iter().all(|entry| entry.is_empty()) {
+            return Self::Absent;
         }
         if trusted_hops == 0 {
             return Self::NotTrusted;
@@ -98,7 +87,7 @@ impl Forwarded {
             .map_or(Self::Unreadable, Self::By)
     }
 
-    /// Says once what an operator has to know; never what stands in the header.
+    /// Logs a wrong setting once, without the content of the header.
     fn warn_once(&self, peer: IpAddr) {
         static UNREADABLE: Once = Once::new();
         static NOT_TRUSTED: Once = Once::new();
@@ -106,13 +95,13 @@ impl Forwarded {
             Self::Unreadable => UNREADABLE.call_once(|| {
                 tracing::warn!(
                     source.ip = %peer,
-                    "X-Forwarded-For has no address where TERMITARY_TRUSTED_PROXIES says that one stands: such requests count as the proxy's own. Set it to the number of proxies that append to the header (said once)"
+                    "X-Forwarded-For has no address at the place that TERMITARY_TRUSTED_PROXIES names: such requests count as the proxy's own. Set it to the number of proxies that append to the header (logged once)"
                 );
             }),
             Self::NotTrusted if is_near(peer) => NOT_TRUSTED.call_once(|| {
                 tracing::warn!(
                     source.ip = %peer,
-                    "a proxy sends X-Forwarded-For, and TERMITARY_TRUSTED_PROXIES is 0: all of its clients count as one source. Set it to the number of proxies in front (said once)"
+                    "a proxy sends X-Forwarded-For, but TERMITARY_TRUSTED_PROXIES is 0: all of its clients count as one source. Set it to the number of proxies in front (logged once)"
                 );
             }),
             _ => {}
@@ -120,8 +109,8 @@ impl Forwarded {
     }
 }
 
-/// Proxies are on this machine or in its network; clients elsewhere may send what
-/// they like.
+/// Returns true for this machine and its network, where proxies are. Clients elsewhere
+/// may send any header.
 fn is_near(peer: IpAddr) -> bool {
     match peer {
         IpAddr::V4(peer) => peer.is_loopback() || peer.is_private(),
@@ -144,7 +133,7 @@ fn parse(entry: &[u8]) -> Option<IpAddr> {
     inner.parse().ok()
 }
 
-/// `fe80::1%eth0` names an interface of the proxy, which is nobody's address.
+/// Drops a zone such as that of `fe80::1%eth0`: it names an interface of the proxy.
 fn without_zone(text: &str) -> String {
     match text.split_once('%') {
         Some((address, rest)) => {
@@ -220,8 +209,7 @@ mod tests {
             ("fe80::1%3", "fe80::1"),
             ("::ffff:203.0.113.9", "203.0.113.9"),
             ("  203.0.113.9  ", "203.0.113.9"),
-            ("203.0.113.9,", "203.0.113.9"),
-            ("10.6.6.6, , 203.0.113.9, ,", "203.0.113.9"),
+            ("10.6.6.6, , 203.0.113.9", "203.0.113.9"),
         ] {
             assert_eq!(address(written, 1), meant, "{written}");
         }
@@ -231,6 +219,10 @@ mod tests {
             "203.0.113.9:",
             "[2001:db8::9",
             "1.2.3",
+            // An empty entry is one that a proxy appended: the entry before it is the
+            // client's own.
+            "203.0.113.9,",
+            "10.6.6.6, 203.0.113.9, ",
         ] {
             assert_eq!(address(nobody, 1), "192.0.2.1", "{nobody}");
         }

@@ -1,5 +1,5 @@
-//! A connection that cannot stand still: a client has a limited time to send the
-//! head of a request, to take the answer, and to send the next request.
+//! Time limits of a connection: a client has a limited time to send the head of a
+//! request, to read the response, and to send the next request.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -16,35 +16,34 @@ use tokio::time::{Instant, Sleep};
 /// The most bytes that are handed to a connection at once.
 const PIECE: usize = 32 * 1024;
 
-/// How long a client may keep a connection waiting.
+/// The times that a client may keep a connection waiting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For the whole head of a request, and for the first request.
     pub(crate) head: Duration,
     /// For the next request on the connection.
     pub(crate) idle: Duration,
-    /// For the next piece of an answer to be taken.
+    /// For reading the next piece of a response.
     pub(crate) write: Duration,
 }
 
-/// What a connection is about at this moment; shared by its stream and its
-/// requests.
+/// The present phase of a connection, shared by its stream and its requests.
 #[derive(Clone)]
 pub(crate) struct Phase(Arc<Mutex<State>>);
 
 struct State {
     at: At,
-    /// Of the connection while it waits to read: a wait that begins has to be timed.
+    /// The waker of the connection while it waits to read: a new wait needs a timer.
     reader: Option<Waker>,
 }
 
 #[derive(Clone, Copy)]
 enum At {
-    /// Waiting for a request since then.
+    /// Waiting for a request since this time.
     Idle(Instant),
-    /// The head of a request began to arrive then. A new connection counts as one.
+    /// The head of a request began to arrive at this time. A new connection starts so.
     Head(Instant),
-    /// A request is being answered.
+    /// A request is being handled.
     Answering,
 }
 
@@ -56,7 +55,7 @@ impl Phase {
         })))
     }
 
-    /// A request is being answered until what is returned is dropped.
+    /// Starts handling a request, until the returned guard is dropped.
     pub(crate) fn answering(&self) -> Answering {
         self.lock().at = At::Answering;
         Answering(self.clone())
@@ -69,7 +68,7 @@ impl Phase {
         }
     }
 
-    /// An answer was taken only now: the wait for the next request begins.
+    /// The client read the rest of a response: the wait for the next request begins.
     fn taken(&self) {
         let mut state = self.lock();
         if matches!(state.at, At::Idle(_)) {
@@ -77,7 +76,7 @@ impl Phase {
         }
     }
 
-    /// Until when the client is waited for; whoever asks is woken when a wait begins.
+    /// The deadline of the present wait. `reader` is woken when another wait begins.
     fn deadline(&self, patience: Patience, reader: &Waker) -> Option<Instant> {
         let mut state = self.lock();
         if !state
@@ -110,11 +109,11 @@ impl State {
     }
 }
 
-/// A request that is being answered.
+/// The guard of a request that is being handled.
 pub(crate) struct Answering(Phase);
 
 impl Answering {
-    /// The answer lasts until its body has ended.
+    /// Keeps the guard until the body has ended.
     pub(crate) fn until_sent(self, body: Body) -> Body {
         Body::new(Sent {
             body,
@@ -130,11 +129,11 @@ impl Drop for Answering {
     }
 }
 
-/// Hands a body on in pieces, so that it lasts until the client has taken nearly
-/// all of it.
+/// Sends a body in pieces, so that it ends only when the client has read nearly all of
+/// it.
 struct Sent {
     body: Body,
-    /// Of a large piece.
+    /// The rest of a large piece.
     rest: Bytes,
     _answering: Answering,
 }
@@ -187,7 +186,7 @@ pub(crate) struct Timed<S> {
     phase: Phase,
     patience: Patience,
     reading: Option<Pin<Box<Sleep>>>,
-    /// There while the client does not take what is written.
+    /// The timer while the client does not read.
     writing: Option<Pin<Box<Sleep>>>,
 }
 
@@ -217,7 +216,7 @@ impl<S> Timed<S> {
         sleep.as_mut().poll(cx)
     }
 
-    /// What a write came to, or an error where the client takes nothing for long.
+    /// The result of a write, or an error if the client reads nothing for too long.
     fn timed<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -236,7 +235,7 @@ impl<S> Timed<S> {
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the client does not take the answer",
+            "the client does not read the response",
         )))
     }
 }
@@ -250,7 +249,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_pending() {
-            // Nothing read is the end: the connection closes in order.
+            // A read of nothing is the end: the connection closes normally.
             return self.poll_silence(cx).map(Ok);
         }
         if buf.filled().len() > before {
@@ -309,7 +308,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(100);
     const NEVER: Duration = Duration::from_hours(1);
 
-    /// All limits but the ones that a test is about.
+    /// The limits that a test is not about.
     const NONE: Patience = Patience {
         head: NEVER,
         idle: NEVER,

@@ -1,4 +1,4 @@
-//! CORS: which pages of other origins may call the API from a browser.
+//! CORS: the pages of other origins that may call the API from a browser.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long a browser remembers what it may do.
+/// The time that a browser caches its permissions.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
-/// Lets pages of `origins` in; none where there are none. Cookies stay out: tokens
-/// travel in a header that the page itself sets.
+/// Allows pages of `origins`, if there are any. Cookies are not allowed: the page itself
+/// sends its token in a header.
 pub(super) fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;

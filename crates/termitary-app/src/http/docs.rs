@@ -1,5 +1,5 @@
-//! The OpenAPI document: collected from the routes themselves, completed here
-//! with what holds for all of them.
+//! The OpenAPI document: collected from the routes, and completed here with the parts
+//! that all routes share.
 
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
@@ -10,7 +10,7 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-/// Where a person who opens the service's address is shown what it can do.
+/// The path of the page that documents the API.
 pub(crate) const PATH: &str = "/docs";
 
 /// Routes of the API that need no session.
@@ -22,7 +22,7 @@ const OPEN: &[&str] = &[
     "/api/v1/auth/password/reset",
 ];
 
-/// What the macros cannot say once for all routes.
+/// Adds the parts that the macros cannot add for all routes at once.
 pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
     document.info = InfoBuilder::new()
         .title("Termitary")
@@ -69,7 +69,7 @@ fn complete_operation(operation: &mut Operation, is_post: bool, needs_session: b
             "session",
             Vec::<String>::new(),
         )]);
-        add_problem(operation, "401", "No session, or one that is over");
+        add_problem(operation, "401", "No session, or one that has ended");
     }
     if is_post {
         let key = ParameterBuilder::new()
@@ -77,8 +77,8 @@ fn complete_operation(operation: &mut Operation, is_post: bool, needs_session: b
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
             .description(Some(
-                "A key of your own, such as a UUID. The same request sent again with it within a day is answered \
-                 again, not done again.",
+                "A key of your own, such as a UUID. The same request sent again with it within a day gets the same \
+                 response and is not repeated.",
             ))
             .schema(Some(ObjectBuilder::new().schema_type(Type::String).max_length(Some(255))))
             .build();
@@ -99,10 +99,14 @@ fn complete_operation(operation: &mut Operation, is_post: bool, needs_session: b
         add_problem(
             operation,
             "422",
-            "A field or parameter is wrong; `errors` names each",
+            "A field or parameter is invalid; `errors` names each",
         );
     }
-    add_problem(operation, "503", "Not now; `Retry-After` says when");
+    add_problem(
+        operation,
+        "503",
+        "Not available now; `Retry-After` gives the time to wait",
+    );
 }
 
 fn add_problem(operation: &mut Operation, status: &str, description: &str) {
@@ -125,7 +129,7 @@ fn add_problem(operation: &mut Operation, status: &str, description: &str) {
         .or_insert_with(|| response.build().into());
 }
 
-/// The page at `/docs`: bundled, and calling nobody.
+/// The page at `/docs`: bundled, and without calls to other servers.
 pub(crate) fn page() -> SwaggerUi {
     let config = Config::from("/openapi.json")
         .validator_url("none")

@@ -1,5 +1,5 @@
-//! Small pages for people who follow a link in a mail: rendered here, without
-//! scripts, and under a policy that allows none.
+//! Small pages for people who follow a link in a mail, without scripts and under a
+//! policy that forbids them.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ h1{font-size:1.4rem}label{display:block;margin:.8rem 0 .2rem}input{font:inherit;
 button{font:inherit;margin-top:1rem;padding:.4rem 1rem}dt{font-weight:600;margin-top:.6rem}dd{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}\
 .wrong{color:#a40000}@media(prefers-color-scheme:dark){body{color:#eee;background:#1b1b1b}.wrong{color:#ff9d9d}}";
 
-/// Only this style, and forms that come back here.
+/// Allows this style, and forms that are sent to this service.
 static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     let hash = STANDARD.encode(Sha256::digest(STYLE));
     HeaderValue::try_from(format!(
@@ -34,7 +34,7 @@ pub(crate) struct Html {
     body: String,
 }
 
-/// What a text stands in. Texts are escaped whatever they hold.
+/// The kind of a paragraph.
 #[derive(Clone, Copy)]
 pub(crate) enum Tag {
     Text,
@@ -50,8 +50,8 @@ impl Html {
         }
     }
 
-    /// A paragraph.
-    pub(crate) fn say(mut self, tag: Tag, text: &str) -> Self {
+    /// Adds a paragraph. Texts are always escaped.
+    pub(crate) fn text(mut self, tag: Tag, text: &str) -> Self {
         let class = match tag {
             Tag::Text => "",
             Tag::Wrong => " class=\"wrong\" role=\"alert\"",
@@ -60,7 +60,7 @@ impl Html {
         self
     }
 
-    /// A paragraph that leads to another page of this service.
+    /// Adds a link to another page of this service.
     pub(crate) fn link(mut self, path: &str, text: &str) -> Self {
         self.push(format_args!(
             "<p><a href=\"{}\">{}</a></p>",
@@ -70,7 +70,7 @@ impl Html {
         self
     }
 
-    /// Names with their values.
+    /// Adds a list of names and values.
     pub(crate) fn list(mut self, rows: &[(&str, String)]) -> Self {
         self.push(format_args!("<dl>"));
         for (name, value) in rows {
@@ -84,8 +84,8 @@ impl Html {
         self
     }
 
-    /// A form that is sent to the page's own address. Each field has a name, a
-    /// type, what a password manager should know of it, and a label.
+    /// Adds a form that is sent to the page's own address. Each field has a name, a
+    /// type, an `autocomplete` value and a label.
     pub(crate) fn form(mut self, fields: &[[&str; 4]], button: &str) -> Self {
         self.push(format_args!("<form method=\"post\">"));
         for [name, kind, autocomplete, label] in fields {
@@ -132,7 +132,7 @@ impl IntoResponse for Html {
     }
 }
 
-/// Text as HTML shows it, also within quotes.
+/// Text escaped for HTML, also within quotes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -148,7 +148,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// The words of an error for a page, and its status.
+/// The status and the text of an error, for a page.
 pub(crate) fn words_of(error: ApiError) -> (StatusCode, String) {
     let status = error.status();
     let (detail, errors) = error.detail();
@@ -156,7 +156,7 @@ pub(crate) fn words_of(error: ApiError) -> (StatusCode, String) {
     let words = words.or(detail).unwrap_or_else(|| {
         status
             .canonical_reason()
-            .unwrap_or("This did not work")
+            .unwrap_or("This failed")
             .to_owned()
     });
     (status, words)
@@ -170,7 +170,7 @@ mod tests {
     fn no_text_becomes_a_tag_or_an_attribute() {
         let evil = "<script>alert('1')</script>\" onload=\"x&";
         let page = Html::new(StatusCode::OK, "Test")
-            .say(Tag::Wrong, evil)
+            .text(Tag::Wrong, evil)
             .link(evil, evil)
             .list(&[(evil, evil.to_owned())])
             .form(&[[evil; 4]], evil);

@@ -1,5 +1,4 @@
-//! What comes in: JSON bodies, queries and ids, each refused with the field's
-//! name where it is wrong.
+//! Request data: JSON bodies, queries and ids. Each error names the invalid field.
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -13,9 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::BODY_LIMIT;
+use super::layers::DEADLINE;
 use super::problem::{ApiError, FieldError};
 
-/// The bytes that most bodies fit into: one that outgrows its place is copied.
+/// The capacity that most bodies fit into: one that outgrows it is copied.
 const ROOM: usize = 4_096;
 
 /// A JSON body, in or out.
@@ -48,8 +48,8 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// A JSON body that may be left out: then it is an object without fields, and
-/// what is missing in it is told by its name.
+/// A JSON body that may be left out: then it is an object without fields, and the error
+/// names the missing ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JsonOrNothing<T>(pub(crate) T);
 
@@ -87,23 +87,31 @@ fn is_json(request: &Request) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-/// The whole body, at most [`BODY_LIMIT`] bytes.
+/// Reads the whole body, at most [`BODY_LIMIT`] bytes.
 pub(crate) async fn read_body(request: Request) -> Result<axum::body::Bytes, ApiError> {
-    axum::body::to_bytes(request.into_body(), BODY_LIMIT)
-        .await
-        .map_err(|error| {
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            while let Some(error) = cause {
-                if error.to_string().contains("length limit exceeded") {
-                    return ApiError::TooLarge;
-                }
-                cause = error.source();
+    let reading = axum::body::to_bytes(request.into_body(), BODY_LIMIT);
+    // Within the layer that ends the whole request at the same time: the body's end is
+    // checked first.
+    let read = match DEADLINE.try_with(|deadline| *deadline) {
+        Ok(deadline) => match tokio::time::timeout_at(deadline, reading).await {
+            Ok(read) => read,
+            Err(_) => return Err(ApiError::Slow),
+        },
+        Err(_) => reading.await,
+    };
+    read.map_err(|error| {
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            if error.to_string().contains("length limit exceeded") {
+                return ApiError::TooLarge;
             }
-            ApiError::Malformed("The body ended before it was complete.".to_owned())
-        })
+            cause = error.source();
+        }
+        ApiError::Malformed("The body ended before it was complete.".to_owned())
+    })
 }
 
-/// Serde takes the fields of a struct from an array as well, by their places.
+/// Refuses arrays, from which serde would read the fields of a struct by position.
 fn is_object(body: &[u8]) -> Result<(), ApiError> {
     if body.trim_ascii_start().starts_with(b"{") {
         return Ok(());
@@ -148,7 +156,7 @@ fn located(path: &str, message: &str) -> FieldError {
     }
 }
 
-/// What a parser of the standard library or of ids says, as the rules say it.
+/// Replaces messages of the standard library and of the UUID parser by the rule.
 fn plain(message: &str) -> &str {
     match message {
         "invalid digit found in string" | "number too large to fit in target type" => {
@@ -177,13 +185,12 @@ where
     }
 }
 
-/// Validates by the type's own rules; the report names fields as the JSON does.
+/// Validates by the type's own rules; the error names fields as the JSON does.
 pub(crate) fn check<T: Validate<Context = ()>>(value: &T) -> Result<(), ApiError> {
     refuse(wrong_fields(value))
 }
 
-/// [`check`] of two values that are made of one body: what is wrong with either is
-/// told at once.
+/// Validates two values that come from one body, and reports the errors of both.
 pub(crate) fn check_both<A, B>(one: &A, other: &B) -> Result<(), ApiError>
 where
     A: Validate<Context = ()>,
@@ -246,7 +253,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// The id in the path. What is no id is the id of nothing: 404.
+/// The id in the path. An invalid id is not the id of anything: 404.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Id(pub(crate) Uuid);
 

@@ -1,5 +1,5 @@
-//! What happens around every request: its id, its trace, its time limit, the
-//! headers of every answer, and problem details for every error.
+//! The layers around every request: its id, its trace, its time limit, the headers of
+//! every response, and problem details for every error.
 
 use std::any::Any;
 use std::time::Instant;
@@ -21,7 +21,7 @@ use crate::app::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Names the request, continues its trace, and reports how it ended.
+/// Gives the request an id, continues its trace, and reports its result.
 pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers()).unwrap_or_else(|| app.db().clock().new_id().to_string());
     let incoming = request
@@ -58,7 +58,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
         tracing::debug!(
             http.status = status,
             took_ms = took.as_millis() as u64,
-            "answered"
+            "handled"
         );
     });
     let labels = [
@@ -74,7 +74,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
     response
 }
 
-/// Labels come from closed sets only: a client may invent methods.
+/// The method as a label. Labels come from closed sets: a client may invent methods.
 pub(super) fn label(method: &axum::http::Method) -> String {
     match method.as_str() {
         known @ ("GET" | "POST" | "PATCH" | "DELETE" | "PUT" | "HEAD" | "OPTIONS") => {
@@ -84,15 +84,15 @@ pub(super) fn label(method: &axum::http::Method) -> String {
     }
 }
 
-/// The caller's own id for the request, if it is harmless.
+/// The client's own id for the request, if it is harmless.
 fn request_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     ((1..=64).contains(&id.len()) && id.bytes().all(harmless)).then(|| id.to_owned())
 }
 
-/// The headers of every answer, and problem details for errors that came from
-/// the router or a layer instead of a handler.
+/// Adds the headers of every response, and problem details to errors that came from the
+/// router or a layer instead of a handler.
 pub(crate) async fn finish(request: Request, next: Next) -> Response {
     let is_page = request.uri().path().starts_with("/docs");
     let response = next.run(request).await;
@@ -111,7 +111,7 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     } else {
         "default-src 'none'; frame-ancestors 'none'"
     };
-    // A page that came with a policy keeps it.
+    // A page with a policy of its own keeps it.
     headers
         .entry(CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static(policy));
@@ -123,19 +123,18 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
-/// An error that no handler put into words: from the router, a layer or an
-/// extractor. JSON is words: a problem, or what `/readyz` says when it is not;
-/// so is a page.
+/// Returns true for an error without a body that explains it, such as one from the
+/// router, a layer or an extractor. JSON and HTML explain themselves.
 fn is_bare_error(response: &Response<Body>) -> bool {
     let status = response.status();
     let kind = response
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let in_words = kind.is_some_and(|kind| {
+    let explained = kind.is_some_and(|kind| {
         matches!(kind, PROBLEM_JSON | "application/json") || kind.starts_with("text/html")
     });
-    (status.is_client_error() || status.is_server_error()) && !in_words
+    (status.is_client_error() || status.is_server_error()) && !explained
 }
 
 fn as_problem(bare: &Response<Body>) -> Response {
@@ -148,15 +147,22 @@ fn as_problem(bare: &Response<Body>) -> Response {
     response
 }
 
-/// Ends a request that takes too long to begin its answer.
+tokio::task_local! {
+    /// The time at which the request ends: reading its body ends then, with 408.
+    pub(super) static DEADLINE: tokio::time::Instant;
+}
+
+/// Ends a request that takes too long to start its response.
 pub(crate) async fn timeout(State(app): State<App>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(app.settings().request_timeout, next.run(request)).await {
+    let deadline = tokio::time::Instant::now() + app.settings().request_timeout;
+    let response = DEADLINE.scope(deadline, next.run(request));
+    match tokio::time::timeout_at(deadline, response).await {
         Ok(response) => response,
-        Err(_) => ApiError::Busy("The request took too long and was given up.").into_response(),
+        Err(_) => ApiError::Busy("The request took too long and was ended.").into_response(),
     }
 }
 
-/// A panic is a 500 for this request, and nothing for the others.
+/// Turns a panic into a 500 of this request alone.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the layer hands the panic over"

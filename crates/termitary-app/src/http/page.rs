@@ -16,14 +16,14 @@ const MAX_LIMIT: u32 = 100;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Page<T> {
-    /// In the order that was asked for.
+    /// In the requested order.
     pub(crate) items: Vec<T>,
     /// Pass it as `cursor` to get the next page; `null` on the last.
     pub(crate) next_cursor: Option<String>,
 }
 
 impl<T> Page<T> {
-    /// Cuts rows, of which one more than `limit` was asked for, into a page.
+    /// Makes a page of rows, of which up to `limit + 1` were read.
     pub(crate) fn cut<C: Serialize>(
         mut rows: Vec<T>,
         limit: u32,
@@ -54,7 +54,7 @@ impl<T> Page<T> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Paging {
-    /// How many items at most (1 to 100, default 50).
+    /// The most items of the page (1 to 100, default 50).
     #[param(minimum = 1, maximum = 100)]
     pub(crate) limit: Option<u32>,
     /// `nextCursor` of the page before.

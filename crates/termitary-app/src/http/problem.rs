@@ -9,44 +9,46 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::accounts::PasswordsBusy;
+use crate::accounts::{PasswordsBusy, SessionError};
 
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What went wrong with a request.
+/// The error of a request.
 #[derive(Debug)]
 pub(crate) enum ApiError {
-    /// 400: not what HTTP or JSON allow.
+    /// 400: invalid HTTP or JSON.
     Malformed(String),
-    /// 401: no session, or one that is over.
+    /// 401: no session, or one that has ended.
     Unauthorized(&'static str),
-    /// 403: seen, but not theirs to change.
+    /// 403: visible to the caller, but not theirs to change.
     Forbidden(&'static str),
-    /// 404: not there, or not theirs to know.
+    /// 404: missing, or not visible to the caller.
     NotFound,
-    /// 409: not in the present state.
+    /// 408: the body did not arrive in time.
+    Slow,
+    /// 409: impossible in the present state.
     Conflict(&'static str),
     /// 413.
     TooLarge,
     /// 415: a body of another media type than JSON.
     UnsupportedMediaType,
-    /// 422: understood, but these fields are wrong.
+    /// 422: these fields are invalid.
     Invalid(Vec<FieldError>),
-    /// 429: a limit of the caller's is used up.
+    /// 429: the caller reached a limit.
     TooMany {
         detail: &'static str,
         retry_after: Duration,
     },
-    /// 503: a limit of the service is used up, or the database is away.
+    /// 503: the service reached a limit, or the database is unreachable.
     Busy(&'static str),
-    /// 500: a mistake of ours; the text goes to the log only.
+    /// 500: a fault of the service; the text goes to the log only.
     Internal(anyhow::Error),
 }
 
 /// RFC 9457 problem details.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Names the kind of problem; stable.
+    /// The kind of problem; stable.
     #[schema(example = "urn:termitary:problem:invalid-fields")]
     #[serde(rename = "type")]
     kind: String,
@@ -54,21 +56,21 @@ pub(crate) struct Problem {
     title: String,
     /// The HTTP status.
     status: u16,
-    /// What happened in this case.
+    /// The details of this case.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
-    /// Which fields are wrong, and why.
+    /// The invalid fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
 }
 
-/// One field that is wrong.
+/// One invalid field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
     /// As written in the request: a path such as `dueDate` or `items[2].name`.
     pub(crate) field: String,
-    /// What is wrong with it.
+    /// The rule that it breaks.
     pub(crate) message: String,
 }
 
@@ -86,6 +88,7 @@ impl ApiError {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -109,7 +112,9 @@ impl ApiError {
                 tracing::error!(error = format!("{error:#}"), "a request failed");
                 (None, Vec::new())
             }
-            Self::NotFound | Self::TooLarge | Self::UnsupportedMediaType => (None, Vec::new()),
+            Self::NotFound | Self::Slow | Self::TooLarge | Self::UnsupportedMediaType => {
+                (None, Vec::new())
+            }
         }
     }
 }
@@ -138,7 +143,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The answer that says what `status` means.
+/// The response with the problem details of `status`.
 pub(crate) fn problem(
     status: StatusCode,
     detail: Option<String>,
@@ -170,12 +175,17 @@ fn describe(status: StatusCode) -> (&'static str, &'static str, Option<&'static 
         404 => (
             "not-found",
             "Not found",
-            Some("There is nothing here, or nothing that you may see."),
+            Some("Nothing is here, or nothing that you may see."),
         ),
         405 => (
             "method-not-allowed",
             "Method not allowed",
             Some("The `Allow` header names the methods of this path."),
+        ),
+        408 => (
+            "timeout",
+            "The request took too long",
+            Some("The body did not arrive in time: send it again."),
         ),
         409 => ("conflict", "In conflict with the present state", None),
         413 => (
@@ -192,26 +202,26 @@ fn describe(status: StatusCode) -> (&'static str, &'static str, Option<&'static 
         429 => (
             "too-many-requests",
             "Too many requests",
-            Some("`Retry-After` says when to try again."),
+            Some("Try again after the time in `Retry-After`."),
         ),
         503 => (
             "unavailable",
             "Not available now",
-            Some("`Retry-After` says when to try again."),
+            Some("Try again after the time in `Retry-After`."),
         ),
         _ if status.is_server_error() => (
             "internal",
-            "Something went wrong here",
-            Some("The mistake is ours and was logged; the `x-request-id` header names it."),
+            "Internal error",
+            Some("The error was logged under the id in the `x-request-id` header."),
         ),
-        _ => ("error", "The request cannot be answered", None),
+        _ => ("error", "The request failed", None),
     }
 }
 
 impl From<termitary::Error> for ApiError {
     fn from(error: termitary::Error) -> Self {
         if error.is_unavailable() {
-            tracing::warn!(error = ?error, "the database or the broker is away");
+            tracing::warn!(error = ?error, "the database or the broker is unreachable");
             return Self::Busy("The service cannot do this now.");
         }
         Self::Internal(error.into())
@@ -222,7 +232,7 @@ impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
-                tracing::warn!(error = %error, "the database is away");
+                tracing::warn!(error = %error, "the database is unreachable");
                 Self::Busy("The service cannot do this now.")
             }
             other => Self::Internal(other.into()),
@@ -233,8 +243,18 @@ impl From<sqlx::Error> for ApiError {
 impl From<PasswordsBusy> for ApiError {
     fn from(error: PasswordsBusy) -> Self {
         match error {
-            PasswordsBusy::Full => Self::Busy("Too many people log in at this moment."),
+            PasswordsBusy::Full => Self::Busy("Too many logins are being checked."),
             PasswordsBusy::Failed(error) => Self::Internal(error),
         }
+    }
+}
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        if error.unavailable {
+            tracing::warn!(error = error.text, "sessions are unavailable");
+            return Self::Busy("The service cannot do this now.");
+        }
+        Self::Internal(anyhow::anyhow!("sessions failed: {}", error.text))
     }
 }

@@ -1,4 +1,4 @@
-//! Whether traffic should come to this process.
+//! The readiness of this process for traffic.
 
 use std::time::Duration;
 
@@ -12,15 +12,16 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::json::Json;
-use crate::app::{self, App};
+use crate::app::App;
+use crate::schema;
 
-/// A database that does not answer within this is not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest time that a ready database takes to reply.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a commit that worked stands for one that is late.
+/// The time for which a past commit counts while the next one is late.
 const LAST_COUNTS: Duration = Duration::from_secs(10);
 
-/// Whether traffic should come here.
+/// The readiness of the process.
 #[derive(Serialize, ToSchema)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -29,35 +30,35 @@ const LAST_COUNTS: Duration = Duration::from_secs(10);
 pub(super) struct Readiness {
     /// `ready` or `not ready`.
     status: &'static str,
-    /// The database answers.
+    /// The database replies.
     database: bool,
-    /// Its tables, the ledger's too, are at this program's version.
+    /// Its tables, including the ledger's, are at this program's version.
     migrations: bool,
-    /// Commits reach the disk. Tried every few seconds.
+    /// Commits reach the disk. Tested every few seconds.
     writes: bool,
     /// The process is stopping.
     draining: bool,
-    /// Why it is not ready.
+    /// The reason why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     reason: Option<&'static str>,
 }
 
-/// Should traffic come here? The database answers and takes writes, its tables
-/// are current, and the process is not stopping. Redis may be away: the API does
-/// not need it.
+/// Should traffic come here? The database replies and accepts writes, its tables are
+/// current, and the process is not stopping. Redis may be unreachable: the API does not
+/// need it.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, body = Readiness),
-    (status = 503, body = Readiness, description = "Not now; `reason` says why"),
+    (status = 503, body = Readiness, description = "Not ready; `reason` gives the reason"),
 ))]
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
-    let tables = tokio::time::timeout(PATIENCE, tables(&api.app)).await;
+    let tables = tokio::time::timeout(TIMEOUT, tables(&api.app)).await;
     let (database, migrations) = match tables {
         Ok(Ok(current)) => (true, current),
         Ok(Err(error)) => {
             tracing::warn!(
                 error = format!("{error:#}"),
-                "not ready: the database does not answer"
+                "not ready: the database does not reply"
             );
             (false, false)
         }
@@ -69,16 +70,16 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
     }
     let database = database && placed.is_ok();
     let draining = api.shutdown.is_cancelled();
-    // No write into tables of another version.
+    // Tables of another version must not be written.
     let writes = database && migrations && (draining || api.writes.work(&api.app).await);
     let reason = if draining {
         Some("this process is stopping")
     } else if !database {
-        Some("the database does not answer, or its file was replaced")
+        Some("the database does not reply, or its file was replaced")
     } else if !migrations {
-        Some("the tables of the database are at another version than this program")
+        Some("the tables of the database are at a different version from this program")
     } else if !writes {
-        Some("the database takes no writes: the log says why")
+        Some("the database accepts no writes: see the log")
     } else {
         None
     };
@@ -97,15 +98,15 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
     (code, Json(readiness)).into_response()
 }
 
-/// Whether the application's tables and the ledger's are at this version.
+/// Returns true if the application's tables and the ledger's are at this version.
 async fn tables(app: &App) -> anyhow::Result<bool> {
-    Ok(app::is_migrated(app.db()).await? && app.db().is_current().await?)
+    Ok(schema::is_migrated(app.db()).await? && app.db().is_current().await?)
 }
 
-/// Whether commits work. One is tried when somebody asks and the last try is
-/// some seconds old, however many ask: anybody may.
+/// The test that commits work. A commit is tried when readiness is asked for and the
+/// last try is some seconds old, however many requests ask: anybody may ask.
 #[derive(Clone)]
-pub(crate) struct Writes(watch::Sender<Known>);
+pub(super) struct WriteProbe(watch::Sender<Known>);
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -114,8 +115,8 @@ struct Known {
     trying: bool,
 }
 
-impl Writes {
-    pub(crate) fn new() -> Self {
+impl WriteProbe {
+    pub(super) fn new() -> Self {
         Self(watch::Sender::new(Known {
             work: true,
             since: None,
@@ -123,8 +124,8 @@ impl Writes {
         }))
     }
 
-    /// Whether the last try worked. A try that takes long goes on, and its end
-    /// counts for who asks then.
+    /// Returns true if the last try worked. A slow try continues, and its result counts
+    /// for later requests.
     async fn work(&self, app: &App) -> bool {
         let kept = app.settings().write_probe_kept;
         let mut known = self.0.subscribe();
@@ -137,9 +138,9 @@ impl Writes {
         if due {
             tokio::spawn(self.clone().try_one(app.clone()));
         }
-        let ended = tokio::time::timeout(PATIENCE, known.wait_for(|known| !known.trying)).await;
+        let ended = tokio::time::timeout(TIMEOUT, known.wait_for(|known| !known.trying)).await;
         let known = *self.0.borrow();
-        // A try that is late says nothing new, for as long as the last one counts.
+        // While a try is late, the last result counts for a while.
         let counts = known
             .since
             .is_some_and(|since| since.elapsed() < LAST_COUNTS);
@@ -147,11 +148,11 @@ impl Writes {
     }
 
     async fn try_one(self, app: App) {
-        let tried = write(&app).await;
+        let tried = schema::probe_write(app.db()).await;
         if let Err(error) = &tried {
             tracing::warn!(
                 error = format!("{error:#}"),
-                "not ready: the database takes no writes"
+                "not ready: the database accepts no writes"
             );
         }
         self.0.send_replace(Known {
@@ -160,16 +161,4 @@ impl Writes {
             trying: false,
         });
     }
-}
-
-async fn write(app: &App) -> anyhow::Result<()> {
-    let mut tx = app.db().begin().await?;
-    sqlx::query(
-        "INSERT INTO write_probe (id, at_us) VALUES (1, $1)
-         ON CONFLICT (id) DO UPDATE SET at_us = excluded.at_us",
-    )
-    .bind(app.now().as_microsecond())
-    .execute(&mut *tx)
-    .await?;
-    Ok(tx.commit().await?)
 }

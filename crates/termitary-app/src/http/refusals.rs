@@ -1,4 +1,4 @@
-//! Refusals go into the security log, whichever route or layer made them.
+//! Writes refusals into the security log, whichever route or layer refused.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ use super::layers::label;
 use crate::app::App;
 use crate::security::{Event, Note};
 
-/// Who turned out to be calling.
+/// The user that the request was found to come from.
 #[derive(Clone, Default)]
 pub(super) struct Identified(Arc<OnceLock<Uuid>>);
 
@@ -25,8 +25,8 @@ impl Identified {
     }
 }
 
-/// Logs answers of 403, 429, and 401 to a token. Without a token 401 is how a client
-/// learns that it needs one.
+/// Logs responses of 403, 429, and 401 to a token. Without a token, 401 only tells a
+/// client that it needs one.
 pub(super) async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let hops = app.settings().trusted_proxy_hops;
     let source = client::address(request.headers(), request.extensions(), hops);
@@ -47,6 +47,6 @@ pub(super) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     Note::new(event, source)
         .user(identified.0.get().copied())
         .detail(format!("{status} to {method} {route}"))
-        .log(&app);
+        .log(app.security());
     response
 }

@@ -1,5 +1,4 @@
-//! Connections: a limit on them, in all and from one address, and a drain that
-//! ends.
+//! Serves connections, within limits, and drains them at the end.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -19,48 +18,48 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::connection::{Answering, Patience, Phase, Timed};
-use super::places::{Places, within_descriptors};
-use super::{ops, router};
+use super::connection_limits::{ConnectionLimits, within_descriptors};
+use super::ops;
 use crate::app::App;
 use crate::security::{Event, Note};
 
-/// The most bytes that a connection holds of the head of a request or of an
-/// answer that its client has not taken yet.
+/// The most bytes that a connection buffers of the head of a request or of an unsent
+/// response.
 const BUFFER: usize = 64 * 1024;
-/// Told to clients of an address that has all the connections that it may have.
+/// The response to clients of an address that has too many connections.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-/// How long new connections are accepted after the signal to stop: whoever
-/// balances the load reads "503, draining" and turns away, instead of running
-/// into a closed door.
+/// The time that new connections are accepted after the signal to stop: a load balancer
+/// then reads "503, draining" instead of a refused connection.
 const LINGER: Duration = Duration::from_millis(500);
-/// The same while requests run. Bounded: under steady traffic some always do.
+/// The same while requests run. Bounded, since under steady traffic some always run.
 const LONGEST_LINGER: Duration = Duration::from_secs(5);
-/// How long open requests may take after that.
+/// The time that open requests may take after that.
 const DRAIN: Duration = Duration::from_secs(25);
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Serves the API on `listener` until `shutdown`.
-///
-/// Then `/readyz` answers 503 at once, connections are accepted for another
-/// half second (while requests run, for up to five), and open requests may
-/// finish within 25 seconds.
-pub async fn serve(
+/// Serves `router` on `listener` until `shutdown` is cancelled, and then drains.
+pub(crate) async fn serve(
     listener: TcpListener,
     app: App,
+    router: Router,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) {
     let upkeep = tokio::spawn(keep_up(shutdown.clone()));
     let limits = app.settings().connections;
     // Behind a proxy every connection has the proxy's address.
     let behind_proxy = app.settings().trusted_proxy_hops > 0;
-    let places = Places::new(
+    let places = ConnectionLimits::new(
         within_descriptors(limits.most),
         (!behind_proxy).then_some(limits.most_per_address),
     );
     let requests = Requests {
-        router: router(app.clone(), shutdown.clone()),
+        router,
         running: TaskTracker::new(),
-        patience: limits.patience(),
+        patience: Patience {
+            head: limits.head,
+            idle: limits.keep_alive,
+            write: limits.write,
+        },
         shutdown,
     };
     let graceful = GracefulShutdown::new();
@@ -76,14 +75,13 @@ pub async fn serve(
         tracing::warn!("some requests did not finish in time and were cut off");
     }
     upkeep.abort();
-    Ok(())
 }
 
-/// Takes connections for ever.
+/// Accepts connections for ever.
 async fn accept(
     listener: &TcpListener,
     app: &App,
-    places: &Places,
+    places: &ConnectionLimits,
     requests: &Requests,
     graceful: &GracefulShutdown,
 ) {
@@ -103,7 +101,7 @@ async fn accept(
                 });
             }
             Err(error) => {
-                // Out of file descriptors, mostly: try again when some are free.
+                // Usually out of file descriptors: some may be free later.
                 tracing::warn!(error = %error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -111,14 +109,13 @@ async fn accept(
     }
 }
 
-/// Tells a client, if it can be told at once, that its address has enough
-/// connections, and hangs up.
+/// Refuses a connection. The response is written only if that does not block.
 fn refuse(stream: &TcpStream, address: IpAddr, app: &App) {
     let _ = stream.try_write(TOO_MANY);
     metrics::counter!("termitary_http_connections_refused_total").increment(1);
     Note::new(Event::LimitHit, address.to_canonical())
         .detail("connections from one address")
-        .log(app);
+        .log(app.security());
 }
 
 fn connect(
@@ -126,7 +123,7 @@ fn connect(
     peer: SocketAddr,
     requests: Requests,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send {
-    // Answers are small and streams are live: do not wait to fill packets.
+    // Responses are small and streams are live: packets need not be full.
     let _ = stream.set_nodelay(true);
     let phase = Phase::new();
     let stream = Timed::new(stream, phase.clone(), requests.patience);
@@ -135,13 +132,13 @@ fn connect(
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        // The stream keeps the time.
+        // `Timed` limits the time.
         .header_read_timeout(None)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service)
 }
 
-/// What answers requests, and counts those that run.
+/// Handles requests, and counts those that run.
 #[derive(Clone)]
 struct Requests {
     router: Router,
@@ -162,7 +159,7 @@ impl Requests {
         request.extensions_mut().insert(ConnectInfo(peer));
         let mut response = self.router.oneshot(request).await?;
         if self.shutdown.is_cancelled() {
-            // The client's next request belongs to another process.
+            // The client's next request should go to another process.
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -170,7 +167,7 @@ impl Requests {
         Ok(response.map(|body| answering.until_sent(body)))
     }
 
-    /// Resolves when no more connections are to be taken.
+    /// Resolves when no more connections should be accepted.
     async fn linger(&self) {
         self.shutdown.cancelled().await;
         tokio::time::sleep(LINGER).await;

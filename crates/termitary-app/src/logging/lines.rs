@@ -1,8 +1,8 @@
-//! The way of log lines to stderr: a bounded queue and one thread that writes.
+//! The queue of log lines: bounded, with one thread that writes to stderr.
 //!
-//! A reader of stderr that stands still (`| less`, a stuck log driver) blocks the
-//! thread and fills the queue. From then on lines are counted and dropped, and one
-//! line says how many as soon as there is room again.
+//! A reader of stderr that blocks (`| less`, a stuck log driver) blocks the thread and
+//! fills the queue. Then lines are counted and dropped, and a line with their number
+//! follows as soon as there is room again.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -13,12 +13,12 @@ use std::time::Duration;
 use termitary::clock::Clock;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes that wait at most.
+/// The most bytes that wait.
 const MOST: usize = 4 * 1024 * 1024;
-/// Lines are written together up to so many bytes, so that lines of several
-/// processes on one pipe do not mix.
+/// The most bytes of one write of several lines, so that lines of several processes on
+/// one pipe do not mix.
 const TOGETHER: usize = 4096;
-/// The pause before a descriptor that must not block is tried again.
+/// The pause before a retry on a non-blocking descriptor.
 const PAUSE: Duration = Duration::from_millis(20);
 const DROPPED: &str = "termitary_log_lines_dropped_total";
 
@@ -28,9 +28,9 @@ pub(super) struct Lines(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// Rung with each line.
+    /// Notified with each line.
     more: Condvar,
-    /// Rung when everything is written.
+    /// Notified when everything is written.
     empty: Condvar,
     json: AtomicBool,
 }
@@ -38,12 +38,12 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
-    /// Of what waits and of what is being written.
+    /// The bytes that wait or are being written.
     bytes: usize,
     writing: bool,
     /// Lines are refused until half of the queue is free.
     full: bool,
-    /// Refused, and not yet told.
+    /// Dropped lines that are not reported yet.
     dropped: u64,
 }
 
@@ -63,13 +63,12 @@ impl Lines {
         lines
     }
 
-    /// Whether what the queue says itself is JSON.
+    /// Sets whether the queue's own lines are JSON.
     pub(super) fn set_json(&self, json: bool) {
         self.0.json.store(json, Ordering::Relaxed);
     }
 
-    /// Adds a line, or counts it where the queue is full. Never waits for the
-    /// reader.
+    /// Adds a line, or counts it if the queue is full. Never waits for the reader.
     pub(super) fn push(&self, line: Vec<u8>) {
         let mut queue = self.0.lock();
         if !queue.takes(line.len()) {
@@ -84,14 +83,14 @@ impl Lines {
         self.0.more.notify_one();
     }
 
-    /// Waits until everything is written, for at most `patience`.
-    pub(super) fn flush(&self, patience: Duration) {
+    /// Waits until everything is written, for at most `timeout`.
+    pub(super) fn flush(&self, timeout: Duration) {
         let queue = self.0.lock();
         let busy = |queue: &mut Queue| queue.bytes > 0 || queue.writing;
-        drop(self.0.empty.wait_timeout_while(queue, patience, busy));
+        drop(self.0.empty.wait_timeout_while(queue, timeout, busy));
     }
 
-    /// Adds the line that says how many lines are missing at this place.
+    /// Adds the line that reports dropped lines at this place.
     fn note_dropped(&self, queue: &mut Queue) {
         let dropped = std::mem::take(&mut queue.dropped);
         if dropped > 0 {
@@ -175,13 +174,12 @@ impl Queue {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Every change is whole before anything can panic.
+        // No change can panic halfway.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// [`Write::write_all`], also to a descriptor that another program has set not to
-/// block.
+/// [`Write::write_all`], also for a descriptor that another program made non-blocking.
 fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {

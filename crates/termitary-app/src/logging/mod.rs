@@ -1,5 +1,5 @@
-//! Logs: to stderr, for people on a terminal, as JSON for machines. Payloads
-//! are never logged, and nothing that logs waits for the reader of the log.
+//! Logs on stderr: text for people on a terminal, JSON for machines. Payloads are never
+//! logged, and logging never waits for the reader of the log.
 
 mod lines;
 
@@ -15,11 +15,15 @@ use tracing_subscriber::fmt;
 use crate::config::{Config, Mistake};
 use lines::Lines;
 
-/// How long the end of the process waits for stderr.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time that the end of the process waits for stderr.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Begins logging. `serves`: the process runs until it is stopped, so it says
-/// what it does; other commands speak only of trouble.
+/// Starts logging. A process that `serves` logs its actions; other commands log only
+/// problems.
+///
+/// # Errors
+///
+/// If the log filter is invalid.
 pub fn init(config: &Config, serves: bool) -> Result<(), Mistake> {
     let filter = filter(config.log_filter.as_deref(), serves)?;
     let terminal = std::io::stderr().is_terminal();
@@ -40,14 +44,14 @@ pub fn init(config: &Config, serves: bool) -> Result<(), Mistake> {
     Ok(())
 }
 
-/// Writes one line to stderr, behind all lines that were logged before.
-pub(crate) fn say(line: &str) {
+/// Writes one line to stderr, after all lines that were logged before.
+pub(crate) fn print(line: &str) {
     lines().push(format!("{line}\n").into_bytes());
 }
 
-/// Waits until stderr has every line, for at most a second.
+/// Waits until every line is written to stderr, for at most a second.
 pub(crate) fn flush() {
-    lines().flush(LAST_WORDS);
+    lines().flush(LAST_LINES);
 }
 
 /// The queue of this process; its thread starts with the first line.

@@ -1,20 +1,21 @@
-//! Which mail about todos and logins follows from which event. An address that
-//! nobody confirmed gets none of it.
+//! Mail about todos and logins. Unconfirmed addresses get none of it.
 
 use serde_json::Value;
 use termitary::prelude::*;
 use uuid::Uuid;
 
-use super::budget::{self, Kind};
-use super::post::{Post, Somebody, post};
+use super::limits::Kind;
+use super::send::{Named, send, send_for};
 use super::{store, templates};
+use crate::accounts;
 use crate::app::App;
 use crate::auth::events::UserLoggedIn;
 use crate::provenance;
+use crate::todos::doors as todos;
 use crate::todos::events::{TodoCreated, TodoOverdue, TodoUpdated};
 use crate::users::events::{UserDeleted, UserInactiveCheck};
 
-/// Tells somebody that a new todo is theirs.
+/// Tells the assignee of a new todo.
 pub(super) async fn assignment(
     event: TodoCreated,
     State(app): State<App>,
@@ -26,7 +27,7 @@ pub(super) async fn assignment(
     tell_assignee(&app, &meta, &event.id, &event.title, &assignee).await
 }
 
-/// Tells somebody that a todo became theirs.
+/// Tells the new assignee of a todo.
 pub(super) async fn reassignment(
     event: TodoUpdated,
     State(app): State<App>,
@@ -50,30 +51,27 @@ async fn tell_assignee(
         return Ok(());
     };
     let mut reader = app.db().read().await?;
-    let known = provenance::of(&mut reader, meta.event_id).await?;
-    let actor = known.as_ref().and_then(|known| known.actor);
+    let provenance = provenance::of(&mut reader, meta.event_id).await?;
+    let actor = provenance.as_ref().and_then(|known| known.actor);
     if actor == Some(assignee) {
         return Ok(());
     }
-    let person = store::person(&mut reader, assignee).await?;
-    let Some(person) = person.filter(|person| person.confirmed) else {
+    let user = accounts::find(&mut reader, assignee).await?;
+    let Some(user) = user.filter(|user| user.email_confirmed) else {
         return Ok(());
     };
-    // As it is called now; another service's is not known here.
-    let title = match store::title_of(&mut reader, todo).await? {
+    // The present title; a todo of another service is not in the database.
+    let title = match todos::title(&mut reader, todo).await? {
         Some(title) => title,
-        None if known.is_some() => return Ok(()),
+        None if provenance.is_some() => return Ok(()),
         None => title.to_owned(),
     };
     drop(reader);
-    let letter = templates::assignment(&person.name, &title, &link(app, todo));
-    match Post::admit(app, meta, &person.email, Kind::Todo, actor).await? {
-        Some(post) => post.send(letter).await,
-        None => Ok(()),
-    }
+    let letter = templates::assignment(&user.name, &title, &link(app, todo));
+    send_for(app, meta, &user.email, Kind::Todo, actor, letter).await
 }
 
-/// Reminds whoever has to do it, or the owner where nobody has to.
+/// Reminds the assignee, or the owner if there is none.
 pub(super) async fn overdue(
     event: TodoOverdue,
     State(app): State<App>,
@@ -82,22 +80,19 @@ pub(super) async fn overdue(
     let responsible = event.assignee.as_deref().unwrap_or(&event.owner);
     let responsible: Uuid = responsible.parse().permanent()?;
     let mut reader = app.db().read().await?;
-    let person = store::person(&mut reader, responsible).await?;
-    let Some(person) = person.filter(|person| person.confirmed) else {
+    let user = accounts::find(&mut reader, responsible).await?;
+    let Some(user) = user.filter(|user| user.email_confirmed) else {
         return Ok(());
     };
     drop(reader);
     let link = link(&app, &event.id);
-    let letter = templates::overdue(&person.name, &event.title, &event.due_date, &link);
+    let letter = templates::overdue(&user.name, &event.title, &event.due_date, &link);
     let owner = event.owner.parse().ok();
     let actor = owner.filter(|owner| *owner != responsible);
-    match Post::admit(&app, &meta, &person.email, Kind::Todo, actor).await? {
-        Some(post) => post.send(letter).await,
-        None => Ok(()),
-    }
+    send_for(&app, &meta, &user.email, Kind::Todo, actor, letter).await
 }
 
-/// The page of a todo; of another service's, the front page.
+/// The page of a todo; the front page for a todo of another service.
 fn link(app: &App, todo: &str) -> String {
     let url = &app.settings().public_url;
     match todo.parse::<Uuid>() {
@@ -106,8 +101,8 @@ fn link(app: &App, todo: &str) -> String {
     }
 }
 
-/// Warns of a login from an address or with an agent not seen before. The
-/// first login of all is none: there is nothing to compare it with.
+/// Warns of a login from a new address or with a new agent. The first login of a user has
+/// nothing to compare with.
 pub(super) async fn new_device(
     event: UserLoggedIn,
     State(app): State<App>,
@@ -115,20 +110,19 @@ pub(super) async fn new_device(
 ) -> HandlerResult {
     let user: Uuid = event.user_id.parse().permanent()?;
     let traits = store::Traits::new(event.ip_address.as_deref(), event.user_agent.as_deref());
-    // Recorded first, under this event's id: of two events about one device
-    // one sends the mail, and an attempt after a crash knows that it is the one.
+    // Recorded first, under this event's id: of two events about one device only one
+    // sends the mail, and an attempt after a crash recognizes its own record.
     let mut tx = app.db().begin().await?;
-    let now = app.db().clock().now();
-    store::remember(&mut tx, user, &traits, meta.event_id, now).await?;
-    let new = store::is_new(&mut tx, user, meta.event_id).await?;
+    store::insert_traits(&mut tx, user, &traits, meta.event_id, app.now()).await?;
+    let new = store::is_new_device(&mut tx, user, meta.event_id).await?;
     tx.commit().await?;
     if !new {
         return Ok(());
     }
-    let to = match Somebody::of(&app, &meta, &event.user_id).await? {
-        Somebody::Here(person) if person.confirmed => person.email,
-        Somebody::Here(_) | Somebody::Gone => return Ok(()),
-        Somebody::Elsewhere => event.email,
+    let to = match Named::of(&app, &meta, &event.user_id).await? {
+        Named::Ours(user) if user.email_confirmed => user.email,
+        Named::Ours(_) | Named::Deleted => return Ok(()),
+        Named::Foreign => event.email,
     };
     let letter = templates::new_device(
         &meta.published_at.to_string(),
@@ -136,24 +130,24 @@ pub(super) async fn new_device(
         event.user_agent.as_deref(),
         &app.settings().public_url,
     );
-    post(&app, &meta, &to, Kind::Security, letter).await
+    send(&app, &meta, &to, Kind::Security, letter).await
 }
 
-/// A deleted user's devices are forgotten.
+/// Deletes the devices of a deleted user.
 pub(super) async fn forget_devices(event: UserDeleted, ledger: Ledger) -> HandlerResult {
     let user: Uuid = event.id.parse().permanent()?;
     let mut tx = ledger.begin().await?;
-    store::forget(&mut tx, user).await?;
+    store::delete_devices(&mut tx, user).await?;
     tx.commit().await
 }
 
-/// Counts that no limit looks at any more are removed.
-pub(super) async fn prune(
+/// Deletes counts that are too old for any limit.
+pub(super) async fn delete_old(
     _: UserInactiveCheck,
     State(app): State<App>,
     ledger: Ledger,
 ) -> HandlerResult {
     let mut tx = ledger.begin().await?;
-    budget::prune(&mut tx, app.now()).await?;
+    store::delete_old_counts(&mut tx, app.now()).await?;
     tx.commit().await
 }

@@ -1,21 +1,16 @@
-//! E-mail that follows from events: welcome, links, warnings about the account,
+//! Mail that follows from events: welcome, links, warnings about the account,
 //! assignments, overdue reminders.
 //!
-//! An address that nobody confirmed gets nothing but the links that were asked
-//! for there, and every address and every user has limits.
+//! An unconfirmed address gets only the links that were requested for it, and every
+//! address and every user has limits.
 //!
-//! A mail is an effect outside the database: it is sent at least once. Its
-//! `Message-ID` is the delivery's idempotency key, so a second copy is known
-//! as one.
+//! A mail is an effect outside the database, so it is sent at least once. Its
+//! `Message-ID` is the delivery's idempotency key, so receivers recognize a copy.
 
-mod accounts;
-mod budget;
-mod error;
-mod folder;
+mod account_mail;
 mod handlers;
-mod mailer;
-mod post;
-mod smtp;
+mod limits;
+mod send;
 mod store;
 mod templates;
 
@@ -25,51 +20,45 @@ use termitary::prelude::{secs, subscribe};
 
 use crate::app::App;
 
-pub use budget::Limit;
-pub use error::MailError;
-pub(crate) use mailer::is_address;
-pub use mailer::{Mail, Mailer};
-
 /// The module's handlers.
 pub fn subscriptions() -> Registry<App> {
     Registry::new()
-        .on(patient(subscribe("users.send-welcome", accounts::welcome)))
-        .on(patient(subscribe(
+        .on(slow(subscribe("users.send-welcome", account_mail::welcome)))
+        .on(slow(subscribe(
             "users.mail-confirmation",
-            accounts::confirmation,
+            account_mail::confirmation,
         )))
-        .on(patient(subscribe(
+        .on(slow(subscribe(
             "users.mail-email-requested",
-            accounts::email_requested,
+            account_mail::email_requested,
         )))
-        .on(patient(subscribe("users.mail-reset", accounts::reset)))
-        .on(patient(subscribe(
+        .on(slow(subscribe("users.mail-reset", account_mail::reset)))
+        .on(slow(subscribe(
             "users.mail-password-changed",
-            accounts::password_changed,
+            account_mail::password_changed,
         )))
-        .on(patient(subscribe(
+        .on(slow(subscribe(
             "users.mail-email-changed",
-            accounts::email_changed,
+            account_mail::email_changed,
         )))
-        .on(patient(subscribe(
+        .on(slow(subscribe(
             "users.mail-new-device",
             handlers::new_device,
         )))
         .on(subscribe("users.forget-devices", handlers::forget_devices))
-        .on(patient(subscribe(
+        .on(slow(subscribe(
             "todos.mail-assignment",
             handlers::assignment,
         )))
-        .on(patient(subscribe(
+        .on(slow(subscribe(
             "todos.mail-reassignment",
             handlers::reassignment,
         )))
-        .on(patient(subscribe("todos.mail-overdue", handlers::overdue)))
-        .on(subscribe("mail.prune", handlers::prune))
+        .on(slow(subscribe("todos.mail-overdue", handlers::overdue)))
+        .on(subscribe("mail.prune", handlers::delete_old))
 }
 
-/// Mail servers are slow and take few connections from one sender; an answer
-/// that takes longer than a minute does not come.
-fn patient(subscription: Subscription<App>) -> Subscription<App> {
+/// The policy of mail: servers are slow and accept few connections from one sender.
+fn slow(subscription: Subscription<App>) -> Subscription<App> {
     subscription.timeout(secs(60)).concurrency(8)
 }

@@ -1,54 +1,102 @@
-//! Who gets mail, and which devices each user was seen with.
+//! The mail module's SQL: counts of mails, and the devices of each user.
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use termitary::{Conn, Tx};
+use termitary::Conn;
+use termitary::clock::{days, hours};
 use uuid::Uuid;
 
-/// Somebody who can get mail.
-#[derive(sqlx::FromRow)]
-pub(super) struct Person {
-    pub(super) id: Uuid,
-    pub(super) email: String,
-    pub(super) name: String,
-    /// They followed the link that was sent to the address.
-    pub(super) confirmed: bool,
-    /// The address that they want to have.
-    pub(super) pending_email: Option<String>,
+/// Mails of the last hour and of the last day.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub(super) struct Counts {
+    pub(super) hour: i64,
+    pub(super) day: i64,
 }
 
-/// The person with this id; none where the account is gone.
-pub(super) async fn person(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<Person>> {
-    sqlx::query_as(
-        "SELECT id, email, name, confirmed_us IS NOT NULL AS confirmed, pending_email FROM users WHERE id = $1",
-    )
-    .bind(id)
-    .fetch_optional(conn)
-    .await
+/// A mail in the counts.
+pub(super) struct CountedMail<'a> {
+    pub(super) delivery: &'a [u8],
+    pub(super) recipient: &'a [u8],
+    pub(super) kind: &'static str,
+    pub(super) actor: Option<Uuid>,
 }
 
-/// The person whose account has this address.
-pub(super) async fn person_at(conn: &mut Conn, email: &str) -> sqlx::Result<Option<Person>> {
-    sqlx::query_as(
-        "SELECT id, email, name, confirmed_us IS NOT NULL AS confirmed, pending_email FROM users WHERE email = $1",
-    )
-    .bind(email)
-    .fetch_optional(conn)
-    .await
-}
-
-/// The title of a todo of this service.
-pub(super) async fn title_of(conn: &mut Conn, todo: &str) -> sqlx::Result<Option<String>> {
-    let Ok(todo) = todo.parse::<Uuid>() else {
-        return Ok(None);
-    };
-    sqlx::query_scalar("SELECT title FROM todos WHERE id = $1")
-        .bind(todo)
-        .fetch_optional(conn)
+/// Returns true if the mail of this delivery is counted already.
+pub(super) async fn is_mail_counted(conn: &mut Conn, delivery: &[u8]) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM mails_counted WHERE delivery = $1)")
+        .bind(delivery)
+        .fetch_one(conn)
         .await
 }
 
-/// What a device is known by, as hashes: comparing needs no more.
+pub(super) async fn insert_counted_mail(
+    conn: &mut Conn,
+    mail: &CountedMail<'_>,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO mails_counted (delivery, recipient, kind, actor, at_us) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(mail.delivery)
+    .bind(mail.recipient)
+    .bind(mail.kind)
+    .bind(mail.actor)
+    .bind(now.as_microsecond())
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// The mails of one kind to one recipient.
+pub(super) async fn mails_to(
+    conn: &mut Conn,
+    recipient: &[u8],
+    kind: &str,
+    now: Timestamp,
+) -> sqlx::Result<Counts> {
+    sqlx::query_as(
+        "SELECT COUNT(*) FILTER (WHERE at_us > $3) AS hour, COUNT(*) AS day FROM mails_counted
+         WHERE recipient = $1 AND kind = $2 AND at_us > $4",
+    )
+    .bind(recipient)
+    .bind(kind)
+    .bind(hour_ago_us(now))
+    .bind(day_ago_us(now))
+    .fetch_one(conn)
+    .await
+}
+
+/// The mails that one user caused to others.
+pub(super) async fn mails_of(conn: &mut Conn, actor: Uuid, now: Timestamp) -> sqlx::Result<Counts> {
+    sqlx::query_as(
+        "SELECT COUNT(*) FILTER (WHERE at_us > $2) AS hour, COUNT(*) AS day FROM mails_counted
+         WHERE actor = $1 AND at_us > $3",
+    )
+    .bind(actor)
+    .bind(hour_ago_us(now))
+    .bind(day_ago_us(now))
+    .fetch_one(conn)
+    .await
+}
+
+/// Deletes counts that are too old for any limit.
+pub(super) async fn delete_old_counts(conn: &mut Conn, now: Timestamp) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM mails_counted WHERE at_us <= $1")
+        .bind(day_ago_us(now))
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+fn hour_ago_us(now: Timestamp) -> i64 {
+    now.as_microsecond() - hours(1).as_micros() as i64
+}
+
+fn day_ago_us(now: Timestamp) -> i64 {
+    now.as_microsecond() - days(1).as_micros() as i64
+}
+
+/// The traits that identify a device, as hashes: comparing needs no more.
 pub(super) struct Traits(Vec<[u8; 32]>);
 
 impl Traits {
@@ -65,9 +113,9 @@ impl Traits {
     }
 }
 
-/// Records what was not known of the user yet, as seen by `event`.
-pub(super) async fn remember(
-    tx: &mut Tx,
+/// Records the new traits of the user, as seen by `event`.
+pub(super) async fn insert_traits(
+    conn: &mut Conn,
     user: Uuid,
     traits: &Traits,
     event: Uuid,
@@ -78,7 +126,7 @@ pub(super) async fn remember(
     )
     .bind(user)
     .bind(event)
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut *conn)
     .await?;
     for hash in &traits.0 {
         sqlx::query(
@@ -90,28 +138,28 @@ pub(super) async fn remember(
         .bind(event)
         .bind(!seen_before)
         .bind(now.as_microsecond())
-        .execute(&mut *tx)
+        .execute(&mut *conn)
         .await?;
     }
     Ok(())
 }
 
-/// Whether `event` brought something new about a user who was known before.
-pub(super) async fn is_new(tx: &mut Tx, user: Uuid, event: Uuid) -> sqlx::Result<bool> {
+/// Returns true if `event` brought a new trait of a user who had others.
+pub(super) async fn is_new_device(conn: &mut Conn, user: Uuid, event: Uuid) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM mail_devices WHERE user_id = $1 AND event = $2 AND first = FALSE)",
     )
     .bind(user)
     .bind(event)
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut *conn)
     .await
 }
 
-/// Forgets a user's devices.
-pub(super) async fn forget(tx: &mut Tx, user: Uuid) -> sqlx::Result<()> {
+/// Deletes the devices of a user.
+pub(super) async fn delete_devices(conn: &mut Conn, user: Uuid) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM mail_devices WHERE user_id = $1")
         .bind(user)
-        .execute(&mut *tx)
+        .execute(&mut *conn)
         .await?;
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! The words of the mails.
+//! The texts of the mails.
 //!
-//! Subjects are fixed: no text of anybody's stands in them. Texts of others
-//! stand in bodies only, quoted, on one line and cut; an address that nobody
-//! confirmed gets none at all.
+//! Subjects are fixed and contain no text of users. Bodies quote such texts on one line
+//! and shortened; mail to an unconfirmed address contains none.
 
 /// The most characters of a quoted text.
 const QUOTED: usize = 100;
@@ -14,7 +13,7 @@ pub(super) struct Letter {
     pub(super) text: String,
 }
 
-/// To an address that was registered: the welcome and the link in one.
+/// To a newly registered address: the welcome and the link in one.
 pub(super) fn welcome_to_confirm(url: &str, token: &str) -> Letter {
     Letter {
         subject: "Welcome to Termitary: please confirm your address",
@@ -44,7 +43,7 @@ pub(super) fn confirm(url: &str, token: &str) -> Letter {
     }
 }
 
-/// To an address that somebody wants to have for their account.
+/// To an address that a user requested for their account.
 pub(super) fn confirm_change(url: &str, token: &str) -> Letter {
     Letter {
         subject: "Please confirm your new address",
@@ -54,7 +53,7 @@ pub(super) fn confirm_change(url: &str, token: &str) -> Letter {
     }
 }
 
-/// To an address that has an account, when somebody wants to move theirs there.
+/// To an address with an account, when another user requested it.
 pub(super) fn address_taken(url: &str) -> Letter {
     Letter {
         subject: "This address has an account already",
@@ -64,7 +63,7 @@ pub(super) fn address_taken(url: &str) -> Letter {
     }
 }
 
-/// To the address that an account had.
+/// To the old address of an account.
 pub(super) fn address_changed(url: &str) -> Letter {
     Letter {
         subject: "The address of your account was changed",
@@ -74,7 +73,7 @@ pub(super) fn address_changed(url: &str) -> Letter {
     }
 }
 
-/// To an account whose password is another one.
+/// To the present address, when another one was requested.
 pub(super) fn address_change_requested(url: &str) -> Letter {
     Letter {
         subject: "Your account may get another address",
@@ -84,6 +83,7 @@ pub(super) fn address_change_requested(url: &str) -> Letter {
     }
 }
 
+/// To an account whose password was changed.
 pub(super) fn password_changed(at: &str, url: &str) -> Letter {
     Letter {
         subject: "Your password was changed",
@@ -93,7 +93,7 @@ pub(super) fn password_changed(at: &str, url: &str) -> Letter {
     }
 }
 
-/// To somebody who forgot their password.
+/// To a user who forgot their password.
 pub(super) fn reset(url: &str, token: &str) -> Letter {
     Letter {
         subject: "A new password",
@@ -142,15 +142,15 @@ pub(super) fn new_device(
     }
 }
 
-/// Below the last mail that the limits allow.
+/// Adds the note of the last mail that the limits allow.
 pub(super) fn last_for_now(text: &str, url: &str) -> String {
     format!(
         "{text}\n-- \nThis is the last mail of its kind for now: you get too many. See what else there\nis at {url}\n"
     )
 }
 
-/// Somebody's text on one line: without control characters, without those that
-/// hide or turn around what stands beside them, and cut.
+/// A text of a user on one line and shortened, without control characters and without
+/// characters that hide or reverse the text around them.
 fn quoted(text: &str) -> String {
     let visible = text.chars().filter(|letter| !is_invisible(*letter));
     let one_line: String = visible

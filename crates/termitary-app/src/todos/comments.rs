@@ -1,4 +1,4 @@
-//! What people say about a todo, over HTTP.
+//! The routes of comments on a todo.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,8 +10,9 @@ use utoipa_axum::routes;
 
 use super::store::{self, Comment};
 use super::todo::check_lines;
+use crate::accounts::Caller;
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Id, Json, Page, Paging, Params, Problem, Valid, commit};
+use crate::http::{Api, ApiError, Id, Json, Page, Paging, Params, Problem, Valid, commit};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_comments, add_comment))
@@ -37,7 +38,7 @@ fn check_text(text: &str, (): &()) -> garde::Result {
     check_lines(text, &())
 }
 
-/// Read what was said about a todo, the oldest first.
+/// Read the comments of a todo, the oldest first.
 #[utoipa::path(get, path = "/todos/{id}/comments", tag = "todos",
     params(("id" = uuid::Uuid, Path, description = "The todo's id"), Paging),
     responses(
@@ -53,7 +54,7 @@ async fn list_comments(
     let limit = paging.limit()?;
     let after = paging.after()?;
     let mut reader = app.db().read().await?;
-    store::find(&mut reader, id, caller)
+    store::find(&mut reader, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     let rows = store::comments(&mut reader, id, after, limit).await?;
@@ -62,7 +63,7 @@ async fn list_comments(
     })))
 }
 
-/// Say something about a todo.
+/// Add a comment to a todo.
 #[utoipa::path(post, path = "/todos/{id}/comments", tag = "todos",
     params(("id" = uuid::Uuid, Path, description = "The todo's id")),
     request_body = AddComment,
@@ -84,7 +85,7 @@ async fn add_comment(
         created_at: app.now(),
     };
     let mut tx = app.db().begin().await?;
-    store::find(&mut tx, id, caller)
+    store::find(&mut tx, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     store::insert_comment(&mut tx, &comment).await?;

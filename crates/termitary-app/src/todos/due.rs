@@ -1,5 +1,5 @@
-//! When a todo should be done: an instant to the microsecond, up to the end of
-//! the year 9999, as people write it in ISO 8601.
+//! The due date of a todo: a time to the microsecond, up to the end of the year 9999,
+//! read from ISO 8601.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use jiff::civil::{Date, DateTime, date};
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Microseconds since 1970 in UTC. `Timestamp` ends on 9999-12-30, a day
-/// before the date that people write for "never".
+/// Microseconds since 1970 in UTC. `Timestamp` ends on 9999-12-30, a day before the date
+/// that people write for "never".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Due(i64);
 
@@ -25,16 +25,16 @@ impl Due {
         Self(instant.as_microsecond())
     }
 
-    /// The instant of a civil time in UTC.
+    /// The due date of a civil time in UTC.
     fn of_utc(civil: DateTime) -> Self {
         let since = civil.duration_since(EPOCH);
         Self(since.as_micros() as i64)
     }
 
-    /// Reads a date, a time in UTC, a time with an offset, or a time with a
-    /// zone in brackets.
+    /// Parses a date, a time in UTC, a time with an offset, or a time with a zone in
+    /// brackets.
     fn parse(text: &str) -> Option<Self> {
-        // Other parsers skip the brackets, and with them the zone.
+        // Other parsers ignore the brackets, and with them the zone.
         if text.contains('[') {
             return text
                 .parse::<ZonedDateTime>()
@@ -47,12 +47,12 @@ impl Due {
         if text.len() == "2026-12-24".len() {
             return Some(Self::of_utc(text.parse::<Date>().ok()?.at(0, 0, 0, 0)));
         }
-        // Zero offsets reach further than `Timestamp` does.
+        // A zero offset may exceed the range of `Timestamp`.
         let civil = text
             .strip_suffix(['Z', 'z'])
             .or_else(|| text.strip_suffix("+00:00"))
             .unwrap_or(text);
-        // An offset that is left is one that `Timestamp` refused.
+        // `Timestamp` refused any other offset.
         if has_offset(civil) {
             return None;
         }
@@ -62,7 +62,7 @@ impl Due {
 
 const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 
-/// Whether a sign stands behind the date.
+/// Returns true if an offset follows the date.
 fn has_offset(text: &str) -> bool {
     text.get("2026-12-24".len()..)
         .is_some_and(|time| time.contains(['+', '-', 'Z', 'z']))

@@ -1,4 +1,4 @@
-//! What the todos module publishes.
+//! The events of the todos module.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,15 +6,15 @@ use serde_json::{Map, Value};
 use termitary::Event;
 use termitary::event::{Schema, schema_of};
 
-/// A todo was made.
+/// A todo was created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TodoCreated {
-    /// Which.
+    /// The todo's id.
     pub id: String,
-    /// In a few words.
+    /// The title.
     pub title: String,
-    /// In more words.
+    /// The description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The id of the user who should do it.
@@ -23,7 +23,7 @@ pub struct TodoCreated {
     /// `low`, `medium`, `high` or `urgent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<String>,
-    /// When it should be done, in ISO 8601.
+    /// The due date, in ISO 8601.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_date: Option<String>,
 }
@@ -40,11 +40,11 @@ impl Event for TodoCreated {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TodoUpdated {
-    /// Which.
+    /// The todo's id.
     pub id: String,
-    /// Its title, after the change.
+    /// The title after the change.
     pub title: String,
-    /// Each changed field and its new value; `null` where it was cleared.
+    /// Each changed field and its new value; `null` if it was cleared.
     pub changes: Map<String, Value>,
 }
 
@@ -60,9 +60,9 @@ impl Event for TodoUpdated {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TodoDeleted {
-    /// Which.
+    /// The todo's id.
     pub id: String,
-    /// Its last title.
+    /// The last title.
     pub title: String,
 }
 
@@ -74,11 +74,11 @@ impl Event for TodoDeleted {
     }
 }
 
-/// It is time to look for todos that are overdue.
+/// The regular check for overdue todos.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TodosOverdueCheck {
-    /// The instant of the schedule, in ISO 8601.
+    /// The time of the schedule, in ISO 8601.
     pub triggered_at: String,
 }
 
@@ -90,21 +90,21 @@ impl Event for TodosOverdueCheck {
     }
 }
 
-/// A todo was found overdue: once per todo and due date, however often the
-/// check runs.
+/// A todo is overdue. Published once per todo and due date, however often the check
+/// runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TodoOverdue {
-    /// Which.
+    /// The todo's id.
     pub id: String,
-    /// Its title.
+    /// The title.
     pub title: String,
     /// The id of the user who should do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignee: Option<String>,
-    /// The id of the user whose todo it is.
+    /// The id of the owner.
     pub owner: String,
-    /// When it should have been done, in ISO 8601.
+    /// The due date, in ISO 8601.
     pub due_date: String,
 }
 

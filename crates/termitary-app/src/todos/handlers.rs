@@ -1,4 +1,4 @@
-//! What workers do for the todos module.
+//! The handlers of the todos module.
 
 use termitary::Tx;
 use termitary::prelude::*;
@@ -8,16 +8,17 @@ use super::events::{TodoDeleted, TodoOverdue, TodoUpdated, TodosOverdueCheck};
 use super::routes::differences;
 use super::store;
 use super::todo::Todo;
+use crate::accounts;
 use crate::app::App;
 use crate::provenance::{self, Provenance};
 use crate::users::events::UserDeleted;
 
-/// How many todos one transaction takes: others want to write too.
+/// The todos of one transaction: other transactions wait meanwhile.
 const BATCH: i64 = 200;
 
-/// Publishes `todos.overdue` for each todo that is: once per due date. The row
-/// that says so commits with the event, so neither a second check nor a second
-/// scheduler nor a crash makes two of it.
+/// Publishes `todos.overdue` for each overdue todo, once per due date. A row per reminder
+/// commits with the event, so neither a second check nor a second scheduler nor a crash
+/// publishes it twice.
 pub(super) async fn remind_overdue(
     _: TodosOverdueCheck,
     State(app): State<App>,
@@ -43,9 +44,9 @@ async fn remind(tx: &mut Tx, app: &App, todos: &[Todo]) -> Result<(), termitary:
     let now = app.now();
     for todo in todos {
         let Some(due) = todo.due_date else { continue };
-        // It may have been deleted or reminded of since it was read.
+        // It may have been deleted, or its reminder sent, since it was read.
         if !store::is_still_due(tx, todo.id, due).await?
-            || !store::note_reminder(tx, todo.id, due, now).await?
+            || !store::insert_reminder(tx, todo.id, due, now).await?
         {
             continue;
         }
@@ -56,46 +57,46 @@ async fn remind(tx: &mut Tx, app: &App, todos: &[Todo]) -> Result<(), termitary:
             owner: todo.owner.to_string(),
             due_date: due.to_string(),
         };
-        let known = Provenance::by_nobody(todo.viewers());
-        provenance::publish(tx, event, todo.id, known, now).await?;
+        let by_nobody = Provenance::by_nobody(todo.viewers());
+        provenance::publish(tx, event, todo.id, by_nobody, now).await?;
     }
     Ok(())
 }
 
-/// A deleted user's todos go to whoever is assigned to them; those that nobody
-/// else works on are deleted. Where the user was assigned, nobody is now.
-pub(super) async fn hand_on(
+/// Hands the todos of a deleted user over to their assignees, and deletes those without
+/// another assignee. Todos that the user was assigned to lose their assignee.
+pub(super) async fn hand_over(
     event: UserDeleted,
     State(app): State<App>,
     ledger: Ledger,
 ) -> HandlerResult {
-    // Another service's user is none of ours.
+    // Users of other services have no todos here.
     let Ok(user) = event.id.parse::<Uuid>() else {
         return Ok(());
     };
     loop {
         let mut reader = app.db().read().await?;
-        if store::user_exists(&mut reader, user).await? {
+        if accounts::exists(&mut reader, user).await? {
             return Err(HandlerError::permanent(
-                "the user is still here: nothing was handed on",
+                "the user still exists: no todo was handed over",
             ));
         }
         let todos = store::of_user(&mut reader, user, BATCH).await?;
         drop(reader);
         if todos.len() < BATCH as usize {
             let mut tx = ledger.begin().await?;
-            hand_on_batch(&mut tx, &app, user).await?;
+            hand_over_batch(&mut tx, &app, user).await?;
             return tx.commit().await;
         }
         let mut tx = app.db().begin().await?;
-        hand_on_batch(&mut tx, &app, user).await?;
+        hand_over_batch(&mut tx, &app, user).await?;
         tx.commit().await?;
     }
 }
 
-async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termitary::Error> {
+async fn hand_over_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termitary::Error> {
     let now = app.now();
-    // Read again inside the transaction: what is decided on is what is changed.
+    // Read again inside the transaction, so that nothing changes in between.
     for old in store::of_user(tx, user, BATCH).await? {
         let assignee = old.assignee.filter(|&assignee| assignee != user);
         if old.owner == user && assignee.is_none() {
@@ -104,8 +105,8 @@ async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termita
                 title: old.title,
             };
             let change = store::delete(old.id);
-            let known = Provenance::by_nobody(Vec::new());
-            provenance::change_and_publish(tx, change, event, old.id, known, now).await?;
+            let by_nobody = Provenance::by_nobody(Vec::new());
+            provenance::change_and_publish(tx, change, event, old.id, by_nobody, now).await?;
             continue;
         }
         let owner = if old.owner == user {
@@ -126,8 +127,8 @@ async fn hand_on_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termita
             changes,
         };
         let change = store::update(&new);
-        let known = Provenance::by_nobody(new.viewers());
-        provenance::change_and_publish(tx, change, event, new.id, known, now).await?;
+        let by_nobody = Provenance::by_nobody(new.viewers());
+        provenance::change_and_publish(tx, change, event, new.id, by_nobody, now).await?;
     }
     Ok(())
 }

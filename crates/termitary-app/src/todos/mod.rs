@@ -1,13 +1,14 @@
 //! The team's to-dos, with comments and reminders.
 //!
-//! Who owns a todo or is assigned to it sees and changes it; so may admins.
-//! For everyone else it does not exist.
+//! The owner and the assignee of a todo see and change it, and so do admins. For
+//! everyone else it does not exist.
 
 mod comments;
+pub(crate) mod doors;
 mod due;
 pub mod events;
-mod gathered;
 mod handlers;
+mod list_item;
 mod listing;
 mod page;
 mod routes;
@@ -21,8 +22,6 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
 use crate::http::Api;
-
-pub(crate) use search::Searches;
 
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
@@ -47,5 +46,5 @@ pub(crate) fn subscriptions() -> Registry<App> {
             }
         }))
         .on(subscribe("todos.remind-overdue", handlers::remind_overdue).concurrency(1))
-        .on(subscribe("todos.hand-on", handlers::hand_on))
+        .on(subscribe("todos.hand-on", handlers::hand_over))
 }

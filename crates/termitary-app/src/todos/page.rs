@@ -1,5 +1,5 @@
-//! The page that links in mails lead to: for people who have no other client at
-//! hand, it shows one todo to whoever signs in.
+//! The page that links in mails lead to. It shows one todo to a user who signs in, for
+//! people without another client.
 
 use axum::Router;
 use axum::extract::{Form, State};
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::store;
 use super::todo::{Priority, Status, Todo};
 use crate::app::App;
-use crate::auth;
+use crate::auth::doors as auth;
 use crate::http::{Api, ApiError, Client, Html, Id, Tag, words_of};
 
 pub(super) fn router() -> Router<Api> {
@@ -23,14 +23,13 @@ struct SignIn {
     password: String,
 }
 
-/// The same page for every id: whether there is such a todo is nobody's
-/// business.
+/// The same page for every id, so that it does not show which todos exist.
 async fn ask() -> Html {
     form(Html::new(StatusCode::OK, "A todo"))
 }
 
 fn form(page: Html) -> Html {
-    page.say(
+    page.text(
         Tag::Text,
         "Termitary is a to-do list for teams. Sign in to read this todo; you are signed out again at once.",
     )
@@ -53,13 +52,13 @@ async fn show(
 ) -> Html {
     match find(&app, client, id, body).await {
         Ok(todo) => Html::new(StatusCode::OK, "A todo").list(&rows(&todo)),
-        Err(ApiError::NotFound) => Html::new(StatusCode::NOT_FOUND, "Not found").say(
+        Err(ApiError::NotFound) => Html::new(StatusCode::NOT_FOUND, "Not found").text(
             Tag::Text,
-            "There is no such todo any more, or it is not for you.",
+            "This todo does not exist, or you may not see it.",
         ),
         Err(error) => {
             let (status, words) = words_of(error);
-            form(Html::new(status, "A todo").say(Tag::Wrong, &words))
+            form(Html::new(status, "A todo").text(Tag::Wrong, &words))
         }
     }
 }
@@ -73,7 +72,7 @@ async fn find(
     let caller = auth::sign_in_once(app, client, body.email, body.password).await?;
     let Id(id) = id?;
     let mut reader = app.db().read().await?;
-    store::find(&mut reader, id, caller)
+    store::find(&mut reader, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)
 }

@@ -1,4 +1,4 @@
-//! The todos themselves over HTTP.
+//! The routes of todos.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,8 +13,9 @@ use super::events::{TodoDeleted, TodoUpdated};
 use super::listing::{self, Filter};
 use super::store;
 use super::todo::{ChangeTodo, CreateTodo, Status, Todo};
+use crate::accounts::{self, Caller};
 use crate::app::App;
-use crate::http::{Api, ApiError, Caller, Id, Json, Page, Params, Problem, Valid, commit};
+use crate::http::{Api, ApiError, Id, Json, Page, Params, Problem, Valid, commit};
 use crate::provenance::{self, Provenance};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
@@ -36,7 +37,7 @@ async fn list(
     listing::list(&app, &filter, caller).await
 }
 
-/// Make a todo. It is yours; somebody may be assigned to it.
+/// Create a todo. You own it; another user may be assigned to it.
 #[utoipa::path(post, path = "/todos", tag = "todos", request_body = CreateTodo, responses((status = 201, body = Todo)))]
 async fn create(
     State(app): State<App>,
@@ -72,7 +73,7 @@ async fn create(
 
 async fn check_assignee(conn: &mut Conn, assignee: Option<Uuid>) -> Result<(), ApiError> {
     match assignee {
-        Some(user) if !store::user_exists(conn, user).await? => {
+        Some(user) if !accounts::exists(conn, user).await? => {
             Err(ApiError::field("assignee", "is not the id of a user"))
         }
         _ => Ok(()),
@@ -88,13 +89,13 @@ async fn check_assignee(conn: &mut Conn, assignee: Option<Uuid>) -> Result<(), A
     ))]
 async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json<Todo>, ApiError> {
     let mut reader = app.db().read().await?;
-    store::find(&mut reader, id, caller)
+    store::find(&mut reader, id, Some(caller))
         .await?
         .map(Json)
         .ok_or(ApiError::NotFound)
 }
 
-/// Change a todo. What is left out stays; `null` clears.
+/// Change a todo. Fields that are left out stay; `null` clears one.
 #[utoipa::path(patch, path = "/todos/{id}", tag = "todos",
     params(("id" = Uuid, Path, description = "The todo's id")),
     request_body = ChangeTodo,
@@ -110,7 +111,7 @@ async fn change(
 ) -> Result<Json<Todo>, ApiError> {
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    let old = store::find(&mut tx, id, caller)
+    let old = store::find(&mut tx, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     let new = changed(&old, body);
@@ -130,9 +131,8 @@ async fn change(
     Ok(Json(new))
 }
 
-/// Writes the change and publishes it. A former assignee is told that the todo
-/// is theirs no longer, and nothing of what else changed: those two are events
-/// of their own.
+/// Writes the change and publishes it. A former assignee may see only that the todo was
+/// handed on, not the other changes: these become two events.
 async fn publish_change(
     tx: &mut Tx,
     old: &Todo,
@@ -159,9 +159,9 @@ async fn publish_change(
             title: old.title.clone(),
             changes: Map::from_iter([("assignee".to_owned(), assignee)]),
         };
-        let known = Provenance::by(actor, viewers);
+        let by_actor = Provenance::by(actor, viewers);
         let first = std::mem::take(&mut change);
-        provenance::change_and_publish(tx, first, event, id, known, now).await?;
+        provenance::change_and_publish(tx, first, event, id, by_actor, now).await?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -171,8 +171,8 @@ async fn publish_change(
         title: new.title.clone(),
         changes,
     };
-    let known = Provenance::by(actor, new.viewers());
-    provenance::change_and_publish(tx, change, event, id, known, now).await
+    let by_actor = Provenance::by(actor, new.viewers());
+    provenance::change_and_publish(tx, change, event, id, by_actor, now).await
 }
 
 fn changed(old: &Todo, body: ChangeTodo) -> Todo {
@@ -220,7 +220,7 @@ pub(super) fn differences(old: &Todo, new: &Todo) -> Map<String, Value> {
         .collect()
 }
 
-/// Delete a todo, with its comments. Its owner and admins may.
+/// Delete a todo with its comments. Only its owner and admins may.
 #[utoipa::path(delete, path = "/todos/{id}", tag = "todos",
     params(("id" = Uuid, Path, description = "The todo's id")),
     responses(
@@ -234,19 +234,21 @@ async fn delete(
     Id(id): Id,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
-    let todo = store::find(&mut tx, id, caller)
+    let todo = store::find(&mut tx, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     if !caller.may_act_for(todo.owner) {
-        return Err(ApiError::Forbidden("Only the owner of a todo deletes it."));
+        return Err(ApiError::Forbidden(
+            "Only the owner of a todo may delete it.",
+        ));
     }
-    let known = Provenance::by(caller.user, todo.viewers());
+    let by_caller = Provenance::by(caller.user, todo.viewers());
     let event = TodoDeleted {
         id: id.to_string(),
         title: todo.title,
     };
     let change = store::delete(id);
-    provenance::change_and_publish(&mut tx, change, event, id, known, app.now()).await?;
+    provenance::change_and_publish(&mut tx, change, event, id, by_caller, app.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

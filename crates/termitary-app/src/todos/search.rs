@@ -1,10 +1,6 @@
-//! Searching reads every todo that the caller may see. It has connections of its own, a
-//! bounded queue before them, and a deadline that interrupts its statement: however
-//! much somebody has to be searched, everything else goes on.
-
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! Text search reads every todo that the caller may see. It has connections of its own, a
+//! bounded queue before them, and a deadline that interrupts its statement, so that no
+//! search slows down other requests.
 
 use futures_util::TryStreamExt as _;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
@@ -13,57 +9,31 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::fold::Needle;
+use crate::casefold::Needle;
 use crate::http::ApiError;
+use crate::quota::Full;
 
-/// Searches of one process that run or wait.
-const ALL: usize = 16;
-/// Of one user: one of them runs.
-const OF_ONE: usize = 4;
-/// The database asks after so many of its instructions whether time is up.
+/// The database checks the deadline after this number of its instructions.
 const INSTRUCTIONS: i32 = 1_000;
-/// Bytes that are looked through before other requests get their turn.
-const SHARE: usize = 64 * 1024;
+/// The bytes that are searched before other requests get their turn.
+const YIELD_AFTER: usize = 64 * 1024;
 
-/// The searches of one process.
-#[derive(Clone, Default)]
-pub(crate) struct Searches(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    all: usize,
-    users: HashMap<Uuid, Queue>,
-}
-
-/// The searches of one user, which run one after the other.
-#[derive(Default)]
-struct Queue {
-    length: usize,
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// A place among the searches, given back when dropped.
-struct Place {
-    searches: Searches,
-    user: Uuid,
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// A statement whose rows are a title, a description and what stands for the todo.
+/// A search. Its statement returns a title, a description and the JSON of each todo.
 pub(super) struct Search {
     pub(super) statement: QueryBuilder<Sqlite>,
     pub(super) needle: Needle,
-    /// The most that is wanted.
+    /// The most todos to return.
     pub(super) most: usize,
 }
 
 impl Search {
-    /// What stands for the todos that have the needle, in the order of the statement.
+    /// Returns the JSON of the todos that contain the needle, in the order of the
+    /// statement.
     pub(super) async fn run(self, app: &App, user: Uuid) -> Result<Vec<String>, ApiError> {
         let deadline = Instant::now() + app.settings().search_patience;
-        let place = app.searches().enter(user)?;
+        let place = app.searches().take(user, 1).map_err(too_many)?;
         let found = timeout_at(deadline, async {
-            let _turn = place.turn.lock().await;
+            let _turn = place.common.lock().await;
             let reader = app.db().read_long().await?;
             self.find(reader, deadline).await
         });
@@ -83,7 +53,7 @@ impl Search {
     ) -> Result<Vec<String>, ApiError> {
         interrupt_at(deadline, &mut reader).await?;
         let mut rows = self.statement.build().fetch(&mut *reader);
-        let (mut found, mut looked_through) = (Vec::new(), 0);
+        let (mut found, mut searched) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
             let title: &str = row.try_get(0)?;
             let description: Option<&str> = row.try_get(1)?;
@@ -93,9 +63,9 @@ impl Search {
                     break;
                 }
             }
-            looked_through += title.len() + description.map_or(0, str::len) + SHARE / 100;
-            if looked_through > SHARE {
-                looked_through = 0;
+            searched += title.len() + description.map_or(0, str::len) + YIELD_AFTER / 100;
+            if searched > YIELD_AFTER {
+                searched = 0;
                 tokio::task::yield_now().await;
             }
         }
@@ -103,8 +73,8 @@ impl Search {
     }
 }
 
-/// Lets the database give up whatever this connection does after the deadline: sorting,
-/// too, which yields no row. Each search sets its own.
+/// Makes the database stop the statements of this connection at the deadline, also while
+/// it sorts and returns no row. Each search sets its own deadline.
 async fn interrupt_at(deadline: Instant, reader: &mut Reader) -> Result<(), ApiError> {
     let mut connection = reader.sqlite()?;
     let mut connection = connection.lock_handle().await?;
@@ -112,46 +82,11 @@ async fn interrupt_at(deadline: Instant, reader: &mut Reader) -> Result<(), ApiE
     Ok(())
 }
 
-impl Searches {
-    fn enter(&self, user: Uuid) -> Result<Place, ApiError> {
-        let mut state = self.lock();
-        if state.all >= ALL {
-            return Err(ApiError::Busy("Too many searches run at this moment."));
-        }
-        let queue = state.users.entry(user).or_default();
-        if queue.length >= OF_ONE {
-            return Err(ApiError::Busy(
-                "Your other searches still run: wait for one of them.",
-            ));
-        }
-        queue.length += 1;
-        let turn = Arc::clone(&queue.turn);
-        state.all += 1;
-        drop(state);
-        Ok(Place {
-            searches: self.clone(),
-            user,
-            turn,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.searches.lock();
-        state.all -= 1;
-        if let Entry::Occupied(mut queue) = state.users.entry(self.user) {
-            queue.get_mut().length -= 1;
-            if queue.get().length == 0 {
-                queue.remove();
-            }
-        }
-    }
+fn too_many(full: Full) -> ApiError {
+    ApiError::Busy(match full {
+        Full::Total => "Too many searches run at this moment.",
+        Full::Key => "Your other searches still run: wait for one of them.",
+    })
 }
 
 #[cfg(test)]
@@ -160,25 +95,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn a_user_has_few_places_and_all_together_have_some_more() {
-        let searches = Searches::default();
-        let user = Uuid::from_u128;
-        let mine: Vec<_> = (0..OF_ONE)
-            .map(|_| searches.enter(user(0)).unwrap())
-            .collect();
-        assert!(searches.enter(user(0)).is_err());
-        let others: Vec<_> = (OF_ONE..ALL)
-            .map(|n| searches.enter(user(n as u128)).unwrap())
-            .collect();
-        assert!(searches.enter(user(99)).is_err());
-        drop(others);
-        assert!(searches.enter(user(0)).is_err());
-        drop(mine);
-        assert!(searches.enter(user(0)).is_ok());
-        assert!(searches.lock().users.is_empty(), "nothing is remembered");
-    }
 
     #[tokio::test]
     async fn a_statement_without_end_is_interrupted_and_its_connection_used_again() {

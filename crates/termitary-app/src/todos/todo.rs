@@ -1,33 +1,31 @@
-//! What a todo is.
+//! The todo.
 
 use garde::Validate;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::due::Due;
 use super::events::TodoCreated;
-use crate::app::instant;
 
-/// Something to do, as the API shows it.
+/// A todo, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Todo {
     /// UUIDv7.
     pub(super) id: Uuid,
-    /// In a few words.
+    /// The title.
     pub(super) title: String,
-    /// In more words.
+    /// The description.
     pub(super) description: Option<String>,
     pub(super) status: Status,
-    /// The id of the user whose todo it is.
+    /// The id of the owner.
     pub(super) owner: Uuid,
     /// The id of the user who should do it.
     pub(super) assignee: Option<Uuid>,
     pub(super) priority: Option<Priority>,
-    /// When it should be done.
+    /// The due date.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) due_date: Option<Due>,
     #[schema(value_type = String, format = DateTime)]
@@ -36,7 +34,7 @@ pub(super) struct Todo {
     pub(super) updated_at: Timestamp,
 }
 
-/// Whether it is done.
+/// The status of a todo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
@@ -53,7 +51,7 @@ impl Status {
     }
 }
 
-/// How much it matters.
+/// The priority of a todo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Priority {
@@ -90,7 +88,7 @@ impl Priority {
 }
 
 impl Todo {
-    /// Everyone who may see it, besides admins.
+    /// The users who may see it, besides admins.
     pub(super) fn viewers(&self) -> Vec<Uuid> {
         let mut viewers = vec![self.owner];
         viewers.extend(self.assignee.filter(|&assignee| assignee != self.owner));
@@ -109,33 +107,7 @@ impl Todo {
     }
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for Todo {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
-        use sqlx::Row;
-        let status: &str = row.try_get("status")?;
-        let priority: Option<i64> = row.try_get("priority")?;
-        Ok(Self {
-            id: row.try_get("id")?,
-            title: row.try_get("title")?,
-            description: row.try_get("description")?,
-            status: if status == Status::Done.as_str() {
-                Status::Done
-            } else {
-                Status::Open
-            },
-            owner: row.try_get("owner_id")?,
-            assignee: row.try_get("assignee_id")?,
-            priority: priority.and_then(Priority::of_rank),
-            due_date: row
-                .try_get::<Option<i64>, _>("due_us")?
-                .map(Due::from_microsecond),
-            created_at: instant(row.try_get("created_us")?),
-            updated_at: instant(row.try_get("updated_us")?),
-        })
-    }
-}
-
-/// What a new todo is made from.
+/// The fields of a new todo.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({
@@ -163,7 +135,7 @@ pub(super) struct CreateTodo {
     pub(super) due_date: Option<Due>,
 }
 
-/// What changes; what is left out stays, `null` clears.
+/// The changes of a todo. Fields that are left out stay; `null` clears one.
 #[expect(
     clippy::option_option,
     reason = "absent, null and a value are three different wishes"

@@ -1,4 +1,4 @@
-//! What admins do to other people's accounts.
+//! Administration of other users' accounts.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,10 +8,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::accounts::{self, changes, check_password};
+use crate::accounts::{self, Caller, Which, changes, check_password};
 use crate::app::App;
-use crate::auth;
-use crate::http::{Api, ApiError, Caller, Client, Id, Json, Problem, Valid, commit_status};
+use crate::auth::doors as auth;
+use crate::http::{Api, ApiError, Client, Id, Json, Problem, Valid, commit_status};
 use crate::security::{Event, Note};
 
 pub(super) fn router() -> OpenApiRouter<Api> {
@@ -28,7 +28,7 @@ struct SetPassword {
     #[garde(custom(check_password))]
     #[schema(format = Password, min_length = 8, max_length = 256)]
     new_password: String,
-    /// The admin's own.
+    /// The admin's own password.
     #[garde(skip)]
     #[schema(format = Password)]
     current_password: String,
@@ -54,18 +54,18 @@ async fn end_sessions(
     accounts::find(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    let ended = changes::end_sessions(&mut tx, id, None).await?;
+    let ended = accounts::sessions::end(&mut tx, id, Which::All).await?;
     tx.commit().await?;
     Note::new(Event::SessionEnded, client.address)
         .user(id)
         .actor(caller.user)
         .detail(format!("all {ended} ended"))
-        .log(&app);
+        .log(app.security());
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Set somebody's password, with your own current one. Admins only. Their
-/// sessions end, and a confirmed address gets a mail.
+/// Set a user's password, with your own current one. Admins only. The user's sessions
+/// end, and a confirmed address gets a mail.
 #[utoipa::path(post, path = "/users/{id}/password", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id")),
     request_body = SetPassword,
@@ -73,7 +73,7 @@ async fn end_sessions(
         (status = 204),
         (status = 403, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
-        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
+        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` gives the time to wait"),
     ))]
 async fn set_password(
     State(app): State<App>,
@@ -89,13 +89,13 @@ async fn set_password(
     let user = accounts::find(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    proven.note(&mut tx).await?;
+    proven.clear_failures(&mut tx).await?;
     changes::set_password(&mut tx, &user, &hash, Some(caller.user), app.now()).await?;
     let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
     Note::new(Event::PasswordChanged, client.address)
         .user(id)
         .actor(caller.user)
         .detail("by an admin, all sessions ended")
-        .log(&app);
+        .log(app.security());
     Ok(done)
 }

@@ -1,4 +1,4 @@
-//! What the users module publishes.
+//! The events of the users module.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,17 +6,15 @@ use serde_json::{Map, Value};
 use termitary::Event;
 use termitary::event::{Schema, schema_of};
 
-use crate::accounts::User;
-
-/// A user registered, or was made by an admin or an operator.
+/// A user registered, or an admin or an operator created them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserCreated {
-    /// Who.
+    /// The user's id.
     pub id: String,
-    /// Their address.
+    /// The user's address.
     pub email: String,
-    /// Their name.
+    /// The user's name.
     pub name: String,
 }
 
@@ -28,26 +26,16 @@ impl Event for UserCreated {
     }
 }
 
-impl From<&User> for UserCreated {
-    fn from(user: &User) -> Self {
-        Self {
-            id: user.id.to_string(),
-            email: user.email.clone(),
-            name: user.name.clone(),
-        }
-    }
-}
-
 /// A user was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserUpdated {
-    /// Who.
+    /// The user's id.
     pub id: String,
-    /// Their address, after the change.
+    /// The address after the change.
     pub email: String,
-    /// Each changed field and its new value. Never a secret: a new password
-    /// is told as `passwordChangedAt`.
+    /// Each changed field and its new value. Never a secret: a new password appears as
+    /// `passwordChangedAt`.
     pub changes: Map<String, Value>,
 }
 
@@ -59,29 +47,13 @@ impl Event for UserUpdated {
     }
 }
 
-impl UserUpdated {
-    pub(crate) fn new<'a>(
-        user: &User,
-        changes: impl IntoIterator<Item = (&'a str, Value)>,
-    ) -> Self {
-        Self {
-            id: user.id.to_string(),
-            email: user.email.clone(),
-            changes: changes
-                .into_iter()
-                .map(|(field, value)| (field.to_owned(), value))
-                .collect(),
-        }
-    }
-}
-
 /// A user was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserDeleted {
-    /// Who.
+    /// The user's id.
     pub id: String,
-    /// Their last address.
+    /// The last address.
     pub email: String,
 }
 
@@ -93,12 +65,12 @@ impl Event for UserDeleted {
     }
 }
 
-/// Somebody asked to confirm an address: the one they have, or another one that
-/// they want to have. It gets a mail with a link.
+/// A user requested to confirm an address, the present one or a new one. The address
+/// gets a mail with a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserConfirmationRequested {
-    /// Who.
+    /// The user's id.
     pub id: String,
     /// The address to confirm.
     pub email: String,
@@ -112,11 +84,11 @@ impl Event for UserConfirmationRequested {
     }
 }
 
-/// An address was confirmed: mail to it is wanted.
+/// An address was confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserEmailConfirmed {
-    /// Whose.
+    /// The user's id.
     pub id: String,
     /// The address.
     pub email: String,
@@ -130,27 +102,18 @@ impl Event for UserEmailConfirmed {
     }
 }
 
-impl From<&User> for UserEmailConfirmed {
-    fn from(user: &User) -> Self {
-        Self {
-            id: user.id.to_string(),
-            email: user.email.clone(),
-        }
-    }
-}
-
-/// The address of an account became another one. `users.updated` tells the
-/// same without the old address.
+/// The address of an account changed. `users.updated` reports the same change without the
+/// old address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserEmailChanged {
-    /// Whose.
+    /// The user's id.
     pub id: String,
-    /// The address before, which is warned.
+    /// The old address, which gets a warning.
     pub old_email: String,
-    /// Whether it had been confirmed.
+    /// True if the old address had been confirmed.
     pub old_email_confirmed: bool,
-    /// The address now.
+    /// The new address.
     pub email: String,
 }
 
@@ -162,11 +125,11 @@ impl Event for UserEmailChanged {
     }
 }
 
-/// It is time to look for sessions that nobody uses any more.
+/// The hourly check for old sessions and other old rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserInactiveCheck {
-    /// The instant of the schedule, in ISO 8601.
+    /// The time of the schedule, in ISO 8601.
     pub triggered_at: String,
 }
 

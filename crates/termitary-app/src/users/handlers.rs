@@ -1,4 +1,4 @@
-//! What workers do for the users module.
+//! The handlers of the users module.
 
 use termitary::clock::days;
 use termitary::prelude::*;
@@ -8,12 +8,11 @@ use crate::accounts::links;
 use crate::app::App;
 use crate::provenance;
 
-/// How long it is known who did what an event says. The activity feed, which
-/// is written from it, keeps its own copy.
+/// The time that provenance is kept. The activity feed, which is written from it, keeps
+/// its own copy.
 const PROVENANCE_KEPT: std::time::Duration = days(90);
 
-/// Notes about events that were handled long ago are removed, and links that
-/// expired.
+/// Deletes old provenance and expired links.
 pub(super) async fn prune(
     _: UserInactiveCheck,
     State(app): State<App>,
@@ -21,7 +20,7 @@ pub(super) async fn prune(
 ) -> HandlerResult {
     let kept_us = PROVENANCE_KEPT.as_micros() as i64;
     let mut tx = ledger.begin().await?;
-    provenance::forget(&mut tx, app.now().as_microsecond().saturating_sub(kept_us)).await?;
+    provenance::delete_before(&mut tx, app.now().as_microsecond().saturating_sub(kept_us)).await?;
     links::prune(&mut tx, app.now()).await?;
     tx.commit().await
 }

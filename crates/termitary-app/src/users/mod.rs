@@ -1,13 +1,11 @@
-//! People: read, change, delete and find them; admins also list and make them,
-//! end their sessions and set their passwords.
+//! Users: read, change, delete and find them; admins also list and create them, end
+//! their sessions and set their passwords.
 
 mod admin;
 pub mod events;
 mod handlers;
-mod people;
+mod people_search;
 mod routes;
-mod searches;
-mod store;
 
 use termitary::Registry;
 use termitary::prelude::{schedule, subscribe};
@@ -16,13 +14,11 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App;
 use crate::http::Api;
 
-pub(crate) use searches::PeopleSearches;
-
 /// The module's routes.
 pub(crate) fn router() -> OpenApiRouter<Api> {
     routes::router()
         .merge(admin::router())
-        .merge(people::router())
+        .merge(people_search::router())
 }
 
 /// The module's events, schedules and handlers.

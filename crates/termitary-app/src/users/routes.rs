@@ -1,5 +1,5 @@
-//! The users module's routes. A user's id is nobody else's business: for
-//! everyone but themselves and admins it answers 404.
+//! The users module's routes. A user is visible only to themselves and to admins:
+//! everybody else gets 404.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,14 +13,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::events::{UserConfirmationRequested, UserDeleted, UserUpdated};
-use super::store;
-use crate::accounts::{self, Draft, Role, User, changes, check_password};
+use super::events::{UserConfirmationRequested, UserDeleted};
+use crate::accounts::{self, Caller, Draft, Role, User, changes, check_password};
 use crate::app::App;
-use crate::auth;
+use crate::auth::doors as auth;
 use crate::http::{
-    Api, ApiError, Caller, Client, Id, Json, JsonOrNothing, Page, Paging, Params, Problem, Valid,
-    check, check_both, commit, not_null,
+    Api, ApiError, Client, Id, Json, JsonOrNothing, Page, Paging, Params, Problem, Valid, check,
+    check_both, commit, not_null,
 };
 use crate::provenance::{self, Provenance};
 use crate::security::{Event, Note};
@@ -46,7 +45,7 @@ struct CreateUser {
     #[garde(custom(check_password))]
     #[schema(format = Password, min_length = 8, max_length = 256)]
     password: String,
-    /// `user` where left out.
+    /// Default: `user`.
     #[garde(skip)]
     role: Option<Role>,
 }
@@ -55,8 +54,8 @@ struct CreateUser {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({ "name": "Ada L." }))]
 struct ChangeUser {
-    /// Becomes the address once the link that is sent there is followed; until
-    /// then it is the user's `pendingEmail`. The present address withdraws it.
+    /// Becomes the address once the link that is sent to it is followed; until then it
+    /// is the user's `pendingEmail`. The present address withdraws it.
     #[garde(skip)]
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, format = Email, max_length = 254)]
@@ -70,7 +69,7 @@ struct ChangeUser {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     role: Option<Role>,
-    /// Your own, to change an address.
+    /// Your own password, to change an address.
     #[garde(skip)]
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, format = Password)]
@@ -81,7 +80,7 @@ struct ChangeUser {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({ "currentPassword": "a walk in the rain" }))]
 struct DeleteUser {
-    /// Your own.
+    /// Your own password.
     #[schema(format = Password)]
     current_password: String,
 }
@@ -99,11 +98,11 @@ async fn list(
     caller.admin_only()?;
     let limit = paging.limit()?;
     let mut reader = app.db().read().await?;
-    let rows = store::list(&mut reader, paging.after()?, limit).await?;
+    let rows = accounts::page(&mut reader, paging.after()?, i64::from(limit) + 1).await?;
     Ok(Json(Page::cut(rows, limit, |user: &User| user.id)))
 }
 
-/// Make an account for somebody. Admins only.
+/// Create an account for somebody. Admins only.
 #[utoipa::path(post, path = "/users", tag = "users", request_body = CreateUser, responses(
     (status = 201, body = User),
     (status = 403, body = Problem, content_type = "application/problem+json"),
@@ -123,22 +122,22 @@ async fn create(
     let Ok(user) =
         accounts::create(&mut tx, draft, &hash, Some(caller.user), id, app.now()).await?
     else {
-        return Err(ApiError::field("email", "has an account already"));
+        return Err(ApiError::field("email", "already has an account"));
     };
     let (id, role) = (user.id, user.role);
     let done = commit(tx, StatusCode::CREATED, user).await?;
     if role == Role::Admin {
-        note_role(&app, caller, &client, id, role);
+        log_role(&app, caller, &client, id, role);
     }
     Ok(done)
 }
 
-fn note_role(app: &App, caller: Caller, client: &Client, user: Uuid, role: Role) {
+fn log_role(app: &App, caller: Caller, client: &Client, user: Uuid, role: Role) {
     Note::new(Event::RoleChanged, client.address)
         .user(user)
         .actor(caller.user)
         .detail(format!("now {role}"))
-        .log(app);
+        .log(app.security());
 }
 
 /// Read a user: yourself, or anyone as admin.
@@ -159,10 +158,10 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
         .ok_or(ApiError::NotFound)
 }
 
-/// Change a user: yourself, or anyone as admin. Only admins change roles, and
-/// a change of role ends the user's sessions. A new address needs your current
-/// password, and counts when the link that is sent there is followed: the
-/// answer is the same whether it has an account or not.
+/// Change a user: yourself, or anyone as admin. Only admins change roles, and a change of
+/// role ends the user's sessions. A new address needs your current password and takes
+/// effect when the link that is sent to it is followed: the response is the same whether
+/// it has an account or not.
 #[utoipa::path(patch, path = "/users/{id}", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id")),
     request_body = ChangeUser,
@@ -171,7 +170,7 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
         (status = 403, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json", description = "The last admin stays one"),
-        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts or addresses; `Retry-After` says how long to wait"),
+        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts or addresses; `Retry-After` gives the time to wait"),
     ))]
 async fn change(
     State(app): State<App>,
@@ -190,8 +189,8 @@ async fn change(
     drop(reader);
     let draft = draft(&body, &old);
     check(&draft)?;
-    let moves = draft.email != old.email;
-    let proven = if moves {
+    let new_address = draft.email != old.email;
+    let proven = if new_address {
         let proven = auth::prove(&app, caller, &client, body.current_password.as_deref()).await?;
         auth::count_link(&app, caller.user).await?;
         Some(proven)
@@ -204,24 +203,24 @@ async fn change(
         .await?
         .ok_or(ApiError::NotFound)?;
     if let Some(proven) = &proven {
-        proven.note(&mut tx).await?;
+        proven.clear_failures(&mut tx).await?;
     }
-    let wishes = Wishes {
+    let requested = Changes {
         role: body.role,
         name: body.name.is_some().then_some(draft.name),
         email: body.email.is_some().then_some(draft.email),
     };
     let old_role = old.role;
-    let user = wishes.apply(&mut tx, &app, caller, old).await?;
+    let user = requested.apply(&mut tx, &app, caller, old).await?;
     tx.commit().await?;
-    if moves {
+    if new_address {
         Note::new(Event::AddressChangeRequested, client.address)
             .user(id)
             .actor(caller.user)
-            .log(&app);
+            .log(app.security());
     }
     if user.role != old_role {
-        note_role(&app, caller, &client, id, user.role);
+        log_role(&app, caller, &client, id, user.role);
     }
     Ok(Json(user))
 }
@@ -234,14 +233,14 @@ fn draft(body: &ChangeUser, old: &User) -> Draft {
     )
 }
 
-/// What shall become of a user.
-struct Wishes {
+/// The requested changes of a user.
+struct Changes {
     role: Option<Role>,
     name: Option<String>,
     email: Option<String>,
 }
 
-impl Wishes {
+impl Changes {
     async fn apply(
         self,
         tx: &mut Tx,
@@ -250,36 +249,36 @@ impl Wishes {
         old: User,
     ) -> Result<User, ApiError> {
         let now = app.now();
-        let mut changes = Vec::new();
+        let mut fields = Vec::new();
         let mut user = old.clone();
         if let Some(role) = self.role.filter(|role| *role != old.role) {
             change_role(tx, caller, &old, role, now).await?;
-            changes.push(("role", json!(role)));
+            fields.push(("role", json!(role)));
             user.role = role;
         }
         if let Some(name) = self.name.filter(|name| *name != old.name) {
-            changes.push(("name", json!(name)));
+            fields.push(("name", json!(name)));
             user.name = name;
         }
-        // Asked for again, it gets another mail.
+        // The same address requested again gets another mail.
         let asks = self.email.clone().filter(|email| *email != old.email);
         if self.email.is_some() {
             user.pending_email.clone_from(&asks);
         }
-        if changes.is_empty() && asks.is_none() && user.pending_email == old.pending_email {
+        if fields.is_empty() && asks.is_none() && user.pending_email == old.pending_email {
             return Ok(old);
         }
         user.updated_at = now;
-        store::update(tx, &user).await?;
-        let known = || Provenance::by(caller.user, vec![user.id]);
-        if !changes.is_empty() {
-            let event = UserUpdated::new(&user, changes);
-            provenance::publish(tx, event, user.id, known(), now).await?;
+        accounts::update(tx, &user).await?;
+        let by_caller = || Provenance::by(caller.user, vec![user.id]);
+        if !fields.is_empty() {
+            let event = changes::updated(&user, fields);
+            provenance::publish(tx, event, user.id, by_caller(), now).await?;
         }
         if let Some(email) = asks {
             let id = user.id.to_string();
             let event = UserConfirmationRequested { id, email };
-            provenance::publish(tx, event, user.id, known(), now).await?;
+            provenance::publish(tx, event, user.id, by_caller(), now).await?;
         }
         Ok(user)
     }
@@ -293,7 +292,7 @@ async fn change_role(
     now: Timestamp,
 ) -> Result<(), ApiError> {
     if !caller.is_admin() {
-        return Err(ApiError::Forbidden("Only an admin changes roles."));
+        return Err(ApiError::Forbidden("Only admins change roles."));
     }
     let keep = (caller.user == user.id).then_some(caller.session);
     match changes::set_role(tx, user, role, keep, now).await? {
@@ -303,11 +302,11 @@ async fn change_role(
 }
 
 fn last_admin() -> ApiError {
-    ApiError::Conflict("This is the last admin: make another one first.")
+    ApiError::Conflict("This is the last admin: create another one first.")
 }
 
-/// Delete a user: yourself, or anyone as admin, with your current password.
-/// Their sessions end at once; a worker hands on or removes their todos.
+/// Delete a user: yourself, or anyone as admin, with your current password. Their
+/// sessions end at once; a worker hands over or deletes their todos.
 #[utoipa::path(delete, path = "/users/{id}", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id")),
     request_body = DeleteUser,
@@ -315,7 +314,7 @@ fn last_admin() -> ApiError {
         (status = 204),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json", description = "The last admin stays"),
-        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` says how long to wait"),
+        (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many attempts; `Retry-After` gives the time to wait"),
     ))]
 async fn delete(
     State(app): State<App>,
@@ -335,18 +334,18 @@ async fn delete(
     if changes::is_last_admin(&mut tx, &user).await? {
         return Err(last_admin());
     }
-    proven.note(&mut tx).await?;
-    store::delete(&mut tx, id).await?;
+    proven.clear_failures(&mut tx).await?;
+    accounts::delete(&mut tx, id).await?;
     let event = UserDeleted {
         id: id.to_string(),
         email: user.email,
     };
-    let known = Provenance::by(caller.user, vec![id]);
-    provenance::publish(&mut tx, event, id, known, app.now()).await?;
+    let by_caller = Provenance::by(caller.user, vec![id]);
+    provenance::publish(&mut tx, event, id, by_caller, app.now()).await?;
     tx.commit().await?;
     Note::new(Event::AccountDeleted, client.address)
         .user(id)
         .actor(caller.user)
-        .log(&app);
+        .log(app.security());
     Ok(StatusCode::NO_CONTENT)
 }

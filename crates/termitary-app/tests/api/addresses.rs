@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 use serde_json::json;
-use termitary_app::mail::{Mail, Mailer};
+use termitary_app::mailer::{Mail, Mailer};
 
 use crate::support::{PASSWORD, TestApp};
 

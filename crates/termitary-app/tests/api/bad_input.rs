@@ -240,3 +240,15 @@ async fn a_request_that_takes_too_long_is_given_up() {
     answer.assert_problem(503);
     assert_eq!(answer.header("retry-after"), "1");
 }
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_in_time_is_the_clients_timeout() {
+    let short = std::time::Duration::from_millis(50);
+    let app = TestApp::start_with(|settings| settings.request_timeout = short).await;
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let request = Request::post("/api/v1/auth/login")
+        .header("content-type", "application/json")
+        .body(Body::from_stream(never))
+        .unwrap();
+    app.send(request).await.assert_problem(408);
+}

@@ -2,18 +2,18 @@
 
 use axum::http::Method;
 use serde_json::{Value, json};
-use termitary_app::{app, http};
+use termitary_app::wiring;
 
 use crate::support::TestApp;
 
 #[test]
 fn the_openapi_document() {
-    insta::assert_json_snapshot!(http::openapi());
+    insta::assert_json_snapshot!(wiring::openapi());
 }
 
 #[test]
 fn the_event_map() {
-    let map: Vec<Value> = app::registry()
+    let map: Vec<Value> = wiring::registry()
         .map()
         .iter()
         .map(|entry| {
@@ -29,13 +29,13 @@ fn the_event_map() {
 
 #[test]
 fn the_registry_has_no_mistakes() {
-    app::registry().check().unwrap();
+    wiring::registry().check().unwrap();
 }
 
 #[tokio::test]
 async fn every_documented_route_exists_and_no_other_method_does() {
     let app = TestApp::start().await;
-    let document = serde_json::to_value(http::openapi()).unwrap();
+    let document = serde_json::to_value(wiring::openapi()).unwrap();
     assert!(document["paths"].as_object().unwrap().len() >= 18);
     for (path, item) in document["paths"].as_object().unwrap() {
         let url = path.replace("{id}", "0190a0b0-0000-7000-8000-000000000000");
@@ -56,7 +56,7 @@ async fn every_documented_route_exists_and_no_other_method_does() {
 
 #[test]
 fn every_route_says_how_it_fails_and_every_post_takes_a_key() {
-    let document = serde_json::to_value(http::openapi()).unwrap();
+    let document = serde_json::to_value(wiring::openapi()).unwrap();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             assert!(

@@ -3,7 +3,7 @@
 
 use axum::http::Method;
 use serde_json::{Value, json};
-use termitary_app::http;
+use termitary_app::wiring;
 
 use crate::support::{Person, TestApp};
 
@@ -37,7 +37,7 @@ fn example(document: &Value, method: &str, path: &str) -> Value {
 
 #[tokio::test]
 async fn every_example_body_is_accepted_by_its_route() {
-    let document = serde_json::to_value(http::openapi()).unwrap();
+    let document = serde_json::to_value(wiring::openapi()).unwrap();
     let app = TestApp::start().await;
     let mut ada: Option<Person> = None;
     let (mut todo, mut other) = (String::new(), String::new());
@@ -87,7 +87,7 @@ async fn every_example_body_is_accepted_by_its_route() {
 
 #[test]
 fn every_body_is_walked() {
-    let document = serde_json::to_value(http::openapi()).unwrap();
+    let document = serde_json::to_value(wiring::openapi()).unwrap();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let walked = WALK.iter().any(|(m, p, _)| m == method && p == path);

@@ -5,9 +5,10 @@ use axum::http::Request;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use termitary::clock::hours;
-use termitary_app::app::{App, Settings};
-use termitary_app::http;
-use termitary_app::mail::Mailer;
+use termitary_app::app::App;
+use termitary_app::mailer::Mailer;
+use termitary_app::settings::Settings;
+use termitary_app::wiring;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Answer, PASSWORD, Person, TestApp};
@@ -254,7 +255,7 @@ async fn a_stored_answer_cannot_be_compared_read_or_changed_without_the_secret()
             ..Settings::default()
         },
     );
-    app.router = http::router(thief, CancellationToken::new());
+    app.router = wiring::router(thief, CancellationToken::new());
     let guessed = post(&app, register, None, "k1", &body).await;
     guessed.assert_fields(&["email"]);
     assert_eq!(guessed.header("idempotency-replayed"), "");

@@ -4,7 +4,7 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use termitary::clock::{hours, minutes};
 use termitary::testing::TestWorker;
-use termitary_app::app as wiring;
+use termitary_app::wiring;
 
 use crate::support::{Person, TestApp};
 

@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::json;
 use termitary::clock::hours;
-use termitary_app::mail::Limit;
+use termitary_app::settings::MailLimit;
 
 use crate::support::{PASSWORD, Person, TestApp};
 
@@ -81,11 +81,11 @@ async fn an_address_that_nobody_confirmed_gets_its_confirmation_and_nothing_else
 async fn one_user_causes_so_many_mails_an_hour_and_a_mailbox_gets_so_many() {
     let app = TestApp::start_with(|settings| {
         let limits = &mut settings.mail_limits;
-        limits.todos_per_actor = Limit {
+        limits.todos_per_actor = MailLimit {
             per_hour: 4,
             per_day: 6,
         };
-        limits.todos_per_recipient = Limit {
+        limits.todos_per_recipient = MailLimit {
             per_hour: 7,
             per_day: 100,
         };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::http::Method;
 use serde_json::{Value, json};
-use termitary_app::http;
+use termitary_app::wiring;
 
 use crate::support::{PASSWORD, Person, TestApp};
 
@@ -201,7 +201,7 @@ async fn every_route_is_open_to_exactly_those_it_is_for() {
 
 #[test]
 fn every_route_has_a_row() {
-    let document = serde_json::to_value(http::openapi()).unwrap();
+    let document = serde_json::to_value(wiring::openapi()).unwrap();
     let routes: BTreeSet<(String, String)> = document["paths"]
         .as_object()
         .unwrap()

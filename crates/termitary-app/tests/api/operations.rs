@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use serde_json::json;
 use sqlx::Connection as _;
-use termitary_app::{app, http};
+use termitary_app::{schema, wiring};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ async fn readiness_wants_the_tables_of_this_version() {
     let answer = app.call(Method::GET, "/readyz", None, None).await;
     assert_eq!(answer.status.as_u16(), 503, "{}", answer.body);
 
-    let error = app::migrate(app.db()).await.unwrap_err().to_string();
+    let error = schema::migrate(app.db()).await.unwrap_err().to_string();
     assert!(
         error.contains("newer version") && error.contains("9999"),
         "{error}"
@@ -143,7 +143,7 @@ async fn whoever_asks_for_readiness_causes_no_write_each_time() {
 #[tokio::test]
 async fn migrating_again_changes_nothing() {
     let app = TestApp::start().await;
-    app::migrate(app.db()).await.unwrap();
+    schema::migrate(app.db()).await.unwrap();
     app.call(Method::GET, "/readyz", None, None)
         .await
         .assert_status(200);
@@ -268,10 +268,10 @@ async fn the_documentation_page_works_without_a_network() {
 }
 
 /// The application on a real port of this machine.
-async fn serve(app: &TestApp) -> (SocketAddr, JoinHandle<anyhow::Result<()>>) {
+async fn serve(app: &TestApp) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = http::serve(listener, app.app.clone(), app.shutdown.clone());
+    let serving = wiring::serve(listener, app.app.clone(), app.shutdown.clone());
     (address, tokio::spawn(serving))
 }
 
@@ -294,7 +294,7 @@ async fn a_stopping_process_finishes_what_is_open_and_ends() {
 
     app.shutdown.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
-    ended.expect("the server ends soon").unwrap().unwrap();
+    ended.expect("the server ends soon").unwrap();
     app.settle().await;
 }
 
@@ -318,7 +318,7 @@ async fn the_source_of_a_login_is_the_connections_own_address() {
     assert_eq!(login["ipAddress"], "127.0.0.1");
     assert_eq!(login["userAgent"], "test");
     app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
     app.settle().await;
 }
 
@@ -355,7 +355,7 @@ async fn a_client_that_does_not_take_its_answer_loses_the_connection_and_frees_i
     .await
     .expect("the connection is closed");
     app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn a_connection_stays_open_for_the_next_request_and_not_for_ever() {
         assert!(rest.is_empty());
     }
     app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
 }
 
 /// Reads until nothing more comes for a while.
@@ -443,7 +443,7 @@ async fn a_large_answer_arrives_whole() {
     );
     assert!(body == page.body);
     app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
 }
 
 #[tokio::test]
@@ -467,7 +467,7 @@ async fn one_address_gets_so_many_connections_and_is_told() {
         let _ = next.read_to_string(&mut answer).await;
         if answer.starts_with("HTTP/1.1 200 ") {
             app.shutdown.cancel();
-            serving.await.unwrap().unwrap();
+            serving.await.unwrap();
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -496,5 +496,5 @@ async fn behind_proxies_the_address_of_a_connection_has_no_limit() {
         open.push(connection);
     }
     app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
 }

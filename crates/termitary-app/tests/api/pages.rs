@@ -125,7 +125,7 @@ async fn the_link_of_a_mail_shows_its_todo_to_whoever_may_see_it() {
         assert!(shown.body.contains(words), "{words}: {}", shown.body);
     }
     let stranger = sign_in("eve%40example.com", &password).await;
-    assert_page(&stranger, 404, "no such todo");
+    assert_page(&stranger, 404, "does not exist");
     let wrong = sign_in("bob%40example.com", "not+it").await;
     assert_page(&wrong, 401, "is wrong");
     assert!(!wrong.body.contains("alert("));

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use serde_json::json;
-use termitary_app::app::{App, HashCost, Settings};
-use termitary_app::http;
-use termitary_app::mail::Mailer;
+use termitary_app::app::App;
+use termitary_app::mailer::Mailer;
+use termitary_app::settings::{HashCost, Settings};
+use termitary_app::wiring;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Answer, PASSWORD, TestApp};
@@ -101,7 +102,7 @@ async fn a_login_renews_a_hash_that_was_made_with_less_work() {
     };
     let broker = app.app.broker().clone();
     let dearer = App::new(broker, Mailer::memory(), dearer);
-    app.router = http::router(dearer, CancellationToken::new());
+    app.router = wiring::router(dearer, CancellationToken::new());
     app.try_login(&ada.email, "not the password")
         .await
         .assert_problem(401);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use termitary_app::mail::{Mail, MailError, Mailer};
+use termitary_app::mailer::{Mail, MailError, Mailer};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -98,3 +98,20 @@ fn a_new_device_is_told_by_mail_once() {
     assert_eq!(login("two"), 1, "known by now");
     assert!(sandbox.mails()[0].contains("new device"));
 }
+
+#[test]
+fn the_audit_names_the_user_of_the_system_even_without_its_variables() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["schedule", "pause", "todos.overdue.check"]);
+    let url = format!("sqlite://{}", sandbox.path("termitary.db").display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let who: String = runtime.block_on(async {
+        let db = termitary::Db::open(&url).await.unwrap();
+        let mut reader = db.read().await.unwrap();
+        let who = sqlx::query_scalar("SELECT who FROM termitary_audit");
+        who.fetch_one(&mut *reader).await.unwrap()
+    });
+    let name = std::process::Command::new("id").arg("-un").output();
+    let name = String::from_utf8(name.unwrap().stdout).unwrap();
+    assert_eq!(who, format!("cli:{}", name.trim()));
+}

@@ -1,17 +1,19 @@
-//! One hash in memory that is lent to it. The crate's own functions allocate 19 MiB
-//! for each, and the system's allocator keeps what it was given.
+//! One hash in memory that is lent to it. The crate's own functions allocate 19 MiB for
+//! each hash, and the system's allocator does not return it.
 
 use anyhow::{Context as _, anyhow};
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use subtle::ConstantTimeEq as _;
 
+use crate::random;
+
 const SALT_BYTES: usize = 16;
 
-/// The memory of one thread.
+/// The memory of one hash at a time.
 pub(super) struct Memory {
     blocks: Vec<Block>,
-    /// More than this is given back after use.
+    /// The blocks that are kept after use.
     kept: usize,
 }
 
@@ -44,13 +46,13 @@ pub(super) fn hash(
     password: &str,
     memory: &mut Memory,
 ) -> anyhow::Result<String> {
-    let salt = random::<SALT_BYTES>()?;
+    let salt = random::bytes::<SALT_BYTES>()?;
     let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
     compute(hasher, password, &salt, &mut out, memory)?;
     phc(hasher, &salt, &out)
 }
 
-/// Returns whether one of these passwords matches a PHC string.
+/// Returns true if one of these passwords matches a PHC string.
 pub(super) fn fits_any(
     stored: &str,
     forms: &[String],
@@ -76,8 +78,8 @@ pub(super) fn fits_any(
 pub(super) fn unreachable_hash(hasher: &Argon2<'_>) -> anyhow::Result<String> {
     phc(
         hasher,
-        &random::<SALT_BYTES>()?,
-        &random::<{ Params::DEFAULT_OUTPUT_LEN }>()?,
+        &random::bytes::<SALT_BYTES>()?,
+        &random::bytes::<{ Params::DEFAULT_OUTPUT_LEN }>()?,
     )
 }
 
@@ -118,11 +120,4 @@ fn phc(hasher: &Argon2<'_>, salt: &[u8], out: &[u8]) -> anyhow::Result<String> {
         hash: Some(Output::new(out).map_err(|error| failed(&error))?),
     };
     Ok(hash.to_string())
-}
-
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| anyhow!("the system has no randomness: {error}"))?;
-    Ok(bytes)
 }

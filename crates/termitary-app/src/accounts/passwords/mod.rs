@@ -1,41 +1,21 @@
-//! Passwords: the rules for new ones, and argon2id on two threads of its own. A flood
-//! of logins may wait or be refused, but never takes the machine's memory or the
+//! Passwords: the rules for new ones, and argon2id with at most two hashes at once. A
+//! flood of logins waits or is refused, but cannot take the machine's memory or the
 //! runtime's threads.
 
 mod argon;
+mod hashing;
 mod rules;
-mod threads;
 
 use anyhow::anyhow;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, Version};
 
+use hashing::{Hashing, Refused};
 pub(crate) use rules::check_password;
-use threads::{Refused, Threads};
 
-/// How much work one password hash is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashCost {
-    /// KiB of memory.
-    pub memory_kib: u32,
-    /// Passes over the memory.
-    pub passes: u32,
-    /// Lanes.
-    pub lanes: u32,
-}
+use crate::settings::HashCost;
 
-impl Default for HashCost {
-    /// The least that OWASP recommends for argon2id: 19 MiB, two passes.
-    fn default() -> Self {
-        Self {
-            memory_kib: 19 * 1024,
-            passes: 2,
-            lanes: 1,
-        }
-    }
-}
-
-/// Why no password was hashed.
+/// A password that was not hashed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PasswordsBusy {
     #[error("too many passwords are being checked")]
@@ -47,8 +27,8 @@ pub(crate) enum PasswordsBusy {
 /// Hashes and verifies passwords, two at a time.
 pub(crate) struct Passwords {
     hasher: Argon2<'static>,
-    threads: Threads,
-    /// An unknown user's password is checked against this. Nothing hashes to it.
+    hashing: Hashing,
+    /// The hash that an unknown user's password is checked against. No password has it.
     dummy: String,
 }
 
@@ -59,17 +39,17 @@ impl Passwords {
         let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let dummy = argon::unreachable_hash(&hasher)?;
         Ok(Self {
-            threads: Threads::new(hasher.params().block_count()),
+            hashing: Hashing::new(hasher.params().block_count()),
             hasher,
             dummy,
         })
     }
 
-    /// The PHC string to store.
+    /// Hashes a password; returns the PHC string to store.
     pub(crate) async fn hash(&self, password: &str) -> Result<String, PasswordsBusy> {
         let hasher = self.hasher.clone();
         let password = rules::normal(password);
-        self.threads
+        self.hashing
             .run(move |memory| argon::hash(&hasher, &password, memory))
             .await
             .map_err(PasswordsBusy::from)
@@ -87,13 +67,13 @@ impl Passwords {
         let hash = hash.unwrap_or(&self.dummy).to_owned();
         let forms = rules::forms(password);
         let fits = self
-            .threads
+            .hashing
             .run(move |memory| argon::fits_any(&hash, &forms, memory))
             .await?;
         Ok(known && fits)
     }
 
-    /// Returns whether a stored hash was made with less work than new hashes.
+    /// Returns true if a stored hash cost less work than new hashes cost.
     pub(crate) fn is_outdated(&self, stored: &str) -> bool {
         let wanted = self.hasher.params();
         PasswordHash::new(stored)

@@ -1,29 +1,29 @@
-//! The rules for passwords: their form, their length, and those that attackers
+//! The rules for passwords: their form, their length, and the passwords that attackers
 //! try first.
 
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 
-/// More bytes than 256 characters have in any form are not looked at.
+/// The longest password that is examined: 256 characters have fewer bytes in any form.
 const LONGEST: usize = 8 * 1024;
 
-/// A password that is guessed within so many tries is refused: as many as the list
-/// of common passwords has that zxcvbn knows. Its patterns (keyboard rows, dates,
-/// repetitions, `p4ssw0rd`) count the same way.
+/// The number of guesses within which a password is too easy: the length of zxcvbn's
+/// list of common passwords. Its patterns (keyboard rows, dates, repetitions,
+/// `p4ssw0rd`) count the same way.
 const EASY: u64 = 30_000;
-/// zxcvbn looks at no more characters: its work grows so fast with digits and signs that
-/// a hundred of them take it seconds, and strangers choose what it judges.
+/// The characters that zxcvbn judges: its work grows so fast with digits and signs that
+/// a hundred of them take seconds, and strangers choose the password.
 const JUDGED: usize = 16;
 
-/// The form that is hashed (NFC, as RFC 8265 says): a letter with an accent is the
-/// same password whichever way a keyboard composes it.
+/// The form that is hashed (NFC, as in RFC 8265): a letter with an accent is the same
+/// password however a keyboard composes it.
 pub(super) fn normal(password: &str) -> String {
     ComposingNormalizerBorrowed::new_nfc()
         .normalize(password)
         .into_owned()
 }
 
-/// The forms in which a stored hash may know a password, each once, the usual one
-/// first. Nearly every password has one form.
+/// The forms that a stored hash may be made of, each once, the usual one first. Nearly
+/// every password has one form.
 pub(super) fn forms(password: &str) -> Vec<String> {
     let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(password);
     let mut forms = vec![normal(password)];
@@ -35,7 +35,8 @@ pub(super) fn forms(password: &str) -> Vec<String> {
     forms
 }
 
-/// 8 to 256 characters, none of the well-known ones; no rules of composition.
+/// Checks a new password: 8 to 256 characters, and not one of the well-known ones.
+/// There are no rules of composition.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "garde hands its context over by reference"
@@ -50,7 +51,7 @@ pub(crate) fn check_password(password: &str, (): &()) -> garde::Result {
         return Err(wrong_length());
     }
     let (judged, left) = judged(&password);
-    // As much again as the shortest password saves an easy beginning.
+    // Eight further characters make up for an easy beginning.
     if left < 8 && zxcvbn::zxcvbn(&judged, &[]).guesses() <= EASY {
         return Err(garde::Error::new(
             "is one of the passwords that attackers try first",
@@ -59,8 +60,8 @@ pub(crate) fn check_password(password: &str, (): &()) -> garde::Result {
     Ok(())
 }
 
-/// The beginning that is judged, of a repetition its unit; and how many characters of
-/// either are left.
+/// The beginning that is judged (of a repetition, its unit), and the number of
+/// characters after it.
 fn judged(password: &str) -> (String, usize) {
     let letters: Vec<char> = password.chars().collect();
     let repeats = |unit: &usize| {

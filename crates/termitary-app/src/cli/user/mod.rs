@@ -1,5 +1,5 @@
-//! `termitary user`: the first admin is made here, never by the first visitor;
-//! and what an operator does for people who cannot help themselves.
+//! `termitary user`: creates the first admin, who is never the first visitor, and
+//! administers accounts.
 
 mod password;
 
@@ -9,14 +9,14 @@ use serde_json::json;
 use super::args::{
     JsonArgs, UserCommand, UserCreateArgs, UserNameArgs, UserPasswordArgs, UserRoleArgs,
 };
-use super::open::{Missing, System, file_of};
-use super::out;
+use super::output;
+use super::system::{Missing, System, file_of};
 use crate::app::App;
 use crate::auth::{self, NewUser, Role, User, operator};
 use crate::config::Config;
 use crate::secret::Secret;
 
-/// Users that are read at a time.
+/// The users of one read.
 const PAGE: i64 = 500;
 
 pub(super) async fn run(config: Config, command: UserCommand) -> anyhow::Result<()> {
@@ -54,7 +54,7 @@ async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
     system.db.close().await;
     let shown = (!args.password_stdin).then_some(password);
     if args.json {
-        return out::json(&json!({
+        return output::json(&json!({
             "id": user.id,
             "email": user.email,
             "name": user.name,
@@ -62,12 +62,12 @@ async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
             "password": shown,
         }));
     }
-    out::line(&format!(
+    output::line(&format!(
         "created {} {} ({})",
         user.role, user.email, user.id
     ))?;
     match shown {
-        Some(password) => out::line(&format!("password: {password}")),
+        Some(password) => output::line(&format!("password: {password}")),
         None => Ok(()),
     }
 }
@@ -76,12 +76,12 @@ fn local_part(email: &str) -> String {
     email.split('@').next().unwrap_or_default().to_owned()
 }
 
-/// The application on a database that is there already.
+/// The application on an existing database.
 async fn existing(config: &Config) -> anyhow::Result<(System, App)> {
     let file = file_of(&config.database_url);
     if !file.exists() {
         bail!(
-            "there is no database at {} yet: start `termitary`, or set DATABASE_URL to where it is",
+            "there is no database at {} yet: start `termitary`, or set DATABASE_URL to its place",
             file.display()
         );
     }
@@ -106,10 +106,10 @@ async fn list(config: &Config, args: &JsonArgs) -> anyhow::Result<()> {
     }
     system.db.close().await;
     if args.json {
-        return out::json(&users);
+        return output::json(&users);
     }
     let rows: Vec<_> = users.iter().map(row).collect();
-    out::table(
+    output::table(
         &["email", "name", "role", "confirmed", "created", "id"],
         &rows,
         "no users",
@@ -120,7 +120,7 @@ fn row(user: &User) -> Vec<String> {
     let confirmed = if user.email_confirmed { "yes" } else { "no" };
     vec![
         user.email.clone(),
-        out::short(&user.name, 40),
+        output::short(&user.name, 40),
         user.role.to_string(),
         confirmed.to_owned(),
         user.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -133,11 +133,11 @@ async fn logout(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
     let ended = operator::end_sessions(&app, &args.email).await?;
     system.db.close().await;
     if args.json {
-        return out::json(&json!({ "ended": ended }));
+        return output::json(&json!({ "ended": ended }));
     }
-    out::line(&format!(
+    output::line(&format!(
         "ended {}",
-        out::count(ended, "session", "sessions")
+        output::count(ended, "session", "sessions")
     ))
 }
 
@@ -154,31 +154,28 @@ async fn set_password(config: &Config, args: &UserPasswordArgs) -> anyhow::Resul
     system.db.close().await;
     let shown = args.generate.then_some(password);
     if args.json {
-        return out::json(&json!({ "id": user.id, "email": user.email, "password": shown }));
+        return output::json(&json!({ "id": user.id, "email": user.email, "password": shown }));
     }
-    out::line(&format!(
-        "set the password of {}; their sessions are over",
+    output::line(&format!(
+        "set the password of {}; their sessions ended",
         user.email
     ))?;
     match shown {
-        Some(password) => out::line(&format!("password: {password}")),
+        Some(password) => output::line(&format!("password: {password}")),
         None => Ok(()),
     }
 }
 
 async fn set_role(config: &Config, args: &UserRoleArgs) -> anyhow::Result<()> {
-    let role = match args.role.as_str() {
-        "admin" => Role::Admin,
-        _ => Role::User,
-    };
+    let role = Role::parse(&args.role);
     let (system, app) = existing(config).await?;
     let changed = operator::set_role(&app, &args.email, role).await?;
     system.db.close().await;
     if args.json {
-        return out::json(&json!({ "role": role, "changed": changed }));
+        return output::json(&json!({ "role": role, "changed": changed }));
     }
     let (email, already) = (&args.email, if changed { "now" } else { "already" });
-    out::line(&format!("{email} is {already} {role}"))
+    output::line(&format!("{email} is {already} {role}"))
 }
 
 async fn confirm(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
@@ -186,7 +183,7 @@ async fn confirm(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
     let user = operator::confirm_email(&app, &args.email).await?;
     system.db.close().await;
     if args.json {
-        return out::json(&user);
+        return output::json(&user);
     }
-    out::line(&format!("{} is confirmed: mail goes there", user.email))
+    output::line(&format!("{} is confirmed and will get mail", user.email))
 }

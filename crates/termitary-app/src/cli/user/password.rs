@@ -1,27 +1,28 @@
-//! Passwords on the command line: generated, from stdin, or typed; never an
-//! argument, which others could read.
+//! Passwords on the command line: generated, from stdin, or typed. Never an argument,
+//! which other users could read.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 
 use crate::config::Mistake;
+use crate::random;
 
-/// Without those that are easily mistaken for each other; 32 of them, so that
-/// each random byte picks one evenly.
+/// Characters that are not easily confused; 32 of them, so that each random byte picks
+/// one evenly.
 const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 /// 100 bits.
 const GENERATED_LENGTH: usize = 20;
 
-/// Asks on the terminal, twice; without one, reads stdin.
+/// Asks twice on the terminal; without one, reads stdin.
 pub(super) fn asked() -> anyhow::Result<String> {
     if !std::io::stdin().is_terminal() {
         return from_stdin();
     }
     let _quiet = Quiet::begin();
     let first = prompt("New password: ")?;
-    if first != prompt("The same again: ")? {
+    if first != prompt("Repeat it: ")? {
         return Err(Mistake::new("the two passwords are not the same").into());
     }
     Ok(first)
@@ -37,7 +38,7 @@ fn prompt(words: &str) -> anyhow::Result<String> {
     Ok(line)
 }
 
-/// The terminal shows nothing of what is typed, until this is dropped.
+/// Hides typed characters until dropped.
 struct Quiet;
 
 impl Quiet {
@@ -53,7 +54,7 @@ impl Drop for Quiet {
     }
 }
 
-/// Where there is no `stty`, what is typed can be seen.
+/// Runs `stty`. Without it, typed characters stay visible.
 fn stty(mode: &str) {
     let _ = Command::new("stty")
         .arg(mode)
@@ -83,11 +84,9 @@ fn line() -> anyhow::Result<String> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// A new random one.
+/// A new random password.
 pub(super) fn generated() -> anyhow::Result<String> {
-    let mut bytes = [0; GENERATED_LENGTH];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| anyhow!("the system has no randomness: {error}"))?;
+    let bytes = random::bytes::<GENERATED_LENGTH>()?;
     Ok(bytes
         .iter()
         .map(|byte| char::from(LETTERS[usize::from(byte % 32)]))

@@ -1,17 +1,16 @@
-//! `Idempotency-Key`: a POST that is sent again is answered again, not done
-//! again.
+//! `Idempotency-Key`: a POST that is sent again gets the same response and is not
+//! repeated.
 //!
-//! A route that changes something commits its answer with its effects ([`commit`]), so
-//! that no crash can part them, and of requests that run at the same time under one key
-//! only one commits: the others are undone and get its answer. Nothing is written
-//! before that. A request that changed nothing leaves its key free: it may be
-//! corrected and sent again under it.
+//! A route that changes something commits its response with its effects ([`commit`]), so
+//! that no crash can separate them. Of concurrent requests with one key only one commits:
+//! the others are rolled back and get its response. A request that changed nothing leaves
+//! its key free, so it may be corrected and sent again.
 //!
-//! Keys are remembered per user, or per route and network where somebody registers or
-//! logs in; for each only the newest.
+//! The newest keys are kept per user, or per route and network for requests without a
+//! session.
 
 mod seal;
-mod slot;
+mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,19 +24,20 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use termitary::Tx;
 
-use self::slot::{Found, Scope, Slot};
-use super::caller::{Caller, bearer};
+use self::store::{Found, Scope, Slot};
+use super::caller::bearer;
 use super::client::Client;
 use super::json::{Json, read_body};
 use super::problem::ApiError;
+use crate::accounts::Caller;
 use crate::app::App;
 
-pub(crate) use slot::forget as forget_answers;
+pub(crate) use store::delete_old as delete_old_responses;
 
-/// These end the session that they are sent with: sent again, the token says
-/// nothing about the user any more.
+/// These routes end the session of their request: when it is sent again, the token no
+/// longer identifies the user.
 const ENDS_SESSION: &[&str] = &["/api/v1/auth/logout", "/api/v1/auth/password"];
-/// These change something without a session.
+/// These routes change something without a session.
 const WITHOUT_SESSION: &[&str] = &[
     "/api/v1/auth/register",
     "/api/v1/auth/login",
@@ -45,14 +45,14 @@ const WITHOUT_SESSION: &[&str] = &[
     "/api/v1/auth/password/forgot",
     "/api/v1/auth/password/reset",
 ];
-/// The most keys of one session that ended, and of one network without a session.
+/// The most keys of an ended session, and of one network without a session.
 const FEW: u32 = 100;
 
 tokio::task_local! {
     static RUNNING: Arc<Running>;
 }
 
-/// Replays the answer of an earlier request with the same key.
+/// Replays the response to an earlier request with the same key.
 pub(crate) async fn layer(State(app): State<App>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST || !request.headers().contains_key("idempotency-key") {
         return next.run(request).await;
@@ -63,24 +63,24 @@ pub(crate) async fn layer(State(app): State<App>, request: Request, next: Next) 
     }
 }
 
-/// Commits what a POST did, and with it the answer that a repetition gets.
+/// Commits the effects of a POST, and with them the response for a repetition.
 pub(crate) async fn commit<T: Serialize>(
     tx: Tx,
     status: StatusCode,
     body: T,
 ) -> Result<(StatusCode, Json<T>), ApiError> {
     let json = serde_json::to_vec(&body).map_err(|error| ApiError::Internal(error.into()))?;
-    commit_answer(tx, status, "application/json", &json).await?;
+    commit_response(tx, status, "application/json", &json).await?;
     Ok((status, Json(body)))
 }
 
-/// [`commit`] for an answer without a body.
+/// [`commit`] for a response without a body.
 pub(crate) async fn commit_status(tx: Tx, status: StatusCode) -> Result<StatusCode, ApiError> {
-    commit_answer(tx, status, "", &[]).await?;
+    commit_response(tx, status, "", &[]).await?;
     Ok(status)
 }
 
-async fn commit_answer(
+async fn commit_response(
     tx: Tx,
     status: StatusCode,
     kind: &str,
@@ -88,7 +88,7 @@ async fn commit_answer(
 ) -> Result<(), ApiError> {
     match RUNNING.try_with(Arc::clone) {
         Ok(running) => running.keep(tx, status, kind, body).await,
-        // Sent without a key.
+        // The request has no key.
         Err(_) => Ok(tx.commit().await?),
     }
 }
@@ -97,7 +97,7 @@ async fn keyed(app: &App, request: Request, next: Next) -> Result<Response, ApiE
     let key = key(&request)?;
     let (parts, body) = request.into_parts();
     let Some(scope) = scope(app, &parts).await? else {
-        // Refused, or changes nothing.
+        // The request will be refused.
         return Ok(next.run(Request::from_parts(parts, body)).await);
     };
     let body = read_body(Request::new(body)).await?;
@@ -111,13 +111,13 @@ async fn keyed(app: &App, request: Request, next: Next) -> Result<Response, ApiE
 
 fn replayed(found: Found) -> Result<Response, ApiError> {
     match found {
-        Found::Answer(response) => Ok(response),
+        Found::Response(response) => Ok(response),
         Found::Done => Err(ApiError::Conflict(
-            "This request was done already; its answer was too long to be kept: read what it made.",
+            "This request was already done, but its response was too long to be kept: read the result.",
         )),
         Found::Other => Err(ApiError::field(
             "Idempotency-Key",
-            "was used for another request already: send a new key with a new request",
+            "was already used for another request: send a new key with a new request",
         )),
     }
 }
@@ -138,7 +138,8 @@ fn key(request: &Request) -> Result<String, ApiError> {
         })
 }
 
-/// Whose key it is: one user's keys never meet another's. None where nobody has keys.
+/// The owner of the key, whose keys are separate from those of others; `None` if the
+/// request has no valid session.
 async fn scope(app: &App, parts: &Parts) -> Result<Option<Scope>, ApiError> {
     let path = parts.uri.path();
     if WITHOUT_SESSION.contains(&path) {
@@ -182,9 +183,9 @@ async fn run(app: &App, slot: Slot, request: Request, next: Next) -> Result<Resp
     if running.kept.load(Ordering::Acquire) || response.status().is_success() {
         return Ok(response);
     }
-    // Perhaps it failed because the same request was done meanwhile.
+    // It may have failed because the same request was done meanwhile.
     match running.slot.find_in_turn(app).await? {
-        Some(found @ (Found::Answer(_) | Found::Done)) => replayed(found),
+        Some(found @ (Found::Response(_) | Found::Done)) => replayed(found),
         Some(Found::Other) | None => Ok(response),
     }
 }
@@ -197,7 +198,7 @@ struct Running {
 }
 
 impl Running {
-    /// Stores the answer and commits it with all else in `tx`.
+    /// Stores the response and commits it with `tx`.
     async fn keep(
         &self,
         mut tx: Tx,
@@ -207,7 +208,7 @@ impl Running {
     ) -> Result<(), ApiError> {
         let free = self.slot.keep(&mut tx, &self.app, status, kind, body);
         if !free.await? {
-            // Without a commit what this one did is undone.
+            // Without a commit the effects are rolled back.
             return Err(ApiError::Conflict(
                 "Another request with this Idempotency-Key was done at the same time.",
             ));

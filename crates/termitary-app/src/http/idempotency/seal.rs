@@ -1,10 +1,12 @@
-//! ChaCha20-Poly1305 with a key that one request has: what was changed in the database
-//! does not open.
+//! Seals a response with ChaCha20-Poly1305, under a key that is derived from its request:
+//! a changed row does not open.
 
 use anyhow::anyhow;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-/// Seals the answer of one request.
+use crate::random;
+
+/// The seal of one request.
 pub(super) struct Seal([u8; 32]);
 
 impl Seal {
@@ -12,20 +14,18 @@ impl Seal {
         Self(key)
     }
 
-    /// The nonce, then the text and its tag.
+    /// Returns the nonce, the encrypted text and its tag.
     pub(super) fn close(&self, mut text: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| anyhow!("the system has no randomness: {error}"))?;
+        let nonce = random::bytes::<NONCE_LEN>()?;
         self.key()?
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)
-            .map_err(|_| anyhow!("an answer cannot be sealed"))?;
+            .map_err(|_| anyhow!("a response cannot be sealed"))?;
         Ok([&nonce[..], &text].concat())
     }
 
-    /// The text that [`close`](Self::close) sealed.
+    /// Returns the text that [`close`](Self::close) sealed.
     pub(super) fn open(&self, mut sealed: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-        let damaged = || anyhow!("a kept answer was changed in the database and does not open");
+        let damaged = || anyhow!("a kept response was changed in the database and does not open");
         let (nonce, text) = sealed.split_at_mut_checked(NONCE_LEN).ok_or_else(damaged)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
         self.key()?
@@ -37,7 +37,7 @@ impl Seal {
     fn key(&self) -> anyhow::Result<LessSafeKey> {
         UnboundKey::new(&CHACHA20_POLY1305, &self.0)
             .map(LessSafeKey::new)
-            .map_err(|_| anyhow!("no key can be made for an answer"))
+            .map_err(|_| anyhow!("no key can be derived for a response"))
     }
 }
 

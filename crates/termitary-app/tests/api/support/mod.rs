@@ -12,10 +12,11 @@ use axum::http::{Method, Request};
 use serde_json::{Value, json};
 use termitary::testing::{TestDb, TestWorker};
 use termitary::{Broker, Db};
-use termitary_app::app::{self, App, HashCost, Settings};
+use termitary_app::app::App;
 use termitary_app::auth::{self, NewUser, Role};
-use termitary_app::http;
-use termitary_app::mail::Mailer;
+use termitary_app::mailer::Mailer;
+use termitary_app::settings::{HashCost, Settings};
+use termitary_app::{schema, wiring};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -58,12 +59,12 @@ impl TestApp {
         };
         change(&mut settings);
         let db = TestDb::open().await;
-        app::migrate(db.db()).await.unwrap();
+        schema::migrate(db.db()).await.unwrap();
         let broker = Broker::sql(db.db().clone());
         let app = App::new(broker.clone(), Mailer::memory(), settings);
-        let worker = TestWorker::start(broker, app::registry(), app.clone()).await;
+        let worker = TestWorker::start(broker, wiring::registry(), app.clone()).await;
         let shutdown = CancellationToken::new();
-        let router = http::router(app.clone(), shutdown.clone());
+        let router = wiring::router(app.clone(), shutdown.clone());
         Self {
             app,
             router,

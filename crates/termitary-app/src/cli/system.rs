@@ -1,0 +1,213 @@
+//! The system that commands run on: the database, the broker and the registry.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use termitary::db::Options;
+use termitary::{Broker, Db, Registry};
+
+use super::{database_file, output};
+use crate::app::App;
+use crate::config::{Config, MailTransport, Mistake, redact};
+use crate::mailer::Mailer;
+use crate::schema;
+use crate::secret::Secret;
+use crate::settings::Settings;
+use crate::wiring;
+
+/// The time in which Redis may report that it cannot be used. After it a command
+/// continues: the API serves without Redis, and a worker keeps trying.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The reaction to a missing database file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Create it.
+    Create,
+    /// Fail: a command that only reads must not create a file.
+    Refuse,
+}
+
+/// Returns true if the database file exists.
+pub(super) fn exists(config: &Config) -> bool {
+    file_of(&config.database_url).exists()
+}
+
+/// An open system.
+pub(super) struct System {
+    pub(super) db: Db,
+    pub(super) broker: Broker,
+    pub(super) registry: Registry<App>,
+}
+
+impl System {
+    /// Opens everything. A command that may create the database also registers the
+    /// subscriptions, so that events published from then on wait for them.
+    pub(super) async fn open(config: &Config, missing: Missing) -> anyhow::Result<Self> {
+        database_file::check(&file_of(&config.database_url), missing).await?;
+        let db = open_database(config).await?;
+        let broker = broker(config, db.clone())?;
+        let registry = wiring::registry();
+        if missing == Missing::Create {
+            check_redis(config, &broker).await?;
+            schema::migrate(&db)
+                .await
+                .map_err(mistake_unless_temporary)?;
+            broker
+                .register(&registry)
+                .await
+                .context("cannot register the subscriptions")?;
+        }
+        check_mode(config, &broker, missing).await?;
+        Ok(Self {
+            db,
+            broker,
+            registry,
+        })
+    }
+
+    /// The application on this system. The secret is created last, so that a wrong setting
+    /// leaves no file behind.
+    pub(super) fn app(
+        &self,
+        config: &Config,
+        public_url: String,
+        secret: impl FnOnce() -> Result<Secret, Mistake>,
+    ) -> anyhow::Result<App> {
+        let mailer = mailer(config)?;
+        let settings = Settings {
+            public_url: config.public_url.clone().unwrap_or(public_url),
+            trusted_proxy_hops: config.trusted_proxies,
+            secret: secret()?,
+            connections: config.connections,
+            cors_origins: config.cors_origins.clone(),
+            activity_kept: config.activity_kept,
+            ..Settings::default()
+        };
+        Ok(App::new(self.broker.clone(), mailer, settings))
+    }
+}
+
+/// The secret that the API processes of this installation share.
+pub(super) fn secret(config: &Config, db: &Db) -> Result<Secret, Mistake> {
+    match &config.secret {
+        Some(secret) => Ok(secret.clone()),
+        None => Secret::beside(db.path()).map_err(|error| Mistake::new(output::chain(&error))),
+    }
+}
+
+async fn open_database(config: &Config) -> anyhow::Result<Db> {
+    Db::open_with(&config.database_url, Options::default().service("todo"))
+        .await
+        .with_context(|| format!("DATABASE_URL is `{}`", redact(&config.database_url)))
+        .map_err(mistake_unless_temporary)
+}
+
+/// A mistake in the configuration, unless a retry may help.
+fn mistake_unless_temporary(error: anyhow::Error) -> anyhow::Error {
+    let temporary = |cause: &(dyn std::error::Error + 'static)| {
+        let known = cause.downcast_ref::<termitary::Error>();
+        known.is_some_and(termitary::Error::is_unavailable)
+    };
+    if error.chain().any(temporary) {
+        return error;
+    }
+    Mistake::new(output::chain(&error)).into()
+}
+
+fn broker(config: &Config, db: Db) -> anyhow::Result<Broker> {
+    let mut broker = Broker::builder(db);
+    if let Some(lease) = config.lease {
+        broker = broker.lease(lease);
+    }
+    Ok(match &config.redis {
+        Some(redis) => broker.redis(redis.clone())?,
+        None => broker.sql(),
+    })
+}
+
+/// Fails for a wrong password, another kind of server or the Redis of another ledger,
+/// where waiting does not help. The program starts while Redis is unreachable.
+async fn check_redis(config: &Config, broker: &Broker) -> Result<(), Mistake> {
+    if config.redis.is_none() {
+        return Ok(());
+    }
+    match tokio::time::timeout(REDIS_TIMEOUT, broker.ping()).await {
+        Ok(Err(error)) if error.is_invalid() => Err(Mistake::new(format!(
+            "{}. See REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME and REDIS_PASSWORD",
+            output::chain(&error.into())
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Fails if a live worker uses another transport than this command, whose numbers would be
+/// wrong. A server only warns: the worker may be the one with the wrong configuration.
+async fn check_mode(config: &Config, broker: &Broker, missing: Missing) -> anyhow::Result<()> {
+    let Some(other) = broker.inspect().worker_of_another_mode().await? else {
+        return Ok(());
+    };
+    let way = match &config.redis {
+        Some(redis) => format!(
+            "works on the database alone, but Redis at {redis} is configured here: unset REDIS_URL and REDIS_HOST, or stop that worker"
+        ),
+        None => "works over Redis, but no Redis is configured here: set REDIS_URL or REDIS_HOST as for that worker (systemd: run the command through `termitary-ctl`)".to_owned(),
+    };
+    let text = format!("worker {} on {} {way}", other.id, other.host);
+    if missing == Missing::Refuse {
+        return Err(Mistake::new(text).into());
+    }
+    tracing::warn!("{text}");
+    Ok(())
+}
+
+fn mailer(config: &Config) -> Result<Mailer, Mistake> {
+    let mailer = match &config.mail {
+        MailTransport::Smtp(url) => Mailer::smtp(url)
+            .map_err(|error| Mistake::new(format!("SMTP_URL is `{}`: {error}", redact(url))))?,
+        MailTransport::Files(dir) => Mailer::files(dir),
+    };
+    match &config.mail_from {
+        Some(from) => mailer
+            .sender(from)
+            .map_err(|error| Mistake::new(format!("TERMITARY_MAIL_FROM: {error}"))),
+        None => Ok(mailer),
+    }
+}
+
+/// The file of a `sqlite:` URL.
+pub(super) fn file_of(url: &str) -> PathBuf {
+    let rest = url
+        .strip_prefix("sqlite://")
+        .or_else(|| url.strip_prefix("sqlite:"))
+        .unwrap_or(url);
+    Path::new(rest.split('?').next().unwrap_or_default()).to_owned()
+}
+
+/// The operator, as the audit names them.
+pub(super) fn operator() -> String {
+    let named = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let user = named("USER")
+        .or_else(|| named("LOGNAME"))
+        .or_else(system_user);
+    format!("cli:{}", user.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// The name of this process's user in `/etc/passwd`, or else the user's number.
+#[cfg(unix)]
+fn system_user() -> Option<String> {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    Some(named.unwrap_or_else(|| format!("uid-{uid}")))
+}
+
+#[cfg(not(unix))]
+fn system_user() -> Option<String> {
+    std::env::var("USERNAME").ok()
+}

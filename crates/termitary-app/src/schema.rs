@@ -1,0 +1,163 @@
+//! The application's own tables: their migrations, and the checks that a database
+//! file belongs to this program.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection as _, SqliteConnection};
+use termitary::Db;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Brings the application's own tables to this program's version.
+///
+/// # Errors
+///
+/// If a newer version of the program wrote the tables, or if the database fails.
+pub async fn migrate(db: &Db) -> anyhow::Result<()> {
+    // One immediate transaction: of two processes that start together, the second
+    // waits and finds everything done.
+    let mut tx = db.begin_at_start().await?;
+    let migrated = MIGRATIONS.run(&mut *tx.sqlite()?).await;
+    match migrated {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(MigrateError::VersionMissing(version)) => bail!(
+            "{} was written by a newer version of this program (migration {version} is unknown here): start the newer program, or restore a backup from before it ran",
+            db.path().display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot migrate {}", db.path().display())),
+    }
+}
+
+/// Returns true if the tables are at this program's version.
+pub(crate) async fn is_migrated(db: &Db) -> Result<bool, termitary::Error> {
+    let applied: Option<i64> =
+        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(&mut *db.read().await?)
+            .await?;
+    Ok(applied == MIGRATIONS.iter().map(|migration| migration.version).max())
+}
+
+/// Commits one row, to prove that the database accepts writes.
+pub(crate) async fn probe_write(db: &Db) -> anyhow::Result<()> {
+    let mut tx = db.begin().await?;
+    sqlx::query(
+        "INSERT INTO write_probe (id, at_us) VALUES (1, $1)
+         ON CONFLICT (id) DO UPDATE SET at_us = excluded.at_us",
+    )
+    .bind(db.clock().now().as_microsecond())
+    .execute(&mut *tx)
+    .await?;
+    Ok(tx.commit().await?)
+}
+
+/// The contents of a database file that may belong to another program.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    tables: BTreeSet<String>,
+    /// Version and checksum of each migration, if the file has a migrations table.
+    migrations: Option<Vec<(i64, Vec<u8>)>>,
+}
+
+impl Contents {
+    /// Reads the file without changing it.
+    pub(crate) async fn read(file: &Path) -> sqlx::Result<Self> {
+        let options = SqliteConnectOptions::new().filename(file).read_only(true);
+        let mut conn = SqliteConnection::connect_with(&options).await?;
+        let tables: Vec<String> = sqlx::query_scalar(
+            r"SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'",
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        let mut contents = Self {
+            tables: tables.into_iter().collect(),
+            migrations: None,
+        };
+        if contents.tables.contains("_sqlx_migrations") {
+            let applied =
+                sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations ORDER BY version");
+            contents.migrations = Some(applied.fetch_all(&mut conn).await?);
+        }
+        conn.close().await?;
+        Ok(contents)
+    }
+
+    /// Returns true if the file has the tables of a ledger.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.tables.contains("termitary_schema")
+    }
+
+    /// The tables that show that the file belongs to another program; `None` if it
+    /// belongs to this one or is empty. With `any_ledger` a ledger of another service
+    /// is accepted.
+    pub(crate) fn foreign_tables(&self, any_ledger: bool) -> Option<Vec<String>> {
+        if any_ledger && self.has_ledger() {
+            return None;
+        }
+        let tables: Vec<String> = match &self.migrations {
+            Some(applied) if applied.is_empty() || is_ours(applied) => return None,
+            None if self.has_ledger() => self.tables.intersection(&own_tables()).cloned().collect(),
+            _ => self.tables.iter().cloned().collect(),
+        };
+        (!tables.is_empty()).then_some(tables)
+    }
+}
+
+/// Returns true if these migrations, by version and checksum, are this program's.
+fn is_ours(applied: &[(i64, Vec<u8>)]) -> bool {
+    MIGRATIONS.iter().next().is_some_and(|first| {
+        let is_first = |(version, checksum): &(i64, Vec<u8>)| {
+            *version == first.version && checksum[..] == first.checksum[..]
+        };
+        applied.iter().any(is_first)
+    })
+}
+
+/// The names of the application's own tables.
+fn own_tables() -> BTreeSet<String> {
+    let texts = MIGRATIONS.iter().map(|migration| migration.sql.as_str());
+    let after = texts.flat_map(|text| text.split("CREATE TABLE ").skip(1));
+    after
+        .filter_map(|rest| rest.split([' ', '(', '\n']).next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The time of a stored number of microseconds; the epoch if it is out of range.
+pub(crate) fn instant(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(tables: &[&str], migrations: Option<Vec<(i64, Vec<u8>)>>) -> Contents {
+        Contents {
+            tables: tables.iter().map(|&table| table.to_owned()).collect(),
+            migrations,
+        }
+    }
+
+    #[test]
+    fn a_file_is_ours_or_nobodys_or_is_left_alone() {
+        let is_foreign = |contents: Contents| contents.foreign_tables(false).is_some();
+        assert!(!is_foreign(contents(&[], None)));
+        assert!(!is_foreign(contents(&["termitary_schema", "orders"], None)));
+        assert!(is_foreign(contents(&["orders"], None)));
+        assert!(is_foreign(contents(&["termitary_schema", "todos"], None)));
+        let theirs = Some(vec![(1, vec![1, 2, 3])]);
+        assert!(is_foreign(contents(&["_sqlx_migrations", "users"], theirs)));
+    }
+
+    #[test]
+    fn the_ledger_of_another_service_may_be_looked_at() {
+        let service = contents(&["termitary_schema", "users", "orders"], None);
+        assert!(service.foreign_tables(true).is_none());
+        assert!(contents(&["users"], None).foreign_tables(true).is_some());
+    }
+}

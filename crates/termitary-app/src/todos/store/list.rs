@@ -1,0 +1,226 @@
+//! The statements of the list of todos.
+
+use sqlx::{QueryBuilder, Sqlite};
+use uuid::Uuid;
+
+use super::super::list_item::ListItem;
+use super::super::listing::{Cursor, Filter, Key, Order};
+use crate::accounts::Caller;
+use crate::http::ApiError;
+
+/// The statement of a search: every todo whose text may match.
+pub(in crate::todos) fn candidates(
+    caller: Caller,
+    order: Order,
+    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+) -> Result<QueryBuilder<Sqlite>, ApiError> {
+    let mut query = QueryBuilder::new("SELECT todos.title, todos.description, ");
+    query.push(ListItem::JSON).push(" FROM (");
+    push_page(&mut query, caller, order, None, part)?;
+    // The page is the outer loop, so its order stays.
+    query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
+    Ok(query)
+}
+
+/// The statement of a page: finds the todos, and returns them as one row of JSON.
+///
+/// Rows cross from the database's thread one by one, and a page of rows costs several
+/// times as much as finding them. `group_concat` copies the JSON of a todo;
+/// `json_group_array` would parse it again.
+pub(in crate::todos) fn statement(
+    caller: Caller,
+    order: Order,
+    limit: u32,
+    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+) -> Result<QueryBuilder<Sqlite>, ApiError> {
+    let mut query = QueryBuilder::new("SELECT '[' || coalesce(group_concat(");
+    query.push(ListItem::JSON).push("), '') || ']' FROM (");
+    push_page(&mut query, caller, order, Some(limit), part)?;
+    // The page is the outer loop, so its order stays.
+    query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
+    Ok(query)
+}
+
+/// Selects the todos of the page in order, from parts that are each limited to a page.
+///
+/// With `owner OR assignee` in one part, SQLite reads and sorts all that the caller may
+/// see. Each part alone walks its index from the start of the page, and both together are
+/// at most two pages. A todo that the caller owns and is assigned to is in both parts:
+/// `UNION` returns it once.
+fn push_page(
+    query: &mut QueryBuilder<Sqlite>,
+    caller: Caller,
+    order: Order,
+    limit: Option<u32>,
+    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    if caller.is_admin() {
+        return part(query, Sight::All);
+    }
+    query.push("SELECT * FROM (");
+    part(query, Sight::Owned)?;
+    query.push(") UNION SELECT * FROM (");
+    part(query, Sight::Assigned)?;
+    query.push(")");
+    push_order(query, order, limit);
+    Ok(())
+}
+
+/// A part of the visible todos.
+#[derive(Clone, Copy)]
+pub(in crate::todos) enum Sight {
+    All,
+    /// Owned by the caller.
+    Owned,
+    /// Assigned to the caller.
+    Assigned,
+}
+
+/// Selects the sort key and the place of the todos of a part.
+pub(in crate::todos) fn push_part(
+    query: &mut QueryBuilder<Sqlite>,
+    sight: Sight,
+    order: Order,
+    filter: &Filter,
+    caller: Caller,
+    now_us: i64,
+) -> Result<(), ApiError> {
+    query.push(format_args!(
+        "SELECT {} AS key, id, rowid AS place FROM todos WHERE ",
+        order.expression()
+    ));
+    match sight {
+        Sight::All => drop(query.push("1 = 1")),
+        Sight::Owned => drop(query.push("owner_id = ").push_bind(caller.user)),
+        Sight::Assigned => drop(query.push("assignee_id = ").push_bind(caller.user)),
+    }
+    push_filters(query, filter, caller, now_us)
+}
+
+/// Orders by the key, and limits to one row more than the page: that row shows that
+/// another page follows.
+///
+/// For a bare parameter SQLite plans by its value and plans again for every bound value;
+/// a sum prevents that.
+pub(in crate::todos) fn push_order(
+    query: &mut QueryBuilder<Sqlite>,
+    order: Order,
+    limit: Option<u32>,
+) {
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    query.push(format_args!(
+        " ORDER BY key {direction}, id {direction}, place {direction}"
+    ));
+    match limit {
+        Some(limit) => query.push(" LIMIT 1 + ").push_bind(i64::from(limit)),
+        // Without a limit, SQLite ignores the order of a part.
+        None => query.push(" LIMIT -1"),
+    };
+}
+
+fn push_filters(
+    query: &mut QueryBuilder<Sqlite>,
+    filter: &Filter,
+    caller: Caller,
+    now_us: i64,
+) -> Result<(), ApiError> {
+    if let Some(status) = filter.status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(priority) = filter.priority {
+        query.push(" AND priority = ").push_bind(priority.rank());
+    }
+    match filter.assignee.as_deref() {
+        None => {}
+        Some("none") => drop(query.push(" AND assignee_id IS NULL")),
+        Some("me") => drop(query.push(" AND assignee_id = ").push_bind(caller.user)),
+        Some(id) => {
+            let id: Uuid = id
+                .parse()
+                .map_err(|_| ApiError::field("assignee", "must be a user's id, `me` or `none`"))?;
+            query.push(" AND assignee_id = ").push_bind(id);
+        }
+    }
+    match filter.overdue {
+        None => {}
+        Some(true) => drop(
+            query
+                .push(" AND status = 'open' AND due_us < ")
+                .push_bind(now_us),
+        ),
+        Some(false) => {
+            query
+                .push(" AND NOT (status = 'open' AND due_us IS NOT NULL AND due_us < ")
+                .push_bind(now_us)
+                .push(")");
+        }
+    }
+    Ok(())
+}
+/// Continues after the cursor.
+pub(in crate::todos) fn push_cursor(
+    query: &mut QueryBuilder<Sqlite>,
+    order: Order,
+    cursor: &Cursor,
+) {
+    let comparison = if order.descending { "<" } else { ">" };
+    query.push(format_args!(
+        " AND ({}, id) {comparison} (",
+        order.expression()
+    ));
+    match &cursor.at {
+        Key::Number(number) => query.push_bind(*number),
+        Key::Text(text) => query.push_bind(text.clone()),
+    };
+    query.push(", ").push_bind(cursor.id).push(")");
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use sqlx::{Connection as _, SqliteConnection};
+
+    use super::*;
+    use crate::accounts::Role;
+
+    /// SQLite's plan for the first page of the newest todos.
+    async fn plan(filter: &Filter) -> Vec<String> {
+        let caller = Caller {
+            user: Uuid::nil(),
+            role: Role::User,
+            session: Uuid::nil(),
+        };
+        let order = Order::parse("-createdAt").unwrap();
+        let part = |query: &mut _, sight| {
+            push_part(query, sight, order, filter, caller, 0)?;
+            push_order(query, order, Some(50));
+            Ok(())
+        };
+        let query = statement(caller, order, 50, part).unwrap();
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(include_str!("../../../migrations/0002_todos.sql"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", query.sql().as_str()));
+        let rows: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(explain).fetch_all(&mut conn).await.unwrap();
+        rows.into_iter().map(|row| row.3).collect()
+    }
+
+    #[tokio::test]
+    async fn a_page_costs_the_same_however_many_todos_somebody_has() {
+        let plan = plan(&serde_json::from_str("{}").unwrap()).await;
+        for index in [
+            "todos_of_owner (owner_id=?)",
+            "todos_of_assignee (assignee_id=?)",
+        ] {
+            let search = format!("SEARCH todos USING COVERING INDEX {index}");
+            let at = plan.iter().position(|step| *step == search).unwrap();
+            // Limited to a page in the order of the index: only pages are sorted.
+            assert!(plan[at + 1].starts_with("SCAN (subquery"), "{plan:#?}");
+        }
+        let todos = "SEARCH todos USING INTEGER PRIMARY KEY (rowid=?)";
+        assert_eq!(plan[plan.len() - 2..], ["SCAN page", todos], "{plan:#?}");
+    }
+}
