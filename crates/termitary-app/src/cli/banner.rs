@@ -59,7 +59,7 @@ fn text(config: &Config, role: Role, url: &str) -> String {
         row("health", format!("{url}/readyz"));
         text.push_str(&attempts(url, role));
     }
-    text.push_str("\nPress Ctrl-C to stop.");
+    text.push_str("\nCtrl-C stops.");
     text
 }
 

@@ -178,7 +178,7 @@ async fn a_schedule_that_fails_is_shown_with_its_error_and_since_when() {
     db.close().await;
     for args in [&["schedule", "list"][..], &["status"]] {
         let text = sandbox.ok(args);
-        let line = "todos.overdue.check cannot make its event since 2026-01-15T12:00:00Z: too";
+        let line = "todos.overdue.check has failed to create its event since 2026-01-15T12:00:00Z: too";
         assert!(text.contains(line) && !text.contains('\x1b'), "{text}");
     }
     let failing = &sandbox.json(&["status", "--json"])["schedules"][0]["failing"];
@@ -245,7 +245,7 @@ fn a_subscription_that_no_program_has_any_more_is_dropped_when_that_is_meant() {
     let text = sandbox.fails(2, &["subscription", "drop", "users.old-nam"]);
     assert!(text.contains("there is users.old-name"), "{text}");
     let text = sandbox.fails(2, &["subscription", "drop", "users.send-welcome"]);
-    assert!(text.contains("take it out of the code"), "{text}");
+    assert!(text.contains("remove it from the code"), "{text}");
     let text = sandbox.fails(2, &["subscription", "drop", "users.old-name"]);
     assert!(
         text.contains("1 unfinished delivery") && text.contains("--yes"),

@@ -120,7 +120,7 @@ fn a_setting_that_the_file_gets_wrong_is_named_with_its_line_and_help_still_work
         "{text}"
     );
     assert!(
-        text.contains(".env, line 1: left out") && !text.contains("hunter2"),
+        text.contains(".env, line 1: ignored") && !text.contains("hunter2"),
         "{text}"
     );
     sandbox.ok(&["--help"]);
