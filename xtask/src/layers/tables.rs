@@ -115,7 +115,13 @@ pub(super) const APPLICATION: Tree = Tree {
     apart: &[],
     exceptions: &[],
     sql: Sql {
-        files: &["store", "accounts::store", "todos::store", "provenance", "schema"],
+        files: &[
+            "store",
+            "accounts::store",
+            "todos::store",
+            "provenance",
+            "schema",
+        ],
         tables: &[
             ("accounts", "links"),
             ("accounts", "sessions"),

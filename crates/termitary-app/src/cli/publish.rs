@@ -152,7 +152,9 @@ fn check_schema(name: &str, schema: &Value, payload: &Map<String, Value>) -> Res
 
 /// The schema that a `$ref` within the same document names.
 fn resolved<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
-    let pointer = property["$ref"].as_str().and_then(|it| it.strip_prefix('#'));
+    let pointer = property["$ref"]
+        .as_str()
+        .and_then(|it| it.strip_prefix('#'));
     pointer
         .and_then(|pointer| schema.pointer(pointer))
         .unwrap_or(property)

@@ -44,7 +44,7 @@ fn a_dead_letter_is_listed_and_shown_without_steering_the_terminal() {
     assert!(table.contains(id) && !table.contains('\u{1b}'), "{table}");
     assert_eq!(
         sandbox.ok(&["dead", "list", "--parked"]),
-        "nothing is dead or parked\n"
+        "no delivery is dead or parked\n"
     );
     sandbox.fails(2, &["dead", "show", "x"]);
     let text = sandbox.fails(1, &["dead", "show", "019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11"]);
@@ -106,7 +106,7 @@ fn a_subscription_that_is_not_there_is_named_with_the_nearest() {
     }
     assert_eq!(sandbox.count("users.send-welcome", "dead"), 1);
     let empty = sandbox.ok(&["dead", "list", "--subscription", "bridge.in"]);
-    assert_eq!(empty, "nothing is dead or parked\n");
+    assert_eq!(empty, "no delivery is dead or parked\n");
 }
 
 #[tokio::test]
@@ -178,7 +178,8 @@ async fn a_schedule_that_fails_is_shown_with_its_error_and_since_when() {
     db.close().await;
     for args in [&["schedule", "list"][..], &["status"]] {
         let text = sandbox.ok(args);
-        let line = "todos.overdue.check has failed to create its event since 2026-01-15T12:00:00Z: too";
+        let line =
+            "todos.overdue.check has failed to create its event since 2026-01-15T12:00:00Z: too";
         assert!(text.contains(line) && !text.contains('\x1b'), "{text}");
     }
     let failing = &sandbox.json(&["status", "--json"])["schedules"][0]["failing"];
