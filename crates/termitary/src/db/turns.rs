@@ -147,9 +147,9 @@ impl Turns {
         }
     }
 
-    /// Returns at once, unless the calling task has a transaction open. That may end soon, if the
-    /// task does several things at a time. If it does not, this is an error: the task would wait
-    /// for itself.
+    /// Returns at once, unless the calling task has a transaction open. The transaction may end
+    /// soon, if the task does several things at a time. If it does not, this is an error: the task
+    /// would wait for itself.
     pub(super) async fn unless_own(&self) -> Result<(), Error> {
         let who = Who::asks();
         while self.holds.own(&who)? == Held::ByItself {
