@@ -125,8 +125,8 @@ async fn notify(app: &App, entry: &Entry, viewers: Vec<Uuid>) {
     }
 }
 
-/// Implements [`Recorded`]: the field of the subject's id, and what else the entry takes
-/// from the event.
+/// Implements [`Recorded`]: the field of the subject's id, and the other values that the entry
+/// takes from the event.
 macro_rules! recorded {
     ($($event:ident: $subject:ident $(, title $title:ident)? $(, changes $changes:ident)? $(, user $user:literal)?;)*) => {$(
         impl Recorded for $event {

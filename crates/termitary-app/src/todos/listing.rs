@@ -136,7 +136,7 @@ impl Order {
     }
 }
 
-/// One page of what the caller may see.
+/// One page of the todos that the caller may see.
 pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<Response, ApiError> {
     let now_us = app.now().as_microsecond();
     let needle = filter.needle()?;

@@ -366,7 +366,7 @@ async fn a_connection_stays_open_for_the_next_request_and_not_for_ever() {
     })
     .await;
     let (address, serving) = serve(&app).await;
-    // Answered at once, after a look into the database, and in many pieces.
+    // Responds at once, after a query of the database, and in many pieces.
     for path in ["/healthz", "/readyz", "/docs/swagger-ui-bundle.js"] {
         let mut connection = TcpStream::connect(address).await.unwrap();
         for _ in 0..2 {

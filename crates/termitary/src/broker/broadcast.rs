@@ -63,7 +63,7 @@ struct Inner {
     listening: Mutex<bool>,
     /// Rung when this process sends.
     sent: Arc<Notify>,
-    /// The last row that this process sent: who subscribes now comes after it.
+    /// The last row that this process sent: new listeners start after it.
     last_sent: AtomicI64,
     pruning: Mutex<Pruning>,
 }

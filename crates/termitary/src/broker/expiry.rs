@@ -106,9 +106,9 @@ mod tests {
     const LEASE: Duration = secs(30);
     const SECOND: i64 = 1_000_000;
 
-    /// A worker renews until second `dies`, by a clock that is off by `theirs`
-    /// seconds; we look from second `first` on, by one off by `ours`. Answers
-    /// when we take over, within ten minutes.
+    /// A worker renews until second `dies`, by a clock that is off by `theirs` seconds; we look
+    /// from second `first` on, by one off by `ours`. Returns the second at which we take over,
+    /// within ten minutes.
     fn taken_after(first: u64, dies: u64, theirs: i64, ours: i64) -> Option<u64> {
         let (start, mut seen) = (Instant::now(), Watch::over(LEASE));
         for t in (first..600).step_by(5) {

@@ -73,7 +73,7 @@ impl Disk {
     pub(super) async fn rest(&self) {
         self.checkpoints.close().await;
         if self.inbox.get().is_some() {
-            let _ = self.has_all().await; // whoever waited was told
+            let _ = self.has_all().await; // the waiting callers got the error
         }
     }
 

@@ -182,7 +182,7 @@ impl Thread {
             match self.share(&mut asked, since) {
                 Ok(()) => self.disk.after(|synced| answer(asked, synced)),
                 Err(error) => {
-                    self.conn = None; // and what was left open on it
+                    self.conn = None; // and any transaction left open on it
                     answer(asked, &Err(error));
                 }
             }

@@ -80,7 +80,7 @@ impl Book {
         self.seen.leased += 1;
         self.note(&format!("  {} has {}", claim.worker, brief(claim)));
         if !matches!(claim.origin, Origin::Ledger { .. }) {
-            return; // a stream gives its entries with fence 1 to whoever comes
+            return; // a stream gives its entries with fence 1 to any worker
         }
         let key = ((claim.event, claim.route), claim.fence);
         let first = self

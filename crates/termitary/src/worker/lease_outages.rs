@@ -8,7 +8,7 @@ use super::Core;
 use crate::error::Error;
 use crate::lock::Mutex;
 
-/// How long subscriptions are gathered for one line.
+/// Time for which subscriptions are gathered for one line.
 const GATHER: Duration = Duration::from_millis(100);
 
 /// Subscriptions that the next lines will name, by the error that stops their lanes;

@@ -11,7 +11,7 @@ use crate::subscription::Subscription;
 
 const SHORTEST_SNOOZE: Duration = Duration::from_secs(1);
 
-/// How one run of the handler ended, before the policy applies.
+/// The end of one run of the handler, before the policy applies.
 pub(super) enum HandlerEnd {
     Returned(HandlerResult),
     /// A panic, the timeout, or a transaction that did nothing for too long.
@@ -26,7 +26,7 @@ pub(super) enum HandlerEnd {
 }
 
 impl HandlerEnd {
-    /// The handler panicked when it was cancelled. That is an error whatever the reason of
+    /// The handler panicked when it was cancelled. The panic is an error, whatever the reason of
     /// the cancellation, unless another worker has the delivery.
     pub(super) fn dropped(self, panicked: &Panicked) -> Self {
         let why = match self {

@@ -23,11 +23,11 @@ use crate::fault;
 use crate::ledger::suspects as ledger;
 use crate::outage::Outage;
 
-/// How often the worker looks for suspects.
+/// Interval at which the worker looks for suspects.
 const LOOK: Duration = secs(1);
-/// How long running handlers may take to finish; doubled after they did not.
+/// Time for running handlers to finish; doubled after they did not.
 const FIRST_PATIENCE: Duration = secs(5);
-/// How long further suspects are begun: short, as the other work of this worker waits
+/// Time in which further suspects are begun: short, because the other work of this worker waits
 /// meanwhile.
 const SESSION: Duration = secs(2);
 

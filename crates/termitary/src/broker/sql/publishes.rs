@@ -16,14 +16,14 @@ use crate::lock::Mutex;
 
 type Reply = oneshot::Sender<Result<Vec<Published>, Error>>;
 
-/// Where publishes meet.
+/// The queue of publishes.
 #[derive(Clone, Default)]
 pub(super) struct Publishes(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
 struct Waiting {
     drafts: Vec<Draft>,
-    /// Whose they are: how many of each, and since when.
+    /// The waiting callers: the number of their drafts, and since when they wait.
     replies: Vec<(usize, Instant, Reply)>,
 }
 
@@ -42,8 +42,8 @@ impl Waiting {
 }
 
 impl Publishes {
-    /// Records the drafts together with whatever else is published now; it
-    /// happens even if nobody waits for the answer any more.
+    /// Records the drafts together with other waiting ones; it happens even if the caller is
+    /// dropped.
     pub(super) async fn publish(
         &self,
         db: &Db,
@@ -58,7 +58,7 @@ impl Publishes {
         answer.map_err(|_| Error::internal("the thread that writes is gone"))?
     }
 
-    /// Whether these are the first, for whom somebody has to be asked.
+    /// Returns true if these are the first, so that a turn must be requested.
     fn add(&self, drafts: Vec<Draft>, reply: Reply) -> bool {
         let mut waiting = self.0.lock();
         waiting.replies.push((drafts.len(), Instant::now(), reply));
@@ -67,7 +67,7 @@ impl Publishes {
     }
 }
 
-/// What one transaction records.
+/// The drafts of one transaction.
 struct Batch {
     db: Db,
     publishes: Publishes,
@@ -87,8 +87,8 @@ impl Batch {
         }
     }
 
-    /// The turn did not come in time for whoever asked first. Others asked later, and
-    /// have the rest of their time.
+    /// The turn did not come in time for the first caller. Others came later, and have the rest of
+    /// their time.
     fn ask_again(&mut self) {
         let mut waiting = self.publishes.0.lock();
         self.taken = waiting.overdue(&self.db);
@@ -110,7 +110,7 @@ impl Asked for Batch {
         if self.taken.replies.is_empty() {
             match ended {
                 Err(error) if error.is_busy() => self.ask_again(),
-                // It never came to it: what waits is answered all the same.
+                // The transaction was never begun: the waiting callers get the error.
                 _ => self.taken = mem::take(&mut *self.publishes.0.lock()),
             }
         }
@@ -120,7 +120,7 @@ impl Asked for Batch {
                 Ok(()) => Ok(published.by_ref().take(drafts).collect()),
                 Err(error) => Err(error.repeat()),
             };
-            // Whoever does not wait any more needs no answer.
+            // A dropped caller needs no result.
             let _ = reply.send(answer);
         }
         self.answered = true;
