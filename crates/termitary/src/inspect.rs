@@ -2,23 +2,24 @@
 //! plain data that serializes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::broker::Broker;
-use crate::clock::from_micros;
 use crate::delivery::Cursor;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
-use crate::ledger::{self, Resolve};
+use crate::ledger::letters::Resolve;
+use crate::ledger::{self, ticks, workers};
 use crate::registry::Registry;
-use crate::schedule::{fire, record};
-use crate::worker::roll;
+use crate::schedule::{fire, status};
+
+pub use crate::ledger::letters::{Letter, LetterFilter, LetterState};
+pub use crate::ledger::workers::WorkerStatus;
+pub use crate::schedule::status::{ScheduleFailure, ScheduleStatus};
 
 /// The whole system at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -70,130 +71,6 @@ pub struct SubscriptionStatus {
     pub workers: u64,
 }
 
-/// One schedule.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct ScheduleStatus {
-    /// The durable name.
-    pub name: String,
-    /// The cron expression.
-    pub cron: String,
-    /// The IANA time zone it is evaluated in.
-    pub timezone: String,
-    /// The next tick whose event is not published yet; none while paused.
-    pub next: Option<Timestamp>,
-    /// The last tick that published an event.
-    pub last: Option<Timestamp>,
-    /// True if an operator paused it.
-    pub paused: bool,
-    /// Set if a tick is due whose event cannot be built.
-    pub failing: Option<ScheduleFailure>,
-    /// A clock that was ahead has settled the ticks up to this time, which is
-    /// still to come for every living worker. The next worker that looks sets it
-    /// back to its own time, once a tick would be missing.
-    pub settled_ahead: Option<Timestamp>,
-}
-
-/// Why a schedule cannot make its event.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct ScheduleFailure {
-    /// When that was first noticed.
-    pub since: Timestamp,
-    /// The error, cut like every stored error.
-    pub error: String,
-}
-
-/// One worker process.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct WorkerStatus {
-    /// Fresh at every process start.
-    pub id: String,
-    /// The machine's host name.
-    pub host: String,
-    /// `sqlite` or `redis`: where its deliveries travel. Empty for a worker of
-    /// an older version.
-    pub mode: String,
-    /// When the process started.
-    pub started_at: Timestamp,
-    /// Attempts running when it last reported.
-    pub running: u64,
-    /// The most attempts it runs at once.
-    pub concurrency: u64,
-    #[serde(skip)]
-    pub(crate) subscriptions: Vec<String>,
-}
-
-impl WorkerStatus {
-    /// Returns whether the worker runs on this machine (or in this container).
-    pub fn is_local(&self) -> bool {
-        self.host == roll::host()
-    }
-
-    /// Returns whether it runs this subscription.
-    pub fn runs(&self, subscription: &str) -> bool {
-        self.subscriptions.iter().any(|name| name == subscription)
-    }
-}
-
-/// Its id and its machine.
-impl fmt::Display for WorkerStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.id, self.host)
-    }
-}
-
-/// A delivery that will not run by itself: dead, or parked.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Letter {
-    /// The event, payload included.
-    pub event: Envelope,
-    /// The subscription of the delivery.
-    pub subscription: String,
-    /// Dead or parked.
-    pub state: LetterState,
-    /// Dead: `error` (the last attempt failed), `permanent` or `crashed`. Parked: `version`,
-    /// `unknown-name` (the subscription's code does not name this event), `undecodable`,
-    /// `unreadable` (a row of the ledger, shown as far as possible), and from plain pub/sub
-    /// `unknown-event` or `malformed`.
-    pub reason: String,
-    /// The last error's text.
-    pub error: String,
-    /// Handler errors.
-    pub attempts: u32,
-    /// Worker processes that ended while they ran it.
-    pub crashes: u32,
-    /// When it was given up or parked.
-    pub at: Timestamp,
-}
-
-/// Dead, or parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LetterState {
-    /// Given up.
-    Dead,
-    /// Not readable by this code.
-    Parked,
-}
-
-/// Which letters; the default is all of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LetterFilter {
-    /// Of this event only.
-    pub event: Option<Uuid>,
-    /// Of this subscription only.
-    pub subscription: Option<String>,
-    /// Of this state only.
-    pub state: Option<LetterState>,
-}
-
 /// Reads and steers a system through its broker: `broker.inspect()`.
 #[derive(Clone)]
 pub struct Inspect(Broker);
@@ -217,7 +94,7 @@ impl Inspect {
         let routes = ledger::routes(db).await?;
         let counts = self.0.counts(&routes).await?;
         let beside: BTreeMap<i64, _> = routes.iter().map(|route| route.id).zip(counts).collect();
-        let workers = roll::live(db).await?;
+        let workers = workers::live(db).await?;
         let mut subscriptions = Vec::new();
         for tally in ledger::tally(db).await? {
             let beside = beside.get(&tally.id).copied().unwrap_or_default();
@@ -243,21 +120,21 @@ impl Inspect {
         }
         Ok(Status {
             mode: self.0.mode(),
-            events: self.count_events().await?,
+            events: ledger::count_events(db).await?,
             subscriptions,
-            schedules: record::list(db).await?,
+            schedules: status::list(db).await?,
             workers,
         })
     }
 
     /// Every schedule, by name.
     pub async fn schedules(&self) -> Result<Vec<ScheduleStatus>, Error> {
-        record::list(self.0.db()).await
+        status::list(self.0.db()).await
     }
 
     /// The workers that were heard of within 20 seconds, the oldest first.
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, Error> {
-        roll::live(self.0.db()).await
+        workers::live(self.0.db()).await
     }
 
     /// Returns a live worker of this database whose deliveries travel another way than those of
@@ -266,13 +143,6 @@ impl Inspect {
     pub async fn worker_of_another_mode(&self) -> Result<Option<WorkerStatus>, Error> {
         let mut workers = self.workers().await?.into_iter();
         Ok(workers.find(|worker| !worker.mode.is_empty() && worker.mode != self.0.mode()))
-    }
-
-    async fn count_events(&self) -> Result<u64, Error> {
-        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
-            .fetch_one(&mut *self.0.db().read().await?)
-            .await?;
-        Ok(count as u64)
     }
 
     /// Letters that match, the oldest first, at most `limit`.
@@ -320,7 +190,7 @@ impl Inspect {
             let now = db.clock().now_us();
             let count = ledger::resolve(&mut tx, page, resolve, now).await?;
             if count > 0 {
-                audit(&mut tx, now, who, act, &format!("{filter:?}"), count).await?;
+                ledger::audit(&mut tx, now, who, act, &format!("{filter:?}"), count).await?;
                 fault::point!("replay.before_commit");
             }
             tx.commit().await?;
@@ -346,7 +216,7 @@ impl Inspect {
         who: &str,
     ) -> Result<Uuid, Error> {
         let schedule = registry.schedule(name);
-        let schedule = schedule.ok_or_else(|| record::unknown(name))?;
+        let schedule = schedule.ok_or_else(|| ticks::unknown(name))?;
         fire::run_now(self.0.db(), schedule, who).await
     }
 
@@ -370,10 +240,11 @@ impl Inspect {
 
     async fn set_paused(&self, name: &str, paused: bool, who: &str) -> Result<(), Error> {
         let db = self.0.db();
+        let now_us = db.clock().now_us();
         let mut tx = db.begin().await?;
-        record::pause(&mut tx, name, paused).await?;
+        ticks::pause(&mut tx, name, paused, now_us).await?;
         let act = if paused { "pause" } else { "resume" };
-        audit(&mut tx, db.clock().now_us(), who, act, name, 1).await?;
+        ledger::audit(&mut tx, now_us, who, act, name, 1).await?;
         tx.commit().await
     }
 
@@ -385,7 +256,7 @@ impl Inspect {
     /// `is_invalid()` while a live worker runs it, which the message names: stop
     /// that first. `is_not_found()` if there is none of this name.
     pub async fn drop_subscription(&self, name: &str, who: &str) -> Result<u64, Error> {
-        let live = roll::live(self.0.db()).await?;
+        let live = workers::live(self.0.db()).await?;
         let running = live.iter().filter(|worker| worker.runs(name));
         let running: Vec<_> = running.map(ToString::to_string).collect();
         if running.is_empty() {
@@ -409,7 +280,7 @@ impl Inspect {
         let mut tx = db.begin().await?;
         let now_us = db.clock().now_us();
         let dropped = ledger::forget(&mut tx, name, now_us).await?;
-        audit(&mut tx, now_us, who, "drop-subscription", name, dropped).await?;
+        ledger::audit(&mut tx, now_us, who, "drop-subscription", name, dropped).await?;
         tx.commit().await?;
         // Until the commit any worker may have created its groups again. From now on none does, and
         // housekeeping removes the groups that this call cannot.
@@ -469,28 +340,4 @@ impl Tail {
             }
         }
     }
-}
-
-pub(crate) async fn audit(
-    tx: &mut crate::db::Tx,
-    now_us: i64,
-    who: &str,
-    act: &str,
-    subject: &str,
-    count: u64,
-) -> Result<(), Error> {
-    sqlx::query("INSERT INTO termitary_audit (time_us, who, act, subject, count) VALUES ($1, $2, $3, $4, $5)")
-        .bind(now_us)
-        .bind(who)
-        .bind(act)
-        .bind(subject)
-        .bind(count as i64)
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
-}
-
-/// The instant of a stored number of microseconds, where there is one.
-pub(crate) fn instant(micros: Option<i64>) -> Option<Timestamp> {
-    micros.map(from_micros)
 }

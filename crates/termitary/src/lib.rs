@@ -69,7 +69,6 @@
     )
 )]
 
-mod agreed;
 pub mod broker;
 pub mod clock;
 pub mod db;

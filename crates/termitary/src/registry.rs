@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::event::{Event, Schema, valid_name};
-use crate::ledger::BRIDGE;
+use crate::ledger::{BRIDGE, Declaration, DeclaredSubscription};
 use crate::schedule::Schedule;
 use crate::subscription::{Policy, Subscription};
 
@@ -221,6 +221,20 @@ impl<S> Registry<S> {
     /// The wire names of every event known, in order; without the aliases.
     pub fn names(&self) -> Vec<String> {
         self.events.keys().cloned().collect()
+    }
+
+    /// What the ledger records of it.
+    pub(crate) fn declaration(&self) -> Declaration {
+        let subscription = |it: &Subscription<S>| DeclaredSubscription {
+            name: it.name.clone(),
+            names: it.names().map(str::to_owned).collect(),
+            version: it.version,
+            from_retained: it.policy.from_retained,
+        };
+        Declaration {
+            subscriptions: self.subscriptions.iter().map(subscription).collect(),
+            schedules: self.schedules.iter().map(Schedule::declared).collect(),
+        }
     }
 
     /// Every name under which an event known here may come: aliases too.

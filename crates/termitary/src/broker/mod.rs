@@ -22,8 +22,8 @@ use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::ledger;
+use crate::ledger::workers::WorkerRow;
 use crate::registry::Registry;
-use crate::worker::roll;
 
 use self::broadcast::Broadcasts;
 pub use self::bus::Bus;
@@ -37,11 +37,6 @@ pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 const SHORTEST_LEASE: Duration = Duration::from_millis(50);
 /// A longer lease keeps the work of a dead worker for too long.
 const LONGEST_LEASE: Duration = days(1);
-
-/// A delivery whose worker died this often is quarantined: dead, `crashed`. The last two of these
-/// times it was a suspect and ran alone: if processes are killed often, one death while alone may
-/// accuse a bystander.
-pub(crate) const CRASH_LIMIT: u32 = 4;
 
 /// A handle to a broker; cheap to clone.
 #[derive(Clone)]
@@ -225,10 +220,10 @@ impl Broker {
     pub(crate) async fn declare_for<S>(
         &self,
         registry: &Registry<S>,
-        worker: Option<&roll::Entry>,
+        worker: Option<&WorkerRow>,
     ) -> Result<Vec<Route>, Error> {
         registry.check()?;
-        let routes = ledger::declare(&self.db, registry, worker)
+        let routes = ledger::declare(&self.db, &registry.declaration(), worker)
             .await
             .map_err(|error| writable(self.db.path(), error))?;
         let declared = self.transport.declare(&routes).await;

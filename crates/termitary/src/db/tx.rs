@@ -103,10 +103,6 @@ impl Tx {
         self.commit().await
     }
 
-    pub(crate) fn db(&self) -> &Db {
-        &self.db
-    }
-
     /// Undoes everything of this transaction.
     pub async fn rollback(self) -> Result<(), Error> {
         self.conn.rollback().await

@@ -1,6 +1,6 @@
 //! Broadcasts on their way to other processes on this file.
 
-use super::stored::Bytes;
+use super::rows::Bytes;
 use crate::db::Conn;
 use crate::error::Error;
 

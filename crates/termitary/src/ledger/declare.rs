@@ -8,49 +8,66 @@ use crate::db::{Conn, Db, Tx};
 use crate::delivery::Route;
 use crate::error::Error;
 use crate::fault;
-use crate::registry::Registry;
-use crate::worker::roll;
 
-use super::stored::Text;
-use super::{moved, retained, state};
+use super::rows::Text;
+use super::ticks::DeclaredSchedule;
+use super::workers::WorkerRow;
+use super::{backfill, event_changes, state, ticks};
 
 /// The subscription under which unreadable foreign input is parked. It has no
 /// route: no event ever fans out to it.
 pub(crate) const BRIDGE: &str = "bridge.in";
 
-/// Records a registry's subscriptions and schedules, and the worker that will run
-/// them, if one will; returns their routes. A subscription seen for the first time
-/// starts from now, unless it asks for what is retained. Another process's lock is
-/// waited for as at a start.
-pub(crate) async fn declare<S>(
+/// What a program declares.
+pub(crate) struct Declaration {
+    pub(crate) subscriptions: Vec<DeclaredSubscription>,
+    pub(crate) schedules: Vec<DeclaredSchedule>,
+}
+
+/// A subscription as a program declares it.
+pub(crate) struct DeclaredSubscription {
+    pub(crate) name: String,
+    /// The event names that its code handles: its event, then the aliases.
+    pub(crate) names: Vec<String>,
+    /// The highest version of the event that its code reads.
+    pub(crate) version: u32,
+    /// It asks for the retained past.
+    pub(crate) from_retained: bool,
+}
+
+impl DeclaredSubscription {
+    pub(super) fn event(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+}
+
+/// Records the subscriptions and schedules of a program, and the worker that will run
+/// them, if one will; returns the routes. A new subscription starts from now, unless it
+/// asks for what is retained. Waits for another process's lock as at a start.
+pub(crate) async fn declare(
     db: &Db,
-    registry: &Registry<S>,
-    worker: Option<&roll::Entry>,
+    declaration: &Declaration,
+    worker: Option<&WorkerRow>,
 ) -> Result<Vec<Route>, Error> {
     let now = db.clock().now_us();
     let mut tx = db.begin_at_start().await?;
-    let subscriptions = &registry.subscriptions;
-    let changes = moved::changes(&mut tx, registry, now).await?;
+    let subscriptions = &declaration.subscriptions;
+    let changes = event_changes::find(&mut tx, subscriptions, now).await?;
     let rows = subscriptions
         .iter()
         .map(|s| (&*s.name, changes.event_of(s), s.version));
     let recorded = record(&mut tx, rows.chain([(BRIDGE, "", 1)]), now).await?;
     let mut routes = Vec::with_capacity(subscriptions.len());
-    for subscription in subscriptions {
+    for DeclaredSubscription { name, names, .. } in subscriptions {
         let (id, known) = *recorded
-            .get(&subscription.name)
-            .ok_or_else(|| Error::internal(format!("`{}` was not recorded", subscription.name)))?;
-        let name = &subscription.name;
-        let new = |event: &&str| known && !changes.reached(name, event);
+            .get(name)
+            .ok_or_else(|| Error::internal(format!("`{name}` was not recorded")))?;
+        let fresh = |event: &&String| known && !changes.reached(name, event);
         routes.push(Route {
             id,
             name: name.clone(),
-            events: subscription.names().map(str::to_owned).collect(),
-            fresh: subscription
-                .names()
-                .filter(new)
-                .map(str::to_owned)
-                .collect(),
+            events: names.clone(),
+            fresh: names.iter().filter(fresh).cloned().collect(),
             known,
         });
     }
@@ -58,34 +75,39 @@ pub(crate) async fn declare<S>(
     reroute(&mut tx, &routes).await?;
     with_all_names(&mut tx, &mut routes).await?;
     for (route, subscription) in routes.iter().zip(subscriptions) {
-        if !route.known && subscription.policy.from_retained {
-            retained::ask(&mut tx, route.id).await?;
+        if !route.known && subscription.from_retained {
+            backfill::start(&mut tx, route.id).await?;
         }
     }
-    release_parked(&mut tx, &read(registry, &routes), now).await?;
-    for schedule in &registry.schedules {
-        crate::schedule::record::declare(&mut tx, schedule, now).await?;
+    release_parked(&mut tx, &readable(declaration, &routes), now).await?;
+    for schedule in &declaration.schedules {
+        ticks::declare(&mut tx, schedule, now).await?;
     }
     if let Some(worker) = worker {
-        worker.begin(&mut tx, now).await?;
+        worker.insert(&mut tx, now).await?;
     }
     fault::point!("declare.before_commit");
     tx.commit().await?;
     Ok(routes)
 }
 
-/// What a subscription's code reads: its row, the highest version, the names.
-pub(crate) type Names = (i64, u32, Vec<String>);
+/// The events that a subscription's code reads: its row, the highest version, the names.
+pub(crate) type Readable = (i64, u32, Vec<String>);
 
-/// What the code of a registry reads, whose routes these are.
-pub(crate) fn read<S>(registry: &Registry<S>, routes: &[Route]) -> Vec<Names> {
-    let subscriptions = registry.subscriptions.iter().zip(routes);
+/// The events that the code of these subscriptions reads; `routes` are theirs.
+pub(crate) fn readable(declaration: &Declaration, routes: &[Route]) -> Vec<Readable> {
+    let subscriptions = declaration.subscriptions.iter().zip(routes);
     subscriptions
-        .map(|(subscription, route)| {
-            let names = subscription.names().map(str::to_owned);
-            (route.id, subscription.version, names.collect())
-        })
+        .map(|(subscription, route)| (route.id, subscription.version, subscription.names.clone()))
         .collect()
+}
+
+/// The rows of all registered subscriptions.
+pub(crate) async fn registered(db: &Db) -> Result<HashSet<i64>, Error> {
+    let rows: Vec<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions")
+        .fetch_all(&mut *db.read().await?)
+        .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// The routes of every subscription that was ever registered and not dropped.
@@ -104,13 +126,7 @@ async fn routes_of(conn: &mut Conn) -> Result<Vec<Route>, Error> {
     let mut routes: Vec<Route> = Vec::new();
     for (id, Text(name), Text(event), alias) in rows {
         if routes.last().is_none_or(|last| last.id != id) {
-            routes.push(Route {
-                id,
-                name,
-                events: vec![event],
-                fresh: Vec::new(),
-                known: true,
-            });
+            routes.push(of_event(id, name, event));
         }
         if let (Some(last), Some(alias)) = (routes.last_mut(), alias) {
             last.events.push(alias.0);
@@ -134,13 +150,9 @@ pub(crate) async fn dropped(db: &Db) -> Result<Vec<Route>, Error> {
     .bind(db.clock().now_us() - crate::clock::micros(LOOKED_FOR))
     .fetch_all(&mut *db.read().await?)
     .await?;
-    let routes = rows.into_iter().map(|(id, name, event)| Route {
-        fresh: Vec::new(),
-        id,
-        name,
-        events: vec![event],
-        known: true,
-    });
+    let routes = rows
+        .into_iter()
+        .map(|(id, name, event)| of_event(id, name, event));
     Ok(routes.collect())
 }
 
@@ -252,13 +264,9 @@ async fn leave_former(tx: &mut Tx, former: &[(String, String)]) -> Result<(), Er
     Ok(())
 }
 
-/// A name that reached a subscription before it moved, as a route.
-pub(crate) struct Former {
-    pub(crate) route: Route,
-}
-
-/// The names of before that may have something left on Redis.
-pub(crate) async fn former(db: &Db) -> Result<Vec<Former>, Error> {
+/// The routes by which events reached a subscription before it moved to another event, and
+/// which may have something left on Redis: one for each name.
+pub(crate) async fn former(db: &Db) -> Result<Vec<Route>, Error> {
     let rows: Vec<(i64, Text, Text)> = sqlx::query_as(
         "SELECT s.id, s.name, f.event FROM termitary_former f
          JOIN termitary_subscriptions s ON s.id = f.subscription",
@@ -267,24 +275,27 @@ pub(crate) async fn former(db: &Db) -> Result<Vec<Former>, Error> {
     .await?;
     let rows = rows.into_iter();
     Ok(rows
-        .map(|(id, Text(name), Text(event))| Former {
-            route: Route {
-                id,
-                name,
-                events: vec![event],
-                fresh: Vec::new(),
-                known: true,
-            },
-        })
+        .map(|(id, Text(name), Text(event))| of_event(id, name, event))
         .collect())
 }
 
-/// Nothing is left there.
-pub(crate) async fn forget_former(db: &Db, former: &Former) -> Result<(), Error> {
+/// The route of a subscription and one event.
+fn of_event(id: i64, name: String, event: String) -> Route {
+    Route {
+        id,
+        name,
+        events: vec![event],
+        fresh: Vec::new(),
+        known: true,
+    }
+}
+
+/// Forgets a route of [`former`]: nothing is left on it.
+pub(crate) async fn forget_former(db: &Db, former: &Route) -> Result<(), Error> {
     let mut tx = db.begin().await?;
     sqlx::query("DELETE FROM termitary_former WHERE subscription = $1 AND event = $2")
-        .bind(former.route.id)
-        .bind(former.route.events.first())
+        .bind(former.id)
+        .bind(former.events.first())
         .execute(&mut *tx)
         .await?;
     tx.commit().await
@@ -317,7 +328,7 @@ pub(super) const RELEASES: &str = concat!(
 
 /// What was parked because its version was too new, or its name unknown, is due again
 /// once a worker registers that reads it. Returns how many.
-async fn release_parked(tx: &mut Tx, read: &[Names], now: i64) -> Result<u64, Error> {
+async fn release_parked(tx: &mut Tx, read: &[Readable], now: i64) -> Result<u64, Error> {
     let done = sqlx::query(RELEASE)
         .bind(json!(read).to_string())
         .bind(state::PENDING)
@@ -330,7 +341,7 @@ async fn release_parked(tx: &mut Tx, read: &[Names], now: i64) -> Result<u64, Er
 
 /// The same for a worker that has been registered for long: an older one
 /// beside it goes on parking what it is handed. Answers how many were released.
-pub(crate) async fn release(db: &Db, read: &[Names]) -> Result<u64, Error> {
+pub(crate) async fn release(db: &Db, read: &[Readable]) -> Result<u64, Error> {
     // Looks before it writes: mostly there is nothing.
     let waiting: bool = sqlx::query_scalar(RELEASES)
         .bind(json!(read).to_string())

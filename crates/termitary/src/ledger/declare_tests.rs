@@ -52,7 +52,7 @@ impl World {
     }
 
     async fn copy_retained(&self) {
-        let step = || super::retained::step(self.broker.db());
+        let step = || super::backfill::step(self.broker.db());
         while step().await.unwrap().is_some() {}
     }
 

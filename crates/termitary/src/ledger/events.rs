@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::stored::{Bytes, StoredEvent, Unreadable, event_columns};
+use super::rows::{Bytes, StoredEvent, Unreadable, event_columns};
 use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;

@@ -3,16 +3,14 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use serde_json::json;
-
-use crate::broker::CRASH_LIMIT;
 use crate::db::{Conn, Db};
 use crate::delivery::{Claim, Leased, Origin, WorkerId};
 use crate::error::Error;
 use crate::event::Envelope;
 
+use super::rows::{StoredEvent, Unreadable, event_columns};
+use super::sql::{Row, column, free, held, json, returning};
 use super::state;
-use super::stored::{StoredEvent, Unreadable, event_columns};
 
 const EVENT: &str = concat!(
     "SELECT e.seq, ",
@@ -53,42 +51,45 @@ pub(super) async fn event(
     Ok(event.unwrap_or_else(|| StoredEvent::missing(seq)).read())
 }
 
-/// Extends the leases of these `(seq, route, fence)`; answers those that held.
+/// Extends these leases; returns those that were still valid.
 pub(crate) async fn renew(
     conn: &mut Conn,
-    claims: &[(i64, i64, i64)],
+    claims: &[Row],
     until_us: i64,
-) -> Result<Vec<(i64, i64, i64)>, Error> {
-    Ok(sqlx::query_as(
-        "UPDATE termitary_deliveries AS d SET lease_us = $2 FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-         RETURNING event, subscription, fence",
-    )
-    .bind(json!(claims).to_string())
-    .bind(until_us)
-    .fetch_all(conn)
-    .await?)
+) -> Result<Vec<Row>, Error> {
+    Ok(sqlx::query_as(returning!(held!("lease_us = $2")))
+        .bind(json(&claims))
+        .bind(until_us)
+        .fetch_all(conn)
+        .await?)
 }
 
-/// How long a delivery waits after a crash: the first time not at all, from the
-/// second on long enough that it does not take every worker down in turn.
+/// A delivery whose worker died this often is quarantined: dead, `crashed`. The last two
+/// of these times it was a suspect and ran alone: if processes are killed often, a single
+/// death while alone would accuse a bystander.
+const CRASH_LIMIT: i64 = 4;
+
+/// How long a delivery waits from its second crash on, so that it does not take every
+/// worker down in turn. After the first it does not wait.
 const SUSPECT_WAIT_US: i64 = 10_000_000;
 
-/// What becomes of a delivery whose lease is lost: a crash, not an error. The
-/// second makes it a suspect, which is leased alone from then on: two more, and it
-/// is guilty. Binds $1 [`CRASH_LIMIT`], $2 dead, $3 suspect, $4 now, $5 a suspect's
-/// wait.
-macro_rules! crash_rule {
-    () => {
+/// A lost lease is a crash, not an error. The second crash makes the delivery a suspect,
+/// which is leased alone from then on; two more quarantine it. A row may name the end of
+/// its lease: it then changes only if nobody renewed it. Binds $2 [`CRASH_LIMIT`], $3
+/// dead, $4 suspect, $5 now, $6 a suspect's wait.
+const CRASH: &str = concat!(
+    held!(
         "crashes = min(crashes, 1000000) + 1,
-         state = CASE WHEN crashes + 1 >= $1 THEN $2 WHEN crashes + 1 >= 2 THEN $3 ELSE 0 END,
-         reason = CASE WHEN crashes + 1 >= $1 THEN 'crashed' END,
-         error = CASE WHEN crashes + 1 >= $1 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last two times alone' END,
-         settled_us = $4,
-         due_us = CASE WHEN crashes = 0 THEN $4 ELSE $4 + $5 END,
-         worker = NULL, lease_us = NULL, entry = NULL"
-    };
-}
+         state = CASE WHEN crashes + 1 >= $2 THEN $3 WHEN crashes + 1 >= 2 THEN $4 ELSE 0 END,
+         reason = CASE WHEN crashes + 1 >= $2 THEN 'crashed' END,
+         error = CASE WHEN crashes + 1 >= $2 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last two times alone' END,
+         settled_us = $5,
+         due_us = CASE WHEN crashes = 0 THEN $5 ELSE $5 + $6 END,
+         ",
+        free!()
+    ),
+    " AND d.lease_us = COALESCE(", column!(3), ", d.lease_us)"
+);
 
 /// A lease as it stands in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, sqlx::FromRow)]
@@ -140,42 +141,27 @@ pub(crate) async fn stale(
         .await?)
 }
 
-/// Takes back these leases where they stand unchanged. A lost lease is a
-/// crash, not an error: attempts stay as they are, and the [`CRASH_LIMIT`]-th
-/// quarantines the delivery. Answers how many were taken.
+/// Takes back these leases if they are unchanged; returns how many were.
 pub(crate) async fn crash(conn: &mut Conn, leases: &[Lease], now_us: i64) -> Result<u64, Error> {
-    let rows: Vec<_> = leases
-        .iter()
-        .map(|lease| json!([lease.seq, lease.route, lease.fence, lease.until_us]))
-        .collect();
-    crash_rows(conn, &json!(rows).to_string(), now_us).await
+    let row = |lease: &Lease| (lease.seq, lease.route, lease.fence, lease.until_us);
+    let rows: Vec<_> = leases.iter().map(row).collect();
+    crash_rows(conn, json(&rows), now_us).await
 }
 
-/// The same for these `(seq, route, fence)`, whose workers Redis says are gone.
-pub(crate) async fn crash_held(
-    conn: &mut Conn,
-    rows: &[(i64, i64, i64)],
-    now_us: i64,
-) -> Result<u64, Error> {
-    crash_rows(conn, &json!(rows).to_string(), now_us).await
+/// Takes back these leases, whose workers are gone according to Redis.
+pub(crate) async fn crash_held(conn: &mut Conn, rows: &[Row], now_us: i64) -> Result<u64, Error> {
+    crash_rows(conn, json(&rows), now_us).await
 }
 
-/// JSON arrays of seq, route, fence and, where it matters, the lease's end.
-async fn crash_rows(conn: &mut Conn, rows: &str, now_us: i64) -> Result<u64, Error> {
-    let done = sqlx::query(concat!(
-        "UPDATE termitary_deliveries AS d SET ",
-        crash_rule!(),
-        " FROM json_each($6) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2
-           AND d.state = 1 AND d.lease_us = COALESCE(j.value->>3, d.lease_us)"
-    ))
-    .bind(i64::from(CRASH_LIMIT))
-    .bind(state::DEAD)
-    .bind(state::SUSPECT)
-    .bind(now_us)
-    .bind(SUSPECT_WAIT_US)
-    .bind(rows)
-    .execute(conn)
-    .await?;
+async fn crash_rows(conn: &mut Conn, rows: String, now_us: i64) -> Result<u64, Error> {
+    let done = sqlx::query(CRASH)
+        .bind(rows)
+        .bind(CRASH_LIMIT)
+        .bind(state::DEAD)
+        .bind(state::SUSPECT)
+        .bind(now_us)
+        .bind(SUSPECT_WAIT_US)
+        .execute(conn)
+        .await?;
     Ok(done.rows_affected())
 }

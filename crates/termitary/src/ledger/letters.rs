@@ -1,15 +1,64 @@
 //! Dead letters and parked events: listed, shown, run again, dropped.
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde::Serialize;
 use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 
 use crate::db::{Conn, Db};
 use crate::error::Error;
-use crate::inspect::{Letter, LetterFilter, LetterState};
+use crate::event::Envelope;
 
+use super::rows::{StoredEvent, Text, clamped, event_columns, stands_in_for};
+use super::sql::{Row, column, json, rows};
 use super::state;
-use super::stored::{StoredEvent, Text, clamped, event_columns, stands_in_for};
+
+/// A delivery that will not run by itself: dead, or parked.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Letter {
+    /// The event, payload included.
+    pub event: Envelope,
+    /// The subscription of the delivery.
+    pub subscription: String,
+    /// Dead or parked.
+    pub state: LetterState,
+    /// Dead: `error` (the last attempt failed), `permanent` or `crashed`. Parked: `version`,
+    /// `unknown-name` (the subscription's code does not name this event), `undecodable`,
+    /// `unreadable` (a row of the ledger, shown as far as possible), and from plain pub/sub
+    /// `unknown-event` or `malformed`.
+    pub reason: String,
+    /// The last error's text.
+    pub error: String,
+    /// Handler errors.
+    pub attempts: u32,
+    /// Worker processes that ended while they ran it.
+    pub crashes: u32,
+    /// When it was given up or parked.
+    pub at: Timestamp,
+}
+
+/// Dead, or parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LetterState {
+    /// Given up.
+    Dead,
+    /// Not readable by this code.
+    Parked,
+}
+
+/// Which letters; the default is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// Of this event only.
+    pub event: Option<Uuid>,
+    /// Of this subscription only.
+    pub subscription: Option<String>,
+    /// Of this state only.
+    pub state: Option<LetterState>,
+}
 
 const SELECT: &str = concat!(
     "SELECT d.event AS seq, ",
@@ -22,7 +71,7 @@ const SELECT: &str = concat!(
 );
 
 #[derive(sqlx::FromRow)]
-struct Row {
+struct StoredLetter {
     #[sqlx(flatten)]
     event: StoredEvent,
     subscription: Text,
@@ -34,7 +83,7 @@ struct Row {
     settled_us: Option<i64>,
 }
 
-impl Row {
+impl StoredLetter {
     fn letter(self) -> Letter {
         Letter {
             event: self.event.shown(),
@@ -64,11 +113,11 @@ pub(crate) async fn letters(
     query
         .push(" ORDER BY d.event, d.subscription LIMIT ")
         .push_bind(i64::from(limit));
-    let rows: Vec<Row> = query
+    let rows: Vec<StoredLetter> = query
         .build_query_as()
         .fetch_all(&mut *db.read().await?)
         .await?;
-    Ok(rows.into_iter().map(Row::letter).collect())
+    Ok(rows.into_iter().map(StoredLetter::letter).collect())
 }
 
 /// The letters of one event.
@@ -116,16 +165,13 @@ pub(crate) enum Resolve {
     Drop,
 }
 
-/// A letter by its row, its route and the fence that it was given up under: what is run
-/// again and given up again is another letter.
-pub(crate) type Key = (i64, i64, i64);
-
-/// Every letter that matches now and can be resolved so, the oldest first.
+/// Every letter that matches now and can be resolved so, the oldest first, with the
+/// fence that it was given up under: a letter that is given up again is another one.
 pub(crate) async fn matching(
     conn: &mut Conn,
     filter: &LetterFilter,
     resolve: Resolve,
-) -> Result<Vec<Key>, Error> {
+) -> Result<Vec<Row>, Error> {
     let mut query = QueryBuilder::<Sqlite>::new(
         "SELECT d.event, d.subscription, d.fence FROM termitary_deliveries d WHERE d.state >= 3",
     );
@@ -144,7 +190,7 @@ pub(crate) async fn matching(
 /// Resolves those of these letters that are letters still; returns how many.
 pub(crate) async fn resolve(
     conn: &mut Conn,
-    letters: &[Key],
+    letters: &[Row],
     resolve: Resolve,
     now_us: i64,
 ) -> Result<u64, Error> {
@@ -153,20 +199,28 @@ pub(crate) async fn resolve(
         Resolve::Drop => DROP,
     };
     let done = sqlx::query(sql)
-        .bind(json!(letters).to_string())
+        .bind(json(&letters))
         .bind(now_us)
         .execute(conn)
         .await?;
     Ok(done.rows_affected())
 }
 
+/// The same for letters, which nobody holds, as `held!` does for leases.
 macro_rules! these {
     ($set:literal) => {
         concat!(
             "UPDATE termitary_deliveries AS d SET ",
             $set,
-            " FROM json_each($1) j WHERE d.event = j.value->>0 AND d.subscription = j.value->>1
-                AND d.fence = j.value->>2 AND d.state >= 3"
+            " FROM ",
+            rows!(),
+            " WHERE d.event = ",
+            column!(0),
+            " AND d.subscription = ",
+            column!(1),
+            " AND d.fence = ",
+            column!(2),
+            " AND d.state >= 3"
         )
     };
 }

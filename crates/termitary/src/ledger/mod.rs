@@ -1,23 +1,26 @@
-//! The ledger's rules as statements: what is owed to whom, and what became of
-//! it. Every statement works on a set; every change of a leased delivery
-//! compares the fence, so that a worker that lost its lease changes nothing.
+//! The rules of the ledger and all of its SQL: the deliveries that are owed, and how each
+//! one ended. Every statement works on a set of rows. Every change of a leased delivery
+//! compares the fence (`sql::held`), so a worker that lost its lease changes nothing.
 
+mod adopt;
+mod audit;
+pub(crate) mod backfill;
 pub(crate) mod batch;
 pub(crate) mod broadcasts;
-pub(crate) mod carried;
+pub(crate) mod clocks;
 mod declare;
 #[cfg(test)]
 mod declare_tests;
-pub(crate) mod doubt;
-mod events;
-mod forward;
+mod due_later;
 #[cfg(all(test, feature = "testing"))]
-mod forward_tests;
-mod handed;
+mod due_later_tests;
+pub(crate) mod entries;
+mod event_changes;
+mod events;
+pub(crate) mod handover;
 mod insert;
 mod lease;
-mod letters;
-mod moved;
+pub(crate) mod letters;
 #[cfg(test)]
 mod plans_tests;
 mod publish;
@@ -25,31 +28,34 @@ mod publish_last;
 #[cfg(test)]
 mod publish_tests;
 mod read;
+pub(crate) mod redis_servers;
 pub(crate) mod relay;
-mod retain;
-pub(crate) mod retained;
+mod retention;
+pub(crate) mod rows;
 mod settle;
-pub(crate) mod standing;
-pub(crate) mod stored;
+mod sql;
 pub(crate) mod suspects;
+pub(crate) mod ticks;
 #[cfg(test)]
 mod twice_tests;
+pub(crate) mod workers;
 
-pub(crate) use declare::{BRIDGE, Names, declare, read as readable, release, routes};
-pub(crate) use declare::{Former, dropped, forget_former, former, has_route};
-pub(crate) use forward::Forward;
-pub(crate) use handed::settle;
-pub(crate) use lease::crash_held;
-pub(crate) use lease::{Lease, Whose, crash, renew, stale};
-pub(crate) use letters::{Resolve, letter, letters, matching, resolve};
-pub(crate) use publish::publish;
-pub(crate) use publish::{Parked, park_foreign};
+pub(crate) use adopt::{adopt, adopt_done};
+pub(crate) use audit::audit;
+pub(crate) use declare::{
+    BRIDGE, Declaration, DeclaredSubscription, Readable, declare, dropped, forget_former, former,
+    has_route, readable, registered, release, routes,
+};
+pub(crate) use due_later::DueLater;
+pub(crate) use lease::{Lease, Whose, crash, crash_held, renew, stale};
+pub(crate) use letters::{letter, letters, matching, resolve};
+pub(crate) use publish::{Parked, park_foreign, publish};
 pub(crate) use publish_last::publish_and_commit;
 pub(crate) use publish_last::{lease_and_commit, reached};
-pub(crate) use read::{heads, last_seq, read, tally};
-pub(crate) use retain::{Walk, forget};
-pub(crate) use settle::finish;
-pub(crate) use settle::{adopt, note};
+pub(crate) use read::{count_events, heads, last_seq, read, tally};
+pub(crate) use retention::{Walk, forget};
+pub(crate) use settle::{finish, settle};
+pub(crate) use sql::Row;
 
 /// How many rows one statement with bound values takes at most: few sizes, so
 /// that each is prepared once per connection, and one statement for many rows, since

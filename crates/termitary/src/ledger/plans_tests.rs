@@ -2,7 +2,7 @@
 //! its cost does not grow with the history.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::{batch, broadcasts, letters, settle, stored, suspects};
+use super::{batch, broadcasts, letters, rows, settle, suspects};
 use crate::db::Db;
 
 async fn plan(db: &Db, sql: &str) -> Vec<String> {
@@ -25,7 +25,7 @@ async fn no_statement_of_an_event_walks_through_a_table() {
             settle::SETTLE,
             broadcasts::PRUNE,
             suspects::NEXT,
-            stored::PARK,
+            rows::PARK,
             letters::REPLAY,
             letters::DROP,
         ]

@@ -1,6 +1,5 @@
 //! Recording events and what is owed for them.
 
-use serde_json::json;
 use sqlx::{Executor, Sqlite};
 use uuid::Uuid;
 
@@ -8,9 +7,11 @@ use crate::db::Conn;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 
-use super::insert::{Inserts, WAITS, owed, owed_now};
-use super::stored::{Bytes, known_or_stand_in};
-use super::{declare::BRIDGE, insert::FANNED, state};
+use super::declare::BRIDGE;
+use super::insert::{FANNED, Inserts, WAITS, owed, owed_now};
+use super::rows::{Bytes, known_or_stand_in};
+use super::sql::{column, json, rows};
+use super::state;
 use crate::event::Envelope;
 
 static EVENTS: Inserts = Inserts::new("", WAITS, "");
@@ -18,9 +19,14 @@ static EVENTS: Inserts = Inserts::new("", WAITS, "");
 static PUBLISH: Inserts = Inserts::new("", WAITS, owed_now!(pending));
 const OWE: &str = owed!(pending, "e.seq BETWEEN $1 AND $2");
 
-const DELAY: &str = "
-    UPDATE termitary_deliveries AS d SET due_us = j.value->>1
-    FROM json_each($1) j WHERE d.event = j.value->>0";
+const DELAY: &str = concat!(
+    "UPDATE termitary_deliveries AS d SET due_us = ",
+    column!(1),
+    " FROM ",
+    rows!(),
+    " WHERE d.event = ",
+    column!(0)
+);
 
 /// Records the drafts and one pending delivery for each subscription that
 /// their names reach, all within the caller's transaction. Answers in order.
@@ -90,11 +96,11 @@ where
         .iter()
         .zip(seqs)
         .filter(|(draft, _)| !draft.is_due_now())
-        .filter_map(|(draft, seq)| Some(json!([(*seq)?, draft.due_us])))
+        .filter_map(|(draft, seq)| Some(((*seq)?, draft.due_us)))
         .collect();
     if !delayed.is_empty() {
         sqlx::query(DELAY)
-            .bind(json!(delayed).to_string())
+            .bind(json(&delayed))
             .execute(&mut *conn)
             .await?;
     }
@@ -148,16 +154,14 @@ pub(crate) async fn park_foreign(conn: &mut Conn, parked: Vec<Parked>) -> Result
     let seqs = EVENTS.run(conn, &drafts).await?;
     let rows = seqs.iter().zip(&drafts).zip(&whys);
     let rows: Vec<_> = rows
-        .filter_map(|((seq, draft), (reason, error))| {
-            Some(json!([(*seq)?, draft.due_us, reason, error]))
-        })
+        .filter_map(|((seq, draft), (reason, error))| Some(((*seq)?, draft.due_us, reason, error)))
         .collect();
-    sqlx::query(
+    sqlx::query(concat!(
         "INSERT INTO termitary_deliveries (event, subscription, state, due_us, reason, error, settled_us)
-         SELECT j.value->>0, s.id, $2, j.value->>1, j.value->>2, j.value->>3, j.value->>1
-         FROM json_each($1) j JOIN termitary_subscriptions s ON s.name = $3",
-    )
-    .bind(json!(rows).to_string())
+         SELECT ", column!(0), ", s.id, $2, ", column!(1), ", ", column!(2), ", ", column!(3), ", ", column!(1), "
+         FROM ", rows!(), " JOIN termitary_subscriptions s ON s.name = $3"
+    ))
+    .bind(json(&rows))
     .bind(state::PARKED)
     .bind(BRIDGE)
     .execute(&mut *conn)

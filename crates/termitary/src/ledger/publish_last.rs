@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
-use super::stored::Text;
+use super::rows::Text;
 use crate::db::nothing_lost;
 use crate::db::{Cargo, Conn, Trust};
 use crate::draft::Draft;

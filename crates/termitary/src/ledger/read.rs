@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 
 use super::gathered;
-use super::stored::{StoredEvent, Text, event_columns};
+use super::rows::{StoredEvent, Text, event_columns};
 
 /// Events after `seq` in commit order, and the `seq` to go on from. Rows that cannot be
 /// read are left out, with a line in the log.
@@ -28,6 +28,14 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
         }
     }
     Ok((events, next))
+}
+
+/// How many events the ledger keeps.
+pub(crate) async fn count_events(db: &Db) -> Result<u64, Error> {
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
+        .fetch_one(&mut *db.read().await?)
+        .await?;
+    Ok(count as u64)
 }
 
 /// The newest event's `seq`.

@@ -1,25 +1,17 @@
-//! What the relay and the reconciler of the redis broker ask of the ledger.
-//!
-//! A delivery handed to Redis is leased here, to `relay`, for as long as the
-//! ledger trusts Redis with it (`lease_us`); `entry` names the stream entry
-//! that carries it. The fence rises with every hand-over, so that an entry
-//! from an earlier one is recognised and dropped.
+//! Deliveries that are due, and that the relay claims to hand them to Redis: see
+//! [`super::handover`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use serde_json::json;
-
 use super::events::{Events, events};
 use super::gathered;
-use super::stored::{Bytes, Text, Unreadable, counters, park};
+use super::rows::{Unreadable, counters, park};
+use super::sql::{Row, column, json, returning, rows, set};
 use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
-
-/// A delivery by `(seq, route)` and the fence it was handed over with.
-pub(crate) type Row = (i64, i64, i64);
 
 /// What one round hands over.
 #[derive(Default)]
@@ -149,13 +141,14 @@ async fn claim_fresh(conn: &mut Conn, candidates: &[Row], now_us: i64) -> Result
                                OR NOT EXISTS (SELECT 1 FROM termitary_routes r
                                               WHERE r.event = e.name AND r.subscription = d.subscription)))",
     )
-    .bind(json!(first.into_iter().collect::<Vec<_>>()).to_string())
+    .bind(json(&first))
     .bind(now_us)
     .fetch_one(&mut *conn)
     .await?;
-    sqlx::query(
-        "UPDATE termitary_events SET fanned = 1 WHERE seq IN (SELECT value FROM json_each($1))",
-    )
+    sqlx::query(concat!(
+        "UPDATE termitary_events SET fanned = 1 WHERE seq IN ",
+        set!("$1")
+    ))
     .bind(&fresh)
     .execute(conn)
     .await?;
@@ -166,19 +159,23 @@ async fn lease_fresh(conn: &mut Conn, fresh: &[i64], until_us: i64) -> Result<Ve
     if fresh.is_empty() {
         return Ok(Vec::new());
     }
-    let fresh = json!(fresh).to_string();
+    let fresh = json(&fresh);
     sqlx::query(
-        "UPDATE termitary_deliveries SET state = 1, worker = 'relay', lease_us = $2, fence = 1, entry = NULL
-         WHERE event IN (SELECT value FROM json_each($1))",
+        concat!(
+            "UPDATE termitary_deliveries SET state = 1, worker = 'relay', lease_us = $2, fence = 1, entry = NULL
+             WHERE event IN ",
+            set!("$1")
+        ),
     )
     .bind(&fresh)
     .bind(until_us)
     .execute(&mut *conn)
     .await?;
-    let rows: String = sqlx::query_scalar(
+    let rows: String = sqlx::query_scalar(concat!(
         "SELECT json_group_array(json_array(event, subscription, fence)) FROM termitary_deliveries
-         WHERE event IN (SELECT value FROM json_each($1))",
-    )
+             WHERE event IN ",
+        set!("$1")
+    ))
     .bind(&fresh)
     .fetch_one(conn)
     .await?;
@@ -189,13 +186,18 @@ async fn lease_again(conn: &mut Conn, rows: &[&Row], until_us: i64) -> Result<Ve
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_as(
-        "UPDATE termitary_deliveries AS d SET state = 1, worker = 'relay', lease_us = $2, fence = d.fence + 1, entry = NULL
-         FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.state = 0
-         RETURNING event, subscription, fence",
-    )
-    .bind(json!(rows).to_string())
+    Ok(sqlx::query_as(returning!(concat!(
+        "UPDATE termitary_deliveries AS d
+             SET state = 1, worker = 'relay', lease_us = $2, fence = d.fence + 1, entry = NULL
+             FROM ",
+        rows!(),
+        " WHERE d.event = ",
+        column!(0),
+        " AND d.subscription = ",
+        column!(1),
+        " AND d.state = 0"
+    )))
+    .bind(json(&rows))
     .bind(until_us)
     .fetch_all(conn)
     .await?)
@@ -236,142 +238,4 @@ pub(crate) async fn claim_unrouted(
         tracing::warn!(%error, "an event is not sent out on its plain channel");
     }
     Ok(seqs.iter().filter_map(|seq| readable.remove(seq)).collect())
-}
-
-/// Notes which stream entry carries each delivery.
-pub(crate) async fn record(conn: &mut Conn, entries: &[(Row, String)]) -> Result<(), Error> {
-    let rows: Vec<_> = entries
-        .iter()
-        .map(|((seq, route, fence), entry)| json!([seq, route, fence, entry]))
-        .collect();
-    sqlx::query(
-        "UPDATE termitary_deliveries AS d SET entry = j.value->>3 FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
-    )
-    .bind(json!(rows).to_string())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Undoes a hand-over that certainly did not happen.
-pub(crate) async fn undo(conn: &mut Conn, fresh: &[i64], rows: &[Row]) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE termitary_deliveries AS d SET state = 0, fence = d.fence - 1, worker = NULL, lease_us = NULL
-         FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
-    )
-    .bind(json!(rows).to_string())
-    .execute(&mut *conn)
-    .await?;
-    sqlx::query(
-        "UPDATE termitary_events SET fanned = 0 WHERE seq IN (SELECT value FROM json_each($1))",
-    )
-    .bind(json!(fresh).to_string())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Trusts Redis with these deliveries until `until_us`.
-pub(crate) async fn trust(conn: &mut Conn, rows: &[(Row, i64)]) -> Result<(), Error> {
-    let rows: Vec<_> = rows
-        .iter()
-        .map(|((seq, route, fence), until)| json!([seq, route, fence, until]))
-        .collect();
-    sqlx::query(
-        "UPDATE termitary_deliveries AS d SET lease_us = j.value->>3 FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
-    )
-    .bind(json!(rows).to_string())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Makes deliveries pending that Redis does not have (any more): to be handed
-/// over again. Nobody crashed. Answers how many.
-pub(crate) async fn owe(conn: &mut Conn, rows: &[Row]) -> Result<u64, Error> {
-    let done = sqlx::query(
-        "UPDATE termitary_deliveries AS d SET state = 0, worker = NULL, lease_us = NULL, entry = NULL
-         FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1",
-    )
-    .bind(json!(rows).to_string())
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-/// Extends what a worker runs, in its name, each until its own time; answers
-/// those that still are its.
-pub(crate) async fn renew(
-    conn: &mut Conn,
-    rows: &[(i64, i64, i64, &str, i64)],
-) -> Result<Vec<Row>, Error> {
-    Ok(sqlx::query_as(
-        "UPDATE termitary_deliveries AS d SET lease_us = j.value->>4, worker = j.value->>3 FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.fence = j.value->>2 AND d.state = 1
-         RETURNING event, subscription, fence",
-    )
-    .bind(json!(rows).to_string())
-    .fetch_all(conn)
-    .await?)
-}
-
-/// A delivery that Redis is trusted with.
-#[derive(sqlx::FromRow)]
-pub(crate) struct Trusted {
-    pub(crate) seq: i64,
-    pub(crate) id: Bytes,
-    pub(crate) route: i64,
-    pub(crate) fence: i64,
-    pub(crate) due_us: i64,
-    pub(crate) entry: Option<Text>,
-}
-
-/// A page of deliveries handed to Redis (suspects never are) whose trust ended before `now_us`.
-pub(crate) async fn overdue(
-    conn: &mut Conn,
-    now_us: i64,
-    page: usize,
-) -> Result<Vec<Trusted>, Error> {
-    Ok(sqlx::query_as(
-        "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
-         FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-         WHERE d.state = 1 AND d.lease_us < $1 AND d.crashes < 2 ORDER BY d.lease_us LIMIT $2 + 0",
-    )
-    .bind(now_us)
-    .bind(page as i64)
-    .fetch_all(conn)
-    .await?)
-}
-
-/// Trusts Redis with nothing that no live worker renewed: it may have lost
-/// everything. What is on its way there, without an entry, is looked after at
-/// `soon_us`.
-pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Result<u64, Error> {
-    let done = sqlx::query(
-        "UPDATE termitary_deliveries SET lease_us = iif(entry IS NULL, min(lease_us, $2), 0)
-         WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
-    )
-    .bind(now_us)
-    .bind(soon_us)
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-/// How many deliveries of each subscription are handed to Redis.
-pub(crate) async fn handed(conn: &mut Conn) -> Result<HashMap<i64, u64>, Error> {
-    let rows: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased
-         WHERE state = 1 AND crashes < 2 GROUP BY subscription",
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(route, n)| (route, n as u64))
-        .collect())
 }

@@ -9,7 +9,7 @@
 use serde_json::json;
 
 use super::lease::{event, leased};
-use super::stored::{counters, park};
+use super::rows::{counters, park};
 use crate::db::{Conn, Db};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;

@@ -3,12 +3,11 @@
 
 use jiff::Timestamp;
 
-use super::record::{self, Record};
 use super::{Rule, Schedule};
-use crate::agreed;
 use crate::db::Db;
 use crate::error::Error;
-use crate::inspect;
+use crate::ledger::ticks::{self, ScheduleRow};
+use crate::ledger::{audit, clocks};
 
 /// The actor in the audit.
 const WHO: &str = "scheduler";
@@ -21,17 +20,17 @@ pub(super) async fn bring_back(
     db: &Db,
     schedule: &Schedule,
     rule: &Rule,
-    record: &Record,
+    record: &ScheduleRow,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    if record.paused || !agreed::is_ahead(db, record.last_us).await? {
+    if record.paused || !clocks::is_ahead(db, record.last_us).await? {
         return Ok(false);
     }
     let next = rule.next_after(now).filter(|&next| next <= record.last());
     let Some(next) = next else {
         return Ok(false);
     };
-    if record::is_published(db, &schedule.name, next).await? {
+    if ticks::is_published(&mut *db.read().await?, &schedule.name, next).await? {
         return Ok(false);
     }
     let changed = reset(db, &schedule.name, record.last_us, now).await?;
@@ -52,25 +51,11 @@ pub(super) async fn bring_back(
 async fn reset(db: &Db, name: &str, last_us: i64, now: Timestamp) -> Result<bool, Error> {
     let now_us = now.as_microsecond();
     let mut tx = db.begin().await?;
-    let set =
-        sqlx::query("UPDATE termitary_schedules SET last_us = $3 WHERE name = $1 AND last_us = $2")
-            .bind(name)
-            .bind(last_us)
-            .bind(now_us)
-            .execute(&mut *tx)
-            .await?;
-    if set.rows_affected() == 0 {
+    if !ticks::set_back(&mut tx, name, last_us, now_us).await? {
         tx.rollback().await?;
         return Ok(false);
     }
-    sqlx::query(
-        "DELETE FROM termitary_ticks WHERE schedule = $1 AND tick_us > $2 AND event IS NULL",
-    )
-    .bind(name)
-    .bind(now_us)
-    .execute(&mut *tx)
-    .await?;
-    inspect::audit(&mut tx, now_us, WHO, "bring-back", name, 1).await?;
+    audit(&mut tx, now_us, WHO, "bring-back", name, 1).await?;
     tx.commit().await?;
     Ok(true)
 }

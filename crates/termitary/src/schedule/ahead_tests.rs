@@ -3,13 +3,14 @@
 
 use jiff::Timestamp;
 
-use super::record::{declare, list, pause};
+use super::status::list;
 use super::ticker::{Ticker, fire_due};
 use super::{CatchUp, Schedule, Tick, schedule};
 use crate::clock::{Clock, ahead, secs};
 use crate::db::{Db, Options};
 use crate::event::Event;
 use crate::inspect::ScheduleStatus;
+use crate::ledger::ticks::{declare, pause};
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Due {
@@ -48,7 +49,7 @@ impl File {
             .await
             .unwrap();
         let mut tx = db.begin().await.unwrap();
-        declare(&mut tx, &self.schedules[0], db.clock().now_us())
+        declare(&mut tx, &self.schedules[0].declared(), db.clock().now_us())
             .await
             .unwrap();
         tx.commit().await.unwrap();
@@ -162,7 +163,9 @@ async fn a_pause_and_a_change_under_a_clock_that_was_ahead_hold_no_longer_than_t
     let wrong = file.process("2026-03-11T12:00:00Z").await;
     for paused in [true, false] {
         let mut tx = wrong.begin().await.unwrap();
-        pause(&mut tx, "late", paused).await.unwrap();
+        pause(&mut tx, "late", paused, wrong.clock().now_us())
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
     file.fire(&right, "2026-03-01T12:00:10Z").await;

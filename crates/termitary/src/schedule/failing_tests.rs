@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
-use super::record::{declare, list, pause};
+use super::status::list;
 use super::ticker::Ticker;
 use super::{CatchUp, Schedule, Tick, fire, schedule};
 use crate::clock::{ahead, hours, minutes, secs};
 use crate::db::Db;
 use crate::event::{Event, MAX_DATA_BYTES};
 use crate::inspect::ScheduleStatus;
+use crate::ledger::ticks::{declare, pause};
 use crate::testing::TestDb;
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -35,7 +36,7 @@ fn good(name: &str) -> Schedule {
 async fn record(db: &Db, schedules: &[Schedule]) {
     let mut tx = db.begin().await.unwrap();
     for schedule in schedules {
-        declare(&mut tx, schedule, db.clock().now_us())
+        declare(&mut tx, &schedule.declared(), db.clock().now_us())
             .await
             .unwrap();
     }
@@ -207,7 +208,9 @@ async fn a_pause_holds_for_a_schedule_that_fails() {
         .await
         .unwrap();
     let mut tx = db.begin().await.unwrap();
-    pause(&mut tx, "bell", true).await.unwrap();
+    pause(&mut tx, "bell", true, db.clock().now_us())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     db.clock().advance(hours(1));
     let failed = fire::settle(db, &one, &rule, db.clock().now())

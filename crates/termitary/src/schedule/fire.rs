@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::record::{self, Record};
 use super::{CatchUp, Rule, Schedule, Tick, ahead};
 use crate::clock::{days, from_micros, micros, minutes};
 use crate::db::{Db, Tx};
@@ -15,8 +14,9 @@ use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::fault;
 use crate::guard;
-use crate::inspect;
-use crate::ledger::stored::Text;
+use crate::ledger::rows::Text;
+use crate::ledger::ticks::{self, ScheduleRow, Settled};
+use crate::ledger;
 
 /// A missed tick older than this is skipped under [`CatchUp::Latest`].
 const LATEST_WINDOW: Duration = days(1);
@@ -38,10 +38,10 @@ pub(super) async fn settle(
     now: Timestamp,
 ) -> Result<Option<Error>, Error> {
     for _ in 0..TRIES {
-        let Some(mut record) = record::read(db, &schedule.name).await? else {
+        let Some(mut record) = ticks::read(&mut *db.read().await?, &schedule.name).await? else {
             return Ok(None);
         };
-        if !record.is_of(schedule) {
+        if !schedule.has_rule_of(&record) {
             return Ok(None);
         }
         if ahead::bring_back(db, schedule, rule, &record, now).await? {
@@ -69,7 +69,7 @@ fn make_due(
     db: &Db,
     schedule: &Schedule,
     rule: &Rule,
-    record: &Record,
+    record: &ScheduleRow,
     now: Timestamp,
 ) -> Vec<Made> {
     if record.paused {
@@ -88,12 +88,12 @@ async fn write(
     schedule: &Schedule,
     rule: &Rule,
     now: Timestamp,
-    record: &Record,
+    record: &ScheduleRow,
     made: Vec<Made>,
     failure: Option<String>,
 ) -> Result<Option<Option<Error>>, Error> {
     let mut tx = db.begin().await?;
-    if record::read_again(&mut tx, &schedule.name).await?.as_ref() != Some(record) {
+    if ticks::read(&mut tx, &schedule.name).await?.as_ref() != Some(record) {
         tx.rollback().await?;
         return Ok(None);
     }
@@ -113,8 +113,13 @@ async fn write(
             }
         }
     }
-    let name = &schedule.name;
-    record::settle(&mut tx, name, until, failure.as_deref(), published).await?;
+    let settled = Settled {
+        until,
+        failure: failure.as_deref(),
+        published,
+    };
+    let now_us = db.clock().now_us();
+    ticks::settle(&mut tx, &schedule.name, &settled, now_us).await?;
     fault::point!("tick.before_commit");
     tx.commit_and_wake().await?;
     fault::point!("tick.after_commit");
@@ -151,14 +156,7 @@ async fn skip_tick(
     let Some(missed) = rule.last_until(now).filter(|&tick| tick > last) else {
         return Ok(());
     };
-    let skipped = sqlx::query(
-        "INSERT INTO termitary_ticks (schedule, tick_us) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-    )
-    .bind(&schedule.name)
-    .bind(missed.as_microsecond())
-    .execute(&mut *tx)
-    .await?;
-    if skipped.rows_affected() == 1 {
+    if ticks::record(tx, &schedule.name, missed, None).await? {
         tracing::warn!(schedule = %schedule.name, tick = %missed, "missed while no scheduler ran, and skipped as its catch-up policy says");
     }
     Ok(())
@@ -200,25 +198,12 @@ async fn publish_tick(
     mut draft: Draft,
 ) -> Result<(), Error> {
     let id = tick_id(&schedule.name, tick);
-    let row = sqlx::query(
-        "INSERT INTO termitary_ticks (schedule, tick_us, event) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-    )
-    .bind(&schedule.name)
-    .bind(tick.as_microsecond())
-    .bind(id)
-    .execute(&mut *tx)
-    .await?;
-    if row.rows_affected() == 0 {
+    if !ticks::record(tx, &schedule.name, tick, Some(id)).await? {
         return Ok(()); // another worker was first
     }
     draft.envelope.id = id;
-    crate::ledger::publish(tx, db.source(), &[draft]).await?;
-    sqlx::query("UPDATE termitary_schedules SET fired_us = $2 WHERE name = $1")
-        .bind(&schedule.name)
-        .bind(tick.as_microsecond())
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
+    ledger::publish(tx, db.source(), &[draft]).await?;
+    ticks::fired(tx, &schedule.name, tick).await
 }
 
 /// The event of a tick, as the schedule's closure makes it.
@@ -250,8 +235,8 @@ pub(crate) async fn run_now(db: &Db, schedule: &Schedule, who: &str) -> Result<U
     })?;
     let id = draft.envelope.id;
     let mut tx = db.begin().await?;
-    crate::ledger::publish(&mut tx, db.source(), &[draft]).await?;
-    inspect::audit(&mut tx, db.clock().now_us(), who, "run", &schedule.name, 1).await?;
+    ledger::publish(&mut tx, db.source(), &[draft]).await?;
+    ledger::audit(&mut tx, db.clock().now_us(), who, "run", &schedule.name, 1).await?;
     tx.commit_and_wake().await?;
     Ok(id)
 }

@@ -20,8 +20,8 @@ mod oracle;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod races;
-pub(crate) mod record;
 mod rule;
+pub(crate) mod status;
 mod steps;
 pub(crate) mod ticker;
 mod wall;
@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Schema, valid_name};
 use crate::handler::{FromDelivery, Handler, HandlerResult};
+use crate::ledger::ticks::{DeclaredSchedule, ScheduleRow};
 use crate::payload;
 use crate::registry::{FORM, MapSchedule, Register, Registry};
 use crate::subscription::{Subscription, subscribe};
@@ -155,6 +156,22 @@ impl Schedule {
 
     pub(crate) fn rule(&self) -> Result<Rule, String> {
         Rule::parse(&self.cron, &self.timezone)
+    }
+
+    /// What the ledger records of it.
+    pub(crate) fn declared(&self) -> DeclaredSchedule {
+        DeclaredSchedule {
+            name: self.name.clone(),
+            event: self.event.clone(),
+            cron: self.cron.clone(),
+            timezone: self.timezone.clone(),
+        }
+    }
+
+    /// Whether the rule on record is this one. If it was edited after this process
+    /// started, the newer process publishes its ticks.
+    fn has_rule_of(&self, row: &ScheduleRow) -> bool {
+        row.cron.0 == self.cron && row.timezone.0 == self.timezone
     }
 
     /// Every mistake of this schedule alone.

@@ -7,12 +7,12 @@ use std::task::Poll;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::record::declare;
 use super::ticker::fire_due;
 use super::{CatchUp, Rule, Schedule, Tick, schedule};
 use crate::clock::{Clock, from_micros, secs};
 use crate::db::{Db, Options};
 use crate::event::Event;
+use crate::ledger::ticks::declare;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Due {
@@ -46,7 +46,7 @@ impl Scheduler {
             .await
             .unwrap();
         let mut tx = db.begin().await.unwrap();
-        declare(&mut tx, &schedule, db.clock().now_us())
+        declare(&mut tx, &schedule.declared(), db.clock().now_us())
             .await
             .unwrap();
         tx.commit().await.unwrap();

@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::handler::{HandlerResult, Ledger, LedgerScope, Verdict};
 use crate::inspect::LetterFilter;
-use crate::ledger::{self, Resolve};
+use crate::ledger;
+use crate::ledger::letters::Resolve;
 use crate::schedule::ticker::fire_due;
 
 /// Number of retries of a settlement whose outcome is unknown.

@@ -9,7 +9,7 @@ use super::world::{LEASE, Process};
 use super::{checker, crew};
 use crate::clock::secs;
 use crate::error::Error;
-use crate::ledger::Resolve;
+use crate::ledger::letters::Resolve;
 use crate::schedule::ticker::fire_due;
 
 /// Largest number of rounds of a healed system until no work is left.

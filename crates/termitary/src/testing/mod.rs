@@ -132,7 +132,7 @@ impl TestWorker {
         loop {
             let status = self.status().await;
             let waits = |s: &SubscriptionStatus| s.due > 0 || s.leased > 0;
-            let past = ledger::retained::next(self.broker.db()).await;
+            let past = ledger::backfill::next(self.broker.db()).await;
             if must(past, "the retained events").is_none()
                 && !status.subscriptions.iter().any(waits)
             {

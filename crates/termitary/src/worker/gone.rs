@@ -2,7 +2,6 @@
 //! published for them any more; their lanes stop, and the log names them until
 //! the worker does.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +10,7 @@ use super::Core;
 use super::lane::Lane;
 use crate::clock::minutes;
 use crate::error::Error;
+use crate::ledger;
 
 /// Interval at which the log names them again.
 const AGAIN: Duration = minutes(1);
@@ -22,10 +22,7 @@ pub(super) struct Gone(Option<Instant>);
 impl Gone {
     /// Stops the lanes of subscriptions that the ledger no longer has.
     pub(super) async fn look<S>(&mut self, core: &Core<S>, lanes: &[Lane<S>]) -> Result<(), Error> {
-        let registered: Vec<i64> = sqlx::query_scalar("SELECT id FROM termitary_subscriptions")
-            .fetch_all(&mut *core.broker.db().read().await?)
-            .await?;
-        let registered: HashSet<_> = registered.into_iter().collect();
+        let registered = ledger::registered(core.broker.db()).await?;
         let (mut gone, mut new) = (Vec::new(), false);
         for lane in lanes {
             if !registered.contains(&lane.route.id) {

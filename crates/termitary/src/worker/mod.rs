@@ -4,7 +4,7 @@
 //! `outcome`); it leases ahead only if attempts are short (`durations`). One settler writes
 //! outcomes in batches (`settler`). A delivery that may have killed its process runs alone
 //! (`suspects`). Leases are renewed on a thread of their own (`renewal`), so that a handler
-//! that blocks the runtime keeps its lease. The rest is housekeeping (`upkeep`, `roll`,
+//! that blocks the runtime keeps its lease. The rest is housekeeping (`upkeep`, `presence`,
 //! `gone`).
 
 mod attempt;
@@ -14,9 +14,9 @@ mod lane;
 mod lease_outages;
 mod measures;
 mod outcome;
+mod presence;
 mod queue;
 mod renewal;
-pub(crate) mod roll;
 mod settler;
 mod suspects;
 mod upkeep;
@@ -36,7 +36,10 @@ use crate::delivery::{Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
 use crate::guard;
-use crate::ledger;
+use crate::ledger::{
+    self,
+    workers::{self, WorkerRow},
+};
 use crate::registry::Registry;
 use crate::schedule::ticker;
 use crate::subscription::LONGEST_TIMEOUT;
@@ -150,9 +153,9 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
         T: StateFor<S>,
     {
         tokio::pin!(shutdown);
-        let entry = roll::Entry::new(&self.broker, &self.registry, self.concurrency);
+        let row = presence::row(&self.broker, &self.registry, self.concurrency);
         let routes = tokio::select! {
-            routes = self.broker.declare_for(&self.registry, Some(&entry)) => routes?,
+            routes = self.broker.declare_for(&self.registry, Some(&row)) => routes?,
             () = &mut shutdown => return Ok(()),
         };
         let Self {
@@ -164,7 +167,7 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             kill,
         } = self;
         let renewal = Renewal::start(broker.clone())?;
-        let core = Core::new(entry, broker, state.state(), concurrency, renewal);
+        let core = Core::new(row, broker, state.state(), concurrency, renewal);
         tracing::info!(
             worker.id = %core.id,
             subscriptions = routes.len(),
@@ -219,8 +222,8 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
 /// State shared by all parts of one running worker.
 pub(crate) struct Core<S> {
     id: WorkerId,
-    /// Its entry in the roll of workers.
-    entry: roll::Entry,
+    /// Its row in the ledger.
+    row: WorkerRow,
     broker: Broker,
     state: S,
     /// One permit per attempt that may run in this process.
@@ -243,7 +246,7 @@ pub(crate) struct Core<S> {
 
 impl<S> Core<S> {
     fn new(
-        entry: roll::Entry,
+        row: WorkerRow,
         broker: Broker,
         state: S,
         concurrency: usize,
@@ -251,8 +254,8 @@ impl<S> Core<S> {
     ) -> Arc<Self> {
         Arc::new(Self {
             settler: Settler::start(broker.clone()),
-            id: entry.id.clone(),
-            entry,
+            id: row.id.clone(),
+            row,
             broker,
             state,
             permits: Arc::new(Semaphore::new(concurrency)),
@@ -312,14 +315,14 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     tasks.spawn(lasting("retained events", move || {
         upkeep::retained(on.clone(), stop.clone())
     }));
-    let known = ledger::readable(registry, routes);
+    let known = ledger::readable(&registry.declaration(), routes);
     let stop = core.stop.clone();
     tasks.spawn(lasting("release", move || {
         upkeep::release(db.clone(), known.clone(), stop.clone())
     }));
     let (of, lanes) = (Arc::clone(core), lanes.to_vec());
-    tasks.spawn(lasting("roll", move || {
-        roll::report(Arc::clone(&of), lanes.clone())
+    tasks.spawn(lasting("presence", move || {
+        presence::report(Arc::clone(&of), lanes.clone())
     }));
     #[cfg(feature = "redis")]
     if let Some(bridge) = core
@@ -363,7 +366,7 @@ async fn leave<S>(core: &Core<S>, routes: &[Route]) {
         fault::point!("leave.before");
         core.broker.transport().leave(&core.id, routes).await?;
         fault::point!("leave.given_back");
-        roll::sign_off(core.broker.db(), &core.id).await
+        workers::delete(core.broker.db(), &core.id).await
     };
     if let Err(error) = left.await {
         tracing::warn!(worker.id = %core.id, error = ?error, "left without signing off");

@@ -8,8 +8,8 @@ use crate::broker::Broker;
 use crate::clock::{minutes, secs};
 use crate::db::Db;
 use crate::delivery::{Route, WorkerId};
-use crate::ledger::retained::Progress;
-use crate::ledger::{self, Names};
+use crate::ledger::backfill::Progress;
+use crate::ledger::{self, Readable};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
@@ -79,7 +79,7 @@ pub(super) async fn retain(db: Db, stop: CancellationToken) {
 /// when the rows of dead workers have been deleted.
 pub(super) async fn forward(db: Db, stop: CancellationToken) {
     let mut rest = FORWARD_FIRST;
-    let mut walk = ledger::Forward::default();
+    let mut walk = ledger::DueLater::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -109,7 +109,7 @@ pub(super) async fn forward(db: Db, stop: CancellationToken) {
 pub(super) async fn retained(db: Db, stop: CancellationToken) {
     let mut copy = Copy::default();
     loop {
-        let rest = match ledger::retained::step(&db).await {
+        let rest = match ledger::backfill::step(&db).await {
             Ok(Some(progress)) => {
                 copy.says(&progress);
                 SHORT_BREATH
@@ -161,7 +161,7 @@ impl Copy {
 
 /// Releases deliveries that older workers parked because they could not read them; `known` lists
 /// the names and versions that this worker reads.
-pub(super) async fn release(db: Db, known: Vec<Names>, stop: CancellationToken) {
+pub(super) async fn release(db: Db, known: Vec<Readable>, stop: CancellationToken) {
     loop {
         let rest = RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random());
         tokio::select! {

@@ -7,9 +7,7 @@ use rusqlite::{Connection, Row, params};
 use serde_json::json;
 
 use super::super::lease::leased;
-use super::super::stored::{
-    Bytes, PARK, StoredEvent, Unreadable, counters, event_columns, park_row,
-};
+use super::super::rows::{Bytes, PARK, StoredEvent, Unreadable, counters, event_columns, park_row};
 use super::{Binder, Sized, list};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;

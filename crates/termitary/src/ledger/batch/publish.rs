@@ -10,7 +10,7 @@ use super::{Binder, Sized, list};
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::ledger::publish::count;
-use crate::ledger::stored::{Bytes, known_or_stand_in};
+use crate::ledger::rows::{Bytes, known_or_stand_in};
 
 static EVENTS: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(|rows| {

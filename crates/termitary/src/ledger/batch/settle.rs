@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use rusqlite::Connection;
 
 use super::super::settle::{SETTLE, settle_row};
+use super::super::sql::{done, leased_under};
 use super::{Binder, Sized};
 use crate::delivery::{Outcome, Settlement};
 use crate::error::Error;
@@ -17,9 +18,12 @@ pub(super) static DONE: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(|rows| {
         let events: Vec<_> = (0..rows).map(|row| format!("?{}", row + 4)).collect();
         let sql = format!(
-            "UPDATE termitary_deliveries SET state = 2, reason = NULL, settled_us = ?1,
-                worker = NULL, lease_us = NULL, entry = NULL
-             WHERE subscription = ?2 AND event IN ({}) /* owner */ AND fence = ?3 AND state = 1",
+            concat!(
+                "UPDATE termitary_deliveries AS d SET ",
+                done!("?1"),
+                " WHERE d.subscription = ?2 AND d.event IN ({}) ",
+                leased_under!("?3")
+            ),
             events.join(",")
         );
         planted::owned(sql.leak()).to_owned()

@@ -16,7 +16,7 @@ use crate::db::Tx;
 use crate::delivery::{Claim, EntryAddress, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::standing::{self, Standing};
+use crate::ledger::entries::{self, Standing};
 use crate::ledger::{self, state};
 
 /// Entries of one read, sorted by what they are.
@@ -184,7 +184,7 @@ impl Known {
         let mut conn = redis.db.read().await?;
         if !seqs.is_empty() {
             let soon_us = redis.renewed_until_us();
-            known.standing = standing::standing(&mut conn, lane.route, &seqs, soon_us).await?;
+            known.standing = entries::standing(&mut conn, lane.route, &seqs, soon_us).await?;
             let orphans = seqs
                 .iter()
                 .filter(|seq| !known.standing.contains_key(seq))
@@ -195,7 +195,7 @@ impl Known {
             }
         }
         if !seen.is_empty() {
-            known.adopted = standing::adopted(&mut conn, lane.route, &seen).await?;
+            known.adopted = entries::adopted(&mut conn, lane.route, &seen).await?;
         }
         Ok(known)
     }

@@ -35,7 +35,7 @@ pub(crate) async fn counts(redis: &Redis, routes: &[Route]) -> Result<Vec<Counts
         .iter()
         .map(|route| redis.link.keys().lane(route))
         .collect();
-    let handed = ledger::relay::handed(&mut *redis.db.read().await?).await?;
+    let handed = ledger::handover::counts(&mut *redis.db.read().await?).await?;
     let seen = look(redis, &lanes).await?;
     Ok(lanes
         .iter()

@@ -10,7 +10,7 @@ use crate::clock::micros;
 use crate::delivery::{Claim, Origin};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::relay::{self, Row};
+use crate::ledger::{Row, handover};
 
 const RENEWED: i64 = 1;
 const TAKEN: i64 = 0;
@@ -98,5 +98,8 @@ async fn in_ledger(redis: &Redis, claims: &[Claim]) -> Result<HashSet<Row>, Erro
         return Ok(HashSet::new());
     }
     let mut conn = redis.db.renewer().await?;
-    Ok(relay::renew(&mut conn, &rows).await?.into_iter().collect())
+    Ok(handover::renew(&mut conn, &rows)
+        .await?
+        .into_iter()
+        .collect())
 }

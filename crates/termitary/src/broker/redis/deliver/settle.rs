@@ -74,7 +74,7 @@ async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
     for claim in claims {
         let first = match &claim.origin {
             Origin::Stream { envelope, entry } => {
-                ledger::note(&mut tx, claim, envelope, &entry.recorded(), now_us).await?
+                ledger::adopt_done(&mut tx, claim, envelope, &entry.recorded(), now_us).await?
             }
             Origin::Ledger { .. } => false,
         };

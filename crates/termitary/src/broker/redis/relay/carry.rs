@@ -27,9 +27,9 @@ use crate::db::{Cargo, Carrier, Conn, Trust};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
-use crate::ledger::{self, carried};
+use crate::ledger::workers::LIVE;
+use crate::ledger::{self, handover};
 use crate::outage::Outage;
-use crate::worker::roll::LIVE;
 
 /// The most events on their way; beyond that they are left to the relay.
 const MOST: usize = 10_000;
@@ -323,7 +323,7 @@ async fn give_back(redis: &Redis, cargo: &Cargo, events: &[(i64, Envelope)]) -> 
     let until_us = cargo.trust.until_us;
     redis
         .db
-        .write(move |conn| carried::give_back(conn, &seqs, until_us))
+        .write(move |conn| handover::give_back(conn, &seqs, until_us))
         .await?;
     redis.db.published().notify_waiters();
     Ok(())

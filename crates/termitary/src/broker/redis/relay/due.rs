@@ -19,7 +19,8 @@ use crate::delivery::recorded_entry;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger;
-use crate::ledger::relay::{self as rows, Claimed, Row};
+use crate::ledger::relay::{Claimed, claim};
+use crate::ledger::{Row, handover};
 
 /// The most commands of one pipeline.
 pub(crate) const CHUNK: usize = 500;
@@ -93,7 +94,7 @@ async fn page(
     let mut tx = redis.db.begin().await?;
     let now_us = redis.now_us();
     let until_us = redis.trusted_until_us();
-    let claimed = rows::claim(&mut tx, due, now_us, until_us, PAGE, PAGE_BYTES).await?;
+    let claimed = claim(&mut tx, due, now_us, until_us, PAGE, PAGE_BYTES).await?;
     tx.commit().await?;
     fault::point!("relay.claimed");
     if redis.config.bridge_mode().sends_out() {
@@ -206,7 +207,7 @@ async fn note(
     }
     fault::point!("relay.sent");
     let mut tx = redis.db.begin().await?;
-    rows::record(&mut tx, &entries).await?;
+    handover::record_entries(&mut tx, &entries).await?;
     tx.commit().await?;
     fault::point!("relay.recorded");
     metrics::counter!("termitary_relayed_total").increment(entries.len() as u64);
@@ -226,7 +227,7 @@ async fn undo<'a>(redis: &Redis, sendings: impl Iterator<Item = &'a Sending>) ->
         fresh.extend(sending.fresh.then_some(sending.seq));
     }
     let mut tx = redis.db.begin().await?;
-    rows::undo(&mut tx, &fresh, &all).await?;
+    handover::undo(&mut tx, &fresh, &all).await?;
     tx.commit().await
 }
 
@@ -238,6 +239,6 @@ async fn doubt(redis: &Redis, sendings: &[Sending]) -> Result<(), Error> {
         .map(|row| (*row, until_us))
         .collect();
     let mut tx = redis.db.begin().await?;
-    rows::trust(&mut tx, &all).await?;
+    handover::trust(&mut tx, &all).await?;
     tx.commit().await
 }

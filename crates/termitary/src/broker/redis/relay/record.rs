@@ -12,7 +12,7 @@ use crate::broker::redis::Redis;
 use crate::delivery::recorded_entry;
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::carried;
+use crate::ledger::handover;
 use crate::outage::Outage;
 
 /// How long what is on its stream may take before that is noted.
@@ -123,7 +123,7 @@ async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
     };
     let unfinished = {
         let mut conn = redis.db.read().await?;
-        carried::leased_until(&mut conn, first, last).await?
+        handover::leased_between(&mut conn, first, last).await?
     };
     let losses = redis.noting.losses();
     let trusted = sent.iter().all(|sent| sent.losses == losses);
@@ -137,7 +137,7 @@ async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
         let rest = entries.split_off(entries.len().min(due::CHUNK));
         redis
             .db
-            .write(move |conn| carried::note(conn, &entries, until_us))
+            .write(move |conn| handover::record_events(conn, &entries, until_us))
             .await?;
         entries = rest;
     }

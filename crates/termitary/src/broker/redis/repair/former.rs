@@ -5,21 +5,21 @@
 use super::{groups, takeover};
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::keys::Lane;
-use crate::delivery::WorkerId;
+use crate::delivery::{Route, WorkerId};
 use crate::error::Error;
-use crate::ledger::{self, Former};
+use crate::ledger;
 
 /// Clears one name after the other; each is forgotten when nothing of it is left.
-pub(crate) async fn run(redis: &Redis, worker: &WorkerId, former: &[Former]) -> Result<(), Error> {
+pub(crate) async fn run(redis: &Redis, worker: &WorkerId, former: &[Route]) -> Result<(), Error> {
     for one in former {
-        let lane: Lane = redis.link.keys().lane(&one.route);
+        let lane: Lane = redis.link.keys().lane(one);
         // Its own stream, too: a process that did not know better sent there.
         for stream in &lane.streams {
             takeover::clear(redis, worker, &lane, stream).await?;
         }
         groups::forget(redis, &lane).await?;
         ledger::forget_former(&redis.db, one).await?;
-        tracing::info!(subscription = %lane.group, events = ?one.route.events, "cleared the stream of an event that the subscription no longer handles");
+        tracing::info!(subscription = %lane.group, events = ?one.events, "cleared the stream of an event that the subscription no longer handles");
     }
     Ok(())
 }

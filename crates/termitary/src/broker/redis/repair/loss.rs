@@ -17,7 +17,8 @@ use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::reply;
 use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;
-use crate::ledger::doubt::{self, Again};
+use crate::ledger::handover::{self, Again};
+use crate::ledger::redis_servers as servers;
 
 /// A delivery whose entry may have been given out before, or would soon be sent again.
 pub(crate) struct Doubted {
@@ -41,7 +42,7 @@ pub(crate) async fn greet(
     let Some(server) = identify(answers)? else {
         return Ok(()); // not allowed to ask
     };
-    let known = doubt::server(&mut *redis.db.read().await?, lane.route).await?;
+    let known = servers::last_read_from(&mut *redis.db.read().await?, lane.route).await?;
     if known.as_deref() == Some(&*server) {
         return Ok(());
     }
@@ -54,9 +55,9 @@ pub(crate) async fn greet(
     };
     let mut tx = redis.db.begin().await?;
     if let Some(until_ms) = until_ms {
-        doubt::raise(&mut tx, lane.route, until_ms).await?;
+        servers::given_out_until(&mut tx, lane.route, until_ms).await?;
     }
-    doubt::meet(&mut tx, lane.route, &server).await?;
+    servers::read_from(&mut tx, lane.route, &server).await?;
     tx.commit().await?;
     if known.is_some() {
         redis.lost.store(true, Ordering::Release);
@@ -73,7 +74,7 @@ pub(crate) async fn regroup(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error>
     }
     let mut tx = redis.db.begin().await?;
     for (route, until_ms) in until {
-        doubt::raise(&mut tx, route, until_ms).await?;
+        servers::given_out_until(&mut tx, route, until_ms).await?;
     }
     tx.commit().await
 }
@@ -94,7 +95,7 @@ pub(crate) async fn refence(
         })
         .collect();
     let mut tx = redis.db.begin().await?;
-    let rows = doubt::refence(&mut tx, &again, redis.trusted_until_us()).await?;
+    let rows = handover::refence(&mut tx, &again, redis.trusted_until_us()).await?;
     tx.commit().await?;
     metrics::counter!("termitary_refenced_total").increment(rows.len() as u64);
     Ok(rows

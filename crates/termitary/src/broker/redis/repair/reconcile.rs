@@ -14,7 +14,8 @@ use crate::clock::{micros, minutes};
 use crate::delivery::EntryAddress;
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::relay::{self as rows, Row, Trusted};
+use crate::ledger::Row;
+use crate::ledger::handover::{self, Trusted};
 use crate::planted;
 
 const PAGE: usize = 200;
@@ -33,7 +34,7 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
         return Ok(false);
     }
     let now_us = redis.now_us();
-    let page = rows::overdue(&mut *redis.db.read().await?, now_us, PAGE).await?;
+    let page = handover::overdue(&mut *redis.db.read().await?, now_us, PAGE).await?;
     if page.is_empty() {
         return Ok(false);
     }
@@ -70,8 +71,8 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
         fault::point!("reconcile.asked");
     }
     let mut tx = redis.db.begin().await?;
-    rows::trust(&mut tx, &there).await?;
-    let owing = rows::owe(&mut tx, &owed).await?;
+    handover::trust(&mut tx, &there).await?;
+    let owing = handover::owe(&mut tx, &owed).await?;
     tx.commit_and_wake().await?;
     if owing > 0 {
         fault::point!("reconcile.owed");
@@ -91,7 +92,7 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
 pub(crate) async fn distrust(redis: &Redis) -> Result<(), Error> {
     redis.noting.distrust();
     let mut tx = redis.db.begin().await?;
-    let rows = rows::distrust(&mut tx, redis.now_us(), redis.doubted_until_us()).await?;
+    let rows = handover::distrust(&mut tx, redis.now_us(), redis.doubted_until_us()).await?;
     tx.commit().await?;
     tracing::warn!(
         deliveries = rows,

@@ -23,7 +23,7 @@ use crate::db::Tx;
 use crate::delivery::{Claim, EntryAddress, Origin, Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::relay::Row;
+use crate::ledger::Row;
 use crate::ledger::{self, Whose};
 
 const PAGE: usize = 100;
@@ -193,7 +193,7 @@ async fn bury(
             tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
         }
     } else {
-        ledger::relay::owe(&mut tx, &keys).await?;
+        ledger::handover::owe(&mut tx, &keys).await?;
     }
     tx.commit_and_wake().await?;
     fault::point!("takeover.buried");
@@ -275,7 +275,7 @@ async fn row(
     let noted = entry.recorded();
     if let Some((seq, fence)) = carried.ledger {
         let row = (seq, lane.route, fence);
-        let fence = ledger::doubt::carried(tx, row, carried.envelope.id, &noted).await?;
+        let fence = ledger::entries::fence(tx, row, carried.envelope.id, &noted).await?;
         return Ok(fence.map_or(Found::Over, |fence| Found::Owed((seq, lane.route, fence))));
     }
     let envelope = Arc::new(carried.envelope);
@@ -293,7 +293,7 @@ async fn row(
     if let Some(row) = adopted.as_ref().and_then(Claim::row) {
         return Ok(Found::Owed(row));
     }
-    let known = ledger::standing::adopted(tx, lane.route, &[envelope.id]).await?;
+    let known = ledger::entries::adopted(tx, lane.route, &[envelope.id]).await?;
     let uncounted = known.get(&envelope.id).and_then(Option::as_ref);
     Ok(match uncounted {
         Some(entry) if *entry == noted => Found::Noted,

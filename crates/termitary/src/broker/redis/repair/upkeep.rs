@@ -10,9 +10,9 @@ use crate::broker::redis::relay::due;
 use crate::broker::redis::relay::refused::Refused;
 use crate::broker::redis::wire::keys::Lane;
 use crate::clock::forward;
-use crate::delivery::WorkerId;
+use crate::delivery::{Route, WorkerId};
 use crate::error::Error;
-use crate::ledger::{self, Former};
+use crate::ledger;
 use crate::outage::Outage;
 
 const ROUTES_EVERY: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub(crate) struct Keeper {
     /// The server of this connection was asked.
     server_known: bool,
     /// The names that reached subscriptions before they moved.
-    former: Vec<Former>,
+    former: Vec<Route>,
     routes_at: Option<Instant>,
     /// Every group is there, as far as we know.
     groups_made: bool,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::agreed;
+use super::clocks;
 use crate::clock::{hours, micros};
 use crate::db::{Conn, Db};
 use crate::error::Error;
@@ -24,7 +24,7 @@ const LONGEST_HOLD: Duration = hours(1);
 
 /// A walk through what is due later, one subscription after the other.
 #[derive(Default)]
-pub(crate) struct Forward {
+pub(crate) struct DueLater {
     /// The subscription, and the last row that was read.
     at: Place,
 }
@@ -56,11 +56,11 @@ const SUSPECTS: &str = "
     SELECT event, subscription, due_us, settled_us AS decided_us FROM termitary_deliveries
     WHERE crashes >= 2 AND state <= 1 AND state = -1 AND due_us > $1 LIMIT $2 + 0";
 
-impl Forward {
+impl DueLater {
     /// Looks at one page, and brings forward what waits for the wrong time. Returns
     /// how many, and whether there may be more to look at.
     pub(crate) async fn step(&mut self, db: &Db) -> Result<(u64, bool), Error> {
-        let latest_us = agreed::latest(db).await?;
+        let latest_us = clocks::latest(db).await?;
         let mut conn = db.read().await?;
         let (page, goes_on) = self.page(&mut conn, latest_us).await?;
         drop(conn);

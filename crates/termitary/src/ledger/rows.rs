@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Sqlite, Type};
 use uuid::Uuid;
 
+use super::sql::{column, free, rows};
 use crate::clock::from_micros;
 use crate::db::Conn;
 use crate::error::Error;
@@ -212,11 +213,19 @@ pub(crate) fn counters(seq: i64, attempts: i64, fence: i64) -> Result<(u32, i64)
 
 /// Parks deliveries that were not leased before this transaction: as JSON arrays of row,
 /// route and error, and now. Numbered in both ways of binding.
-pub(super) const PARK: &str = "
-    UPDATE termitary_deliveries AS d SET state = 4, reason = 'unreadable', error = j.value->>2, settled_us = ?2,
-        worker = NULL, lease_us = NULL, entry = NULL
-    FROM json_each(?1) j
-    WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.state <= 1";
+pub(super) const PARK: &str = concat!(
+    "UPDATE termitary_deliveries AS d SET state = 4, reason = 'unreadable', error = ",
+    column!(2),
+    ", settled_us = $2, ",
+    free!(),
+    " FROM ",
+    rows!(),
+    " WHERE d.event = ",
+    column!(0),
+    " AND d.subscription = ",
+    column!(1),
+    " AND d.state <= 1"
+);
 
 /// What [`PARK`] takes of one delivery; says so in the log.
 pub(super) fn park_row(unreadable: &Unreadable, route: i64) -> serde_json::Value {

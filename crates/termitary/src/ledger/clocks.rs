@@ -3,7 +3,7 @@
 //! clock decides.
 //!
 //! Living workers write their clock's time into their rows every few seconds;
-//! the rows of others are deleted ([`roll`](crate::worker::roll)).
+//! the rows of workers that are gone are deleted.
 
 use std::time::Duration;
 

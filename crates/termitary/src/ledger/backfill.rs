@@ -3,7 +3,7 @@
 //! stopped. What is published from then on is no part of it: that reaches the
 //! subscription by its routes.
 
-use super::stored::Text;
+use super::rows::Text;
 use crate::db::{Conn, Db, Tx};
 use crate::error::Error;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 pub(crate) const PAGE: i64 = 1_000;
 
 /// Notes that the subscription is owed every event that is there now.
-pub(super) async fn ask(conn: &mut Conn, subscription: i64) -> Result<(), Error> {
+pub(super) async fn start(conn: &mut Conn, subscription: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE termitary_subscriptions SET retained_seq = 0,
             retained_last = (SELECT COALESCE(MAX(seq), 0) FROM termitary_events)

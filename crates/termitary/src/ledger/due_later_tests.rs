@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::forward::{Forward, PAGE};
+use super::due_later::{DueLater, PAGE};
 use crate::broker::Broker;
 use crate::clock::{Clock, days, from_micros, hours, micros};
 use crate::db::Options;
@@ -98,7 +98,7 @@ impl Pair {
     }
 
     async fn walk(&self) -> u64 {
-        let mut walk = Forward::default();
+        let mut walk = DueLater::default();
         let mut brought = 0;
         loop {
             let (rows, goes_on) = walk.step(self.right.db()).await.unwrap();

@@ -1,11 +1,12 @@
-//! How the deliveries stand in the ledger whose entries were read from a stream.
+//! The deliveries whose entries were read from a stream, as the ledger has them.
 
 use std::collections::HashMap;
 
 use serde_json::json;
 use uuid::Uuid;
 
-use super::stored::{Bytes, Text};
+use super::rows::{Bytes, Text};
+use super::sql::Row;
 use crate::db::Conn;
 use crate::error::Error;
 
@@ -125,4 +126,27 @@ pub(crate) async fn adopted(
         .into_iter()
         .map(|(id, entry)| (id, entry.map(|entry| entry.0)))
         .collect())
+}
+
+/// The fence of the delivery that an entry carries: the entry's own, or a later
+/// one under which it was given out again. `None` where `seq` is not this event
+/// here: after the database was replaced, or where two of them share a Redis.
+pub(crate) async fn fence(
+    conn: &mut Conn,
+    (seq, route, fence): Row,
+    id: Uuid,
+    entry: &str,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT COALESCE((SELECT d.fence FROM termitary_deliveries d
+                          WHERE d.event = e.seq AND d.subscription = $3 AND d.entry = $4), $5)
+         FROM termitary_events e WHERE e.seq = $1 AND e.id = $2",
+    )
+    .bind(seq)
+    .bind(id)
+    .bind(route)
+    .bind(entry)
+    .bind(fence)
+    .fetch_optional(conn)
+    .await?)
 }

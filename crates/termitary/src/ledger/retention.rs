@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use crate::agreed;
 use crate::clock::{days, micros};
 use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
 
-use super::broadcasts;
+use super::{broadcasts, clocks, ticks};
 
 /// How long a finished event is kept.
 pub(crate) const RETENTION: Duration = days(7);
@@ -46,7 +45,7 @@ impl Walk {
     /// behind was recorded later. The next one begins with the oldest again.
     pub(crate) async fn step(&mut self, db: &Db) -> Result<bool, Error> {
         // By every living worker's clock: what one that is ahead deletes is gone.
-        let now = agreed::earliest(db).await?;
+        let now = clocks::earliest(db).await?;
         let old = now.saturating_sub(micros(RETENTION));
         let wrong = now.saturating_add(micros(AHEAD));
         let mut tx = db.begin().await?;
@@ -64,10 +63,7 @@ impl Walk {
         let over: Vec<_> = over.map(|it| it.seq).collect();
         delete(&mut tx, &over).await?;
         let more_broadcasts = self.at == 0 && self.prune_broadcasts(&mut tx).await?;
-        sqlx::query("DELETE FROM termitary_ticks WHERE tick_us < $1")
-            .bind(now.saturating_sub(micros(TICK_RETENTION)))
-            .execute(&mut *tx)
-            .await?;
+        ticks::delete_before(&mut tx, now.saturating_sub(micros(TICK_RETENTION))).await?;
         if !over.is_empty() {
             fault::point!("retain.before_commit");
         }

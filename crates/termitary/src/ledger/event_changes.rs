@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::json;
 
-use super::stored::Text;
+use super::declare::DeclaredSubscription;
+use super::rows::Text;
+use super::workers::LIVE;
 use crate::clock::micros;
 use crate::db::Conn;
 use crate::error::Error;
-use crate::registry::Registry;
-use crate::subscription::Subscription;
-use crate::worker::roll::LIVE;
 
 /// A subscription as the ledger has it.
 #[derive(Debug, Default)]
@@ -43,9 +42,9 @@ pub(super) struct Changes {
 
 impl Changes {
     /// The event that a subscription is recorded with.
-    pub(super) fn event_of<'a, S>(&'a self, subscription: &'a Subscription<S>) -> &'a str {
+    pub(super) fn event_of<'a>(&'a self, subscription: &'a DeclaredSubscription) -> &'a str {
         let kept = self.events.get(&subscription.name);
-        kept.unwrap_or(&subscription.event)
+        kept.map_or(subscription.event(), String::as_str)
     }
 
     /// Whether this name reached the subscription before.
@@ -56,24 +55,24 @@ impl Changes {
 }
 
 /// Compares a registry with what is on record and what runs.
-pub(super) async fn changes<S>(
+pub(super) async fn find(
     conn: &mut Conn,
-    registry: &Registry<S>,
+    subscriptions: &[DeclaredSubscription],
     now_us: i64,
 ) -> Result<Changes, Error> {
-    let known = known(conn, registry).await?;
+    let known = known(conn, subscriptions).await?;
     let mut changes = Changes::default();
     let mut live: Option<Vec<Runs>> = None;
     let mut conflicts = Vec::new();
-    for subscription in &registry.subscriptions {
+    for subscription in subscriptions {
         let Some(known) = known
             .get(&subscription.name)
             .filter(|it| !it.names.is_empty())
         else {
             continue;
         };
-        let named: BTreeSet<_> = subscription.names().map(str::to_owned).collect();
-        if known.names.is_subset(&named) && known.event == subscription.event {
+        let named: BTreeSet<_> = subscription.names.iter().cloned().collect();
+        if known.names.is_subset(&named) && known.event == subscription.event() {
             continue;
         }
         if live.is_none() {
@@ -96,12 +95,12 @@ pub(super) async fn changes<S>(
 }
 
 /// Of two workers that run beside each other, each takes the other's deliveries.
-fn conflict<S>(
-    subscription: &Subscription<S>,
+fn conflict(
+    subscription: &DeclaredSubscription,
     named: &BTreeSet<String>,
     running: &[Runs],
 ) -> Option<String> {
-    let Subscription { name, event, .. } = subscription;
+    let (name, event) = (&subscription.name, subscription.event());
     let (who, theirs) = running.iter().find_map(|worker| {
         let theirs = worker.names.get(name)?;
         theirs.is_disjoint(named).then_some((&worker.who, theirs))
@@ -114,8 +113,8 @@ fn conflict<S>(
 }
 
 /// It names nothing of what reached it: another event from now on.
-fn moves<S>(changes: &mut Changes, subscription: &Subscription<S>, known: &Known) {
-    let Subscription { name, event, .. } = subscription;
+fn moves(changes: &mut Changes, subscription: &DeclaredSubscription, known: &Known) {
+    let (name, event) = (&subscription.name, subscription.event());
     tracing::warn!(
         subscription = %name,
         from = %known.event,
@@ -128,9 +127,9 @@ fn moves<S>(changes: &mut Changes, subscription: &Subscription<S>, known: &Known
 
 /// Renamed, or one of two versions that run beside each other during a deploy: every
 /// name goes on reaching it. The event on record is that of the code that knows both.
-fn stays<S>(
+fn stays(
     changes: &mut Changes,
-    subscription: &Subscription<S>,
+    subscription: &DeclaredSubscription,
     named: &BTreeSet<String>,
     known: &Known,
     running: &[Runs],
@@ -157,11 +156,11 @@ fn quoted(names: &BTreeSet<String>) -> String {
     quoted.join(", ")
 }
 
-async fn known<S>(
+async fn known(
     conn: &mut Conn,
-    registry: &Registry<S>,
+    subscriptions: &[DeclaredSubscription],
 ) -> Result<BTreeMap<String, Known>, Error> {
-    let names: Vec<_> = registry.subscriptions.iter().map(|it| &it.name).collect();
+    let names: Vec<_> = subscriptions.iter().map(|it| &it.name).collect();
     let rows: Vec<(Text, Text, Option<Text>)> = sqlx::query_as(
         "SELECT s.name, s.event, r.event FROM termitary_subscriptions s
          LEFT JOIN termitary_routes r ON r.subscription = s.id

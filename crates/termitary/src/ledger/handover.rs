@@ -1,0 +1,225 @@
+//! Deliveries that were handed to Redis.
+//!
+//! The ledger leases them, to `relay`, for as long as it trusts Redis with them
+//! (`lease_us`); `entry` names the stream entry that carries one. The fence rises with
+//! every hand-over, so that an entry of an earlier one is recognised and dropped.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, params};
+
+use super::gathered;
+use super::rows::{Bytes, Text};
+use super::sql::{Row, change, column, held, json, leased_under, returning, set};
+use crate::db::Conn;
+use crate::error::Error;
+
+const ENTRY: &str = held!("entry = ", column!(3));
+const TRUST: &str = held!("lease_us = ", column!(3));
+const UNDO: &str = held!("state = 0, fence = d.fence - 1, worker = NULL, lease_us = NULL");
+const OWE: &str = held!("state = 0, worker = NULL, lease_us = NULL, entry = NULL");
+const RENEW: &str = returning!(held!("worker = ", column!(3), ", lease_us = ", column!(4)));
+const REFENCE: &str = returning!(concat!(
+    held!(
+        "fence = d.fence + 1, lease_us = $2, worker = ",
+        column!(3),
+        ", entry = ",
+        column!(4)
+    ),
+    " AND d.fence < 9223372036854775807"
+));
+
+/// Records the stream entry that carries each delivery.
+pub(crate) async fn record_entries(
+    conn: &mut Conn,
+    entries: &[(Row, String)],
+) -> Result<(), Error> {
+    let rows = entries
+        .iter()
+        .map(|((seq, route, fence), entry)| (seq, route, fence, entry));
+    change(conn, ENTRY, &rows.collect::<Vec<_>>())
+        .await
+        .map(drop)
+}
+
+/// Undoes a hand-over that certainly did not happen.
+pub(crate) async fn undo(conn: &mut Conn, fresh: &[i64], rows: &[Row]) -> Result<(), Error> {
+    change(conn, UNDO, &rows).await?;
+    sqlx::query(concat!(
+        "UPDATE termitary_events SET fanned = 0 WHERE seq IN ",
+        set!("$1")
+    ))
+    .bind(json(&fresh))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Trusts Redis with each delivery until its time.
+pub(crate) async fn trust(conn: &mut Conn, rows: &[(Row, i64)]) -> Result<(), Error> {
+    let rows = rows
+        .iter()
+        .map(|((seq, route, fence), until_us)| (seq, route, fence, until_us));
+    change(conn, TRUST, &rows.collect::<Vec<_>>())
+        .await
+        .map(drop)
+}
+
+/// Makes deliveries pending that Redis does not have (any more), so that they are handed
+/// over again. It does not count as a crash. Returns how many.
+pub(crate) async fn owe(conn: &mut Conn, rows: &[Row]) -> Result<u64, Error> {
+    change(conn, OWE, &rows).await
+}
+
+/// Extends the leases of what a worker runs: `seq`, route, fence, worker and the lease's
+/// end. Returns those that are still the worker's.
+pub(crate) async fn renew(
+    conn: &mut Conn,
+    rows: &[(i64, i64, i64, &str, i64)],
+) -> Result<Vec<Row>, Error> {
+    Ok(sqlx::query_as(RENEW)
+        .bind(json(&rows))
+        .fetch_all(conn)
+        .await?)
+}
+
+/// A delivery that is given out again with the entry that carries it.
+pub(crate) struct Again<'a> {
+    pub(crate) row: Row,
+    pub(crate) worker: &'a str,
+    pub(crate) entry: String,
+}
+
+/// Gives each delivery that is unchanged the next fence, if there is one; returns the new
+/// rows.
+pub(crate) async fn refence(
+    conn: &mut Conn,
+    again: &[Again<'_>],
+    until_us: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = again.iter().map(
+        |Again {
+             row: (seq, route, fence),
+             worker,
+             entry,
+         }| { (seq, route, fence, worker, entry) },
+    );
+    Ok(sqlx::query_as(REFENCE)
+        .bind(json(&rows.collect::<Vec<_>>()))
+        .bind(until_us)
+        .fetch_all(conn)
+        .await?)
+}
+
+/// A delivery that Redis is trusted with.
+#[derive(sqlx::FromRow)]
+pub(crate) struct Trusted {
+    pub(crate) seq: i64,
+    pub(crate) id: Bytes,
+    pub(crate) route: i64,
+    pub(crate) fence: i64,
+    pub(crate) due_us: i64,
+    pub(crate) entry: Option<Text>,
+}
+
+/// A page of deliveries whose trust ended before `now_us`. Suspects are never handed to
+/// Redis.
+pub(crate) async fn overdue(
+    conn: &mut Conn,
+    now_us: i64,
+    page: usize,
+) -> Result<Vec<Trusted>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
+         FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+         WHERE d.state = 1 AND d.lease_us < $1 AND d.crashes < 2 ORDER BY d.lease_us LIMIT $2 + 0",
+    )
+    .bind(now_us)
+    .bind(page as i64)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Trusts Redis only with what a live worker renewed: it may have lost the rest. What is
+/// on its way there, without an entry, is looked after at `soon_us`.
+pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Result<u64, Error> {
+    let done = sqlx::query(
+        "UPDATE termitary_deliveries SET lease_us = CASE WHEN entry IS NULL THEN min(lease_us, $2) ELSE 0 END
+         WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
+    )
+    .bind(now_us)
+    .bind(soon_us)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// How many deliveries of each subscription are handed to Redis.
+pub(crate) async fn counts(conn: &mut Conn) -> Result<HashMap<i64, u64>, Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased
+         WHERE state = 1 AND crashes < 2 GROUP BY subscription",
+    )
+    .fetch_all(conn)
+    .await?;
+    let rows = rows.into_iter().map(|(route, n)| (route, n as u64));
+    Ok(rows.collect())
+}
+
+/// Makes events pending again that the process that committed them leased until
+/// `until_us`, and that certainly did not arrive on their streams.
+pub(crate) fn give_back(conn: &Connection, seqs: &[i64], until_us: i64) -> Result<(), Error> {
+    // Only that lease: a later one may have the same fence.
+    let mut deliveries = conn.prepare_cached(concat!(
+        "UPDATE termitary_deliveries AS d SET state = 0, fence = 0, worker = NULL, lease_us = NULL
+         WHERE d.event = ?1 ",
+        leased_under!("1"),
+        " AND d.worker = 'relay' AND d.entry IS NULL AND d.lease_us = ?2"
+    ))?;
+    let mut events =
+        conn.prepare_cached("UPDATE termitary_events SET fanned = 0 WHERE seq = ?1")?;
+    for seq in seqs {
+        if deliveries.execute([*seq, until_us])? > 0 {
+            events.execute([seq])?;
+        }
+    }
+    Ok(())
+}
+
+/// The events of deliveries whose lease ends between the two instants.
+pub(crate) async fn leased_between(
+    conn: &mut Conn,
+    first_us: i64,
+    last_us: i64,
+) -> Result<HashSet<i64>, Error> {
+    let seqs: String = sqlx::query_scalar(
+        "SELECT json_group_array(event) FROM termitary_deliveries
+         WHERE state = 1 AND lease_us BETWEEN $1 AND $2",
+    )
+    .bind(first_us)
+    .bind(last_us)
+    .fetch_one(conn)
+    .await?;
+    gathered(&seqs)
+}
+
+/// Records the stream entry that carries each event to all its subscriptions, and trusts
+/// Redis with them until `until_us`, if that is given. The lease of a worker that renewed
+/// it stays.
+pub(crate) fn record_events(
+    conn: &Connection,
+    entries: &[(i64, String)],
+    until_us: Option<i64>,
+) -> Result<(), Error> {
+    let mut record = conn.prepare_cached(concat!(
+        "UPDATE termitary_deliveries AS d SET entry = ?2,
+            lease_us = iif(d.worker = 'relay', coalesce(?3, d.lease_us), d.lease_us)
+         WHERE d.event = ?1 ",
+        leased_under!("1"),
+        " AND d.entry IS NULL"
+    ))?;
+    for (seq, entry) in entries {
+        record.execute(params![seq, entry, until_us])?;
+    }
+    Ok(())
+}
