@@ -23,7 +23,7 @@ pub(super) const LIBRARY: Tree = Tree {
         // The engines of the databases.
         layer(&["db", "sqlite"]),
         // Every rule of deliveries, and every statement.
-        layer(&["agreed", "ledger"]),
+        layer(&["ledger"]),
         // The declarations of a program.
         layer(&[
             "handler",
@@ -40,23 +40,11 @@ pub(super) const LIBRARY: Tree = Tree {
     ],
     apart: &[("broker", "handler")],
     exceptions: &[
-        ("broker", "worker::roll"),
         ("broker::bus", "handler"),
         ("db::open", "ledger"),
         ("db::tx", "ledger::publish"),
         ("draft", "db"),
-        ("ledger::declare", "registry"),
-        ("ledger::declare", "schedule::record::declare"),
-        ("ledger::declare", "worker::roll"),
-        ("ledger::lease", "broker"),
-        ("ledger::letters", "inspect"),
-        ("ledger::moved", "registry"),
-        ("ledger::moved", "subscription"),
-        ("ledger::moved", "worker::roll"),
-        ("schedule::ahead", "inspect"),
-        ("schedule::record", "inspect"),
         ("trace", "db"),
-        ("worker::roll", "inspect"),
     ],
     sql: Sql {
         files: &["ledger", "db", "sqlite"],
@@ -65,19 +53,7 @@ pub(super) const LIBRARY: Tree = Tree {
             ("db", "termitary_schema"),
             ("db", "termitary_ledger"),
         ],
-        exceptions: &[
-            ("agreed", "termitary_workers"),
-            ("inspect", "termitary_audit"),
-            ("inspect", "termitary_events"),
-            ("schedule::ahead", "termitary_schedules"),
-            ("schedule::ahead", "termitary_ticks"),
-            ("schedule::fire", "termitary_schedules"),
-            ("schedule::fire", "termitary_ticks"),
-            ("schedule::record", "termitary_schedules"),
-            ("schedule::record", "termitary_ticks"),
-            ("worker::gone", "termitary_subscriptions"),
-            ("worker::roll", "termitary_workers"),
-        ],
+        exceptions: &[],
     },
 };
 
