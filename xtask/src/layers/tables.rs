@@ -12,14 +12,13 @@ const fn layer(modules: &'static [&'static str]) -> Layer {
 pub(super) const LIBRARY: Tree = Tree {
     sources: "crates/termitary/src",
     layers: &[
+        layer(&["lock"]),
         // The words of the domain.
         layer(&[
             "clock", "delivery", "draft", "error", "event", "excerpt", "payload", "trace",
         ]),
         // Tools that do not depend on the domain.
-        layer(&[
-            "fault", "guard", "lock", "outage", "planted", "task", "together",
-        ]),
+        layer(&["fault", "guard", "outage", "planted", "task", "together"]),
         // The engines of the databases.
         layer(&["db", "sqlite"]),
         // Every rule of deliveries, and every statement.
