@@ -3,8 +3,7 @@
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::clock::later;
-use crate::db::Db;
+use crate::clock::{Clock, later};
 use crate::error::Error;
 use crate::event::{Due, Envelope, Event, Outgoing, valid_name};
 use crate::payload;
@@ -18,6 +17,13 @@ pub struct Published {
     pub id: Uuid,
     /// True if an event of this name with this `.id(..)` was known already: nothing was recorded.
     pub duplicate: bool,
+}
+
+/// The program that publishes.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) name: &'a str,
 }
 
 /// An envelope, with the options that only publishing needs.
@@ -34,9 +40,9 @@ impl Draft {
         self.due_us == self.envelope.time.as_microsecond()
     }
 
-    pub(crate) fn typed<E: Event>(outgoing: Outgoing<E>, db: &Db) -> Result<Self, Error> {
+    pub(crate) fn typed<E: Event>(outgoing: Outgoing<E>, from: Source<'_>) -> Result<Self, Error> {
         let data = payload::of(E::NAME, &outgoing.event)?;
-        let mut draft = Self::new(E::NAME, E::VERSION, data, db);
+        let mut draft = Self::new(E::NAME, E::VERSION, data, from);
         let now = draft.envelope.time;
         draft.due_us = match outgoing.due {
             Due::Now => now.as_microsecond(),
@@ -48,32 +54,37 @@ impl Draft {
         Ok(draft)
     }
 
-    pub(crate) fn untyped(name: &str, json: String, db: &Db) -> Result<Self, Error> {
+    pub(crate) fn untyped(name: &str, json: String, from: Source<'_>) -> Result<Self, Error> {
         if !valid_name(name) {
             return Err(Error::invalid(format!(
                 "`{name}` cannot be an event name: use lower-case words joined by dots, such as todos.created"
             )));
         }
-        Ok(Self::new(name, 1, payload::of_text(name, json)?, db))
+        Ok(Self::new(name, 1, payload::of_text(name, json)?, from))
     }
 
     /// An event that came in from outside, under any name.
-    pub(crate) fn foreign(name: &str, json: String, source: &str, db: &Db) -> Result<Self, Error> {
+    pub(crate) fn foreign(
+        name: &str,
+        json: String,
+        source: &str,
+        from: Source<'_>,
+    ) -> Result<Self, Error> {
         let name: String = name.chars().take(100).collect();
-        let mut draft = Self::new(&name, 1, payload::unread(&name, json)?, db);
+        let mut draft = Self::new(&name, 1, payload::unread(&name, json)?, from);
         source.clone_into(&mut draft.envelope.source);
         Ok(draft)
     }
 
-    fn new(name: &str, version: u32, data: Box<RawValue>, db: &Db) -> Self {
+    fn new(name: &str, version: u32, data: Box<RawValue>, from: Source<'_>) -> Self {
         let context = trace::current();
-        let time = db.clock().now();
+        let time = from.clock.now();
         let envelope = Envelope {
-            id: db.clock().new_id(),
+            id: from.clock.new_id(),
             name: name.to_owned(),
             version,
             time,
-            source: db.source().to_owned(),
+            source: from.name.to_owned(),
             key: None,
             traceparent: context.traceparent,
             cause: context.cause,

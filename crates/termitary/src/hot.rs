@@ -17,7 +17,7 @@ pub use crate::broker::redis::hot_paths::{decode, encode, reply};
 
 /// Makes an envelope around `json`, as a publish does.
 pub fn envelope(db: &Db, name: &str, json: &str) -> Result<Envelope, Error> {
-    Ok(Draft::untyped(name, json.to_owned(), db)?.envelope)
+    Ok(Draft::untyped(name, json.to_owned(), db.as_source())?.envelope)
 }
 
 /// Successful attempts that are not settled yet.

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::letters::Resolve;
+use crate::ledger::single_writer::newest_event;
 use crate::ledger::{self, ticks, workers};
 use crate::registry::Registry;
 use crate::schedule::{fire, status};
@@ -298,7 +299,7 @@ impl Inspect {
         let db = self.0.db();
         let routes = ledger::routes(db).await?;
         let mut cursor = Cursor {
-            seq: ledger::last_seq(db).await?,
+            seq: newest_event(&mut *db.read().await?).await?,
             ..Cursor::default()
         };
         self.0.transport().read(&mut cursor, &routes).await?;

@@ -27,7 +27,7 @@ impl Publish for Transaction<'_, Sqlite> {
         db: &Db,
         event: impl Into<Outgoing<E>> + Send,
     ) -> Result<Published, Error> {
-        let draft = Draft::typed(event.into(), db)?;
+        let draft = Draft::typed(event.into(), db.as_source())?;
         let mut answers = crate::ledger::publish(&mut **self, db.source(), &[draft]).await?;
         answers
             .pop()

@@ -6,10 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
-use crate::db::Owner;
-
 tokio::task_local! {
     static CURRENT: Scope;
+}
+
+/// The attempt that begins a transaction.
+pub(crate) trait Owner: Send + Sync {
+    /// Its name in errors.
+    fn name(&self) -> String;
+    /// The engine ended its transaction, which ran no statement for too long: `reason`.
+    fn ended(&self, reason: &str);
 }
 
 /// The scope of the running code.

@@ -4,7 +4,6 @@ use super::Broker;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
-use crate::handler::{Context, FromDelivery, FromRef, HandlerError};
 use crate::payload;
 
 /// Publishes outside any transaction: as durable as the broker.
@@ -18,13 +17,13 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Records one event; returns when the broker has it. Concurrent calls
+    /// Records one event; returns once the broker has it. Concurrent calls
     /// share commits and round trips.
     pub async fn publish<E: Event>(
         &self,
         event: impl Into<Outgoing<E>>,
     ) -> Result<Published, Error> {
-        let draft = Draft::typed(event.into(), self.broker.db())?;
+        let draft = Draft::typed(event.into(), self.broker.db().as_source())?;
         self.send(vec![draft])
             .await?
             .pop()
@@ -40,14 +39,14 @@ impl Bus {
     {
         let drafts = events
             .into_iter()
-            .map(|event| Draft::typed(event.into(), self.broker.db()))
+            .map(|event| Draft::typed(event.into(), self.broker.db().as_source()))
             .collect::<Result<Vec<_>, _>>()?;
         self.send(drafts).await
     }
 
     /// Publishes by name, for events without a type in this program. `data` is the payload's JSON.
     pub async fn publish_json(&self, name: &str, data: &str) -> Result<Published, Error> {
-        let draft = Draft::untyped(name, data.to_owned(), self.broker.db())?;
+        let draft = Draft::untyped(name, data.to_owned(), self.broker.db().as_source())?;
         self.send(vec![draft])
             .await?
             .pop()
@@ -65,14 +64,5 @@ impl Bus {
             return Ok(Vec::new());
         }
         self.broker.transport().publish(drafts).await
-    }
-}
-
-impl<S> FromDelivery<S> for Bus
-where
-    Bus: FromRef<S>,
-{
-    fn from_delivery(context: &Context<'_, S>) -> Result<Self, HandlerError> {
-        Ok(FromRef::from_ref(context.state))
     }
 }

@@ -13,7 +13,7 @@ use tokio::task;
 use super::slot::Slot;
 use super::turns::Turn;
 use crate::error::{Error, Kind};
-use crate::trace;
+use crate::trace::{self, Owner};
 
 /// The limits of a wait.
 #[derive(Clone, Copy, Debug)]
@@ -46,14 +46,6 @@ impl Patience {
 const LONG: Duration = Duration::from_millis(250);
 /// The longest rest: SQLite's own busy handler sleeps up to 100 ms.
 const REST: Duration = Duration::from_millis(120);
-
-/// The owner of an attempt, as far as its transaction matters.
-pub(crate) trait Owner: Send + Sync {
-    /// As an error names it.
-    fn name(&self) -> String;
-    /// Its transaction did nothing, and was ended: `reason`.
-    fn ended(&self, reason: &str);
-}
 
 /// A caller that has, or waits for, the turn.
 #[derive(Clone)]

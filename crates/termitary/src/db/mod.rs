@@ -37,12 +37,12 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::draft::Source;
 use crate::error::{Error, Kind};
 
 use anchor::Anchor;
 use disk::Disk;
 use file::File;
-pub(crate) use hold::Owner;
 use hold::{Holds, Patience, Who};
 pub(crate) use open::nothing_lost;
 pub(crate) use patience::writable;
@@ -304,6 +304,13 @@ impl Db {
     /// The publishing service, as events carry it.
     pub fn source(&self) -> &str {
         &self.0.source
+    }
+
+    pub(crate) fn as_source(&self) -> Source<'_> {
+        Source {
+            clock: self.clock(),
+            name: self.source(),
+        }
     }
 
     /// The database file.

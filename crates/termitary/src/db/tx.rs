@@ -53,13 +53,13 @@ impl Tx {
         &mut self,
         event: impl Into<Outgoing<E>>,
     ) -> Result<Published, Error> {
-        let draft = Draft::typed(event.into(), &self.db)?;
+        let draft = Draft::typed(event.into(), self.db.as_source())?;
         self.publish_draft(draft).await
     }
 
     /// Publishes by name, for events without a type in this program.
     pub async fn publish_json(&mut self, name: &str, data: &str) -> Result<Published, Error> {
-        let draft = Draft::untyped(name, data.to_owned(), &self.db)?;
+        let draft = Draft::untyped(name, data.to_owned(), self.db.as_source())?;
         self.publish_draft(draft).await
     }
 

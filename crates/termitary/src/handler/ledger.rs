@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Context, FromDelivery, HandlerError, HandlerResult, Meta};
-use crate::db::{Db, Owner, Tx};
+use crate::db::{Db, Tx};
 use crate::delivery::Claim;
 use crate::error::{Error, Kind};
 use crate::fault;
 use crate::planted;
+use crate::trace::Owner;
 
 /// Lets a handler finish its delivery inside a transaction of its own:
 ///

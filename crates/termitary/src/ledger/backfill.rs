@@ -4,6 +4,7 @@
 //! subscription by its routes.
 
 use super::rows::Text;
+use super::single_writer::{self, newest};
 use crate::db::{Conn, Db, Tx};
 use crate::error::Error;
 
@@ -12,11 +13,11 @@ pub(crate) const PAGE: i64 = 1_000;
 
 /// Notes that the subscription is owed every event that is there now.
 pub(super) async fn start(conn: &mut Conn, subscription: i64) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE termitary_subscriptions SET retained_seq = 0,
-            retained_last = (SELECT COALESCE(MAX(seq), 0) FROM termitary_events)
-         WHERE id = $1",
-    )
+    sqlx::query(concat!(
+        "UPDATE termitary_subscriptions SET retained_seq = 0, retained_last = ",
+        newest!("termitary_events"),
+        " WHERE id = $1"
+    ))
     .bind(subscription)
     .execute(conn)
     .await?;
@@ -65,7 +66,7 @@ pub(crate) async fn step(db: &Db) -> Result<Option<Progress>, Error> {
     if next(db).await?.is_none() {
         return Ok(None);
     }
-    let mut tx = db.begin().await?;
+    let mut tx = single_writer::alone(db).await?;
     // Again, now that nobody else can be at it.
     let first: Option<Progress> = sqlx::query_as(FIRST).fetch_optional(&mut *tx).await?;
     let Some(mut progress) = first else {

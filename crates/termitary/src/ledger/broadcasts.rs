@@ -1,6 +1,7 @@
 //! Broadcasts on their way to other processes on this file.
 
 use super::rows::Bytes;
+use super::single_writer::newest;
 use crate::db::Conn;
 use crate::error::Error;
 
@@ -39,24 +40,15 @@ pub(crate) async fn prune(conn: &mut Conn, seq: i64, most: u64) -> Result<u64, E
     Ok(done.rows_affected())
 }
 
-/// The newest message's row.
-pub(crate) async fn newest(conn: &mut Conn) -> Result<i64, Error> {
-    Ok(
-        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_broadcasts")
-            .fetch_one(conn)
-            .await?,
-    )
-}
-
 /// The row before the first message after row `seq` that was sent at `since_us` or
 /// later.
 pub(crate) async fn before(conn: &mut Conn, seq: i64, since_us: i64) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar(
+    Ok(sqlx::query_scalar(concat!(
         "SELECT COALESCE(
-            (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2),
-            (SELECT MAX(seq) FROM termitary_broadcasts),
-            0)",
-    )
+            (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2), ",
+        newest!("termitary_broadcasts"),
+        ")"
+    ))
     .bind(seq)
     .bind(since_us)
     .fetch_one(conn)

@@ -12,7 +12,7 @@ use crate::fault;
 use super::rows::Text;
 use super::ticks::DeclaredSchedule;
 use super::workers::WorkerRow;
-use super::{backfill, event_changes, state, ticks};
+use super::{backfill, event_changes, single_writer, state, ticks};
 
 /// The subscription under which unreadable foreign input is parked. It has no
 /// route: no event ever fans out to it.
@@ -50,7 +50,7 @@ pub(crate) async fn declare(
     worker: Option<&WorkerRow>,
 ) -> Result<Vec<Route>, Error> {
     let now = db.clock().now_us();
-    let mut tx = db.begin_at_start().await?;
+    let mut tx = single_writer::declaring(db).await?;
     let subscriptions = &declaration.subscriptions;
     let changes = event_changes::find(&mut tx, subscriptions, now).await?;
     let rows = subscriptions
@@ -351,7 +351,7 @@ pub(crate) async fn release(db: &Db, read: &[Readable]) -> Result<u64, Error> {
     if !waiting {
         return Ok(0);
     }
-    let mut tx = db.begin().await?;
+    let mut tx = single_writer::alone(db).await?;
     let released = release_parked(&mut tx, read, db.clock().now_us()).await?;
     tx.commit_and_wake().await?;
     Ok(released)

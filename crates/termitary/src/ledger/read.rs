@@ -38,15 +38,6 @@ pub(crate) async fn count_events(db: &Db) -> Result<u64, Error> {
     Ok(count as u64)
 }
 
-/// The newest event's `seq`.
-pub(crate) async fn last_seq(db: &Db) -> Result<i64, Error> {
-    Ok(
-        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM termitary_events")
-            .fetch_one(&mut *db.read().await?)
-            .await?,
-    )
-}
-
 /// One subscription's row and the counts of its unfinished deliveries.
 #[derive(sqlx::FromRow)]
 pub(crate) struct Tally {

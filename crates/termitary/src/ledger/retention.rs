@@ -7,6 +7,7 @@ use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
 
+use super::single_writer::newest_broadcast;
 use super::{broadcasts, clocks, ticks};
 
 /// How long a finished event is kept.
@@ -86,7 +87,7 @@ impl Walk {
         let page = PAGE as u64;
         let more = broadcasts::prune(tx, self.broadcasts, page).await? == page;
         if !more {
-            self.broadcasts = broadcasts::newest(tx).await?;
+            self.broadcasts = newest_broadcast(tx).await?;
         }
         Ok(more)
     }

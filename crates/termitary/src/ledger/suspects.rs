@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::lease::{event, leased};
 use super::rows::{counters, park};
+use super::single_writer::alone;
 use crate::db::{Conn, Db};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
@@ -40,7 +41,7 @@ pub(crate) async fn reserve(
     routes: &[i64],
     window_us: i64,
 ) -> Result<u64, Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = alone(db).await?;
     // A reservation that seems to last longer than any was made by a clock
     // that runs ahead: it counts for nothing.
     let rows = sqlx::query(
@@ -73,7 +74,7 @@ pub(crate) async fn lease(
     worker: &WorkerId,
     lease_us: i64,
 ) -> Result<Option<Leased>, Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = alone(db).await?;
     let leased = lease_one(&mut tx, worker, db.clock().now_us(), lease_us).await?;
     tx.commit().await?;
     Ok(leased)
@@ -147,7 +148,7 @@ async fn first_readable(
 
 /// Gives back what is reserved and was not leased.
 pub(crate) async fn release(db: &Db, worker: &WorkerId) -> Result<(), Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = alone(db).await?;
     sqlx::query(
         "UPDATE termitary_deliveries SET worker = NULL, lease_us = NULL
          WHERE crashes >= 2 AND state <= 1 AND state = -1 AND worker = $1",

@@ -14,9 +14,9 @@ use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::fault;
 use crate::guard;
+use crate::ledger;
 use crate::ledger::rows::Text;
 use crate::ledger::ticks::{self, ScheduleRow, Settled};
-use crate::ledger;
 
 /// A missed tick older than this is skipped under [`CatchUp::Latest`].
 const LATEST_WINDOW: Duration = days(1);
@@ -212,7 +212,7 @@ fn draft(db: &Db, schedule: &Schedule, at: Timestamp) -> Result<Draft, Error> {
         .map_err(|panicked| Error::invalid("its closure does not make one").caused_by(panicked))?;
     let json =
         made.map_err(|error| Error::invalid("its event does not serialize").caused_by(error))?;
-    let mut draft = Draft::untyped(&schedule.event, json, db)?;
+    let mut draft = Draft::untyped(&schedule.event, json, db.as_source())?;
     draft.envelope.version = schedule.version;
     Ok(draft)
 }

@@ -16,13 +16,12 @@ use super::outcome::{HandlerEnd, classify, failed, release};
 use super::queue::Queued;
 use super::renewal::Tracked;
 use super::settler::Kept;
-use crate::db::Owner;
 use crate::delivery::{Leased, Outcome, Settlement};
 use crate::fault;
 use crate::guard;
 use crate::handler::{Context, LedgerScope, Meta};
 use crate::subscription::Subscription;
-use crate::trace;
+use crate::trace::{self, Owner};
 
 /// Runs one queued delivery to its settlement.
 pub(super) async fn run_queued<S: Send + Sync + 'static>(

@@ -8,6 +8,7 @@
 //! `gone`).
 
 mod attempt;
+mod bus;
 mod durations;
 mod gone;
 mod lane;

@@ -258,7 +258,7 @@ impl Bridging {
         } else {
             text.into_owned()
         };
-        let draft = Draft::foreign(&heard.channel, data, outgoing::BRIDGED, &self.db);
+        let draft = Draft::foreign(&heard.channel, data, outgoing::BRIDGED, self.db.as_source());
         let taken = match (draft, fault) {
             (Ok(draft), None) => Taken::Event(draft),
             (Ok(draft), Some((reason, error))) => {
