@@ -38,13 +38,7 @@ pub(super) const LIBRARY: Tree = Tree {
         layer(&["guide", "hot", "prelude", "simulation", "testing"]),
     ],
     apart: &[("broker", "handler")],
-    exceptions: &[
-        ("broker::bus", "handler"),
-        ("db::open", "ledger"),
-        ("db::tx", "ledger::publish"),
-        ("draft", "db"),
-        ("trace", "db"),
-    ],
+    exceptions: &[("db::open", "ledger"), ("db::tx", "ledger::publish")],
     sql: Sql {
         files: &["ledger", "db", "sqlite"],
         tables: &[
