@@ -212,14 +212,14 @@ pub(crate) fn counters(seq: i64, attempts: i64, fence: i64) -> Result<(u32, i64)
 }
 
 /// Parks deliveries that were not leased before this transaction: as JSON arrays of row,
-/// route and error, and now. Numbered in both ways of binding.
+/// route and error, and now. Both drivers bind by number only what is written as `?1`. Numbered in both ways of binding.
 pub(super) const PARK: &str = concat!(
     "UPDATE termitary_deliveries AS d SET state = 4, reason = 'unreadable', error = ",
     column!(2),
-    ", settled_us = $2, ",
+    ", settled_us = ?2, ",
     free!(),
     " FROM ",
-    rows!(),
+    rows!("?1"),
     " WHERE d.event = ",
     column!(0),
     " AND d.subscription = ",

@@ -15,7 +15,10 @@ pub(crate) type Row = (i64, i64, i64);
 /// The rows of the JSON array that is bound as `$1`, under the name `j`.
 macro_rules! rows {
     () => {
-        "json_each($1) j"
+        $crate::ledger::sql::rows!("$1")
+    };
+    ($bound:literal) => {
+        concat!("json_each(", $bound, ") j")
     };
 }
 
