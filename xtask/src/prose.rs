@@ -23,7 +23,6 @@ const NOT_YET: &[&str] = &[
     "crates/termitary/src/broker/redis",
     "crates/termitary/src/broker/sql",
     "crates/termitary/src/db/carrier.rs",
-    "crates/termitary/src/ledger",
 ];
 
 /// Words that begin a clause in the place of a noun. A question may begin with them.

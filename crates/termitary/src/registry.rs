@@ -223,7 +223,7 @@ impl<S> Registry<S> {
         self.events.keys().cloned().collect()
     }
 
-    /// What the ledger records of it.
+    /// Returns the part of it that the ledger records.
     pub(crate) fn declaration(&self) -> Declaration {
         let subscription = |it: &Subscription<S>| DeclaredSubscription {
             name: it.name.clone(),

@@ -1,4 +1,4 @@
-//! What operators did.
+//! The acts of operators.
 
 use crate::db::Conn;
 use crate::error::Error;

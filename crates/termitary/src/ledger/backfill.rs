@@ -1,14 +1,14 @@
 //! The retained past of a new subscription that asks for it, copied in pages after it was
 //! registered. The ledger says how far it is, so that any worker goes on where one
-//! stopped. What is published from then on is no part of it: that reaches the
-//! subscription by its routes.
+//! stopped. Events published from then on are no part of it: they reach the subscription
+//! by its routes.
 
 use super::rows::Text;
 use super::single_writer::{self, newest};
 use crate::db::{Conn, Db, Tx};
 use crate::error::Error;
 
-/// How many events one page looks at.
+/// The number of events in one page.
 pub(crate) const PAGE: i64 = 1_000;
 
 /// Notes that the subscription is owed every event that is there now.
@@ -24,7 +24,7 @@ pub(super) async fn start(conn: &mut Conn, subscription: i64) -> Result<(), Erro
     Ok(())
 }
 
-/// How far a subscription's past is copied.
+/// The progress of copying a subscription's past.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Progress {
     pub(crate) id: i64,
@@ -33,7 +33,7 @@ pub(crate) struct Progress {
     pub(crate) at: i64,
     /// The last event of its past.
     pub(crate) last: i64,
-    /// How many deliveries the last page made.
+    /// The number of deliveries that the last page made.
     #[sqlx(default)]
     pub(crate) owed: i64,
 }

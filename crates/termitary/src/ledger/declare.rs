@@ -18,7 +18,7 @@ use super::{backfill, event_changes, single_writer, state, ticks};
 /// route: no event ever fans out to it.
 pub(crate) const BRIDGE: &str = "bridge.in";
 
-/// What a program declares.
+/// The declarations of a program.
 pub(crate) struct Declaration {
     pub(crate) subscriptions: Vec<DeclaredSubscription>,
     pub(crate) schedules: Vec<DeclaredSchedule>,
@@ -135,7 +135,7 @@ async fn routes_of(conn: &mut Conn) -> Result<Vec<Route>, Error> {
     Ok(routes)
 }
 
-/// How long what is left of a dropped subscription is looked for.
+/// The time for which a dropped subscription is still cleared from Redis.
 const LOOKED_FOR: std::time::Duration = crate::clock::days(7);
 
 /// Subscriptions that were dropped lately and not registered again, once for each
@@ -156,7 +156,7 @@ pub(crate) async fn dropped(db: &Db) -> Result<Vec<Route>, Error> {
     Ok(routes.collect())
 }
 
-/// Whether any subscription gets the events of this name.
+/// Returns whether any subscription gets the events of this name.
 pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
     Ok(
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM termitary_routes WHERE event = $1)")
@@ -166,8 +166,8 @@ pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
     )
 }
 
-/// Records subscriptions, each by its name, its event and the version that it
-/// reads; answers the id of each, and whether it was known before.
+/// Records subscriptions, each by its name, its event and the version that it reads;
+/// returns the id of each, and whether it was known before.
 async fn record(
     tx: &mut Tx,
     rows: impl Iterator<Item = (&str, &str, u32)>,
@@ -317,7 +317,7 @@ pub(super) const RELEASE: &str = concat!("
         (SELECT d.event, d.subscription FROM json_each($1) j CROSS JOIN termitary_deliveries d
          WHERE d.state >= 3 AND d.state = $4 AND d.subscription = j.value->>0 ", readable!(), ")");
 
-/// Whether there is anything of that.
+/// Finds out whether [`RELEASE`] would change anything.
 pub(super) const RELEASES: &str = concat!(
     "
     SELECT EXISTS (SELECT 1 FROM json_each($1) j CROSS JOIN termitary_deliveries d
@@ -326,8 +326,8 @@ pub(super) const RELEASES: &str = concat!(
     ")"
 );
 
-/// What was parked because its version was too new, or its name unknown, is due again
-/// once a worker registers that reads it. Returns how many.
+/// Makes deliveries due again that were parked because the version was too new or the
+/// name unknown, and that a worker now registers to read. Returns how many.
 async fn release_parked(tx: &mut Tx, read: &[Readable], now: i64) -> Result<u64, Error> {
     let done = sqlx::query(RELEASE)
         .bind(json!(read).to_string())
@@ -339,8 +339,8 @@ async fn release_parked(tx: &mut Tx, read: &[Readable], now: i64) -> Result<u64,
     Ok(done.rows_affected())
 }
 
-/// The same for a worker that has been registered for long: an older one
-/// beside it goes on parking what it is handed. Answers how many were released.
+/// Does the same for a worker that has been registered for long: an older worker beside
+/// it goes on parking events. Returns how many were released.
 pub(crate) async fn release(db: &Db, read: &[Readable]) -> Result<u64, Error> {
     // Looks before it writes: mostly there is nothing.
     let waiting: bool = sqlx::query_scalar(RELEASES)

@@ -1,4 +1,4 @@
-//! What registering records, and what it leaves as it was.
+//! Registering: the rows that it records, and those that it leaves as they were.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde::{Deserialize, Serialize};

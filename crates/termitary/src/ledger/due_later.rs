@@ -1,12 +1,11 @@
 //! Deliveries that a clock which was ahead has made due on a day that is still to
 //! come: brought forward, or they would wait until then.
 //!
-//! A delivery that waits again (after an error, a snooze, a crash, a release, a
-//! replay) holds in `settled_us` when that was decided, by the same clock as its
-//! due time: the wait between the two is what was meant. One that was never leased
-//! and was due when it was published holds the time of its event. What was
-//! published for a later time is due then, whatever the clock said. The same goes for
-//! how long something is held.
+//! A delivery that waits again (after an error, a snooze, a crash, a release, a replay)
+//! holds in `settled_us` when that was decided, by the same clock as its due time: the
+//! wait between the two is what was meant. One that was never leased and was due when it
+//! was published holds the time of its event. An event that was published for a later
+//! time is due then, whatever the clock said. The same goes for the length of a lease.
 
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use crate::clock::{hours, micros};
 use crate::db::{Conn, Db};
 use crate::error::Error;
 
-/// How many rows one statement reads.
+/// The number of rows that one statement reads.
 pub(super) const PAGE: i64 = 500;
 /// No lease lasts longer, nor does the ledger trust Redis for longer.
 const LONGEST_HOLD: Duration = hours(1);
@@ -135,8 +134,8 @@ async fn bring(db: &Db, wrong: &[Wrong]) -> Result<u64, Error> {
     Ok(done.rows_affected())
 }
 
-/// What is held until a day still to come is looked after from now on: who lives
-/// renews it, and Redis is asked for what it carries. Returns how many.
+/// Ends the leases that last until a day still to come: a live worker renews its own, and
+/// Redis is asked for the deliveries that it carries. Returns how many.
 async fn release_holds(db: &Db, latest_us: i64) -> Result<u64, Error> {
     let far_us = latest_us.saturating_add(micros(LONGEST_HOLD));
     let found: bool = sqlx::query_scalar(

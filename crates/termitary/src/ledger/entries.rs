@@ -10,7 +10,7 @@ use super::sql::Row;
 use crate::db::Conn;
 use crate::error::Error;
 
-/// What the ledger says of one delivery.
+/// A delivery, as the ledger has it.
 #[derive(serde::Deserialize)]
 pub(crate) struct Standing {
     pub(crate) seq: i64,
@@ -28,8 +28,8 @@ pub(crate) struct Standing {
     pub(crate) soon_owed: Option<i64>,
 }
 
-/// What the ledger says of the deliveries of these events to `route`, by `seq`;
-/// nothing of events it has not.
+/// Returns the deliveries of these events to `route`, by `seq`. Events that the ledger
+/// does not have are left out.
 pub(crate) async fn standing(
     conn: &mut Conn,
     route: i64,

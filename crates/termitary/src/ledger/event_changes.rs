@@ -29,7 +29,7 @@ struct Runs {
     names: HashMap<String, BTreeSet<String>>,
 }
 
-/// What registering changes.
+/// The changes that registering makes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// The event that each subscription is recorded with.
@@ -47,7 +47,7 @@ impl Changes {
         kept.map_or(subscription.event(), String::as_str)
     }
 
-    /// Whether this name reached the subscription before.
+    /// Returns whether this name reached the subscription before.
     pub(super) fn reached(&self, subscription: &str, event: &str) -> bool {
         let before = self.before.get(subscription);
         before.is_some_and(|names| names.contains(event))

@@ -36,7 +36,7 @@ macro_rules! event_json {
     };
 }
 
-/// What [`event_json`] makes of an event.
+/// An event as [`event_json`] writes it.
 #[derive(serde::Deserialize)]
 struct Gathered {
     seq: i64,

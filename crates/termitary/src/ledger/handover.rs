@@ -140,8 +140,8 @@ pub(crate) async fn overdue(
     .await?)
 }
 
-/// Trusts Redis only with what a live worker renewed: it may have lost the rest. What is
-/// on its way there, without an entry, is looked after at `soon_us`.
+/// Trusts Redis only with what a live worker renewed: it may have lost the rest. A
+/// delivery on its way there, without an entry, is trusted until `soon_us` at most.
 pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(
         "UPDATE termitary_deliveries SET lease_us = CASE WHEN entry IS NULL THEN min(lease_us, $2) ELSE 0 END
@@ -154,7 +154,7 @@ pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Resu
     Ok(done.rows_affected())
 }
 
-/// How many deliveries of each subscription are handed to Redis.
+/// Counts the deliveries of each subscription that are handed to Redis.
 pub(crate) async fn counts(conn: &mut Conn) -> Result<HashMap<i64, u64>, Error> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased

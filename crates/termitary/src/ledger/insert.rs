@@ -20,9 +20,9 @@ pub(super) const WAITS: &str =
 /// `fanned` of an event that is on its stream, or on its way there.
 pub(super) const FANNED: &str = "1";
 
-/// What is owed for events: one delivery for each subscription that their names
-/// reach, `pending`, or `leased` to the relay under the first fence until the time
-/// that is bound.
+/// Owes deliveries for events: one for each subscription that their names reach,
+/// `pending`, or `leased` to the relay under the first fence until the time that is
+/// bound.
 macro_rules! owed {
     (pending, $which:literal) => {
         $crate::ledger::insert::owed!("0, NULL, NULL, 0", $which)
@@ -49,9 +49,9 @@ macro_rules! owed_now {
 }
 pub(super) use {owed, owed_now};
 
-/// Statements that insert events, one for each number of them: what is padded or
-/// joined costs a quarter more, and one statement for each row twice as much. What
-/// comes before and after it is in the same round trip to the database's thread.
+/// Statements that insert events, one for each number of them: what is padded or joined
+/// costs a quarter more, and one statement for each row twice as much. The statements
+/// before and after it share its round trip to the database's thread.
 pub(super) struct Inserts {
     first: &'static str,
     fanned: &'static str,
@@ -112,7 +112,7 @@ impl Inserts {
         query
     }
 
-    /// Inserts all of them; answers the `seq` of each, in order, and `None` for a
+    /// Inserts all of them; returns the `seq` of each, in order, and `None` for a
     /// duplicate.
     pub(super) async fn run<C: Send>(
         &'static self,

@@ -18,7 +18,7 @@ const EVENT: &str = concat!(
     " FROM termitary_events e WHERE e.seq = $1"
 );
 
-/// What was claimed under `fence`, as a worker gets it.
+/// A delivery that was claimed under `fence`, as a worker gets it.
 pub(super) fn leased(
     route: i64,
     worker: &WorkerId,
@@ -69,8 +69,8 @@ pub(crate) async fn renew(
 /// death while alone would accuse a bystander.
 const CRASH_LIMIT: i64 = 4;
 
-/// How long a delivery waits from its second crash on, so that it does not take every
-/// worker down in turn. After the first it does not wait.
+/// The wait of a delivery from its second crash on, so that it does not take every worker
+/// down in turn. After the first it does not wait.
 const SUSPECT_WAIT_US: i64 = 10_000_000;
 
 /// A lost lease is a crash, not an error. The second crash makes the delivery a suspect,

@@ -158,7 +158,7 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
     }
 }
 
-/// What an operator decides about a letter.
+/// An operator's decision about a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resolve {
     Replay,
@@ -177,7 +177,7 @@ pub(crate) async fn matching(
     );
     push_filter(&mut query, filter);
     if resolve == Resolve::Replay {
-        // What the bridge parked has no handler that it could run in.
+        // An event that the bridge parked has no handler.
         query
             .push(" AND d.subscription <> (SELECT id FROM termitary_subscriptions WHERE name = ")
             .push_bind(super::BRIDGE)

@@ -58,10 +58,10 @@ pub(crate) use retention::{Walk, forget};
 pub(crate) use settle::{finish, settle};
 pub(crate) use sql::Row;
 
-/// How many rows one statement with bound values takes at most: few sizes, so
-/// that each is prepared once per connection, and one statement for many rows, since
-/// the start of each costs as much as a row or two, and with sqlx a trip to another
-/// thread.
+/// The numbers of rows for which there is a statement with bound values. They are few, so
+/// that each statement is prepared once per connection. One statement takes many rows,
+/// because the start of each costs as much as a row or two, and with sqlx a trip to
+/// another thread.
 const SIZES: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
 /// The place in [`SIZES`] of the statement for so many rows (one at least), and
@@ -83,7 +83,7 @@ pub(crate) mod state {
     pub(crate) const PARKED: i64 = 4;
 }
 
-/// What a statement gathered.
+/// Reads the rows that a statement gathered into one JSON text.
 pub(crate) fn gathered<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, crate::Error> {
     serde_json::from_str(json).map_err(|error| {
         crate::Error::internal("rows of the ledger are not what they should be").caused_by(error)

@@ -1,5 +1,5 @@
-//! What is asked for each event, or over and over, finds its rows by a key or an index:
-//! its cost does not grow with the history.
+//! Statements that run for each event, or over and over, find their rows by a key or an
+//! index: their cost does not grow with the history.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{batch, broadcasts, letters, rows, settle, suspects};

@@ -1,4 +1,4 @@
-//! Recording events and what is owed for them.
+//! Recording events and the deliveries that are owed for them.
 
 use sqlx::{Executor, Sqlite};
 use uuid::Uuid;
@@ -28,8 +28,8 @@ const DELAY: &str = concat!(
     column!(0)
 );
 
-/// Records the drafts and one pending delivery for each subscription that
-/// their names reach, all within the caller's transaction. Answers in order.
+/// Records the drafts and one pending delivery for each subscription that their names
+/// reach, all within the caller's transaction. Returns the receipts in order.
 pub(crate) async fn publish<C: Send>(
     conn: &mut C,
     source: &str,
@@ -69,7 +69,7 @@ pub(super) fn count(published: usize) {
     metrics::counter!("termitary_events_published_total").increment(published as u64);
 }
 
-/// What is owed for the events that were inserted just now.
+/// Owes the deliveries of the events that were inserted just now.
 async fn owe<C: Send>(conn: &mut C, seqs: &[Option<i64>]) -> Result<(), Error>
 where
     for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
@@ -87,7 +87,7 @@ where
     Ok(())
 }
 
-/// What is not due at once.
+/// Delays the deliveries that are not due at once.
 async fn delay<C: Send>(conn: &mut C, drafts: &[Draft], seqs: &[Option<i64>]) -> Result<(), Error>
 where
     for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
@@ -120,7 +120,7 @@ where
     Ok(known_or_stand_in(Some(&id), seq))
 }
 
-/// Records an event that stands on its stream already, for all its subscriptions.
+/// Records an event that is on its stream already, for all its subscriptions.
 pub(super) async fn insert_fanned(conn: &mut Conn, envelope: &Envelope) -> Result<i64, Error> {
     static FANNED_EVENTS: Inserts = Inserts::new("", FANNED, "");
     let draft = Draft {
@@ -132,7 +132,7 @@ pub(super) async fn insert_fanned(conn: &mut Conn, envelope: &Envelope) -> Resul
     Ok(query.execute(conn).await?.last_insert_rowid())
 }
 
-/// Foreign input that nobody here can read.
+/// Input from outside that no program here can read.
 #[derive(Clone)]
 pub(crate) struct Parked {
     pub(crate) draft: Draft,
@@ -140,7 +140,7 @@ pub(crate) struct Parked {
     pub(crate) error: String,
 }
 
-/// Keeps foreign input that nobody here can read, parked under [`BRIDGE`].
+/// Keeps input from outside that no program here can read, parked under [`BRIDGE`].
 pub(crate) async fn park_foreign(conn: &mut Conn, parked: Vec<Parked>) -> Result<(), Error> {
     if parked.is_empty() {
         return Ok(());

@@ -45,7 +45,7 @@ async fn run(conn: &mut Conn, statements: &'static str) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is bound last is until when.
+/// The last value that is bound is the end of the lease.
 static LEASED: Inserts = Inserts::new("", FANNED, owed_now!(leased));
 static LEASED_LAST: Inserts = Inserts::new(
     nothing_lost!(),
@@ -53,8 +53,8 @@ static LEASED_LAST: Inserts = Inserts::new(
     concat!(owed_now!(leased), "; COMMIT"),
 );
 
-/// The same, but leases to the relay what can run now and is trusted to whoever
-/// commits it; answers that: it is theirs to take on.
+/// Does the same, but leases to the relay the events that can run now and that the
+/// committing process may bring to Redis itself; returns those.
 pub(crate) async fn lease_and_commit(
     conn: &mut Conn,
     source: &str,

@@ -30,7 +30,7 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
     Ok((events, next))
 }
 
-/// How many events the ledger keeps.
+/// Counts the events that the ledger keeps.
 pub(crate) async fn count_events(db: &Db) -> Result<u64, Error> {
     let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM termitary_events")
         .fetch_one(&mut *db.read().await?)

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::planted;
 
-/// What one round hands over.
+/// The deliveries that one round hands over.
 #[derive(Default)]
 pub(crate) struct Claimed {
     pub(crate) events: HashMap<i64, Envelope>,
@@ -203,7 +203,7 @@ async fn lease_again(conn: &mut Conn, rows: &[&Row], until_us: i64) -> Result<Ve
     .await?)
 }
 
-/// Whether there are events since `since_us` that no subscription got and that
+/// Returns whether there are events since `since_us` that no subscription got and that
 /// were not sent out on their plain channels.
 pub(crate) async fn has_unrouted(conn: &mut Conn, since_us: i64) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(

@@ -1,4 +1,4 @@
-//! Forgetting what is finished, in small steps.
+//! Retention: finished events are deleted, in small steps.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::fault;
 use super::single_writer::newest_broadcast;
 use super::{broadcasts, clocks, ticks};
 
-/// How long a finished event is kept.
+/// The time for which a finished event is kept.
 pub(crate) const RETENTION: Duration = days(7);
 
 /// Schedule ticks outlive events: they are what makes a tick unique.
@@ -40,10 +40,10 @@ struct Passed {
 }
 
 impl Walk {
-    /// Looks at one page of events, and deletes those that are older than
-    /// [`RETENTION`] and whose every delivery is done; answers whether there may be
-    /// more. A page with nothing old and something of today ends the walk: what is
-    /// behind was recorded later. The next one begins with the oldest again.
+    /// Reads one page of events, and deletes those that are older than [`RETENTION`] and
+    /// whose every delivery is done; returns whether there may be more. A page with
+    /// nothing old and something of today ends the walk: what is behind was recorded
+    /// later. The next one begins with the oldest again.
     pub(crate) async fn step(&mut self, db: &Db) -> Result<bool, Error> {
         // By every living worker's clock: what one that is ahead deletes is gone.
         let now = clocks::earliest(db).await?;
@@ -104,8 +104,8 @@ async fn delete(tx: &mut Tx, events: &[i64]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Forgets a subscription and all its deliveries; answers how many of them
-/// were unfinished.
+/// Deletes a subscription and all its deliveries; returns how many of them were
+/// unfinished.
 pub(crate) async fn forget(tx: &mut Tx, name: &str, now_us: i64) -> Result<u64, Error> {
     let id: Option<i64> =
         sqlx::query_scalar("SELECT id FROM termitary_subscriptions WHERE name = $1")
@@ -195,7 +195,7 @@ mod tests {
             steps += 1;
         }
         assert_eq!((steps, kept(&db).await), (3, 4 * PAGE));
-        // What was finished meanwhile goes with the next walk.
+        // Events that were finished meanwhile go with the next walk.
         let mut tx = db.begin().await.unwrap();
         sqlx::query("UPDATE termitary_deliveries SET state = 2 WHERE event <= 10")
             .execute(&mut *tx)

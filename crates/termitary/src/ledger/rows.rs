@@ -156,8 +156,8 @@ impl StoredEvent {
         })
     }
 
-    /// What can be shown of it: the same as [`StoredEvent::read`] where that succeeds.
-    /// Payload that is not JSON is shown as a JSON string.
+    /// The event as far as it can be shown: the same as [`StoredEvent::read`] if that
+    /// succeeds. Payload that is not JSON is shown as a JSON string.
     pub(crate) fn shown(self) -> Envelope {
         let text = |bytes: Option<Bytes>| bytes.as_ref().map(Bytes::lossy);
         let data = text(self.data).unwrap_or_default();
@@ -227,7 +227,7 @@ pub(super) const PARK: &str = concat!(
     " AND d.state <= 1"
 );
 
-/// What [`PARK`] takes of one delivery; says so in the log.
+/// The row of one delivery for [`PARK`]; logs it.
 pub(super) fn park_row(unreadable: &Unreadable, route: i64) -> serde_json::Value {
     let error = unreadable.to_string();
     tracing::warn!(subscription.row = route, %error, "parked a delivery whose row cannot be read");

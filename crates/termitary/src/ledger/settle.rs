@@ -77,8 +77,8 @@ pub(super) async fn add_done(conn: &mut Conn, route: i64, n: i64) -> Result<(), 
     Ok(())
 }
 
-/// Marks a delivery done inside its handler's transaction. `false`: it was
-/// settled or taken over elsewhere, and the transaction must roll back.
+/// Marks a delivery done inside its handler's transaction. Returns `false` if it was
+/// settled or taken over elsewhere: the transaction must then roll back.
 pub(crate) async fn finish(conn: &mut Conn, claim: &Claim, now_us: i64) -> Result<bool, Error> {
     match &claim.origin {
         Origin::Ledger { seq, .. } => finish_row(conn, *seq, claim, now_us).await,

@@ -19,7 +19,7 @@ use crate::event::Envelope;
 /// The most suspects of one reservation.
 const PAGE: i64 = 100;
 
-/// Whether a suspect of these subscriptions is due.
+/// Returns whether a suspect of these subscriptions is due.
 pub(crate) async fn waiting(db: &Db, routes: &[i64]) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM termitary_deliveries
@@ -32,9 +32,9 @@ pub(crate) async fn waiting(db: &Db, routes: &[i64]) -> Result<bool, Error> {
     .await?)
 }
 
-/// Reserves due suspects for `worker` until `window_us` from now; answers how
-/// many. None while another worker has a reservation or runs a suspect: the
-/// others go on with their work meanwhile.
+/// Reserves due suspects for `worker` until `window_us` from now; returns how many. None
+/// while another worker has a reservation or runs a suspect: the others go on with their
+/// work meanwhile.
 pub(crate) async fn reserve(
     db: &Db,
     worker: &WorkerId,
@@ -146,7 +146,7 @@ async fn first_readable(
     }
 }
 
-/// Gives back what is reserved and was not leased.
+/// Releases the suspects that are reserved and were not leased.
 pub(crate) async fn release(db: &Db, worker: &WorkerId) -> Result<(), Error> {
     let mut tx = alone(db).await?;
     sqlx::query(

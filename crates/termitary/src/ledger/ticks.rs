@@ -19,7 +19,7 @@ pub(crate) struct DeclaredSchedule {
     pub(crate) timezone: String,
 }
 
-/// What a scheduler needs of a schedule's row.
+/// The columns of a schedule that a scheduler needs.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct ScheduleRow {
     /// Every tick up to here is settled.
@@ -72,7 +72,7 @@ pub(crate) async fn declare(
     Ok(())
 }
 
-/// How the ticks of a schedule up to `until` ended.
+/// The outcome of a schedule's ticks up to `until`.
 pub(crate) struct Settled<'a> {
     pub(crate) until: Timestamp,
     /// Why the event of a later tick could not be made.

@@ -158,7 +158,7 @@ impl Schedule {
         Rule::parse(&self.cron, &self.timezone)
     }
 
-    /// What the ledger records of it.
+    /// Returns the part of it that the ledger records.
     pub(crate) fn declared(&self) -> DeclaredSchedule {
         DeclaredSchedule {
             name: self.name.clone(),
@@ -168,7 +168,7 @@ impl Schedule {
         }
     }
 
-    /// Whether the rule on record is this one. If it was edited after this process
+    /// Returns whether the rule on record is this one. If it was edited after this process
     /// started, the newer process publishes its ticks.
     fn has_rule_of(&self, row: &ScheduleRow) -> bool {
         row.cron.0 == self.cron && row.timezone.0 == self.timezone

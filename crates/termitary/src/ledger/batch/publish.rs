@@ -1,4 +1,4 @@
-//! Recording events and what is owed for them.
+//! Recording events and the deliveries that are owed for them.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -44,8 +44,8 @@ type Routes<'a> = HashMap<&'a str, Vec<i64>>;
 /// One delivery to be: event, subscription, when it is due.
 type Owed = (i64, i64, i64);
 
-/// Records the drafts and one pending delivery for each subscription that
-/// their names reach. Answers in order.
+/// Records the drafts and one pending delivery for each subscription that their names
+/// reach. Returns the receipts in order.
 pub(crate) fn publish(conn: &Connection, drafts: &[Draft]) -> Result<Vec<Published>, Error> {
     let routes = routes(conn, drafts)?;
     let mut answers = Vec::with_capacity(drafts.len());
@@ -54,7 +54,7 @@ pub(crate) fn publish(conn: &Connection, drafts: &[Draft]) -> Result<Vec<Publish
     while let Some(first) = rest.first() {
         let plain = rest.iter().position(|draft| draft.dedup.is_some());
         let plain = plain.unwrap_or(rest.len());
-        // Whether it is a duplicate is only known of one that is alone.
+        // A statement tells whether an event is a duplicate only if it inserts no other.
         let (rows, recorded) = insert(conn, &rest[..plain.max(1)], &routes, &mut owed)?;
         let (now, later) = rest.split_at(rows);
         if recorded {
@@ -82,8 +82,8 @@ fn routes<'a>(conn: &Connection, drafts: &'a [Draft]) -> Result<Routes<'a>, Erro
     Ok(routes)
 }
 
-/// Inserts as many of them as one statement takes, and notes what is owed for
-/// them; answers how many, and whether they are no duplicates.
+/// Inserts as many of them as one statement takes, and adds their deliveries to `owed`;
+/// returns how many, and whether they are no duplicates.
 fn insert(
     conn: &Connection,
     drafts: &[Draft],

@@ -12,8 +12,8 @@ use crate::delivery::{Outcome, Settlement};
 use crate::error::Error;
 use crate::planted;
 
-/// What simply succeeded, which is nearly everything: of one subscription and
-/// one fence.
+/// Finishes attempts that simply succeeded, which is nearly every one: those of one
+/// subscription and one fence.
 pub(super) static DONE: LazyLock<Sized> = LazyLock::new(|| {
     Sized::new(|rows| {
         let events: Vec<_> = (0..rows).map(|row| format!("?{}", row + 4)).collect();
@@ -39,9 +39,8 @@ const COUNT: &str = "UPDATE termitary_subscriptions SET done = done + ?2 WHERE i
 /// and its place in the batch.
 type Group = Vec<(i64, usize)>;
 
-/// Settles what belongs to the ledger; answers, in order, whether each claim
-/// still held. A delivery that its handler's own transaction finished counts
-/// as held.
+/// Settles what belongs to the ledger; returns, in order, whether each claim was still
+/// valid. A delivery that its handler's own transaction finished counts as valid.
 pub(crate) fn settle(
     conn: &Connection,
     settlements: &[Settlement],
@@ -70,7 +69,7 @@ pub(crate) fn settle(
     Ok(held)
 }
 
-/// What the deliveries of a group share.
+/// The values that the deliveries of a group share.
 struct Done<'a> {
     conn: &'a Connection,
     now_us: i64,
@@ -92,7 +91,8 @@ impl Done<'_> {
         Ok(())
     }
 
-    /// All at once; where some no longer held, one by one. Answers how many did.
+    /// Settles all at once or, if some claims are no longer valid, one by one; returns
+    /// how many were valid.
     fn settle_some(&self, group: &[(i64, usize)], held: &mut [bool]) -> Result<i64, Error> {
         self.run(BEGIN)?;
         let all = self.finish(group)? == group.len();
@@ -108,7 +108,7 @@ impl Done<'_> {
         Ok(count)
     }
 
-    /// How many of them held and are done now.
+    /// Finishes those whose claim is still valid; returns how many.
     fn finish(&self, group: &[(i64, usize)]) -> Result<usize, Error> {
         let (mut statement, _) = DONE.at_least(self.conn, group.len())?;
         let mut binder = Binder::new(&mut statement);
@@ -127,7 +127,7 @@ impl Done<'_> {
     }
 }
 
-/// What ended otherwise than well.
+/// Settles an attempt that did not simply succeed.
 fn settle_other(conn: &Connection, settlement: &Settlement, now_us: i64) -> Result<bool, Error> {
     let rows = serde_json::Value::from_iter(settle_row(settlement, now_us));
     let mut settle = conn.prepare_cached(planted::owned(SETTLE))?;
