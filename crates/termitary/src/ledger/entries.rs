@@ -6,36 +6,62 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::rows::{Bytes, Text};
-use super::sql::Row;
 use crate::db::Conn;
 use crate::error::Error;
 
-/// A delivery, as the ledger has it.
+/// The deliveries of one route that the ledger has.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// By the `seq` of their event.
+    pub(crate) rows: HashMap<i64, KnownRow>,
+    /// Deliveries that came from a stream, by the id of their event, with the recorded entry
+    /// if they are finished and still to be counted.
+    pub(crate) adopted: HashMap<Uuid, Option<String>>,
+}
+
+/// One delivery.
 #[derive(serde::Deserialize)]
-pub(crate) struct Standing {
+pub(crate) struct KnownRow {
     pub(crate) seq: i64,
-    /// Which event that is here: an entry of another ledger may name the same `seq`.
+    /// The event's id: an entry of another ledger may name the same `seq`.
     pub(crate) id: Uuid,
-    /// Missing: the subscription is younger than the event.
+    /// `None` if the subscription is younger than the event.
     pub(crate) state: Option<i64>,
     pub(crate) attempts: Option<i64>,
     pub(crate) fence: Option<i64>,
     /// The entry that carries it.
     pub(crate) entry: Option<String>,
-    /// Up to which entry its subscription may have been given entries before.
+    /// Entries up to this time may have been given to the subscription before.
     pub(crate) doubt_ms: Option<i64>,
-    /// 1 where no entry is known and the ledger owes it again before `soon_us`.
+    /// 1 if no entry is known and the ledger owes it again before `soon_us`.
     pub(crate) soon_owed: Option<i64>,
 }
 
-/// Returns the deliveries of these events to `route`, by `seq`. Events that the ledger
-/// does not have are left out.
-pub(crate) async fn standing(
+/// Returns the deliveries to `route` of events of the ledger (`seqs`), and those of stream
+/// events (`ids`) that the ledger has adopted.
+pub(crate) async fn known(
+    conn: &mut Conn,
+    route: i64,
+    seqs: &[i64],
+    ids: &[Uuid],
+    soon_us: i64,
+) -> Result<Known, Error> {
+    let mut known = Known::default();
+    if !seqs.is_empty() {
+        known.rows = rows(conn, route, seqs, soon_us).await?;
+    }
+    if !ids.is_empty() {
+        known.adopted = adopted(conn, route, ids).await?;
+    }
+    Ok(known)
+}
+
+async fn rows(
     conn: &mut Conn,
     route: i64,
     seqs: &[i64],
     soon_us: i64,
-) -> Result<HashMap<i64, Standing>, Error> {
+) -> Result<HashMap<i64, KnownRow>, Error> {
     let rows: Bytes = sqlx::query_scalar(
         "SELECT json_group_array(json_array(e.seq, hex(e.id), d.state, d.attempts, d.fence, d.entry,
             (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2),
@@ -48,22 +74,22 @@ pub(crate) async fn standing(
     .bind(soon_us)
     .fetch_one(&mut *conn)
     .await?;
-    let rows = match serde_json::from_slice::<Vec<Standing>>(&rows.0) {
+    let rows = match serde_json::from_slice::<Vec<KnownRow>>(&rows.0) {
         Ok(rows) => rows,
-        Err(_) => standing_one_by_one(conn, route, seqs, soon_us).await?,
+        Err(_) => rows_one_by_one(conn, route, seqs, soon_us).await?,
     };
     Ok(rows.into_iter().map(|row| (row.seq, row)).collect())
 }
 
-/// The same where a row cannot be read, which is left out: what it says runs nowhere,
-/// and the reconciler finds it.
-async fn standing_one_by_one(
+/// The same without rows that cannot be read: such a delivery runs nowhere, and the
+/// reconciler finds it.
+async fn rows_one_by_one(
     conn: &mut Conn,
     route: i64,
     seqs: &[i64],
     soon_us: i64,
-) -> Result<Vec<Standing>, Error> {
-    let rows: Vec<StoredStanding> = sqlx::query_as(
+) -> Result<Vec<KnownRow>, Error> {
+    let rows: Vec<StoredRow> = sqlx::query_as(
         "SELECT e.seq, e.id, d.state, d.attempts, d.fence, d.entry,
             (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2) AS doubt_ms,
             d.entry IS NULL AND d.lease_us < $3 AS soon_owed
@@ -75,11 +101,11 @@ async fn standing_one_by_one(
     .bind(soon_us)
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().filter_map(StoredStanding::read).collect())
+    Ok(rows.into_iter().filter_map(StoredRow::read).collect())
 }
 
 #[derive(sqlx::FromRow)]
-struct StoredStanding {
+struct StoredRow {
     seq: i64,
     id: Bytes,
     state: Option<i64>,
@@ -90,9 +116,9 @@ struct StoredStanding {
     soon_owed: Option<i64>,
 }
 
-impl StoredStanding {
-    fn read(self) -> Option<Standing> {
-        Some(Standing {
+impl StoredRow {
+    fn read(self) -> Option<KnownRow> {
+        Some(KnownRow {
             seq: self.seq,
             id: self.id.uuid()?,
             state: self.state,
@@ -105,9 +131,7 @@ impl StoredStanding {
     }
 }
 
-/// Of these events, those whose delivery to `route` the ledger has already,
-/// with the entry that is still to be counted where it is only noted as done.
-pub(crate) async fn adopted(
+async fn adopted(
     conn: &mut Conn,
     route: i64,
     events: &[Uuid],
@@ -126,27 +150,4 @@ pub(crate) async fn adopted(
         .into_iter()
         .map(|(id, entry)| (id, entry.map(|entry| entry.0)))
         .collect())
-}
-
-/// The fence of the delivery that an entry carries: the entry's own, or a later
-/// one under which it was given out again. `None` where `seq` is not this event
-/// here: after the database was replaced, or where two of them share a Redis.
-pub(crate) async fn fence(
-    conn: &mut Conn,
-    (seq, route, fence): Row,
-    id: Uuid,
-    entry: &str,
-) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT COALESCE((SELECT d.fence FROM termitary_deliveries d
-                          WHERE d.event = e.seq AND d.subscription = $3 AND d.entry = $4), $5)
-         FROM termitary_events e WHERE e.seq = $1 AND e.id = $2",
-    )
-    .bind(seq)
-    .bind(id)
-    .bind(route)
-    .bind(entry)
-    .bind(fence)
-    .fetch_optional(conn)
-    .await?)
 }

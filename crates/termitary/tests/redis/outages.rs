@@ -2,14 +2,15 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use termitary::Clock;
 use termitary::prelude::*;
-use termitary::testing::{TestDb, TestRedis};
+use termitary::testing::{TestDb, TestRedis, TestWorker};
 use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::world::{Seen, World, registry};
+use crate::world::{Made, Seen, World, eventually, pause, redis_command, registry};
 
 #[tokio::test]
 async fn every_error_says_that_the_password_is_wrong() {
@@ -48,7 +49,7 @@ async fn an_outage_is_logged_once_however_often_somebody_asks() {
             log.text()
         );
         server.restart();
-        crate::world::eventually("Redis is back", async || broker.ping().await.is_ok()).await;
+        eventually("Redis is back", async || broker.ping().await.is_ok()).await;
     }
 }
 
@@ -64,7 +65,7 @@ async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
     let worker = Worker::new(broker.clone(), registry(&names)).state(Seen::default());
     let worker = tokio::spawn(worker.run(async { drop(stopped.await) }));
     let told = "cannot lease";
-    crate::world::eventually(told, async || log.count(told) > 0).await;
+    eventually(told, async || log.count(told) > 0).await;
     drop(stop);
     worker.await.unwrap().unwrap();
     let text = log.text();
@@ -87,10 +88,60 @@ async fn a_server_that_may_evict_is_warned_of_once() {
         broker.ping().await.unwrap();
         let others = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
         world.redis(&others).await;
-        crate::world::eventually("it is back", async || broker.ping().await.is_ok()).await;
+        eventually("it is back", async || broker.ping().await.is_ok()).await;
     }
     assert_eq!(log.count(said), 1, "{}", log.text());
     assert_eq!(log.count("allkeys-lru"), 1, "{}", log.text());
+}
+
+/// Twelve subscriptions to one event.
+const MANY: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+
+fn many() -> Registry<Seen> {
+    let handler = async |_: Made| -> HandlerResult { Ok(()) };
+    let on = |registry: Registry<Seen>, name| registry.on(subscribe(name, handler));
+    MANY.into_iter().fold(Registry::new(), on)
+}
+
+async fn done(broker: &Broker) -> Vec<u64> {
+    let status = broker.inspect().status().await.unwrap();
+    status.subscriptions.iter().map(|one| one.done).collect()
+}
+
+#[tokio::test]
+async fn a_loss_is_logged_once_with_the_number_of_groups() {
+    const LOST: &str = "Redis may have lost data";
+    let (log, _guard) = Log::catch();
+    let (db, mut server) = (TestDb::open_with(Clock::system()).await, TestRedis::start());
+    let broker = Broker::builder(db.db().clone()).lease(Duration::from_millis(600));
+    let broker = broker.redis(server.config()).unwrap();
+    broker.register(&many()).await.unwrap();
+    let mut worker = TestWorker::start(broker.clone(), many(), Seen::default()).await;
+    worker.allow_leftovers();
+    let handled = async |n| {
+        let mut tx = db.db().begin().await.unwrap();
+        tx.publish(Made { n }).await.unwrap();
+        tx.commit().await.unwrap();
+        let all = u64::from(n);
+        eventually("it is handled", async || {
+            done(&broker).await.iter().all(|done| *done == all)
+        })
+        .await;
+    };
+    handled(1).await;
+    assert_eq!(log.count(LOST), 0, "{}", log.text());
+    redis_command(&server, "FLUSHALL").await;
+    handled(2).await;
+    pause(1500).await;
+    assert_eq!(log.count(LOST), 1, "{}", log.text());
+    // One for the stream of the event, one for the subscription's own.
+    assert_eq!(log.count("groups=24"), 1, "{}", log.text());
+    server.kill();
+    server.restart();
+    handled(3).await;
+    pause(1500).await;
+    assert_eq!(log.count(LOST), 2, "{}", log.text());
+    worker.stop().await;
 }
 
 #[derive(Clone, Default)]

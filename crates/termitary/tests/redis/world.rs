@@ -308,7 +308,14 @@ pub(crate) async fn grant(server: &TestRedis) {
     let _: () = cmd.query_async(&mut client(server).await).await.unwrap();
 }
 
-/// A connection for commands of an operator or another program.
+/// One command of an operator on a server without users.
+pub(crate) async fn redis_command(server: &TestRedis, command: &str) {
+    let mut conn = client(server).await;
+    let done = redis::cmd(command).query_async(&mut conn).await;
+    let _: redis::Value = done.unwrap();
+}
+
+/// What an operator or another program would do.
 async fn client(server: &TestRedis) -> MultiplexedConnection {
     let client = redis::Client::open(("127.0.0.1", server.port())).unwrap();
     let config = redis::AsyncConnectionConfig::new()

@@ -21,10 +21,10 @@ mod entry_tests;
 pub(crate) mod hot_paths;
 mod relay;
 mod repair;
+mod standing;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,9 +40,10 @@ use crate::error::Error;
 use crate::event::Envelope;
 
 use self::bridge::incoming::Bridging;
-use self::deliver::leased::Live;
+use self::deliver::leased::LeasedEntries;
 use self::deliver::{counts, history, publish, reader, renew, settle};
 use self::relay::{carry, record};
+use self::repair::loss::Losses;
 use self::repair::{groups, takeover, trim, unsubscribed, upkeep};
 use self::wire::link::Wire;
 use self::wire::sharing::Sharing;
@@ -55,8 +56,8 @@ pub(crate) struct Redis {
     db: Db,
     link: Link,
     config: RedisConfig,
-    /// What this process runs or is about to run.
-    live: Live,
+    /// The entries that this process runs or is about to run.
+    leased: LeasedEntries,
     /// Where entries are read.
     desks: reader::Desks,
     /// Single publishes, sent together.
@@ -78,8 +79,9 @@ pub(crate) struct Redis {
     unacked: Outage,
     /// Events for plain channels that Redis did not take.
     unsent: Outage,
-    /// Redis no longer knew a group that it should know: it lost data.
-    lost: AtomicBool,
+    losses: Losses,
+    /// Held while missing groups are made.
+    groups: tokio::sync::Mutex<()>,
 }
 
 impl Redis {
@@ -89,7 +91,7 @@ impl Redis {
             carrying: carry::Carrying::default(),
             noting: record::Noting::default(),
             renewals: link.wire(),
-            live: Live::default(),
+            leased: LeasedEntries::default(),
             desks: reader::Desks::default(),
             keeper: tokio::sync::Mutex::new(upkeep::Keeper::new(config.lease_time())),
             suspects: Expiry::new(config.lease_time()),
@@ -97,7 +99,8 @@ impl Redis {
             strangers: trim::Strangers::default(),
             unacked: Outage::of("acknowledging what is finished"),
             unsent: Outage::of("sending events out on plain channels"),
-            lost: AtomicBool::new(false),
+            losses: Losses::default(),
+            groups: tokio::sync::Mutex::default(),
             db,
             link,
             config,
@@ -106,12 +109,6 @@ impl Redis {
 
     fn now_us(&self) -> i64 {
         self.db.clock().now_us()
-    }
-
-    /// Redis had lost entries that were still pending.
-    fn loses(&self) {
-        metrics::counter!("termitary_redis_losses_total").increment(1);
-        self.lost.store(true, Ordering::Release);
     }
 
     /// Until when the ledger waits for what may not have arrived: whoever did get
@@ -155,7 +152,7 @@ impl Redis {
 #[async_trait]
 impl Transport for Redis {
     async fn declare(&self, routes: &[Route]) -> Result<(), Error> {
-        groups::routes(self, routes).await
+        groups::declare(self, routes).await
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
@@ -193,7 +190,7 @@ impl Transport for Redis {
     }
 
     async fn forget(&self, route: &Route) -> Result<(), Error> {
-        groups::forget(self, &self.link.keys().lane(route))
+        groups::remove(self, &self.link.keys().lane(route))
             .await
             .map(drop)
     }

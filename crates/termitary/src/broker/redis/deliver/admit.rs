@@ -1,97 +1,104 @@
-//! From entries to deliveries: what the ledger has settled already, or has
-//! handed over again since, is ended here without running.
+//! From entries to deliveries. Entries whose delivery the ledger has settled, or has handed
+//! over again, end here without running.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::reader::Batch;
-use super::settle::{self, Over};
+use super::settle::{self, EndedEntry};
 use crate::broker::redis::Redis;
-use crate::broker::redis::entry::{self, Carried, Unreadable};
-use crate::broker::redis::repair::loss::{self, Doubted};
+use crate::broker::redis::entry::{self, Unreadable};
+use crate::broker::redis::repair::loss;
+use crate::broker::redis::standing::{self, ReadEntry, Standing, stream_claim};
 use crate::broker::redis::wire::keys::Lane;
 use crate::db::Tx;
 use crate::delivery::{Claim, EntryAddress, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::entries::{self, Standing};
-use crate::ledger::{self, state};
+use crate::ledger::{self, Row};
 
-/// Entries of one read, sorted by what they are.
+/// Entries of one read.
 #[derive(Default)]
 struct Sorted {
-    readable: Vec<(EntryAddress, Carried, bool)>,
+    readable: Vec<ReadEntry>,
     unreadable: Vec<(EntryAddress, Box<Unreadable>)>,
     /// To be ended without running.
-    over: Vec<Over>,
+    ended: Vec<EndedEntry>,
 }
 
-/// The deliveries among these entries that may run now.
+/// Returns the deliveries among these entries that may run now.
 pub(crate) async fn admit(
     redis: &Redis,
     lane: &Lane,
     worker: &WorkerId,
     batches: Vec<Batch>,
 ) -> Result<Vec<Leased>, Error> {
-    let mut sorted = sort(lane, batches);
-    // What this worker runs is in hand, however often it is given out.
+    let Sorted {
+        mut readable,
+        unreadable,
+        mut ended,
+    } = sort(lane, batches);
+    // This worker holds these already, however often Redis gives them out.
     redis
-        .live
-        .without_held(worker, &mut sorted.readable, |(entry, ..)| entry);
-    let known = Known::read(redis, lane, &sorted.readable).await?;
-    let mut leased = Vec::with_capacity(sorted.readable.len());
+        .leased
+        .without_held(worker, &mut readable, |entry| &entry.address);
+    let standings = standing::read(redis, lane, &readable).await?;
+    warn_of_orphans(lane, &standings);
+    let mut leased = Vec::with_capacity(readable.len());
     let mut doubted = Vec::new();
-    for (entry, carried, seen) in sorted.readable {
-        match known.fate(&entry, &carried, seen) {
-            Fate::Runs(attempts) => leased.push(lease(lane, worker, entry, carried, attempts)),
-            Fate::Over => sorted.over.push(Over::quietly(entry)),
-            Fate::Noted => sorted.over.push(Over {
-                entry,
-                counts: true,
-            }),
-            Fate::Doubted(seq, fence, attempts) => doubted.push(Doubted {
-                entry,
-                carried,
-                seq,
-                fence,
+    for (entry, standing) in readable.into_iter().zip(standings) {
+        let (row, attempts, is_doubted) = match standing {
+            Standing::StreamOnly => (None, 0, false),
+            Standing::Leased {
+                row,
                 attempts,
-            }),
+                doubted,
+            } => (Some(row), attempts, doubted),
+            Standing::Uncounted => {
+                ended.push(EndedEntry::counted(entry.address));
+                continue;
+            }
+            Standing::Over | Standing::Orphan => {
+                ended.push(EndedEntry::quiet(entry.address));
+                continue;
+            }
+        };
+        match (u32::try_from(attempts), row) {
+            (Ok(attempts), Some(row)) if is_doubted => doubted.push((entry, row, attempts)),
+            (Ok(attempts), row) => leased.push(lease(lane, worker, entry, row, attempts)),
+            // The reconciler owes a damaged row again, and the relay parks it.
+            (Err(_), _) => ended.push(EndedEntry::quiet(entry.address)),
         }
     }
     if !doubted.is_empty() {
-        let fences = loss::refence(redis, lane, worker, &doubted).await?;
-        for mut one in doubted {
-            let Some(fence) = fences.get(&one.seq) else {
-                sorted.over.push(Over::quietly(one.entry));
-                continue;
-            };
-            one.carried.ledger = Some((one.seq, *fence));
-            leased.push(lease(lane, worker, one.entry, one.carried, one.attempts));
+        let again = doubted.iter().map(|(entry, row, _)| (*row, &entry.address));
+        let fences = loss::refence(redis, worker, again).await?;
+        for (entry, (seq, route, _), attempts) in doubted {
+            match fences.get(&seq) {
+                Some(fence) => {
+                    let row = Some((seq, route, *fence));
+                    leased.push(lease(lane, worker, entry, row, attempts));
+                }
+                None => ended.push(EndedEntry::quiet(entry.address)),
+            }
         }
     }
-    if !sorted.unreadable.is_empty() {
-        park(redis, lane, worker, &sorted.unreadable).await?;
-        sorted.over.extend(
-            sorted
-                .unreadable
-                .into_iter()
-                .map(|(entry, _)| Over::quietly(entry)),
-        );
+    if !unreadable.is_empty() {
+        park(redis, lane, worker, &unreadable).await?;
+        let addresses = unreadable.into_iter().map(|(address, _)| address);
+        ended.extend(addresses.map(EndedEntry::quiet));
     }
-    if !sorted.over.is_empty() {
-        metrics::counter!("termitary_stale_entries_total").increment(sorted.over.len() as u64);
-        // What the ledger said may not be on the disk yet.
+    if !ended.is_empty() {
+        metrics::counter!("termitary_stale_entries_total").increment(ended.len() as u64);
+        // The ledger's word may not be on the disk yet.
         redis.db.on_disk().await?;
-        settle::end(redis, worker, &sorted.over).await?;
+        settle::end(redis, worker, &ended).await?;
     }
     if !leased.is_empty() {
         fault::point!("lease.admitted");
     }
-    // No await from here on: what is marked as held reaches the caller.
+    // No await from here on: every entry marked as held reaches the caller.
     redis
-        .live
+        .leased
         .take(worker, &mut leased, |delivery| delivery.claim.entry());
     Ok(leased)
 }
@@ -100,149 +107,62 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
     let mut sorted = Sorted::default();
     for batch in batches {
         for raw in batch.entries {
-            let entry = lane.address(&batch.stream, &raw.id);
+            let address = lane.address(&batch.stream, &raw.id);
             if raw.fields.is_none() {
-                // Deleted under us; the reconciler sends again what is owed.
-                sorted.over.push(Over::quietly(entry));
+                // Deleted from the stream; the reconciler sends again what is owed.
+                sorted.ended.push(EndedEntry::quiet(address));
                 continue;
             }
             match entry::decode(&batch.stream, &raw) {
-                Ok(carried) => sorted.readable.push((entry, carried, batch.seen)),
-                Err(unreadable) => sorted.unreadable.push((entry, unreadable)),
+                Ok(carried) => sorted.readable.push(ReadEntry {
+                    address,
+                    carried,
+                    seen: batch.seen,
+                }),
+                Err(unreadable) => sorted.unreadable.push((address, unreadable)),
             }
         }
     }
     sorted
 }
 
+fn warn_of_orphans(lane: &Lane, standings: &[Standing]) {
+    let orphans = standings
+        .iter()
+        .filter(|standing| matches!(standing, Standing::Orphan))
+        .count();
+    if orphans > 0 {
+        metrics::counter!("termitary_orphan_entries_total").increment(orphans as u64);
+        tracing::warn!(subscription = %lane.group, entries = orphans, "dropped entries of events that this ledger does not have");
+    }
+}
+
 fn lease(
     lane: &Lane,
     worker: &WorkerId,
-    entry: EntryAddress,
-    carried: Carried,
+    entry: ReadEntry,
+    row: Option<Row>,
     attempts: u32,
 ) -> Leased {
-    let envelope = Arc::new(carried.envelope);
-    let (fence, origin) = match carried.ledger {
-        Some((seq, fence)) => (
+    let envelope = Arc::new(entry.carried.envelope);
+    let claim = match row {
+        Some((seq, route, fence)) => Claim {
+            event: envelope.id,
+            route,
+            worker: worker.clone(),
             fence,
-            Origin::Ledger {
+            origin: Origin::Ledger {
                 seq,
-                entry: Some(entry),
+                entry: Some(entry.address),
             },
-        ),
-        None => (
-            1,
-            Origin::Stream {
-                envelope: Arc::clone(&envelope),
-                entry,
-            },
-        ),
-    };
-    let claim = Claim {
-        event: envelope.id,
-        route: lane.route,
-        worker: worker.clone(),
-        fence,
-        origin,
+        },
+        None => stream_claim(lane.route, worker, &envelope, entry.address),
     };
     Leased {
         envelope,
         attempts,
         claim,
     }
-}
-
-/// What the ledger knows of the entries of one read.
-#[derive(Default)]
-struct Known {
-    standing: HashMap<i64, Standing>,
-    adopted: HashMap<Uuid, Option<String>>,
-}
-
-impl Known {
-    /// One look for the whole read. Entries that live on the stream only are
-    /// looked up where they were given out before.
-    async fn read(
-        redis: &Redis,
-        lane: &Lane,
-        entries: &[(EntryAddress, Carried, bool)],
-    ) -> Result<Self, Error> {
-        let seqs: Vec<_> = entries
-            .iter()
-            .filter_map(|(_, carried, _)| Some(carried.ledger?.0))
-            .collect();
-        let seen: Vec<_> = entries
-            .iter()
-            .filter(|(_, carried, seen)| *seen && carried.ledger.is_none())
-            .map(|(_, carried, _)| carried.envelope.id)
-            .collect();
-        let mut known = Self::default();
-        if seqs.is_empty() && seen.is_empty() {
-            return Ok(known);
-        }
-        let mut conn = redis.db.read().await?;
-        if !seqs.is_empty() {
-            let soon_us = redis.renewed_until_us();
-            known.standing = entries::standing(&mut conn, lane.route, &seqs, soon_us).await?;
-            let orphans = seqs
-                .iter()
-                .filter(|seq| !known.standing.contains_key(seq))
-                .count();
-            if orphans > 0 {
-                metrics::counter!("termitary_orphan_entries_total").increment(orphans as u64);
-                tracing::warn!(subscription = %lane.group, entries = orphans, "dropped entries of events that this ledger does not have");
-            }
-        }
-        if !seen.is_empty() {
-            known.adopted = entries::adopted(&mut conn, lane.route, &seen).await?;
-        }
-        Ok(known)
-    }
-
-    fn fate(&self, entry: &EntryAddress, carried: &Carried, seen: bool) -> Fate {
-        let Some((seq, fence)) = carried.ledger else {
-            let adopted = self.adopted.get(&carried.envelope.id).filter(|_| seen);
-            return match adopted {
-                None => Fate::Runs(0),
-                Some(uncounted) if *uncounted == Some(entry.recorded()) => Fate::Noted,
-                Some(_) => Fate::Over,
-            };
-        };
-        let row = self.standing.get(&seq);
-        let Some(row) =
-            row.filter(|row| row.id == carried.envelope.id && row.state == Some(state::LEASED))
-        else {
-            return Fate::Over;
-        };
-        let now = row.fence.unwrap_or(0);
-        // Owed again by the reconciler, a row that cannot be read is parked.
-        let Ok(attempts) = u32::try_from(row.attempts.unwrap_or(0)) else {
-            return Fate::Over;
-        };
-        // Under a later fence it was given out again, and is the row's all the same.
-        if now != fence && row.entry.as_deref() != Some(&*entry.recorded()) {
-            return Fate::Over;
-        }
-        let given_before = now != fence || loss::ms(&entry.id) <= row.doubt_ms.unwrap_or(0);
-        if given_before || row.soon_owed == Some(1) {
-            // It may run somewhere, or would be sent again before this run renews it.
-            return Fate::Doubted(seq, now, attempts);
-        }
-        Fate::Runs(attempts)
-    }
-}
-
-/// What becomes of an entry that can be read.
-enum Fate {
-    /// It may run, after so many errors.
-    Runs(u32),
-    /// It may run under the fence after this one: its row, fence and errors.
-    Doubted(i64, i64, u32),
-    /// The ledger has settled it, or has handed it over again since.
-    Over,
-    /// It is finished, and counts when this entry ends.
-    Noted,
 }
 
 async fn park(
@@ -253,32 +173,23 @@ async fn park(
 ) -> Result<(), Error> {
     let mut tx = redis.db.begin().await?;
     let now_us = redis.now_us();
-    for (entry, unreadable) in unreadable {
-        park_in(&mut tx, lane, worker, entry, unreadable, now_us).await?;
+    for (address, unreadable) in unreadable {
+        park_in(&mut tx, lane, worker, address, unreadable, now_us).await?;
     }
     tx.commit().await
 }
 
-/// Keeps what nobody can read, for this subscription alone.
+/// Parks an unreadable entry for this subscription alone.
 pub(crate) async fn park_in(
     tx: &mut Tx,
     lane: &Lane,
     worker: &WorkerId,
-    entry: &EntryAddress,
+    address: &EntryAddress,
     unreadable: &Unreadable,
     now_us: i64,
 ) -> Result<(), Error> {
     let envelope = Arc::new(unreadable.envelope.clone());
-    let claim = Claim {
-        event: envelope.id,
-        route: lane.route,
-        worker: worker.clone(),
-        fence: 1,
-        origin: Origin::Stream {
-            envelope: Arc::clone(&envelope),
-            entry: entry.clone(),
-        },
-    };
+    let claim = stream_claim(lane.route, worker, &envelope, address.clone());
     if let Some(claim) = ledger::adopt(tx, &claim, &envelope, now_us).await? {
         let outcome = Outcome::Parked {
             reason: "undecodable",
@@ -287,6 +198,6 @@ pub(crate) async fn park_in(
         ledger::settle(tx, &[Settlement { claim, outcome }], now_us).await?;
     }
     metrics::counter!("termitary_unreadable_entries_total").increment(1);
-    tracing::warn!(subscription = %lane.group, entry = %entry.id, error = %unreadable.error, "parked an entry that cannot be read");
+    tracing::warn!(subscription = %lane.group, entry = %address.id, error = %unreadable.error, "parked an entry that cannot be read");
     Ok(())
 }

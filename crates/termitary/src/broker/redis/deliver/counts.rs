@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use redis::Value;
 
 use crate::broker::redis::Redis;
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::{self, Lane, Stream, is_targeted};
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::{Counts, Route};
@@ -62,10 +63,10 @@ fn beside(handed: u64, seen: Seen) -> Counts {
 async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error> {
     let places: Vec<_> = keys::streams(lanes).collect();
     let filled = filled(redis, &places).await?;
-    let mut pipe = redis::pipe();
-    for (lane, stream) in &places {
-        pipe.cmd("GET").arg(keys::done(&stream.key, &lane.group));
-    }
+    let done = places
+        .iter()
+        .map(|(lane, stream)| commands::get(&keys::done(&stream.key, &lane.group)));
+    let mut pipe: Pipeline = done.collect();
     let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
     let mut seen: HashMap<i64, Seen> = lanes
         .iter()
@@ -130,12 +131,11 @@ async fn filled<'a>(
     places: &[(&'a Lane, &'a Stream)],
 ) -> Result<BTreeMap<&'a str, Option<Filled>>, Error> {
     let streams: BTreeSet<&str> = places.iter().map(|(_, stream)| &*stream.key).collect();
-    let mut pipe = redis::pipe();
+    let mut pipe = Pipeline::new();
     for stream in &streams {
-        pipe.cmd("XINFO").arg("GROUPS").arg(*stream);
-        pipe.cmd("XLEN").arg(*stream);
-        pipe.cmd("XREVRANGE").arg(*stream).arg("+").arg("-");
-        pipe.arg("COUNT").arg(1);
+        pipe.add(commands::groups(stream));
+        pipe.add(commands::length(stream));
+        pipe.add(commands::last_entry(stream));
     }
     let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
     let mut filled = BTreeMap::new();
@@ -155,11 +155,7 @@ async fn filled<'a>(
 }
 
 async fn count(redis: &Redis, stream: &Stream, after: &str) -> Result<u64, Error> {
-    let mut cmd = redis::cmd("XRANGE");
-    cmd.arg(&*stream.key)
-        .arg(format!("({after}"))
-        .arg("+")
-        .arg("COUNT")
-        .arg(COUNT_LIMIT);
+    let mut cmd = commands::range(&stream.key, &format!("({after}"), "+");
+    cmd.arg("COUNT").arg(COUNT_LIMIT);
     Ok(reply::list(redis.link.shared().one(&cmd).await?).len() as u64)
 }

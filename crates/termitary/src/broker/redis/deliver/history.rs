@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
@@ -34,17 +35,12 @@ pub(crate) async fn read(
         cursor.streams = ends(redis, mains.keys().map(|key| &**key)).await?;
         return Ok(Vec::new());
     }
-    let mut cmd = redis::cmd("XREAD");
-    cmd.arg("COUNT").arg(PAGE).arg("STREAMS");
-    for key in cursor.streams.keys() {
-        cmd.arg(key);
+    let after = cursor.streams.iter();
+    let reads = after.map(|(stream, id)| commands::read_after(stream, id, PAGE));
+    let mut found = HashMap::new();
+    for answer in redis.link.shared().many(&mut reads.collect()).await? {
+        found.extend(reply::streams(answer?));
     }
-    for id in cursor.streams.values() {
-        cmd.arg(id);
-    }
-    let mut found: HashMap<_, _> = reply::streams(redis.link.shared().one(&cmd).await?)
-        .into_iter()
-        .collect();
     let mut events = Vec::new();
     for (key, stream) in mains {
         let Some(entries) = found.remove(&*key) else {
@@ -69,15 +65,7 @@ async fn ends(
     redis: &Redis,
     streams: impl Iterator<Item = &str> + Clone,
 ) -> Result<BTreeMap<String, String>, Error> {
-    let mut pipe = redis::pipe();
-    for stream in streams.clone() {
-        pipe.cmd("XREVRANGE")
-            .arg(stream)
-            .arg("+")
-            .arg("-")
-            .arg("COUNT")
-            .arg(1);
-    }
+    let mut pipe: Pipeline = streams.clone().map(commands::last_entry).collect();
     let answers = redis.link.shared().many(&mut pipe).await?;
     let end = |answer: redis::RedisResult<redis::Value>| -> Result<String, Error> {
         let last = reply::entries(answer?).pop();

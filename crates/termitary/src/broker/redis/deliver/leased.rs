@@ -1,84 +1,78 @@
-//! Which entries this process holds: handed out and not settled yet.
+//! The entries that the workers of this process hold: leased and not settled yet.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::delivery::{EntryAddress, WorkerId};
+use crate::lock::Mutex;
 
 #[derive(Default)]
-pub(crate) struct Live(Mutex<HashMap<WorkerId, HashSet<EntryAddress>>>);
+pub(crate) struct LeasedEntries(Mutex<HashMap<WorkerId, HashSet<EntryAddress>>>);
 
-impl Live {
-    fn lock(&self) -> MutexGuard<'_, HashMap<WorkerId, HashSet<EntryAddress>>> {
-        // Inserts and removals leave the sets whole even on a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Holds these from now on; leaves out those that it held already.
+impl LeasedEntries {
+    /// Adds the entries of these items; removes the items whose entry it had already.
     pub(crate) fn take<T>(
         &self,
         worker: &WorkerId,
         items: &mut Vec<T>,
         entry: impl Fn(&T) -> Option<&EntryAddress>,
     ) {
-        let mut live = self.lock();
-        let held = live.entry(worker.clone()).or_default();
+        let mut leased = self.0.lock();
+        let held = leased.entry(worker.clone()).or_default();
         items.retain(|item| entry(item).is_some_and(|entry| held.insert(entry.clone())));
     }
 
-    /// Leaves out those that it holds.
+    /// Removes the items that the worker holds.
     pub(crate) fn without_held<T>(
         &self,
         worker: &WorkerId,
         items: &mut Vec<T>,
         entry: impl Fn(&T) -> &EntryAddress,
     ) {
-        if let Some(held) = self.lock().get(worker) {
+        if let Some(held) = self.0.lock().get(worker) {
             items.retain(|item| !held.contains(entry(item)));
         }
     }
 
-    /// Leaves out the entries that it holds, or held before they were read: an entry that it no
-    /// longer holds was ended meanwhile.
-    pub(crate) fn without_those<T>(
+    /// Removes the items that the worker holds, or held before they were read: those were
+    /// settled in between.
+    pub(crate) fn without_settled<T>(
         &self,
         worker: &WorkerId,
         held_before: &HashSet<EntryAddress>,
         items: &mut Vec<T>,
         entry: impl Fn(&T) -> EntryAddress,
     ) {
+        let leased = self.0.lock();
+        let held = leased.get(worker);
         items.retain(|item| {
             let entry = entry(item);
-            !held_before.contains(&entry) && !self.holds(worker, &entry)
+            !held_before.contains(&entry) && !held.is_some_and(|held| held.contains(&entry))
         });
     }
 
-    pub(crate) fn drop<'a>(&self, entries: impl Iterator<Item = (&'a WorkerId, &'a EntryAddress)>) {
-        let mut live = self.lock();
+    pub(crate) fn release<'a>(
+        &self,
+        entries: impl Iterator<Item = (&'a WorkerId, &'a EntryAddress)>,
+    ) {
+        let mut leased = self.0.lock();
         for (worker, entry) in entries {
-            if let Some(held) = live.get_mut(worker) {
+            if let Some(held) = leased.get_mut(worker) {
                 held.remove(entry);
             }
         }
     }
 
-    /// Everything that it holds now.
-    pub(crate) fn held(&self, worker: &WorkerId) -> HashSet<EntryAddress> {
-        self.lock().get(worker).cloned().unwrap_or_default()
+    /// Every entry that the worker holds now.
+    pub(crate) fn of(&self, worker: &WorkerId) -> HashSet<EntryAddress> {
+        self.0.lock().get(worker).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn holds(&self, worker: &WorkerId, entry: &EntryAddress) -> bool {
-        self.lock()
-            .get(worker)
-            .is_some_and(|held| held.contains(entry))
+    /// Returns whether any worker of this process holds the entry.
+    pub(crate) fn has(&self, entry: &EntryAddress) -> bool {
+        self.0.lock().values().any(|held| held.contains(entry))
     }
 
-    /// Returns whether any worker of this process holds it.
-    pub(crate) fn anyone_holds(&self, entry: &EntryAddress) -> bool {
-        self.lock().values().any(|held| held.contains(entry))
-    }
-
-    pub(crate) fn forget(&self, worker: &WorkerId) {
-        self.lock().remove(worker);
+    pub(crate) fn remove_worker(&self, worker: &WorkerId) {
+        self.0.lock().remove(worker);
     }
 }

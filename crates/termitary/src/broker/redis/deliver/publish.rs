@@ -6,6 +6,7 @@ use futures_util::{StreamExt, stream};
 use crate::broker::redis::bridge::outgoing;
 use crate::broker::redis::relay::due;
 use crate::broker::redis::repair::unsubscribed;
+use crate::broker::redis::wire::commands::Pipeline;
 use crate::broker::redis::{Redis, entry};
 use crate::draft::{Draft, Published};
 use crate::error::Error;
@@ -78,12 +79,12 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
 }
 
 async fn send(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
-    let mut pipe = redis::Pipeline::with_capacity(drafts.len());
+    let mut pipe = Pipeline::with_capacity(drafts.len());
     // Mostly they are of one name.
     for same in drafts.chunk_by(|one, next| one.envelope.name == next.envelope.name) {
         let stream = redis.link.keys().main(&same[0].envelope.name);
         for draft in same {
-            pipe.add_command(command(&stream, draft));
+            pipe.add(command(&stream, draft));
         }
     }
     let answers = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;

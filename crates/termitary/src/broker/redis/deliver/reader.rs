@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::admit;
 use crate::broker::redis::Redis;
 use crate::broker::redis::repair::{groups, loss};
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::{self, Lane, Stream};
 use crate::broker::redis::wire::reply::{self, Raw};
 use crate::delivery::{Leased, WorkerId};
@@ -130,7 +131,7 @@ pub(crate) async fn lease(
             }
             Err(error) if groups::is_gone(&error) && !repaired => {
                 repaired = true;
-                if groups::groups(redis, std::iter::once((lane, true))).await? == 0 {
+                if !groups::restore(redis, lane).await? {
                     return Err(Error::not_found(format!(
                         "the subscription `{}` was dropped",
                         lane.group
@@ -160,7 +161,7 @@ impl Reader {
     async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
         let era = redis.link.era();
         let mut conn = redis.link.own(BLOCK + OVERRUN).await?;
-        loss::greet(redis, lane, &mut conn).await?;
+        loss::check_server(redis, lane, &mut conn).await?;
         let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
         Ok(Self {
             conn,
@@ -208,24 +209,21 @@ impl Reader {
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
         while self.is_behind() {
-            // An entry held now and no longer then was ended meanwhile.
-            let held = redis.live.held(worker);
-            let mut pipe = redis::pipe();
-            for (stream, after) in lane.streams.iter().zip(&self.behind) {
-                if let Some(after) = after {
-                    pipe.add_command(read(lane, stream, worker, max, after));
-                }
-            }
-            let answers: Vec<RedisResult<Value>> =
-                pipe.ignore_errors().query_async(&mut self.conn).await?;
+            // What is held now and no longer then was ended meanwhile.
+            let held = redis.leased.of(worker);
+            let behind = lane.streams.iter().zip(&self.behind);
+            let reads = behind.filter_map(|(stream, after)| {
+                Some(commands::read(lane, stream, worker, max, after.as_ref()?))
+            });
+            let answers = Pipeline::from_iter(reads).send(&mut self.conn).await?;
             let streams = lane.streams.iter().zip(&mut self.behind);
             let asked = streams.filter(|(_, after)| after.is_some());
             for ((stream, after), answer) in asked.zip(answers) {
                 let mut entries = entries_of(answer?);
                 *after = entries.last().map(|last| last.id.clone());
                 redis
-                    .live
-                    .without_those(worker, &held, &mut entries, |raw| {
+                    .leased
+                    .without_settled(worker, &held, &mut entries, |raw| {
                         lane.address(stream, &raw.id)
                     });
                 if !entries.is_empty() {
@@ -249,12 +247,10 @@ impl Reader {
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
         let shares = self.shares(lane, max);
-        let mut pipe = redis::pipe();
-        for (stream, share) in &shares {
-            pipe.add_command(read(lane, stream, worker, *share, ">"));
-        }
-        let answers: Vec<RedisResult<Value>> =
-            pipe.ignore_errors().query_async(&mut self.conn).await?;
+        let reads = shares
+            .iter()
+            .map(|(stream, share)| commands::read(lane, stream, worker, *share, ">"));
+        let answers = Pipeline::from_iter(reads).send(&mut self.conn).await?;
         let mut batches = Vec::new();
         let (mut hot, mut again_hot) = (false, false);
         for ((stream, share), answer) in shares.into_iter().zip(answers) {
@@ -306,16 +302,7 @@ impl Reader {
         wait: Duration,
     ) -> RedisResult<Vec<Batch>> {
         let share = (max / lane.streams.len()).max(1);
-        let mut cmd = read_group(lane, worker, share);
-        cmd.arg("BLOCK")
-            .arg(wait.as_millis().max(1) as u64)
-            .arg("STREAMS");
-        for stream in &lane.streams {
-            cmd.arg(&*stream.key);
-        }
-        for _ in &lane.streams {
-            cmd.arg(">");
-        }
+        let cmd = commands::read_blocking(lane, worker, share, wait);
         let mut room = max;
         let mut batches = Vec::new();
         self.hot = false;
@@ -350,32 +337,8 @@ impl Reader {
     }
 }
 
-/// Requests new entries of a stream (`>`), or entries after `after` that this worker was given and
-/// has not ended.
-pub(crate) fn read(
-    lane: &Lane,
-    stream: &Stream,
-    worker: &WorkerId,
-    count: usize,
-    after: &str,
-) -> redis::Cmd {
-    let mut cmd = read_group(lane, worker, count);
-    cmd.arg("STREAMS").arg(&*stream.key).arg(after);
-    cmd
-}
-
-/// The entries in the reply for one stream.
+/// What was answered of one stream.
 pub(crate) fn entries_of(answer: Value) -> Vec<Raw> {
     let streams = reply::streams(answer).into_iter();
     streams.flat_map(|(_, entries)| entries).collect()
-}
-
-fn read_group(lane: &Lane, worker: &WorkerId, count: usize) -> redis::Cmd {
-    let mut cmd = redis::cmd("XREADGROUP");
-    cmd.arg("GROUP")
-        .arg(&*lane.group)
-        .arg(&**worker)
-        .arg("COUNT")
-        .arg(count);
-    cmd
 }

@@ -37,8 +37,8 @@ pub(crate) async fn renew(redis: &Redis, claims: &[Claim]) -> Result<Vec<bool>, 
     let held: Vec<_> = held.collect();
     let lost = claims.iter().zip(&held).filter(|(_, held)| !**held);
     redis
-        .live
-        .drop(lost.filter_map(|(claim, _)| Some((&claim.worker, claim.entry()?))));
+        .leased
+        .release(lost.filter_map(|(claim, _)| Some((&claim.worker, claim.entry()?))));
     Ok(held)
 }
 

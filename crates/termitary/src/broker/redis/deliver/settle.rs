@@ -40,7 +40,7 @@ pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<
             held[i] = noted;
         }
     }
-    redis.live.drop(
+    redis.leased.release(
         settlements
             .iter()
             .filter_map(|s| Some((&s.claim.worker, s.claim.entry()?))),
@@ -182,29 +182,40 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<boo
 }
 
 /// An entry that ends without running.
-pub(crate) struct Over {
-    pub(crate) entry: EntryAddress,
-    /// What it carried was finished and is not counted yet.
-    pub(crate) counts: bool,
+pub(crate) struct EndedEntry {
+    address: EntryAddress,
+    /// Its delivery is finished and not counted yet.
+    counts: bool,
 }
 
-impl Over {
-    pub(crate) fn quietly(entry: EntryAddress) -> Self {
+impl EndedEntry {
+    pub(crate) fn quiet(address: EntryAddress) -> Self {
         Self {
-            entry,
+            address,
             counts: false,
+        }
+    }
+
+    pub(crate) fn counted(address: EntryAddress) -> Self {
+        Self {
+            address,
+            counts: true,
         }
     }
 }
 
 /// Ends entries that this worker holds.
-pub(crate) async fn end(redis: &Redis, worker: &WorkerId, over: &[Over]) -> Result<(), Error> {
-    let ends: Vec<_> = over
+pub(crate) async fn end(
+    redis: &Redis,
+    worker: &WorkerId,
+    ended: &[EndedEntry],
+) -> Result<(), Error> {
+    let ends: Vec<_> = ended
         .iter()
-        .map(|Over { entry, counts }| End {
+        .map(|one| End {
             worker,
-            entry,
-            counts: *counts,
+            entry: &one.address,
+            counts: one.counts,
         })
         .collect();
     let ended = run(redis, &ends).await?;

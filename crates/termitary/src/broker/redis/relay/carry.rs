@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use super::due;
 use super::record::{self, Sent};
 use crate::broker::redis::bridge::outgoing;
+use crate::broker::redis::wire::commands::Pipeline;
 use crate::broker::redis::wire::link::Held;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
@@ -187,7 +188,7 @@ async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
         if is_late(redis, cargo) {
             return give_back(redis, cargo, events).await;
         }
-        let losses = redis.noting.losses();
+        let losses = redis.losses.number();
         let sending = async {
             let answers = send(redis, &mut held, chunk).await?;
             fault::point!("carry.sent");
@@ -220,17 +221,17 @@ async fn send(
     events: &[(i64, Envelope)],
 ) -> Result<Vec<RedisResult<Value>>, Error> {
     let of_one_name = || events.chunk_by(|(_, one), (_, next)| one.name == next.name);
-    let mut pipe = redis::Pipeline::with_capacity(events.len() + 2);
+    let mut pipe = Pipeline::with_capacity(events.len() + 2);
     for same in of_one_name() {
         let stream = redis.link.keys().main(&same[0].1.name);
         if same.len() > 1 {
-            pipe.cmd("MULTI");
+            pipe.add(redis::cmd("MULTI"));
         }
         for (seq, event) in same {
-            pipe.add_command(entry::add(&stream, event, Some(*seq), None));
+            pipe.add(entry::add(&stream, event, Some(*seq), None));
         }
         if same.len() > 1 {
-            pipe.cmd("EXEC");
+            pipe.add(redis::cmd("EXEC"));
         }
     }
     let mut answers = redis

@@ -5,12 +5,14 @@
 //! reconciler; an entry without a note is found stale by its fence.
 
 use std::collections::HashMap;
+use std::mem;
 use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Value};
 
 use super::refused::Refused;
 use crate::broker::redis::bridge::outgoing;
+use crate::broker::redis::wire::commands::Pipeline;
 use crate::broker::redis::wire::keys::{Keys, Lane};
 use crate::broker::redis::wire::link::Held;
 use crate::broker::redis::wire::reply;
@@ -163,10 +165,10 @@ async fn send(
 ) -> Result<(), Error> {
     while !sendings.is_empty() {
         let rest = sendings.split_off(sendings.len().min(CHUNK));
-        let mut pipe = redis::pipe();
-        for sending in &sendings {
-            pipe.add_command(sending.command.clone());
-        }
+        let commands = sendings
+            .iter_mut()
+            .map(|sending| mem::take(&mut sending.command));
+        let mut pipe: Pipeline = commands.collect();
         match redis.link.shared().many_on(held, &mut pipe).await {
             Ok(answers) => note(redis, &sendings, answers, refused).await?,
             Err(error) => {

@@ -3,7 +3,7 @@
 //! keep up.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +23,6 @@ pub(crate) struct Noting {
     /// Somebody will note it.
     under_way: AtomicBool,
     turn: tokio::sync::Mutex<()>,
-    /// How often Redis may have lost everything.
-    losses: AtomicU64,
     outage: Outage,
 }
 
@@ -45,7 +43,6 @@ impl Default for Noting {
             sent: Mutex::default(),
             under_way: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
-            losses: AtomicU64::new(0),
             outage: Outage::of("noting which entries carry what"),
         }
     }
@@ -59,16 +56,6 @@ impl Noting {
 
     pub(crate) fn add(&self, sent: Vec<Sent>) {
         self.sent().extend(sent);
-    }
-
-    pub(crate) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Acquire)
-    }
-
-    /// Redis may have lost everything: that something was sent before is no reason
-    /// to trust it longer.
-    pub(crate) fn distrust(&self) {
-        self.losses.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -125,7 +112,7 @@ async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
         let mut conn = redis.db.read().await?;
         handover::leased_between(&mut conn, first, last).await?
     };
-    let losses = redis.noting.losses();
+    let losses = redis.losses.number();
     let trusted = sent.iter().all(|sent| sent.losses == losses);
     let until_us = trusted.then(|| redis.trusted_until_us());
     let mut entries: Vec<_> = sent

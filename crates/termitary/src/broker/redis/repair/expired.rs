@@ -1,7 +1,7 @@
-//! Finds expired leases on streams.
+//! The leases on streams that are over.
 //!
-//! The server's clock measures how long an entry has been idle, and it goes on while this machine
-//! sleeps. Entries that look old are therefore watched from here as well.
+//! The server's clock measures how long an entry has been idle, also while this machine
+//! sleeps. So entries that look old are watched from here as well.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::groups;
 use crate::broker::redis::Redis;
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::{self, Lane, Stream};
 use crate::broker::redis::wire::reply;
 use crate::broker::watch::Watch;
@@ -16,28 +17,26 @@ use crate::clock::forward;
 use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;
 
-/// Number of entries examined by one command.
+/// The most entries of one reply.
 const PAGE: usize = 1_000;
-/// Nothing is idle for so long, in milliseconds.
-const NEVER: i64 = i64::MAX;
-/// Drift between the server's clock and ours that is possible between two looks.
+/// The most by which the server's clock and ours drift apart between two looks.
 const DRIFT: Duration = Duration::from_millis(50);
 
-/// The watched entries of workers, and those that are ready to be taken over.
-pub(crate) struct Graves {
-    watch: Watch<Held>,
-    /// By subscription and stream.
+/// Entries of workers: those that are watched, and those whose lease is over.
+pub(crate) struct Expired {
+    watch: Watch<HeldEntry>,
+    /// Entries whose lease is over, by subscription and stream.
     pub(crate) ripe: BTreeMap<(i64, Arc<str>), VecDeque<String>>,
 }
 
-/// An entry in a worker's hand.
+/// An entry and the worker that holds it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Held {
+struct HeldEntry {
     entry: EntryAddress,
     worker: String,
 }
 
-impl Graves {
+impl Expired {
     pub(crate) fn of(lease: Duration) -> Self {
         Self {
             watch: Watch::over(lease),
@@ -45,40 +44,39 @@ impl Graves {
         }
     }
 
-    /// Another server, or the same one after an outage: earlier observations are void.
+    /// Drops everything seen so far: the connection is new.
     pub(crate) fn forget(&mut self) {
         self.watch.forget();
         self.ripe.clear();
     }
 }
 
-/// Looks once at everything that workers hold; returns the errors of streams that could not be
-/// read.
+/// Looks once at all entries that workers hold. Returns the error of a stream that could
+/// not be read.
 pub(crate) async fn look(
     redis: &Redis,
     lanes: &[Lane],
-    graves: &mut Graves,
+    expired: &mut Expired,
 ) -> Result<Option<Error>, Error> {
     let lease = redis.config.lease_time();
     let asked = forward();
-    let since_last = graves.watch.since_last(asked);
+    let since_last = expired.watch.since_last(asked);
     let (mut stale, mut failed) = (Vec::new(), None);
     let mut asking: Vec<_> = keys::streams(lanes)
         .map(|(lane, stream)| (lane, stream, "-".to_owned()))
         .collect();
     while !asking.is_empty() {
-        let mut pipe = redis::pipe();
-        for (lane, stream, from) in &asking {
-            pipe.add_command(idle(lane, stream, lease / 2, from));
-        }
+        let looks = asking
+            .iter()
+            .map(|(lane, stream, from)| commands::idle(lane, stream, lease / 2, from, PAGE));
+        let mut pipe: Pipeline = looks.collect();
         let answers = redis.link.shared().many(&mut pipe).await?;
         let mut next = Vec::new();
         for ((lane, stream, _), answer) in asking.into_iter().zip(answers) {
             let held = match answer {
-                Ok(answer) => reply::held(answer),
+                Ok(answer) => reply::pending(answer),
                 Err(error) if groups::is_gone(&error) => {
-                    let made = groups::groups(redis, std::iter::once((lane, true))).await;
-                    failed = made.err().or(failed);
+                    failed = groups::restore(redis, lane).await.err().or(failed);
                     continue;
                 }
                 Err(error) => {
@@ -95,26 +93,26 @@ pub(crate) async fn look(
         }
         asking = next;
     }
-    watch(graves, stale, asked, since_last, lease);
+    watch(expired, stale, asked, since_last, lease);
     Ok(failed)
 }
 
-/// Records the expired entries.
+/// Adds the entries whose lease is over to `ripe`.
 fn watch(
-    graves: &mut Graves,
-    stale: Vec<(&Lane, &Stream, reply::Held)>,
+    expired: &mut Expired,
+    stale: Vec<(&Lane, &Stream, reply::Pending)>,
     now: Instant,
     since_last: Duration,
     lease: Duration,
 ) {
     let mut idle = HashMap::with_capacity(stale.len());
     let unchanged = stale.into_iter().filter_map(|(lane, stream, held)| {
-        let key = Held {
+        let key = HeldEntry {
             entry: lane.address(stream, &held.id),
             worker: held.consumer,
         };
-        // Less idle than the time since the last look: renewed in between. The next
-        // look is then the first.
+        // Idle for less than the time since the last look: renewed in between. The next look
+        // is then the first.
         let renewed = held.idle + DRIFT < since_last;
         (!renewed).then(|| {
             idle.insert(key.clone(), (lane.route, held.idle));
@@ -122,8 +120,8 @@ fn watch(
         })
     });
     let unchanged: Vec<_> = unchanged.collect();
-    let ripe = &mut graves.ripe;
-    graves
+    let ripe = &mut expired.ripe;
+    expired
         .watch
         .look(now, unchanged.into_iter(), |held, stood| {
             let Some((route, idle)) = idle.get(held) else {
@@ -138,27 +136,26 @@ fn watch(
         });
 }
 
-/// Looks for pending entries that are no longer on their stream: Redis removes them from their
-/// worker when any worker claims them, and reports it. Returns whether there were any.
-pub(crate) async fn bereft(redis: &Redis, us: &WorkerId, lanes: &[Lane]) -> Result<bool, Error> {
+/// Looks for pending entries that are not on their stream any more: Redis drops them and
+/// names them in its reply, whatever is claimed. Returns whether there were any.
+pub(crate) async fn has_lost_entries(
+    redis: &Redis,
+    us: &WorkerId,
+    lanes: &[Lane],
+) -> Result<bool, Error> {
     let mut found = false;
     let mut asking: Vec<_> = keys::streams(lanes)
         .map(|(lane, stream)| (lane, stream, "0-0".to_owned()))
         .collect();
     while !asking.is_empty() {
-        let mut pipe = redis::pipe();
-        for (lane, stream, from) in &asking {
-            pipe.cmd("XAUTOCLAIM")
-                .arg(&*stream.key)
-                .arg(&*lane.group)
-                .arg(&**us)
-                .arg(NEVER)
-                .arg(from);
-        }
+        let looks = asking
+            .iter()
+            .map(|(lane, stream, from)| commands::drop_lost(lane, stream, us, from));
+        let mut pipe: Pipeline = looks.collect();
         let answers = redis.link.shared().many(&mut pipe).await?;
         let mut next = Vec::new();
         for ((lane, stream, _), answer) in asking.into_iter().zip(answers) {
-            // The search for dead workers reports the errors of this stream.
+            // `look` reports errors of this stream.
             let Ok(answer) = answer else { continue };
             let mut parts = reply::list(answer).into_iter();
             let from = parts.next().and_then(reply::text);
@@ -171,17 +168,4 @@ pub(crate) async fn bereft(redis: &Redis, us: &WorkerId, lanes: &[Lane]) -> Resu
         asking = next;
     }
     Ok(found)
-}
-
-/// Requests the entries that have been idle for this long.
-fn idle(lane: &Lane, stream: &Stream, least: Duration, from: &str) -> redis::Cmd {
-    let mut cmd = redis::cmd("XPENDING");
-    cmd.arg(&*stream.key)
-        .arg(&*lane.group)
-        .arg("IDLE")
-        .arg(least.as_millis() as u64)
-        .arg(from)
-        .arg("+")
-        .arg(PAGE);
-    cmd
 }

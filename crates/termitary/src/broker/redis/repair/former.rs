@@ -17,7 +17,7 @@ pub(crate) async fn run(redis: &Redis, worker: &WorkerId, former: &[Route]) -> R
         for stream in &lane.streams {
             takeover::clear(redis, worker, &lane, stream).await?;
         }
-        groups::forget(redis, &lane).await?;
+        groups::remove(redis, &lane).await?;
         ledger::forget_former(&redis.db, one).await?;
         tracing::info!(subscription = %lane.group, events = ?one.events, "cleared the stream of an event that the subscription no longer handles");
     }

@@ -1,41 +1,42 @@
-//! Consumer groups: made when a subscription registers, and made again when
-//! Redis lost them; of a subscription that is on record, and of no other.
+//! Consumer groups: made when a subscription registers, and made again when Redis lost
+//! them, for subscriptions on record only.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use redis::{RedisError, RedisResult};
 
 use super::loss;
 use crate::broker::redis::Redis;
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::{self, Lane};
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::Route;
 use crate::error::Error;
 use crate::ledger;
 
-/// A new subscription starts from now. One that the ledger knew already had a group: if it is
-/// missing, Redis lost data, and the entries now on the stream came after that.
-pub(crate) async fn routes(redis: &Redis, routes: &[Route]) -> Result<(), Error> {
+/// Makes the groups of declared subscriptions. A new subscription starts from now. A known
+/// one had a group: if it is missing, Redis lost data, and everything on the stream came
+/// after that.
+pub(crate) async fn declare(redis: &Redis, routes: &[Route]) -> Result<(), Error> {
+    let keys = redis.link.keys();
     let fresh: Vec<_> = routes
         .iter()
         .filter(|route| !route.fresh.is_empty())
-        .map(|route| redis.link.keys().lane(&fresh_only(route)))
+        .map(|route| keys.lane(&fresh_only(route)))
         .collect();
     if !fresh.is_empty() {
-        groups(redis, fresh.iter().map(|lane| (lane, false))).await?;
+        make_missing(redis, fresh.iter().map(|lane| (lane, false))).await?;
     }
     let lanes: Vec<_> = routes
         .iter()
-        .map(|route| (redis.link.keys().lane(route), route.known))
+        .map(|route| (keys.lane(route), route.known))
         .collect();
-    let made = groups(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await;
-    made.map(drop)
+    make_missing(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await
 }
 
-/// The names that are new to a known subscription start from now, too. Its first name
-/// stays, as that is where its own stream has its name from.
+/// Names that are new to a known subscription start from now, too. Its first name stays:
+/// the subscription's own stream is named after it.
 fn fresh_only(route: &Route) -> Route {
     let mut only = route.clone();
     let first = route.events.first();
@@ -44,141 +45,168 @@ fn fresh_only(route: &Route) -> Route {
     only
 }
 
-/// Creates missing groups. The caller may know a subscription that was dropped since: no group is
-/// created for it. Returns how many of them are registered.
-pub(crate) async fn groups<'a>(
+/// Makes the missing groups among these, each with whether its subscription was known
+/// before. A subscription that was dropped since gets none.
+pub(crate) async fn make_missing<'a>(
     redis: &Redis,
     lanes: impl Iterator<Item = (&'a Lane, bool)>,
-) -> Result<usize, Error> {
-    let lanes: Vec<_> = lanes.collect();
-    let (missing, failed) = missing(redis, lanes.clone()).await?;
+) -> Result<(), Error> {
+    let _turn = redis.groups.lock().await;
+    let (missing, failed) = missing(redis, lanes.collect()).await?;
     if missing.is_empty() {
-        return failed.map_or(Ok(lanes.len()), |error| Err(error.into()));
+        return failed.map_or(Ok(()), |error| Err(error.into()));
     }
-    let on_record = on_record(redis).await?;
-    let missing: Vec<_> = missing
-        .into_iter()
-        .filter(|group| on_record.contains(group.lane))
-        .collect();
-    let failed = make(redis, &missing).await?.or(failed);
-    forget_dropped(redis, &missing).await?;
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(lanes
-            .iter()
-            .filter(|(lane, _)| on_record.contains(lane))
-            .count()),
+    let on_record = OnRecord::read(redis).await?;
+    let refused = make(redis, missing, &on_record).await?.pop();
+    let failed = refused.map(|(_, error)| error).or(failed);
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// A reader found the group of its subscription gone. Mostly Redis lost all of them: makes
+/// every missing group, once for all readers that ask. Returns whether the subscription is
+/// on record; a dropped one gets no group.
+pub(crate) async fn restore(redis: &Redis, lane: &Lane) -> Result<bool, Error> {
+    let _turn = redis.groups.lock().await;
+    let (own, failed) = missing(redis, vec![(lane, true)]).await?;
+    if own.is_empty() {
+        return failed.map_or(Ok(true), |error| Err(error.into()));
+    }
+    let on_record = OnRecord::read(redis).await?;
+    if !on_record.contains(lane) {
+        return Ok(false);
+    }
+    let lanes = on_record.0.values().map(|lane| (lane, true)).collect();
+    let (missing, _) = missing(redis, lanes).await?;
+    // Housekeeping reports what fails for other subscriptions.
+    let refused = make(redis, missing, &on_record).await?;
+    match refused.into_iter().find(|(route, _)| *route == lane.route) {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(true),
     }
 }
 
-/// The subscriptions of the ledger, each by its number and its name: numbers of
-/// dropped ones may have been given again by older versions.
-struct OnRecord(HashSet<(i64, String)>);
+/// The subscriptions of the ledger, each by its number and its name: older versions may
+/// have used the number of a dropped one again.
+struct OnRecord(HashMap<(i64, Arc<str>), Lane>);
 
 impl OnRecord {
+    async fn read(redis: &Redis) -> Result<Self, Error> {
+        let lanes = lanes(redis).await?.into_iter();
+        Ok(Self(
+            lanes
+                .map(|lane| ((lane.route, lane.group.clone()), lane))
+                .collect(),
+        ))
+    }
+
     fn contains(&self, lane: &Lane) -> bool {
-        self.0.contains(&(lane.route, lane.group.to_string()))
+        self.0.contains_key(&(lane.route, lane.group.clone()))
     }
 }
 
-async fn on_record(redis: &Redis) -> Result<OnRecord, Error> {
+/// Every subscription on record.
+pub(crate) async fn lanes(redis: &Redis) -> Result<Vec<Lane>, Error> {
     let routes = ledger::routes(&redis.db).await?.into_iter();
-    Ok(OnRecord(
-        routes.map(|route| (route.id, route.name)).collect(),
-    ))
+    Ok(routes
+        // The route that parks unreadable input reads no stream.
+        .filter(|route| route.name != ledger::BRIDGE)
+        .map(|route| redis.link.keys().lane(&route))
+        .collect())
 }
 
-/// Looks again once the groups are made: who dropped a subscription in between
-/// found no group of it to destroy.
-async fn forget_dropped(redis: &Redis, made: &[Missing<'_>]) -> Result<(), Error> {
-    if made.is_empty() {
-        return Ok(());
+/// Makes the groups of subscriptions on record. Returns the errors, each with its route.
+async fn make(
+    redis: &Redis,
+    missing: Vec<Missing<'_>>,
+    on_record: &OnRecord,
+) -> Result<Vec<(i64, RedisError)>, Error> {
+    let mut missing = missing;
+    missing.retain(|group| on_record.contains(group.lane));
+    if missing.is_empty() {
+        return Ok(Vec::new());
     }
-    let on_record = on_record(redis).await?;
-    for group in made.iter().filter(|group| !on_record.contains(group.lane)) {
-        forget(redis, group.lane).await?;
-    }
-    Ok(())
-}
-
-/// Creates these groups; returns the error if one could not be created.
-async fn make(redis: &Redis, missing: &[Missing<'_>]) -> Result<Option<RedisError>, Error> {
-    let mut failed = None;
-    let mut lost: Vec<_> = missing.iter().filter(|group| group.known).collect();
-    lost.dedup_by_key(|group| group.lane.route);
-    let lost: Vec<_> = lost.into_iter().map(|group| group.lane).collect();
+    let mut lost: Vec<_> = missing
+        .iter()
+        .filter(|group| group.known)
+        .map(|group| group.lane)
+        .collect();
+    lost.dedup_by_key(|lane| lane.route);
     if !lost.is_empty() {
         // Before anybody can read from them.
-        loss::regroup(redis, &lost).await?;
+        loss::before_groups(redis, &lost).await?;
     }
-    let mut pipe = redis::pipe();
-    for Missing { lane, place, known } in missing {
+    let create = |Missing { lane, place, known }: &Missing<'_>| {
         let from_now = !known && *place < lane.mains().len();
         let start = if from_now { "$" } else { "0" };
-        pipe.cmd("XGROUP")
-            .arg("CREATE")
-            .arg(&*lane.streams[*place].key)
-            .arg(&*lane.group)
-            .arg(start)
-            .arg("MKSTREAM");
-    }
+        commands::create_group(&lane.streams[*place].key, &lane.group, start)
+    };
+    let mut pipe: Pipeline = missing.iter().map(create).collect();
+    let mut refused = Vec::new();
     let answers = redis.link.shared().many(&mut pipe).await?;
-    for (answer, group) in answers.into_iter().zip(missing) {
+    for (answer, group) in answers.into_iter().zip(&missing) {
         match answer {
-            Ok(_) if group.known => redis.lost.store(true, Ordering::Release),
+            Ok(_) if group.known => redis.losses.group_made_again(),
             Ok(_) => {}
             // Another process was faster.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
-            Err(error) => failed = Some(error),
+            Err(error) => refused.push((group.lane.route, error)),
         }
     }
-    Ok(failed)
+    // A subscription that was dropped meanwhile had no group yet to destroy.
+    let on_record = OnRecord::read(redis).await?;
+    for group in missing
+        .iter()
+        .filter(|group| !on_record.contains(group.lane))
+    {
+        remove(redis, group.lane).await?;
+    }
+    Ok(refused)
 }
 
-/// A group that is not there.
+/// A missing group.
 struct Missing<'a> {
     lane: &'a Lane,
-    /// Which of its streams.
+    /// The index of its stream.
     place: usize,
     known: bool,
 }
 
-/// The groups that are not there, and why Redis would not say of others.
+/// Returns the missing groups, and an error if Redis refused to say about others.
 async fn missing<'a>(
     redis: &Redis,
     lanes: Vec<(&'a Lane, bool)>,
 ) -> Result<(Vec<Missing<'a>>, Option<RedisError>), Error> {
     let streams = lanes.iter().flat_map(|(lane, _)| &lane.streams);
     let there = groups_of(redis, streams.map(|stream| &*stream.key)).await?;
-    let (mut missing, mut unsaid) = (Vec::new(), None);
+    let (mut missing, mut unknown) = (Vec::new(), None);
     for (lane, known) in lanes {
         for (place, stream) in lane.streams.iter().enumerate() {
             match there.get(&*stream.key) {
                 Some(Ok(groups)) if !groups.contains_key(&*lane.group) => {
                     missing.push(Missing { lane, place, known });
                 }
-                Some(Err(error)) => unsaid = Some(error.clone()),
+                Some(Err(error)) => unknown = Some(error.clone()),
                 _ => {}
             }
         }
     }
-    Ok((missing, unsaid))
+    Ok((missing, unknown))
 }
 
-/// The groups of one stream by their names, where Redis would say.
+/// The groups of one stream by their names.
 pub(crate) type Groups = RedisResult<HashMap<String, Group>>;
 
-/// The groups of each stream, none where it is not there. However often it is named, it
-/// is asked once.
+/// Returns the groups of each stream, none of a missing stream. Asks once for a stream that
+/// is named twice.
 pub(crate) async fn groups_of<'a>(
     redis: &Redis,
     streams: impl Iterator<Item = &'a str>,
 ) -> Result<HashMap<&'a str, Groups>, Error> {
     let streams: BTreeSet<&str> = streams.collect();
-    let mut pipe = redis::pipe();
-    for stream in &streams {
-        pipe.cmd("XINFO").arg("GROUPS").arg(*stream);
-    }
+    let mut pipe: Pipeline = streams
+        .iter()
+        .map(|stream| commands::groups(stream))
+        .collect();
     let answers = redis.link.shared().many(&mut pipe).await?;
     let by_name = |answer| -> Groups {
         let groups = reply::unless_absent(answer)?.map(reply::groups);
@@ -191,32 +219,29 @@ pub(crate) async fn groups_of<'a>(
         .collect())
 }
 
-/// Removes everything of a subscription on Redis: its groups, its counters and its own stream.
-/// Returns how many of those there were.
-pub(crate) async fn forget(redis: &Redis, lane: &Lane) -> Result<i64, Error> {
-    let mut pipe = redis::pipe();
+/// Removes a subscription from Redis: its groups, its counters and its own stream. Returns
+/// how many of these there were.
+pub(crate) async fn remove(redis: &Redis, lane: &Lane) -> Result<i64, Error> {
+    let mut pipe = Pipeline::new();
     for stream in lane.mains() {
-        pipe.cmd("XGROUP")
-            .arg("DESTROY")
-            .arg(&*stream.key)
-            .arg(&*lane.group);
-        pipe.cmd("DEL").arg(keys::done(&stream.key, &lane.group));
+        pipe.add(commands::destroy_group(&stream.key, &lane.group));
+        pipe.add(commands::delete(&keys::done(&stream.key, &lane.group)));
     }
     if let Some(again) = lane.again() {
-        pipe.cmd("DEL").arg(&*again.key);
+        pipe.add(commands::delete(&again.key));
     }
     let mut there = 0;
     for answer in redis.link.shared().many(&mut pipe).await? {
-        // A stream that is not there has no group to end.
+        // A missing stream has no group to destroy.
         let gone = reply::unless_absent(answer)?;
         there += gone.and_then(|gone| reply::int(&gone)).unwrap_or(0);
     }
     Ok(there)
 }
 
-/// Removes leftovers of dropped subscriptions on Redis: a worker that knew one may have created it
-/// again and died, or be of an older version.
-pub(crate) async fn sweep(redis: &Redis) -> Result<(), Error> {
+/// Removes what dropped subscriptions still have on Redis: a worker that knew one may have
+/// made its groups again and died, or be of an older version.
+pub(crate) async fn remove_dropped(redis: &Redis) -> Result<(), Error> {
     let dropped = dropped(redis).await?;
     if dropped.is_empty() {
         return Ok(());
@@ -235,25 +260,25 @@ pub(crate) async fn sweep(redis: &Redis) -> Result<(), Error> {
     if !dropped.iter().any(stays) {
         return Ok(());
     }
-    // Once more: a subscription that was registered again meanwhile created its groups after that.
+    // Once more: a subscription registered again meanwhile made its groups after that.
     let still: HashSet<_> = self::dropped(redis).await?.into_iter().map(name).collect();
     for lane in dropped.iter().filter(|lane| stays(lane)) {
         if still.contains(&name(lane.clone())) {
-            forget(redis, lane).await?;
+            remove(redis, lane).await?;
             tracing::info!(subscription = %lane.group, "removed from Redis what was left of a dropped subscription");
         }
     }
     Ok(())
 }
 
-/// The dropped subscriptions, one lane per event.
+/// The streams of dropped subscriptions, one lane for each event.
 async fn dropped(redis: &Redis) -> Result<Vec<Lane>, Error> {
     let routes = ledger::dropped(&redis.db).await?;
     let keys = redis.link.keys();
     Ok(routes.iter().map(|route| keys.lane(route)).collect())
 }
 
-/// Its group and its first stream.
+/// The group and the first stream of a lane.
 fn name(lane: Lane) -> (Arc<str>, Option<Arc<str>>) {
     (
         lane.group,
@@ -261,7 +286,7 @@ fn name(lane: Lane) -> (Arc<str>, Option<Arc<str>>) {
     )
 }
 
-/// The group of a stream is gone, or went while a read waited on it.
+/// The group of a stream is gone, or was destroyed while a read waited on it.
 pub(crate) fn is_gone(error: &redis::RedisError) -> bool {
     matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))
 }

@@ -1,56 +1,117 @@
-//! Redis may go back in time: a restart loses the tail of its file, a failover
-//! what the replica had not heard, a group made anew has given out nothing. It
-//! then gives out again what somebody may be running, and does not know. The
-//! ledger remembers which entries that may be; they run under a higher fence.
-//! So do those that the ledger is about to send again, because nobody told it
-//! yet that they arrived.
+//! Redis may go back in time: a restart loses the tail of its file, a failover everything
+//! that the replica had not received, and a group made again has given out nothing. Redis
+//! then gives out entries again that a worker may be running. The ledger records up to
+//! which entry that is possible; their deliveries run under a higher fence. So do
+//! deliveries that the ledger is about to send again, because nobody has recorded yet that
+//! they arrived.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisResult, Value};
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use redis::{RedisResult, Value};
 
 use crate::broker::redis::Redis;
-use crate::broker::redis::entry::Carried;
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::info::{self, Info};
 use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::reply;
 use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;
 use crate::ledger::handover::{self, Again};
-use crate::ledger::redis_servers as servers;
+use crate::ledger::{Row, redis_servers as servers};
+use crate::lock::Mutex;
 
-/// A delivery whose entry may have been given out before, or would soon be sent again.
-pub(crate) struct Doubted {
-    pub(crate) entry: EntryAddress,
-    pub(crate) carried: Carried,
-    pub(crate) seq: i64,
-    /// As the ledger has it now.
-    pub(crate) fence: i64,
-    pub(crate) attempts: u32,
+/// Losses of data that this process noticed. Housekeeping acts on them once for all
+/// signals that came until then.
+#[derive(Default)]
+pub(crate) struct Losses {
+    noticed: AtomicBool,
+    /// Groups that were made again since the last line in the log.
+    groups: AtomicU64,
+    acted_on: AtomicU64,
+    /// The last server that was noticed as another one than before.
+    server: Mutex<Option<String>>,
 }
 
-/// Asked on each new connection that reads, before it reads: is it the server
-/// that the ledger knows?
-pub(crate) async fn greet(
+impl Losses {
+    pub(crate) fn notice(&self) {
+        self.noticed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_noticed(&self) -> bool {
+        self.noticed.load(Ordering::Acquire)
+    }
+
+    /// Returns whether a loss was noticed since the last call.
+    pub(crate) fn take(&self) -> bool {
+        self.noticed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Entries that were pending are gone from their stream.
+    pub(crate) fn entries_gone(&self) {
+        metrics::counter!("termitary_redis_losses_total").increment(1);
+        self.notice();
+    }
+
+    /// Redis did not have the group of a known subscription.
+    pub(crate) fn group_made_again(&self) {
+        self.groups.fetch_add(1, Ordering::AcqRel);
+        self.notice();
+    }
+
+    /// Another server, or another run of it: it may lack the tail of the data. Every
+    /// subscription finds that out by itself; it is one loss.
+    pub(crate) fn server_changed(&self, server: &str) {
+        let mut last = self.server.lock();
+        if last.as_deref() != Some(server) {
+            *last = Some(server.to_owned());
+            self.notice();
+        }
+    }
+
+    /// The number of losses acted on. Entries sent before the latest of them may be gone.
+    pub(crate) fn number(&self) -> u64 {
+        self.acted_on.load(Ordering::Acquire)
+    }
+
+    fn act(&self) {
+        self.acted_on.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Has the ledger trust Redis with no delivery any more: the reconciler asks for each.
+pub(crate) async fn distrust(redis: &Redis) -> Result<(), Error> {
+    redis.losses.act();
+    let mut tx = redis.db.begin().await?;
+    let deliveries = handover::distrust(&mut tx, redis.now_us(), redis.doubted_until_us()).await?;
+    tx.commit().await?;
+    let groups = redis.losses.groups.swap(0, Ordering::AcqRel);
+    tracing::warn!(
+        deliveries,
+        groups,
+        "Redis may have lost data: checking every delivery that was handed to Redis"
+    );
+    Ok(())
+}
+
+/// Checks a new connection that reads, before it reads: is it the server that the ledger
+/// knows?
+pub(crate) async fn check_server(
     redis: &Redis,
     lane: &Lane,
     conn: &mut MultiplexedConnection,
 ) -> Result<(), Error> {
-    let who = identity();
-    let answers: Vec<RedisResult<Value>> = who.query_async(conn).await?;
+    let answers = identity().send(conn).await?;
     let Some(server) = identify(answers)? else {
-        return Ok(()); // not allowed to ask
+        return Ok(()); // this user may not ask
     };
     let known = servers::last_read_from(&mut *redis.db.read().await?, lane.route).await?;
     if known.as_deref() == Some(&*server) {
         return Ok(());
     }
     let until_ms = match known {
-        Some(_) => {
-            let ends: Vec<RedisResult<Value>> = ends(&[lane]).query_async(conn).await?;
-            Some(last(ends)?)
-        }
+        Some(_) => Some(last(ends(&[lane]).send(conn).await?)?),
         None => None, // nothing was ever read
     };
     let mut tx = redis.db.begin().await?;
@@ -60,17 +121,23 @@ pub(crate) async fn greet(
     servers::read_from(&mut tx, lane.route, &server).await?;
     tx.commit().await?;
     if known.is_some() {
-        redis.lost.store(true, Ordering::Release);
+        redis.losses.server_changed(&server);
     }
     Ok(())
 }
 
-/// The groups of these subscriptions are about to be made anew.
-pub(crate) async fn regroup(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error> {
+/// Records that the groups of these subscriptions, about to be made again, may give out
+/// entries a second time.
+pub(crate) async fn before_groups(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error> {
+    let mut ends = redis
+        .link
+        .shared()
+        .many(&mut ends(lanes))
+        .await?
+        .into_iter();
     let mut until = Vec::with_capacity(lanes.len());
     for lane in lanes {
-        let ends = redis.link.shared().many(&mut ends(&[lane])).await?;
-        until.push((lane.route, last(ends)?));
+        until.push((lane.route, last(ends.by_ref().take(lane.streams.len()))?));
     }
     let mut tx = redis.db.begin().await?;
     for (route, until_ms) in until {
@@ -79,19 +146,18 @@ pub(crate) async fn regroup(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error>
     tx.commit().await
 }
 
-/// Gives these the next fence; answers those that may run under it.
+/// Gives these deliveries the next fence. Returns, by `seq`, the fences of those that may
+/// run under it.
 pub(crate) async fn refence(
     redis: &Redis,
-    lane: &Lane,
     worker: &WorkerId,
-    doubted: &[Doubted],
+    doubted: impl Iterator<Item = (Row, &EntryAddress)>,
 ) -> Result<HashMap<i64, i64>, Error> {
     let again: Vec<_> = doubted
-        .iter()
-        .map(|one| Again {
-            row: (one.seq, lane.route, one.fence),
+        .map(|(row, entry)| Again {
+            row,
             worker,
-            entry: one.entry.recorded(),
+            entry: entry.recorded(),
         })
         .collect();
     let mut tx = redis.db.begin().await?;
@@ -104,45 +170,38 @@ pub(crate) async fn refence(
         .collect())
 }
 
-/// Where each stream of these lanes ends.
+/// Asks for the last entry of each stream of these lanes.
 fn ends(lanes: &[&Lane]) -> Pipeline {
-    let mut pipe = redis::pipe();
-    for stream in lanes.iter().flat_map(|lane| &lane.streams) {
-        pipe.cmd("XREVRANGE").arg(&*stream.key).arg("+").arg("-");
-        pipe.arg("COUNT").arg(1);
-    }
-    pipe.ignore_errors();
-    pipe
+    let streams = lanes.iter().flat_map(|lane| &lane.streams);
+    streams
+        .map(|stream| commands::last_entry(&stream.key))
+        .collect()
 }
 
-/// The milliseconds of the youngest entry; a stream that is not there has none.
-fn last(ends: Vec<RedisResult<Value>>) -> Result<i64, Error> {
+/// The milliseconds of the youngest entry, 0 without any.
+fn last(ends: impl IntoIterator<Item = RedisResult<Value>>) -> Result<i64, Error> {
     let mut last = 0;
     for end in ends {
         let end = match end {
-            // A key of another type in the way holds no entries.
+            // A key of another type holds no entries.
             Err(error) if error.code() == Some("WRONGTYPE") => continue,
             end => end?,
         };
-        let ids = reply::entries(end).into_iter().map(|raw| ms(&raw.id));
+        let ids = reply::entries(end)
+            .into_iter()
+            .map(|raw| reply::entry_ms(&raw.id));
         last = ids.chain([last]).max().unwrap_or(0);
     }
     Ok(last)
 }
 
-/// When an entry was added, by the server's clock.
-pub(crate) fn ms(id: &str) -> i64 {
-    reply::id(id).map_or(0, |(ms, _)| i64::try_from(ms).unwrap_or(i64::MAX))
-}
-
-/// Asks for what tells one run of a server, and one line of its history, from
-/// another.
+/// Asks for the identity of a server: one run of it, and one line of its history.
 pub(crate) fn identity() -> Pipeline {
     info::ask(&["server", "replication"])
 }
 
-/// The answer; `None` where the server never says. An error says nothing about
-/// which server it is.
+/// The reply to [`identity`]; `None` if this user may not ask. An error says nothing about
+/// the identity.
 pub(crate) fn identify(answers: Vec<RedisResult<Value>>) -> Result<Option<String>, Error> {
     let info = Info::read(answers)?;
     let line = info.field("master_replid").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Asks Redis for the deliveries it was trusted with; what it does not have
-//! any more, the ledger owes again.
+//! Asks Redis for the deliveries that the ledger trusts it with. Deliveries that Redis does
+//! not have any more are owed again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::{RedisResult, Value};
 
 use super::groups;
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::broker::redis::{Redis, entry};
@@ -19,16 +20,12 @@ use crate::ledger::handover::{self, Trusted};
 use crate::planted;
 
 const PAGE: usize = 200;
-/// A delivery that keeps waiting is asked for less and less often, up to this.
+/// The longest wait between two checks of a delivery; the wait grows with its age.
 const LONGEST_TRUST: Duration = minutes(15);
-/// When to ask again about what Redis answered with an error.
+/// The wait before the next check of a delivery for which Redis returned an error.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Whether each is still to be run; an error where Redis would not say.
-type Standing = Vec<RedisResult<bool>>;
-
-/// Looks at one page of deliveries whose trust has ended; answers whether
-/// there may be more.
+/// Checks one page of deliveries whose trust has ended. Returns whether there may be more.
 pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
     if planted::is("forgetful-relay") {
         return Ok(false);
@@ -44,26 +41,25 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
     for row in page {
         let key = (row.seq, row.route, row.fence);
         match located(&lanes, &row) {
-            // We run it ourselves: whatever became of its entry, it is in hand.
-            Some(entry) if redis.live.anyone_holds(&entry) => {
+            // This process runs it, whatever became of its entry.
+            Some(entry) if redis.leased.has(&entry) => {
                 there.push((key, trust(redis, &row, now_us)));
             }
             Some(entry) => asked.push((row, entry)),
             None => owed.push(key),
         }
     }
-    let standing = ask(redis, &asked).await?;
-    let mut unsaid = None;
-    for ((row, _), stands) in asked.iter().zip(standing) {
+    let answers = ask(redis, &asked).await?;
+    let mut unknown = None;
+    for ((row, _), on_redis) in asked.iter().zip(answers) {
         let key: Row = (row.seq, row.route, row.fence);
-        match stands {
+        match on_redis {
             Ok(true) => there.push((key, trust(redis, row, now_us))),
             Ok(false) => owed.push(key),
             Err(error) => {
-                // Not lost: not known. Others get their turn before it is
-                // asked for again.
+                // Not lost, but unknown. Others get their turn before the next try.
                 there.push((key, now_us.saturating_add(micros(ASK_AGAIN))));
-                unsaid = Some(error);
+                unknown = Some(error);
             }
         }
     }
@@ -82,23 +78,10 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
             "Redis did not have these deliveries any more: they are sent again"
         );
     }
-    match unsaid {
+    match unknown {
         Some(error) => Err(error.into()),
         None => Ok(more),
     }
-}
-
-/// Nothing that Redis was trusted with is taken for granted any more.
-pub(crate) async fn distrust(redis: &Redis) -> Result<(), Error> {
-    redis.noting.distrust();
-    let mut tx = redis.db.begin().await?;
-    let rows = handover::distrust(&mut tx, redis.now_us(), redis.doubted_until_us()).await?;
-    tx.commit().await?;
-    tracing::warn!(
-        deliveries = rows,
-        "Redis may have lost data: asking for everything that it was trusted with"
-    );
-    Ok(())
 }
 
 fn trust(redis: &Redis, row: &Trusted, now_us: i64) -> i64 {
@@ -107,7 +90,7 @@ fn trust(redis: &Redis, row: &Trusted, now_us: i64) -> i64 {
     now_us.saturating_add(waited.clamp(least, micros(LONGEST_TRUST).max(least)))
 }
 
-/// The entry that carries it, if that is where its subscription reads today.
+/// The entry that carries the delivery, if its subscription still reads that stream.
 fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<EntryAddress> {
     let (key, id) = row.entry.as_ref()?.0.split_once('|')?;
     let lane = lanes.get(&row.route)?;
@@ -115,43 +98,38 @@ fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<EntryAddress> {
     Some(lane.address(stream, id))
 }
 
-/// Whether each entry is on its stream and still to be run: pending, or not
-/// given to the group yet.
-async fn ask(redis: &Redis, asked: &[(Trusted, EntryAddress)]) -> Result<Standing, Error> {
+/// Returns whether each entry is on its stream and still to be run: pending, or not given
+/// to the group yet. An error if Redis refused to say.
+async fn ask(
+    redis: &Redis,
+    asked: &[(Trusted, EntryAddress)],
+) -> Result<Vec<RedisResult<bool>>, Error> {
     if asked.is_empty() {
         return Ok(Vec::new());
     }
     let streams = asked.iter().map(|(_, entry)| &*entry.stream);
     let groups = groups::groups_of(redis, streams).await?;
-    let mut pipe = redis::pipe();
-    for (_, entry) in asked {
-        pipe.cmd("XRANGE")
-            .arg(&*entry.stream)
-            .arg(&*entry.id)
-            .arg(&*entry.id);
-        pipe.cmd("XPENDING")
-            .arg(&*entry.stream)
-            .arg(&*entry.group)
-            .arg(&*entry.id)
-            .arg(&*entry.id)
-            .arg(1);
+    let mut pipe = Pipeline::new();
+    for (_, EntryAddress { stream, group, id }) in asked {
+        pipe.add(commands::range(stream, id, id));
+        pipe.add(commands::pending(stream, group, id));
     }
     let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
-    let mut standing = Vec::with_capacity(asked.len());
+    let mut all = Vec::with_capacity(asked.len());
     for (row, entry) in asked {
         let (Some(found), Some(pending)) = (answers.next(), answers.next()) else {
             break;
         };
-        standing.push(match groups.get(&*entry.stream) {
-            Some(Ok(groups)) => stands(row, entry, found, pending, groups),
+        all.push(match groups.get(&*entry.stream) {
+            Some(Ok(groups)) => is_on_redis(row, entry, found, pending, groups),
             Some(Err(error)) => Err(error.clone()),
             None => Ok(false),
         });
     }
-    Ok(standing)
+    Ok(all)
 }
 
-fn stands(
+fn is_on_redis(
     row: &Trusted,
     entry: &EntryAddress,
     found: RedisResult<Value>,

@@ -1,8 +1,8 @@
-//! Takes over what dead workers held, and gives back what a leaving one was
-//! handed and never saw.
+//! Takes over the deliveries of dead workers, and gives back those that a leaving worker
+//! was given and never saw.
 //!
-//! An entry is taken when it has been idle for a lease, and was watched from here
-//! for half of one without being renewed (`graves`).
+//! An entry is taken when it has been idle for a lease, and this process has watched it for
+//! half of one without a renewal (`expired`).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -10,51 +10,52 @@ use std::time::Duration;
 
 use redis::{RedisResult, Value};
 
-use super::expired::{self, Graves};
+use super::expired::{self, Expired};
 use super::groups;
 use crate::broker::redis::Redis;
-use crate::broker::redis::deliver::settle::{self, Over};
+use crate::broker::redis::deliver::settle::{self, EndedEntry};
 use crate::broker::redis::deliver::{admit, reader};
-use crate::broker::redis::entry::{self, Carried};
+use crate::broker::redis::entry;
+use crate::broker::redis::standing::{self, ReadEntry, Standing, stream_claim};
+use crate::broker::redis::wire::commands::{self, Pipeline};
 use crate::broker::redis::wire::keys::{self, Lane, Stream};
 use crate::broker::redis::wire::reply::{self, Raw};
 use crate::broker::redis::wire::script;
-use crate::db::Tx;
-use crate::delivery::{Claim, EntryAddress, Origin, Route, WorkerId};
+use crate::delivery::{Claim, EntryAddress, Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::Row;
 use crate::ledger::{self, Whose};
 
 const PAGE: usize = 100;
 /// Other housekeeping gets a turn after so many entries of one stream.
 const TURN: usize = 500;
 
-/// Where entries go whose worker is gone: not the worker's own name, or its
-/// lane would read them back as its own.
-fn undertaker(worker: &WorkerId) -> WorkerId {
+/// The consumer that takes over entries: not the worker's own name, or its lane would read
+/// them back as its own.
+fn takeover_id(worker: &WorkerId) -> WorkerId {
     format!("{worker}.takeover").into()
 }
 
-/// Takes what is ripe; where nothing is, looks. Answers whether there may be more.
+/// Takes entries whose lease is over, or looks for them if it knows of none. Returns whether
+/// there may be more.
 pub(crate) async fn run(
     redis: &Redis,
     worker: &WorkerId,
     lanes: &[Lane],
-    graves: &mut Graves,
+    expired: &mut Expired,
 ) -> Result<bool, Error> {
     let (mut more, mut failed) = (false, None);
-    let us = undertaker(worker);
-    if graves.ripe.is_empty() {
-        if expired::bereft(redis, &us, lanes).await? {
-            redis.loses();
+    let us = takeover_id(worker);
+    if expired.ripe.is_empty() {
+        if expired::has_lost_entries(redis, &us, lanes).await? {
+            redis.losses.entries_gone();
         }
-        failed = expired::look(redis, lanes, graves).await?;
+        failed = expired::look(redis, lanes, expired).await?;
     }
     let all = keys::streams(lanes)
         .map(|(lane, stream)| ((lane.route, stream.key.clone()), (lane, stream)));
     let all: HashMap<_, _> = all.collect();
-    for (place, mut ids) in std::mem::take(&mut graves.ripe) {
+    for (place, mut ids) in std::mem::take(&mut expired.ripe) {
         let Some((lane, stream)) = all.get(&place) else {
             continue; // dropped meanwhile
         };
@@ -62,9 +63,9 @@ pub(crate) async fn run(
             Ok(()) if ids.is_empty() => {}
             Ok(()) => {
                 more = true;
-                graves.ripe.insert(place, ids);
+                expired.ripe.insert(place, ids);
             }
-            // One stream in trouble does not keep the others' dead unburied.
+            // One failing stream does not keep the others waiting.
             Err(error) if redis.link.shared().stands() => failed = Some(error),
             Err(error) => return Err(error),
         }
@@ -75,8 +76,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Takes entries of one stream, page after page, until it is through or other
-/// housekeeping gets a turn.
+/// Takes entries of one stream, page after page, until none is left or other housekeeping
+/// gets a turn.
 async fn take(
     redis: &Redis,
     lane: &Lane,
@@ -100,30 +101,11 @@ async fn take(
         let mut taken = reply::list(redis.link.shared().script(call).await?).into_iter();
         let entries = taken.next().map(reply::entries).unwrap_or_default();
         if taken.next().is_some_and(|gone| reply::int(&gone) > Some(0)) {
-            redis.loses();
+            redis.losses.entries_gone();
         }
-        bury(redis, lane, stream, us, entries, End::Crashed).await?;
+        return_to_ledger(redis, lane, stream, us, entries, Reason::Crashed).await?;
     }
     Ok(())
-}
-
-fn claim_idle(
-    lane: &Lane,
-    stream: &Stream,
-    us: &WorkerId,
-    from: &str,
-    idle: Duration,
-) -> redis::Cmd {
-    let mut cmd = redis::cmd("XAUTOCLAIM");
-    let idle = idle.as_millis() as u64;
-    cmd.arg(&*stream.key)
-        .arg(&*lane.group)
-        .arg(&**us)
-        .arg(idle)
-        .arg(from)
-        .arg("COUNT")
-        .arg(PAGE);
-    cmd
 }
 
 struct Page {
@@ -143,23 +125,23 @@ impl Page {
     }
 }
 
-/// Why entries are taken from their worker.
+/// The reason why entries are taken from their worker.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum Reason {
     /// Its lease ended: a crash is counted.
     Crashed,
     /// It left in order and never saw them.
     Unseen,
 }
 
-/// Makes the ledger owe these deliveries again, then ends the entries.
-async fn bury(
+/// Makes the ledger owe the deliveries of these entries again, then ends the entries.
+async fn return_to_ledger(
     redis: &Redis,
     lane: &Lane,
     stream: &Stream,
     owner: &WorkerId,
     raws: Vec<Raw>,
-    end: End,
+    reason: Reason,
 ) -> Result<(), Error> {
     if raws.is_empty() {
         return Ok(());
@@ -167,70 +149,91 @@ async fn bury(
     fault::point!("takeover.claimed");
     let now_us = redis.now_us();
     let mut tx = redis.db.begin().await?;
-    let mut keys = Vec::new();
-    let mut over = Vec::with_capacity(raws.len());
+    let mut readable = Vec::with_capacity(raws.len());
+    let mut ended = Vec::with_capacity(raws.len());
     for raw in &raws {
-        let entry = lane.address(stream, &raw.id);
-        let mut counts = false;
+        let address = lane.address(stream, &raw.id);
         match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
-            Some(Ok(carried)) => match row(&mut tx, lane, owner, &entry, carried, now_us).await? {
-                Found::Owed(row) => keys.push(row),
-                Found::Noted => counts = true,
-                Found::Over => {}
-            },
+            Some(Ok(carried)) => {
+                readable.push(ReadEntry {
+                    address,
+                    carried,
+                    seen: true,
+                });
+                continue;
+            }
             Some(Err(unreadable)) => {
-                admit::park_in(&mut tx, lane, owner, &entry, &unreadable, now_us).await?;
+                admit::park_in(&mut tx, lane, owner, &address, &unreadable, now_us).await?;
             }
             // Deleted: the reconciler sends again what is owed.
             None => {}
         }
-        over.push(Over { entry, counts });
+        ended.push(EndedEntry::quiet(address));
     }
-    if end == End::Crashed {
-        let taken = ledger::crash_held(&mut tx, &keys, now_us).await?;
-        if taken > 0 {
-            metrics::counter!("termitary_leases_expired_total").increment(taken);
-            tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
+    let standings = standing::standing(&mut tx, lane.route, &readable, 0).await?;
+    let mut rows = Vec::with_capacity(readable.len());
+    for (entry, standing) in readable.into_iter().zip(standings) {
+        match standing {
+            Standing::Leased { row, .. } => rows.push(row),
+            Standing::StreamOnly => {
+                let envelope = Arc::new(entry.carried.envelope);
+                let claim = stream_claim(lane.route, owner, &envelope, entry.address.clone());
+                let adopted = ledger::adopt(&mut tx, &claim, &envelope, now_us).await?;
+                rows.extend(adopted.as_ref().and_then(Claim::row));
+            }
+            Standing::Uncounted => {
+                ended.push(EndedEntry::counted(entry.address));
+                continue;
+            }
+            Standing::Over | Standing::Orphan => {}
         }
-    } else {
-        ledger::handover::owe(&mut tx, &keys).await?;
+        ended.push(EndedEntry::quiet(entry.address));
+    }
+    match reason {
+        Reason::Crashed => {
+            let taken = ledger::crash_held(&mut tx, &rows, now_us).await?;
+            if taken > 0 {
+                metrics::counter!("termitary_leases_expired_total").increment(taken);
+                tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
+            }
+        }
+        Reason::Unseen => drop(ledger::handover::owe(&mut tx, &rows).await?),
     }
     tx.commit_and_wake().await?;
     fault::point!("takeover.buried");
-    settle::end(redis, owner, &over).await?;
+    settle::end(redis, owner, &ended).await?;
     fault::point!("takeover.ended");
     Ok(())
 }
 
-/// Brings back to the ledger what is left for a subscription on a stream that it no
-/// longer reads: what nobody was given, then what somebody was given.
+/// Returns to the ledger the entries of a stream that a subscription no longer reads: first
+/// those that were not given out, then those that were.
 pub(crate) async fn clear(
     redis: &Redis,
     worker: &WorkerId,
     lane: &Lane,
     stream: &Stream,
 ) -> Result<(), Error> {
-    let us = undertaker(worker);
+    let us = takeover_id(worker);
     let ask = async |cmd: redis::Cmd| -> Result<Option<Value>, Error> {
-        let mut pipe = redis::pipe();
-        let mut answers = redis.link.shared().many(pipe.add_command(cmd)).await?;
-        match answers.pop() {
+        let mut pipe = Pipeline::from_iter([cmd]);
+        match redis.link.shared().many(&mut pipe).await?.pop() {
             Some(Ok(answer)) => Ok(Some(answer)),
             Some(Err(error)) if !groups::is_gone(&error) => Err(error.into()),
             _ => Ok(None),
         }
     };
-    while let Some(answer) = ask(reader::read(lane, stream, &us, PAGE, ">")).await? {
+    while let Some(answer) = ask(commands::read(lane, stream, &us, PAGE, ">")).await? {
         let entries = reader::entries_of(answer);
         if entries.is_empty() {
             break;
         }
-        bury(redis, lane, stream, &us, entries, End::Unseen).await?;
+        return_to_ledger(redis, lane, stream, &us, entries, Reason::Unseen).await?;
     }
     let mut from = "0-0".to_owned();
-    while let Some(answer) = ask(claim_idle(lane, stream, &us, &from, Duration::ZERO)).await? {
+    while let Some(answer) = ask(commands::claim(lane, stream, &us, &from, PAGE)).await? {
         let page = Page::read(answer);
-        bury(redis, lane, stream, &us, page.entries, End::Unseen).await?;
+        return_to_ledger(redis, lane, stream, &us, page.entries, Reason::Unseen).await?;
         if page.next == "0-0" {
             break;
         }
@@ -239,8 +242,8 @@ pub(crate) async fn clear(
     Ok(())
 }
 
-/// Takes back suspects from dead workers. They are leased from the ledger
-/// itself, and no stream knows of them.
+/// Takes back suspects from dead workers. They are leased from the ledger itself and are
+/// on no stream.
 pub(crate) async fn suspects(redis: &Redis) -> Result<(), Error> {
     let taken = redis.suspects.reclaim(&redis.db, Whose::Suspects).await?;
     if taken > 0 {
@@ -253,70 +256,22 @@ pub(crate) async fn suspects(redis: &Redis) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the ledger knows of an entry whose worker is gone.
-enum Found {
-    /// Its row.
-    Owed(Row),
-    /// It is finished, and counts when its entry ends.
-    Noted,
-    /// How it ended.
-    Over,
-}
-
-/// Asks the ledger; what lived on the stream only is adopted.
-async fn row(
-    tx: &mut Tx,
-    lane: &Lane,
-    owner: &WorkerId,
-    entry: &EntryAddress,
-    carried: Carried,
-    now_us: i64,
-) -> Result<Found, Error> {
-    let noted = entry.recorded();
-    if let Some((seq, fence)) = carried.ledger {
-        let row = (seq, lane.route, fence);
-        let fence = ledger::entries::fence(tx, row, carried.envelope.id, &noted).await?;
-        return Ok(fence.map_or(Found::Over, |fence| Found::Owed((seq, lane.route, fence))));
-    }
-    let envelope = Arc::new(carried.envelope);
-    let claim = Claim {
-        event: envelope.id,
-        route: lane.route,
-        worker: owner.clone(),
-        fence: 1,
-        origin: Origin::Stream {
-            envelope: Arc::clone(&envelope),
-            entry: entry.clone(),
-        },
-    };
-    let adopted = ledger::adopt(tx, &claim, &envelope, now_us).await?;
-    if let Some(row) = adopted.as_ref().and_then(Claim::row) {
-        return Ok(Found::Owed(row));
-    }
-    let known = ledger::entries::adopted(tx, lane.route, &[envelope.id]).await?;
-    let uncounted = known.get(&envelope.id).and_then(Option::as_ref);
-    Ok(match uncounted {
-        Some(entry) if *entry == noted => Found::Noted,
-        _ => Found::Over,
-    })
-}
-
-/// A worker leaves in order: gives back what it was handed unseen, and is
-/// forgotten wherever it holds nothing.
+/// A worker leaves in order: gives back entries that it never saw, and deletes the worker's
+/// consumers that hold nothing.
 pub(crate) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {
     redis.drop_readers(worker);
     let lanes: Vec<_> = routes
         .iter()
         .map(|route| redis.link.keys().lane(route))
         .collect();
-    let us = undertaker(worker);
+    let us = takeover_id(worker);
     let all: Vec<_> = keys::streams(&lanes).collect();
-    let mut pipe = redis::pipe();
-    for (lane, stream) in &all {
-        pipe.add_command(reader::read(lane, stream, worker, PAGE, "0"));
-    }
-    // What is held now and no longer then was ended meanwhile.
-    let held = redis.live.held(worker);
+    let reads = all
+        .iter()
+        .map(|(lane, stream)| commands::read(lane, stream, worker, PAGE, "0"));
+    let mut pipe: Pipeline = reads.collect();
+    // Entries held now and no longer after the read were settled in between.
+    let held = redis.leased.of(worker);
     let answers = redis.link.shared().many(&mut pipe).await?;
     for ((lane, stream), answer) in all.iter().zip(answers) {
         give_back(redis, lane, stream, worker, answer, &held).await?;
@@ -336,11 +291,11 @@ pub(crate) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
         })
         .collect();
     redis.link.shared().scripts(&calls).await?;
-    redis.live.forget(worker);
+    redis.leased.remove_worker(worker);
     Ok(())
 }
 
-/// What was handed to this worker of one stream, page after page from the first.
+/// Gives back the entries that this worker was given of one stream, page after page.
 async fn give_back(
     redis: &Redis,
     lane: &Lane,
@@ -357,22 +312,19 @@ async fn give_back(
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        let next = reader::read(lane, stream, worker, PAGE, &last.id);
-        redis.live.without_those(worker, held, &mut entries, |raw| {
-            lane.address(stream, &raw.id)
-        });
-        bury(redis, lane, stream, worker, entries, End::Unseen).await?;
-        let mut pipe = redis::pipe();
-        answer = redis
-            .link
-            .shared()
-            .many(pipe.add_command(next))
-            .await?
-            .remove(0);
+        let next = commands::read(lane, stream, worker, PAGE, &last.id);
+        redis
+            .leased
+            .without_settled(worker, held, &mut entries, |raw| {
+                lane.address(stream, &raw.id)
+            });
+        return_to_ledger(redis, lane, stream, worker, entries, Reason::Unseen).await?;
+        let mut pipe = Pipeline::from_iter([next]);
+        answer = redis.link.shared().many(&mut pipe).await?.remove(0);
     }
 }
 
-/// How often to look: a dead worker's lease is over after one lease and this.
+/// The time between two looks: a dead worker is noticed after a lease and this.
 pub(crate) fn every(redis: &Redis) -> Duration {
     redis.config.lease_time() / 6
 }

@@ -1,9 +1,8 @@
 //! One round of housekeeping: relay always, the rest when its time has come.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::expired::Graves;
+use super::expired::Expired;
 use super::{former, groups, loss, reconcile, takeover, trim};
 use crate::broker::redis::Redis;
 use crate::broker::redis::relay::due;
@@ -39,7 +38,7 @@ pub(crate) struct Keeper {
     /// Every group is there, as far as we know.
     groups_made: bool,
     refused: Refused,
-    graves: Graves,
+    expired: Expired,
     owner: Chore,
     meet: Chore,
     repair: Chore,
@@ -64,7 +63,7 @@ impl Keeper {
             routes_at: None,
             groups_made: false,
             refused: Refused::default(),
-            graves: Graves::of(lease),
+            expired: Expired::of(lease),
             owner: Chore::of("asking whose deliveries Redis carries"),
             meet: Chore::of("asking which server it is"),
             repair: Chore::of("repairing what Redis lost"),
@@ -151,13 +150,7 @@ fn due(at: &mut Option<Instant>, every: Duration) -> bool {
 impl Keeper {
     async fn know_routes(&mut self, redis: &Redis) -> Result<(), Error> {
         if due(&mut self.routes_at, ROUTES_EVERY) {
-            let routes = ledger::routes(&redis.db).await?;
-            // What parks unreadable input reads no stream.
-            self.lanes = routes
-                .iter()
-                .filter(|route| route.name != ledger::BRIDGE)
-                .map(|route| redis.link.keys().lane(route))
-                .collect();
+            self.lanes = groups::lanes(redis).await?;
             self.former = ledger::former(&redis.db).await?;
         }
         Ok(())
@@ -173,15 +166,18 @@ impl Keeper {
             // Asked just now, when it was made.
             self.owner.at = Some(forward() + OWNER_EVERY);
             // Time passed on Redis while nobody could renew: the living first.
-            self.graves.forget();
+            self.expired.forget();
         }
         if self.server_known || !self.meet.is_due() {
             return Ok(());
         }
         if let Some(server) = self.meet.ended(server(redis).await, Duration::ZERO) {
             if self.server.is_some() && self.server != server {
-                // Restarted or failed over: the tail of what it had may be gone.
-                redis.lost.store(true, Ordering::Release);
+                // Restarted or failed over: the tail of its data may be gone.
+                match &server {
+                    Some(server) => redis.losses.server_changed(server),
+                    None => redis.losses.notice(),
+                }
             }
             self.server = server;
             self.server_known = true;
@@ -191,7 +187,7 @@ impl Keeper {
 
     /// Redis may have been emptied, or handed over, under a connection that stands.
     async fn owner(&mut self, redis: &Redis) -> Result<(), Error> {
-        let lost = redis.lost.load(Ordering::Acquire);
+        let lost = redis.losses.is_noticed();
         if !(self.owner.is_due() || lost) || !redis.link.shared().stands() {
             return Ok(());
         }
@@ -211,18 +207,18 @@ impl Keeper {
         if !self.repair.is_due() {
             return;
         }
-        let lost = redis.lost.swap(false, Ordering::AcqRel);
+        let lost = redis.losses.take();
         if self.groups_made && !lost {
             return;
         }
-        let made = groups::groups(redis, self.lanes.iter().map(|lane| (lane, true))).await;
+        let made = groups::make_missing(redis, self.lanes.iter().map(|lane| (lane, true))).await;
         self.groups_made = made.is_ok();
-        let lost = redis.lost.swap(false, Ordering::AcqRel) || lost;
-        let mut repaired = made.map(drop);
+        let lost = redis.losses.take() || lost;
+        let mut repaired = made;
         if lost {
-            let asking = reconcile::distrust(redis).await;
+            let asking = loss::distrust(redis).await;
             if asking.is_err() {
-                redis.lost.store(true, Ordering::Release);
+                redis.losses.notice();
             }
             repaired = repaired.and(asking);
             self.reconcile.at = None;
@@ -250,7 +246,7 @@ impl Keeper {
 
     async fn takeover(&mut self, redis: &Redis, worker: &WorkerId) {
         if self.takeover.is_due() && redis.link.shared().stands() {
-            let taken = takeover::run(redis, worker, &self.lanes, &mut self.graves).await;
+            let taken = takeover::run(redis, worker, &self.lanes, &mut self.expired).await;
             if self.takeover.ended(taken, takeover::every(redis)) == Some(true) {
                 self.takeover.at = None;
             }
@@ -284,7 +280,7 @@ impl Keeper {
 
     async fn sweep(&mut self, redis: &Redis) {
         if self.sweep.is_due() && redis.link.shared().stands() {
-            let swept = groups::sweep(redis).await;
+            let swept = groups::remove_dropped(redis).await;
             self.sweep.ended(swept, SWEEP_EVERY);
         }
     }

@@ -52,8 +52,8 @@ impl Acceptance {
     /// Asks the server at the other end of a new connection. The error is invalid
     /// where no server was accepted before, and waiting does not help.
     pub(crate) async fn ask(&self, conn: &mut MultiplexedConnection) -> Result<(), Error> {
-        let sections = info::ask(&["server", "replication", "memory"]);
-        let answers: Vec<RedisResult<Value>> = sections.query_async(conn).await?;
+        let mut sections = info::ask(&["server", "replication", "memory"]);
+        let answers = sections.send(conn).await?;
         let info = Info::read(answers)?;
         if let Some(why) = unfit(&info) {
             return Err(self.refuse(&why));

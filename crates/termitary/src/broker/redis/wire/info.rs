@@ -1,7 +1,8 @@
 //! Facts that a server tells about itself.
 
-use redis::{Pipeline, RedisError, RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 
+use super::commands::Pipeline;
 use super::reply;
 use crate::error::Error;
 
@@ -10,12 +11,8 @@ pub(crate) struct Info(Vec<String>);
 
 /// Asks for these sections, one command each: servers before 7.0 take one.
 pub(crate) fn ask(sections: &[&str]) -> Pipeline {
-    let mut pipe = redis::pipe();
-    for section in sections {
-        pipe.cmd("INFO").arg(*section);
-    }
-    pipe.ignore_errors();
-    pipe
+    let ask = |section: &&str| redis::cmd("INFO").arg(*section).clone();
+    sections.iter().map(ask).collect()
 }
 
 impl Info {

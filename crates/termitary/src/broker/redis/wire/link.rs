@@ -8,14 +8,14 @@ use std::time::Duration;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
-    Value,
+    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisError, RedisResult, Value,
 };
 use tokio::sync::{Mutex, broadcast};
 use uuid::Uuid;
 
 use super::accept::Acceptance;
 use super::broadcasts;
+use super::commands::Pipeline;
 use super::config::RedisConfig;
 use super::keys::Keys;
 use super::script::{self, Script};
@@ -266,7 +266,7 @@ impl Wire {
             .await;
         let mut conn = made.map_err(|error| self.acceptance.failed(error))?;
         self.acceptance.ask(&mut conn).await?;
-        let _: Vec<RedisResult<Value>> = script::load().query_async(&mut conn).await?;
+        script::load().send(&mut conn).await?;
         Ok(Held {
             conn,
             closed,
@@ -306,9 +306,7 @@ impl Wire {
         if pipe.is_empty() {
             return Ok(Vec::new());
         }
-        let answers: RedisResult<Vec<RedisResult<Value>>> =
-            pipe.ignore_errors().query_async(&mut held.conn).await;
-        match answers {
+        match pipe.send(&mut held.conn).await {
             Ok(answers) => {
                 if let Some(Err(error)) = answers
                     .iter()
@@ -328,10 +326,7 @@ impl Wire {
         &self,
         calls: &[script::Call<'_>],
     ) -> Result<Vec<RedisResult<Value>>, Error> {
-        let mut pipe = redis::pipe();
-        for call in calls {
-            pipe.add_command(call.command());
-        }
+        let mut pipe: Pipeline = calls.iter().map(script::Call::command).collect();
         let mut answers = self.many(&mut pipe).await?;
         let forgotten: Vec<_> = (0..answers.len())
             .filter(|&i| answers[i].as_ref().is_err_and(script::forgotten))
@@ -341,10 +336,7 @@ impl Wire {
         }
         // Loading them first would leave a gap in which they may go again; and
         // where nobody may load, this still works.
-        let mut pipe = redis::pipe();
-        for &i in &forgotten {
-            pipe.add_command(calls[i].whole());
-        }
+        let mut pipe: Pipeline = forgotten.iter().map(|&i| calls[i].whole()).collect();
         let again = self.many(&mut pipe).await?;
         for (i, answer) in forgotten.into_iter().zip(again) {
             answers[i] = answer;

@@ -4,6 +4,7 @@
 pub(crate) mod accept;
 mod address;
 pub(crate) mod broadcasts;
+pub(crate) mod commands;
 pub(crate) mod config;
 pub(crate) mod info;
 pub(crate) mod keys;

@@ -131,6 +131,11 @@ pub(crate) fn int(value: &Value) -> Option<i64> {
     }
 }
 
+/// The milliseconds of an entry id: when the entry was added, by the server's clock.
+pub(crate) fn entry_ms(text: &str) -> i64 {
+    id(text).map_or(0, |(ms, _)| i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
 /// An entry id, comparable.
 pub(crate) fn id(text: &str) -> Option<(u64, u64)> {
     let (ms, seq) = text.split_once('-')?;
@@ -169,19 +174,19 @@ pub(crate) fn groups(reply: Value) -> Vec<Group> {
         .collect()
 }
 
-/// An entry in a worker's hand, as `XPENDING` lists it.
+/// A pending entry, as `XPENDING` lists it.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Pending {
     pub(crate) id: String,
     pub(crate) consumer: String,
     pub(crate) idle: Duration,
 }
 
 /// `XPENDING` with a range.
-pub(crate) fn held(reply: Value) -> Vec<Held> {
+pub(crate) fn pending(reply: Value) -> Vec<Pending> {
     let one = |item| {
         let mut parts = list(item).into_iter();
-        Some(Held {
+        Some(Pending {
             id: text(parts.next()?)?,
             consumer: text(parts.next()?)?,
             idle: Duration::from_millis(int(&parts.next()?)?.max(0) as u64),

@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Pipeline, RedisError};
+use redis::{Cmd, RedisError};
+
+use super::commands::Pipeline;
 
 /// A script and its hash.
 pub(crate) struct Script {
@@ -71,12 +73,8 @@ impl Call<'_> {
 
 /// The pipeline that loads every script; sent on each new connection.
 pub(crate) fn load() -> Pipeline {
-    let mut pipe = redis::pipe();
-    for script in all() {
-        pipe.cmd("SCRIPT").arg("LOAD").arg(script.text);
-    }
-    pipe.ignore_errors();
-    pipe
+    let load = |script: &Script| redis::cmd("SCRIPT").arg("LOAD").arg(script.text).clone();
+    all().map(load).collect()
 }
 
 /// The server does not know the script (any more).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use redis::Cmd;
 
+use super::commands::Pipeline;
 use super::link::Link;
 use crate::error::Error;
 use crate::together::{Batch, Together, Turn};
@@ -59,10 +60,7 @@ async fn take_turn(link: Link, mut turn: Turn<Cmd, ()>) {
 }
 
 async fn send_batch(link: &Link, mut batch: Batch<Cmd, ()>) {
-    let mut pipe = redis::Pipeline::with_capacity(batch.requests.len());
-    for cmd in batch.requests.drain(..) {
-        pipe.add_command(cmd);
-    }
+    let mut pipe: Pipeline = batch.requests.drain(..).collect();
     match link.shared().many(&mut pipe).await {
         Ok(answers) => {
             let answers = answers.into_iter();
