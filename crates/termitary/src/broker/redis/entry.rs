@@ -196,7 +196,7 @@ fn fields(stream: &Stream, raw: &Raw) -> Result<Carried, String> {
 /// The event's name: the stream's, but on a stream for one subscription alone as its
 /// entry says.
 fn name(stream: &Stream, raw: &Raw) -> Result<String, String> {
-    let own = raw.field(b"n").filter(|_| keys::is_targeted(&stream.key));
+    let own = raw.field(b"n").filter(|_| keys::is_redelivery(&stream.key));
     Ok(optional(own)?.unwrap_or_else(|| stream.event.to_string()))
 }
 

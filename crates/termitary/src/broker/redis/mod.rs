@@ -58,23 +58,23 @@ pub(crate) struct Redis {
     config: RedisConfig,
     /// The entries that this process runs or is about to run.
     leased: LeasedEntries,
-    /// Where entries are read.
-    desks: reader::Desks,
+    /// The readers of streams.
+    readers: reader::Readers,
     /// Single publishes, sent together.
     sharing: Sharing,
     /// Committed events on their way to their streams.
     carrying: carry::Carrying,
     /// Carried events whose entries the ledger does not know.
-    noting: record::Noting,
+    recording: record::Recording,
     /// Renewals come from a runtime of their own.
     renewals: Wire,
-    keeper: tokio::sync::Mutex<upkeep::Keeper>,
+    housekeeping: tokio::sync::Mutex<upkeep::Housekeeping>,
     /// Suspects are leased from the ledger itself.
     suspects: Expiry,
     /// Streams without readers, between two looks.
-    unread: unsubscribed::Looked,
+    unsubscribed: unsubscribed::Looked,
     /// Groups on our streams that are not ours.
-    strangers: trim::Strangers,
+    unknown_groups: trim::UnknownGroups,
     /// Acknowledgements that Redis did not take.
     unacked: Outage,
     /// Events for plain channels that Redis did not take.
@@ -89,14 +89,14 @@ impl Redis {
         Self {
             sharing: Sharing::new(link.clone()),
             carrying: carry::Carrying::default(),
-            noting: record::Noting::default(),
+            recording: record::Recording::default(),
             renewals: link.wire(),
             leased: LeasedEntries::default(),
-            desks: reader::Desks::default(),
-            keeper: tokio::sync::Mutex::new(upkeep::Keeper::new(config.lease_time())),
+            readers: reader::Readers::default(),
+            housekeeping: tokio::sync::Mutex::new(upkeep::Housekeeping::new(config.lease_time())),
             suspects: Expiry::new(config.lease_time()),
-            unread: unsubscribed::Looked::default(),
-            strangers: trim::Strangers::default(),
+            unsubscribed: unsubscribed::Looked::default(),
+            unknown_groups: trim::UnknownGroups::default(),
             unacked: Outage::of("acknowledging what is finished"),
             unsent: Outage::of("sending events out on plain channels"),
             losses: Losses::default(),

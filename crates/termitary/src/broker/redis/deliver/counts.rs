@@ -9,7 +9,7 @@ use redis::Value;
 
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::commands::{self, Pipeline};
-use crate::broker::redis::wire::keys::{self, Lane, Stream, is_targeted};
+use crate::broker::redis::wire::keys::{self, Lane, Stream, is_redelivery};
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::{Counts, Route};
 use crate::error::Error;
@@ -82,7 +82,7 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         let seen = seen.entry(lane.route).or_default();
         seen.waiting += waiting;
         seen.held += held;
-        if !is_targeted(&stream.key) {
+        if !is_redelivery(&stream.key) {
             seen.done += reply::int(&done?).unwrap_or(0) as u64;
         }
     }

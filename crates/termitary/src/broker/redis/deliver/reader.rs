@@ -5,8 +5,8 @@
 //! list from its beginning. It re-reads that list too when entries were read but not admitted.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -23,6 +23,7 @@ use crate::broker::redis::wire::reply::{self, Raw};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
 use crate::fault;
+use crate::lock::Mutex;
 use crate::task::let_others_go_first;
 
 /// Duration of one blocking read. Servers may exceed it.
@@ -30,12 +31,12 @@ const BLOCK: Duration = Duration::from_secs(1);
 const OVERRUN: Duration = Duration::from_secs(3);
 
 /// By subscription and worker.
-pub(crate) type Desks = Mutex<HashMap<(i64, WorkerId), Arc<Desk>>>;
+pub(crate) type Readers = Mutex<HashMap<(i64, WorkerId), Arc<ReaderSlot>>>;
 
-/// Where one worker reads one subscription. What one lease has read is admitted
-/// while the next one reads.
+/// The reader of one worker for one subscription. While one call admits what it has read,
+/// the next one reads.
 #[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct ReaderSlot {
     /// Between two reads.
     reader: tokio::sync::Mutex<Option<Reader>>,
     /// Shared by calls that admit; exclusive for a call that looks for entries in nobody's hand,
@@ -47,14 +48,14 @@ pub(crate) struct Desk {
 
 /// Something was read; until it is admitted.
 struct Unadmitted<'a> {
-    desk: &'a Desk,
+    slot: &'a ReaderSlot,
     over: bool,
 }
 
 impl Drop for Unadmitted<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.desk.missed.store(true, Ordering::Release);
+            self.slot.missed.store(true, Ordering::Release);
         }
     }
 }
@@ -67,9 +68,9 @@ struct Reader {
     /// The position in our own pending lists; one per stream.
     behind: Vec<Option<String>>,
     /// There was more than was taken: ask without waiting first.
-    hot: bool,
+    has_more: bool,
     /// The redeliveries filled their share: give them a larger one.
-    again_hot: bool,
+    redeliveries_full: bool,
     /// Which main stream is served first: each in turn.
     turn: usize,
 }
@@ -91,29 +92,29 @@ pub(crate) async fn lease(
     wait: Duration,
 ) -> Result<Vec<Leased>, Error> {
     let deadline = Instant::now() + wait;
-    let desk = redis.desk(lane, worker);
+    let slot = redis.slot(lane, worker);
     let mut repaired = false;
     loop {
-        let mut place = desk.reader.lock().await;
-        let missed = desk.missed.swap(false, Ordering::AcqRel);
+        let mut place = slot.reader.lock().await;
+        let missed = slot.missed.swap(false, Ordering::AcqRel);
         let era = redis.link.era();
         let mut reader = match place.take() {
             Some(reader) if !missed && reader.era == era => reader,
             _ => Reader::connect(redis, lane).await?,
         };
         if reader.is_behind() {
-            drop(desk.admission.write().await);
+            drop(slot.admission.write().await);
         }
         let left = deadline.saturating_duration_since(Instant::now());
         match reader.read(redis, lane, worker, max.max(1), left).await {
             Ok(batches) => {
                 // A call that wants it exclusively holds the slot, so there is no wait.
-                let _admission = desk.admission.read().await;
-                let more = reader.hot;
+                let _admission = slot.admission.read().await;
+                let more = reader.has_more;
                 *place = Some(reader);
                 drop(place);
                 let mut unadmitted = Unadmitted {
-                    desk: &desk,
+                    slot: &slot,
                     over: false,
                 };
                 if more {
@@ -144,16 +145,13 @@ pub(crate) async fn lease(
 }
 
 impl Redis {
-    fn desk(&self, lane: &Lane, worker: &WorkerId) -> Arc<Desk> {
-        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(desks.entry((lane.route, worker.clone())).or_default())
+    fn slot(&self, lane: &Lane, worker: &WorkerId) -> Arc<ReaderSlot> {
+        let mut readers = self.readers.lock();
+        Arc::clone(readers.entry((lane.route, worker.clone())).or_default())
     }
 
     pub(crate) fn drop_readers(&self, worker: &WorkerId) {
-        self.desks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(_, whose), _| whose != worker);
+        self.readers.lock().retain(|(_, whose), _| whose != worker);
     }
 }
 
@@ -167,8 +165,8 @@ impl Reader {
             conn,
             era,
             behind,
-            hot: true,
-            again_hot: false,
+            has_more: true,
+            redeliveries_full: false,
             turn: 0,
         })
     }
@@ -190,7 +188,7 @@ impl Reader {
         if !behind.is_empty() {
             return Ok(behind);
         }
-        if self.hot || wait < Duration::from_millis(1) {
+        if self.has_more || wait < Duration::from_millis(1) {
             let batches = self.poll(lane, worker, max).await?;
             if !batches.is_empty() || wait.is_zero() {
                 return Ok(batches);
@@ -209,7 +207,7 @@ impl Reader {
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
         while self.is_behind() {
-            // What is held now and no longer then was ended meanwhile.
+            // Entries held now and no longer after the read were settled in between.
             let held = redis.leased.of(worker);
             let behind = lane.streams.iter().zip(&self.behind);
             let reads = behind.filter_map(|(stream, after)| {
@@ -252,12 +250,12 @@ impl Reader {
             .map(|(stream, share)| commands::read(lane, stream, worker, *share, ">"));
         let answers = Pipeline::from_iter(reads).send(&mut self.conn).await?;
         let mut batches = Vec::new();
-        let (mut hot, mut again_hot) = (false, false);
+        let (mut hot, mut redeliveries_full) = (false, false);
         for ((stream, share), answer) in shares.into_iter().zip(answers) {
             let entries = entries_of(answer?);
             let full = entries.len() >= share;
             hot |= full;
-            again_hot |= full && keys::is_targeted(&stream.key);
+            redeliveries_full |= full && keys::is_redelivery(&stream.key);
             if !entries.is_empty() {
                 batches.push(Batch {
                     stream: stream.clone(),
@@ -266,8 +264,11 @@ impl Reader {
                 });
             }
         }
-        // With one place a full share says nothing about the other streams.
-        (self.hot, self.again_hot) = (hot, again_hot && !(max == 1 && self.again_hot));
+        // With one place, a full share is no sign of entries on the other streams.
+        (self.has_more, self.redeliveries_full) = (
+            hot,
+            redeliveries_full && !(max == 1 && self.redeliveries_full),
+        );
         Ok(batches)
     }
 
@@ -275,8 +276,8 @@ impl Reader {
     fn shares<'a>(&mut self, lane: &'a Lane, max: usize) -> Vec<(&'a Stream, usize)> {
         let (mains, again) = (lane.mains(), lane.again());
         let for_again = match max {
-            1 => usize::from(!self.again_hot),
-            _ if self.again_hot => max / 2,
+            1 => usize::from(!self.redeliveries_full),
+            _ if self.redeliveries_full => max / 2,
             _ => 1,
         };
         let mut room = max - for_again;
@@ -305,12 +306,12 @@ impl Reader {
         let cmd = commands::read_blocking(lane, worker, share, wait);
         let mut room = max;
         let mut batches = Vec::new();
-        self.hot = false;
+        self.has_more = false;
         for (key, mut entries) in self.ask(&cmd).await? {
             let Some(i) = lane.streams.iter().position(|stream| *stream.key == *key) else {
                 continue;
             };
-            self.hot |= entries.len() >= share;
+            self.has_more |= entries.len() >= share;
             if entries.len() > room {
                 // More streams than slots returned entries at once: the rest is ours already and is
                 // read again by the next call.
@@ -337,7 +338,7 @@ impl Reader {
     }
 }
 
-/// What was answered of one stream.
+/// The entries in the reply to a read of one stream.
 pub(crate) fn entries_of(answer: Value) -> Vec<Raw> {
     let streams = reply::streams(answer).into_iter();
     streams.flat_map(|(_, entries)| entries).collect()

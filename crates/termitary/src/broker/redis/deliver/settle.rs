@@ -1,6 +1,6 @@
-//! Ending attempts: first in the ledger, which is the truth, then on the
-//! stream. What the ledger took is settled even if Redis goes away in between:
-//! the entry is then found finished when it is read again.
+//! Ends attempts: first in the ledger, which is the truth, then on the stream. A delivery
+//! that the ledger settled stays settled if Redis fails in between: its entry is found
+//! finished when it is read again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::fault;
 use crate::ledger::{self, batch};
 
-/// Answers, in order, whether each claim still held.
+/// Returns, in order, whether each claim was still valid.
 pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
     let mut held = in_ledger(redis, settlements).await?;
     fault::point!("settle.in_ledger");
@@ -29,15 +29,15 @@ pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<
             held[i] = acked;
         }
     }
-    // Where Redis did not answer, the ledger notes what is finished, so that
-    // the entry does not run again when it comes back.
-    let unsaid = |i: usize| on_stream_only(&settlements[i]) && acked[i].is_none();
-    let unsaid: Vec<_> = (0..settlements.len()).filter(|i| unsaid(*i)).collect();
-    if !unsaid.is_empty() {
-        let claims: Vec<_> = unsaid.iter().map(|&i| &settlements[i].claim).collect();
-        let noted = note(redis, &claims).await?;
-        for (i, noted) in unsaid.into_iter().zip(noted) {
-            held[i] = noted;
+    // Without a reply from Redis, the ledger records the delivery as finished, so that its
+    // entry does not run again.
+    let unknown = |i: usize| on_stream_only(&settlements[i]) && acked[i].is_none();
+    let unknown: Vec<_> = (0..settlements.len()).filter(|i| unknown(*i)).collect();
+    if !unknown.is_empty() {
+        let claims: Vec<_> = unknown.iter().map(|&i| &settlements[i].claim).collect();
+        let recorded = record_done(redis, &claims).await?;
+        for (i, first) in unknown.into_iter().zip(recorded) {
+            held[i] = first;
         }
     }
     redis.leased.release(
@@ -48,7 +48,7 @@ pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<
     Ok(held)
 }
 
-/// Finished, and so far known to the stream only.
+/// Finished, and on the stream only.
 fn on_stream_only(settlement: &Settlement) -> bool {
     matches!(settlement.claim.origin, Origin::Stream { .. })
         && settlement.outcome == (Outcome::Done { committed: false })
@@ -58,16 +58,16 @@ fn by_ledger(settlement: &Settlement) -> bool {
     !on_stream_only(settlement) && settlement.outcome != (Outcome::Done { committed: true })
 }
 
-/// So far known to the stream only, and not finished: the ledger's from now on.
+/// On the stream only so far, and not finished: the ledger adopts it.
 #[cfg(feature = "failpoints")]
 fn is_adopted(settlement: &Settlement) -> bool {
     matches!(settlement.claim.origin, Origin::Stream { .. })
         && !matches!(settlement.outcome, Outcome::Done { .. })
 }
 
-/// Notes what is finished and whose entries Redis said nothing about; answers
-/// what the ledger did not have already.
-async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
+/// Records deliveries as finished for which Redis did not reply. Returns `false` for those
+/// that the ledger had already.
+async fn record_done(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
     let mut noted = Vec::with_capacity(claims.len());
     let now_us = redis.now_us();
     let mut tx = redis.db.begin().await?;
@@ -84,7 +84,7 @@ async fn note(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
     Ok(noted)
 }
 
-/// Settles what is the ledger's to settle in one transaction.
+/// Settles in one transaction everything that the ledger has to settle.
 async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
     let committed = Outcome::Done { committed: true };
     let mut held: Vec<_> = settlements.iter().map(|s| s.outcome == committed).collect();
@@ -113,7 +113,7 @@ async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool
     Ok(held)
 }
 
-/// The ledger owes it again: the relay has something to do.
+/// The ledger owes it again, and the relay has work.
 fn is_due_again(settlement: &Settlement) -> bool {
     matches!(
         settlement.outcome,
@@ -121,8 +121,8 @@ fn is_due_again(settlement: &Settlement) -> bool {
     )
 }
 
-/// Settles what is partly known to the stream only. That is adopted first; where
-/// the ledger has it already, the claim is lost.
+/// Settles deliveries of which some are on the stream only. Those are adopted first; if the
+/// ledger has one already, its claim is lost.
 async fn adopted(
     redis: &Redis,
     settlements: Vec<Settlement>,
@@ -151,9 +151,8 @@ async fn adopted(
     Ok(held)
 }
 
-/// Ends every entry; answers which were still their worker's, and nothing
-/// where Redis did not say: the entry is then found finished when it is read
-/// again or taken over.
+/// Ends every entry. Returns whether it was still its worker's, `None` without a reply: the
+/// entry is then found finished when it is read again or taken over.
 async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<bool>> {
     let ends: Vec<_> = settlements
         .iter()
@@ -166,7 +165,7 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<boo
         })
         .collect();
     let given: Vec<_> = ends.iter().flatten().copied().collect();
-    let mut answers = match run(redis, &given).await {
+    let mut answers = match end_all(redis, &given).await {
         Ok(answers) => answers,
         Err(error) => vec![Err(error.to_string()); given.len()],
     };
@@ -218,7 +217,7 @@ pub(crate) async fn end(
             counts: one.counts,
         })
         .collect();
-    let ended = run(redis, &ends).await?;
+    let ended = end_all(redis, &ends).await?;
     match ended.into_iter().find_map(Result::err) {
         Some(why) => Err(Error::unavailable("Redis refused").caused_by(why)),
         None => Ok(()),
@@ -232,14 +231,14 @@ struct End<'a> {
     counts: bool,
 }
 
-/// What one script ends: a stream, a group, a worker, and whether it counts.
+/// The entries of one script: a stream, a group, a worker, and whether they count.
 type Kind<'a> = (&'a Arc<str>, &'a Arc<str>, &'a WorkerId, bool);
 
-/// Whether an entry was still its worker's, or why Redis did not say.
-type Ended = Result<bool, String>;
+/// Whether an entry was still its worker's, or why that is unknown.
+type EndedOrUnknown = Result<bool, String>;
 
 /// One script per stream, group, worker and kind, all in one round trip.
-async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
+async fn end_all(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<EndedOrUnknown>, Error> {
     let mut kinds: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
     for (
         i,
@@ -266,7 +265,7 @@ async fn run(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<Ended>, Error> {
         // The script asks for the range from the first to the last.
         places.sort_by_cached_key(|&i| reply::id(&ends[i].entry.id));
         let mut args: Vec<&str> = vec![group, worker];
-        args.push(if keys::is_targeted(stream) {
+        args.push(if keys::is_redelivery(stream) {
             "delete"
         } else {
             "keep"
@@ -317,7 +316,7 @@ fn acked(answer: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec
     Ok(vec![i64::from(held > 0); entries])
 }
 
-/// A script's answers per item.
+/// A script's reply for each item.
 pub(crate) fn flags(answer: RedisResult<Value>) -> Result<Vec<i64>, Error> {
     Ok(reply::list(answer?)
         .iter()

@@ -1,15 +1,15 @@
 //! Carries events to their streams from the process that committed them.
 //!
-//! They are leased to the relay in the transaction that publishes them: nobody
-//! has to find and claim them. What does not reach its stream is given back at
-//! once where that is certain; where it is not, or the process dies on the way,
-//! the reconciler sends it again when the lease is over, half of a worker's:
-//! whoever did get it has renewed it by then, or has a fence of its own.
+//! The transaction that publishes events leases them to the relay, so that no relay has to
+//! find and claim them. Events that certainly did not reach their stream are given back at
+//! once. If that is uncertain, or the process dies on the way, the reconciler sends them
+//! again when the lease is over. It is half as long as a worker's: by then a worker that
+//! received the event has either renewed the lease or taken a new fence.
 //!
-//! Which entry carries a delivery is noted a moment later (`noting`).
+//! The entry of each event is recorded a moment later (`record`).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ use super::due;
 use super::record::{self, Sent};
 use crate::broker::redis::bridge::outgoing;
 use crate::broker::redis::wire::commands::Pipeline;
-use crate::broker::redis::wire::link::Held;
+use crate::broker::redis::wire::link::Connection;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::clock::{forward, micros};
@@ -30,14 +30,15 @@ use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::workers::LIVE;
 use crate::ledger::{self, handover};
+use crate::lock::Mutex;
 use crate::outage::Outage;
 
-/// The most events on their way; beyond that they are left to the relay.
+/// The most events on their way; the relay moves more.
 const MOST: usize = 10_000;
-/// How long it is taken for known who subscribes to what: a name that is missing
-/// is left to the relay, one too many has no delivery.
+/// The time for which the names of subscribed events are cached. The relay moves events of
+/// a missing name; an event of a name too many has no delivery.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// How long nothing is taken after a connection was missed.
+/// The time for which no event is taken while there is no connection.
 const RECONNECT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Carrying {
@@ -53,7 +54,7 @@ struct State {
     /// Loaded, or being sent.
     events: usize,
     rests_until: Option<Instant>,
-    /// The names that workers subscribe to, and since when that is known.
+    /// The names that workers subscribe to, and the time when they were read.
     reached: Option<(Arc<HashMap<String, u64>>, Instant)>,
 }
 
@@ -68,32 +69,26 @@ impl Default for Carrying {
 }
 
 impl Carrying {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is whole before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next(&self) -> Option<Load<'_>> {
-        let cargo = self.state().loaded.pop_front()?;
-        Some(Load {
+    fn next(&self) -> Option<Batch<'_>> {
+        let cargo = self.state.lock().loaded.pop_front()?;
+        Some(Batch {
             carrying: self,
             cargo,
         })
     }
 
     fn rest(&self, wait: Duration) {
-        self.state().rests_until = Some(forward() + wait);
+        self.state.lock().rests_until = Some(forward() + wait);
     }
 }
 
 impl State {
-    /// It takes nothing now.
+    /// Returns whether it takes no events now.
     fn rests(&self) -> bool {
         self.events >= MOST || self.rests_until.is_some_and(|until| forward() < until)
     }
 
-    /// What is known still. That nobody is there is not: whoever comes is not kept
-    /// waiting.
+    /// The cached names. An empty set is not cached: a first subscription must not wait.
     fn reached(&self) -> Option<Arc<HashMap<String, u64>>> {
         let (reached, at) = self.reached.as_ref()?;
         let known = !reached.is_empty() && forward() < *at + KNOWN_FOR;
@@ -101,23 +96,23 @@ impl State {
     }
 }
 
-/// What is being sent. Dropped half-way, with its runtime, it is not on its way
-/// any more.
-struct Load<'a> {
+/// Events that are being sent. If dropped half-way, with its runtime, they are not on
+/// their way any more.
+struct Batch<'a> {
     carrying: &'a Carrying,
     cargo: Cargo,
 }
 
-impl Drop for Load<'_> {
+impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.carrying.state().events -= self.cargo.events.len();
+        self.carrying.state.lock().events -= self.cargo.events.len();
     }
 }
 
 #[async_trait]
 impl Carrier for Redis {
     async fn trust(&self, conn: &mut Conn, runtime: &Handle) -> Result<Option<Trust>, Error> {
-        if self.carrying.state().rests() {
+        if self.carrying.state.lock().rests() {
             return Ok(None);
         }
         if !self.link.shared().stands() {
@@ -129,13 +124,13 @@ impl Carrier for Redis {
             }
             return Ok(None);
         }
-        let known = self.carrying.state().reached();
+        let known = self.carrying.state.lock().reached();
         let reached = if let Some(reached) = known {
             reached
         } else {
             let since_us = self.now_us().saturating_sub(micros(LIVE));
             let reached = Arc::new(ledger::reached(conn, since_us).await?);
-            self.carrying.state().reached = Some((Arc::clone(&reached), forward()));
+            self.carrying.state.lock().reached = Some((Arc::clone(&reached), forward()));
             reached
         };
         Ok(Some(Trust {
@@ -145,15 +140,15 @@ impl Carrier for Redis {
     }
 
     fn load(&self, cargo: Cargo) {
-        let mut state = self.carrying.state();
+        let mut state = self.carrying.state.lock();
         state.events += cargo.events.len();
         state.loaded.push_back(cargo);
     }
 
     async fn carry(self: Arc<Self>) {
         let turn = self.carrying.turn.lock().await;
-        while let Some(load) = self.carrying.next() {
-            match carry(&self, &load.cargo).await {
+        while let Some(batch) = self.carrying.next() {
+            match carry(&self, &batch.cargo).await {
                 Ok(()) => self.carrying.outage.over(),
                 Err(error) => {
                     let wait = self.carrying.outage.failed(&error);
@@ -197,7 +192,7 @@ async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
         match sending.await {
             Ok(why) => refused = why.or(refused),
             Err(error) => {
-                // Of the chunk it is not known.
+                // The outcome of this chunk is unknown.
                 give_back(redis, cargo, rest).await?;
                 return Err(error);
             }
@@ -213,11 +208,11 @@ fn is_late(redis: &Redis, cargo: &Cargo) -> bool {
     redis.now_us() > cargo.trust.until_us.saturating_sub(margin)
 }
 
-/// Each name's events together: whoever waits for their stream is woken once, and
-/// finds all of them. Answers per event.
+/// Sends the events of each name together: a reader that waits for their stream wakes once
+/// and finds all of them. Returns the reply for each event.
 async fn send(
     redis: &Redis,
-    held: &mut Held,
+    held: &mut Connection,
     events: &[(i64, Envelope)],
 ) -> Result<Vec<RedisResult<Value>>, Error> {
     let of_one_name = || events.chunk_by(|(_, one), (_, next)| one.name == next.name);
@@ -252,7 +247,7 @@ async fn send(
     Ok(of_each)
 }
 
-/// What Redis said to each command between `MULTI` and `EXEC`.
+/// The reply to each command between `MULTI` and `EXEC`.
 fn of_transaction(mut answers: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value>> {
     let carried_out = answers.pop();
     let begun = !answers.is_empty() && answers.remove(0).is_ok();
@@ -271,7 +266,8 @@ fn of_transaction(mut answers: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value
     }
 }
 
-/// What Redis said to each; answers why it refused some, which are given back.
+/// Reads the reply for each event and gives back those that Redis refused. Returns the
+/// reason.
 async fn sent(
     redis: &Redis,
     cargo: &Cargo,
@@ -306,7 +302,7 @@ async fn sent(
             }
         }
     }
-    redis.noting.add(sent);
+    redis.recording.add(sent);
     metrics::counter!("termitary_relayed_total").increment(relayed);
     if redis.config.bridge_mode().sends_out() {
         outgoing::send_out(redis, taken.into_iter()).await;
@@ -362,7 +358,7 @@ mod tests {
         let refused = with(queued(), Err(error("EXECABORT")));
         assert_eq!(refused.len(), 2);
         assert!(refused.iter().all(|text| text.contains("EXECABORT")));
-        // Whoever may not begin one has had each command carried out.
+        // A user who may not begin one had each command carried out.
         let direct = vec![Err(error("NOPERM")), Ok(entry("1-1")), Ok(entry("1-2"))];
         assert_eq!(with(direct, Err(error("no MULTI"))), ["1-1", "1-2"]);
     }

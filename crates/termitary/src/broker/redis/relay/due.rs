@@ -14,7 +14,7 @@ use super::refused::Refused;
 use crate::broker::redis::bridge::outgoing;
 use crate::broker::redis::wire::commands::Pipeline;
 use crate::broker::redis::wire::keys::{Keys, Lane};
-use crate::broker::redis::wire::link::Held;
+use crate::broker::redis::wire::link::Connection;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::delivery::recorded_entry;
@@ -31,7 +31,7 @@ const PAGE: usize = 500;
 const PAGE_BYTES: i64 = 4 * 1024 * 1024;
 /// Other housekeeping gets a turn after so many pages.
 const TURN: usize = 20;
-/// How often to look, where no commit of this process says so.
+/// The time between two looks, unless a commit of this process asks for one.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// One command on its way, and the deliveries that it carries.
@@ -43,7 +43,7 @@ struct Sending {
     rows: Vec<Row>,
 }
 
-/// Hands over what is due; answers how long to rest.
+/// Hands over deliveries that are due. Returns how long to rest.
 pub(crate) async fn run(
     redis: &Redis,
     lanes: &[Lane],
@@ -68,7 +68,7 @@ pub(crate) async fn run(
         if due.is_empty() {
             return Ok(rest(redis, &heads, now_us));
         }
-        // Before the claim: while Redis is away nothing is claimed.
+        // Before the claim: while Redis is unreachable, nothing is claimed.
         let mut held = redis.link.shared().get().await?;
         fault::point!("relay.before_claim");
         page(redis, &mut held, lanes, &due, refused).await?;
@@ -88,7 +88,7 @@ fn rest(redis: &Redis, heads: &[(i64, i64)], now_us: i64) -> Duration {
 
 async fn page(
     redis: &Redis,
-    held: &mut Held,
+    held: &mut Connection,
     lanes: &[Lane],
     due: &[i64],
     refused: &mut Refused,
@@ -159,7 +159,7 @@ fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
 /// the ledger looks again soon, not only when its trust ends.
 async fn send(
     redis: &Redis,
-    held: &mut Held,
+    held: &mut Connection,
     mut sendings: Vec<Sending>,
     refused: &mut Refused,
 ) -> Result<(), Error> {

@@ -1,10 +1,10 @@
-//! Which entries carry what was carried: noted a moment after it was sent, and
-//! only of what is not finished by then, which is nearly nothing where workers
-//! keep up.
+//! Records in the ledger which entry carries an event that its process carried itself. It
+//! does so a moment later, and only for events that are not finished by then: nearly none
+//! while workers keep up.
 
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::due;
@@ -13,14 +13,15 @@ use crate::delivery::recorded_entry;
 use crate::error::Error;
 use crate::fault;
 use crate::ledger::handover;
+use crate::lock::Mutex;
 use crate::outage::Outage;
 
-/// How long what is on its stream may take before that is noted.
+/// The time between sending an event and recording its entry.
 const AFTER: Duration = Duration::from_millis(200);
 
-pub(crate) struct Noting {
+pub(crate) struct Recording {
     sent: Mutex<Vec<Sent>>,
-    /// Somebody will note it.
+    /// A task is about to record them.
     under_way: AtomicBool,
     turn: tokio::sync::Mutex<()>,
     outage: Outage,
@@ -29,81 +30,78 @@ pub(crate) struct Noting {
 /// An event on its stream.
 pub(crate) struct Sent {
     pub(crate) seq: i64,
-    /// After so many losses.
+    /// The number of losses when it was sent.
     pub(crate) losses: u64,
-    /// Until when its deliveries are leased to the relay.
+    /// The end of its lease to the relay.
     pub(crate) until_us: i64,
     pub(crate) stream: Arc<str>,
     pub(crate) id: String,
 }
 
-impl Default for Noting {
+impl Default for Recording {
     fn default() -> Self {
         Self {
             sent: Mutex::default(),
             under_way: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
-            outage: Outage::of("noting which entries carry what"),
+            outage: Outage::of("recording which entries carry events"),
         }
     }
 }
 
-impl Noting {
-    fn sent(&self) -> MutexGuard<'_, Vec<Sent>> {
-        // Every change is whole before anything can panic.
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Recording {
     pub(crate) fn add(&self, sent: Vec<Sent>) {
-        self.sent().extend(sent);
+        self.sent.lock().extend(sent);
     }
 }
 
-/// Notes it in a moment, if nobody else is about to.
+/// Records them in a moment, unless a task is about to.
 pub(crate) fn soon(redis: Arc<Redis>) {
-    if redis.noting.sent().is_empty() || redis.noting.under_way.swap(true, Ordering::AcqRel) {
+    if redis.recording.sent.lock().is_empty()
+        || redis.recording.under_way.swap(true, Ordering::AcqRel)
+    {
         return;
     }
     let turn = Turn(redis);
     tokio::spawn(async move {
         let redis = Arc::clone(&turn.0);
         let wait = AFTER.min(redis.config.lease_time() / 10);
-        while !redis.noting.sent().is_empty() {
+        while !redis.recording.sent.lock().is_empty() {
             tokio::time::sleep(wait).await;
             now(&redis).await;
         }
         drop(turn);
-        // What was sent just now found somebody about to note it.
+        // Events sent just now still found this task.
         soon(redis);
     });
 }
 
-/// Dropped half-way, with its runtime, somebody else has to.
+/// The duty to record; another task takes it if this one is dropped with its runtime.
 struct Turn(Arc<Redis>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.noting.under_way.store(false, Ordering::Release);
+        self.0.recording.under_way.store(false, Ordering::Release);
     }
 }
 
-/// Notes what was sent so far.
+/// Records the entries of all events sent so far.
 pub(crate) async fn now(redis: &Redis) {
-    let _turn = redis.noting.turn.lock().await;
-    let sent = mem::take(&mut *redis.noting.sent());
-    match note(redis, &sent).await {
-        Ok(()) => redis.noting.outage.over(),
+    let _turn = redis.recording.turn.lock().await;
+    let sent = mem::take(&mut *redis.recording.sent.lock());
+    match record(redis, &sent).await {
+        Ok(()) => redis.recording.outage.over(),
         Err(error) => {
-            redis.noting.outage.failed(&error);
-            // Beyond that the reconciler sends them again.
+            redis.recording.outage.failed(&error);
+            // After its lease the reconciler sends an event again.
             let now_us = redis.now_us();
             let again = sent.into_iter().filter(|sent| now_us < sent.until_us);
-            redis.noting.add(again.collect());
+            redis.recording.add(again.collect());
         }
     }
 }
 
-async fn note(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
+async fn record(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
     let untils = sent.iter().map(|sent| sent.until_us);
     let (Some(first), Some(last)) = (untils.clone().min(), untils.max()) else {
         return Ok(());

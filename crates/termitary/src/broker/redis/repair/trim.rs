@@ -2,7 +2,7 @@
 //! delete entries that a slow one still needs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -12,6 +12,7 @@ use crate::broker::redis::wire::keys::Lane;
 use crate::broker::redis::wire::{reply, script};
 use crate::error::Error;
 use crate::fault;
+use crate::lock::Mutex;
 
 /// Finished entries stay so long for those who watch the stream of events.
 const GRACE_MS: &str = "2000";
@@ -22,16 +23,15 @@ const NEW: Duration = Duration::from_mins(1);
 /// Groups of our streams that our ledger does not know, and since when; `None` once that was
 /// logged. Entries that they have not read stay.
 #[derive(Default)]
-pub(crate) struct Strangers(Mutex<HashMap<Stranger, Option<Instant>>>);
+pub(crate) struct UnknownGroups(Mutex<HashMap<UnknownGroup, Option<Instant>>>);
 
 /// A group, by its stream.
-type Stranger = (Arc<str>, String);
+type UnknownGroup = (Arc<str>, String);
 
-impl Strangers {
-    /// Notes who is on this stream; says so once of each that stays.
+impl UnknownGroups {
+    /// Remembers the unknown groups of this stream; logs each once if it stays.
     fn see(&self, stream: &Arc<str>, groups: Vec<String>) {
-        // A map of instants is whole even after a panic.
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         seen.retain(|(on, group), _| on != stream || groups.contains(group));
         for group in groups {
             let since = seen
@@ -70,7 +70,7 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<(), Error> {
     fault::point!("trim.before");
     let answers = redis.link.shared().scripts(&calls).await?;
     for (stream, answer) in groups.keys().zip(answers) {
-        redis.strangers.see(stream, names(answer?));
+        redis.unknown_groups.see(stream, names(answer?));
     }
     fault::point!("trim.after");
     Ok(())

@@ -2,13 +2,13 @@
 //! subscriptions, so publishers to other streams clear old entries away.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::script;
 use crate::error::Error;
 use crate::ledger;
+use crate::lock::Mutex;
 
 /// Interval between two looks of a process at one stream.
 const EVERY: Duration = Duration::from_secs(30);
@@ -23,8 +23,7 @@ pub(crate) struct Looked(Mutex<HashMap<String, Instant>>);
 impl Looked {
     /// Which of these it is time to look at; counts as a look.
     fn due<'a>(&self, events: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-        // A map of instants is whole even after a panic.
-        let mut looked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = self.0.lock();
         let now = Instant::now();
         let (mut due, mut last) = (Vec::new(), None);
         for event in events {
@@ -46,7 +45,7 @@ impl Looked {
 /// Clears the streams of these events if neither our ledger nor Redis has a subscription. An
 /// occasional failure is harmless.
 pub(crate) async fn clear(redis: &Redis, events: impl Iterator<Item = &str>) {
-    for event in redis.unread.due(events) {
+    for event in redis.unsubscribed.due(events) {
         if let Err(error) = clear_one(redis, event).await {
             tracing::debug!(error = ?error, event, "cannot look whether anybody reads this stream");
         }

@@ -17,18 +17,18 @@ use crate::outage::Outage;
 const ROUTES_EVERY: Duration = Duration::from_secs(2);
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY: Duration = Duration::from_millis(250);
-/// How long another ledger may go unnoticed that has taken the server.
+/// The longest time for which a server taken by another ledger goes unnoticed.
 const OWNER_EVERY: Duration = Duration::from_secs(5);
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const DROPPED_EVERY: Duration = Duration::from_secs(5);
 
-/// What housekeeping remembers between two rounds.
-pub(crate) struct Keeper {
-    /// Of every subscription on record, not only this worker's: the work of
-    /// those that nobody here runs must still be relayed, taken over, trimmed.
+/// The state of housekeeping between two rounds.
+pub(crate) struct Housekeeping {
+    /// Every subscription on record, not only this worker's: deliveries that no worker of
+    /// this process runs are relayed, taken over and trimmed too.
     lanes: Vec<Lane>,
     /// The connection and the server that were there last time.
     connection: u64,
-    /// Which run of a server it was, where it says so.
+    /// The identity of that server, if it is known.
     server: Option<String>,
     /// The server of this connection was asked.
     server_known: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Keeper {
     refused: Refused,
     expired: Expired,
     owner: Chore,
-    meet: Chore,
+    identity: Chore,
     repair: Chore,
     relay: Chore,
     suspects: Chore,
@@ -48,11 +48,11 @@ pub(crate) struct Keeper {
     moved: Chore,
     reconcile: Chore,
     trim: Chore,
-    sweep: Chore,
+    dropped: Chore,
 }
 
-impl Keeper {
-    /// Of leases of this length.
+impl Housekeeping {
+    /// For leases of this length.
     pub(crate) fn new(lease: Duration) -> Self {
         Self {
             lanes: Vec::new(),
@@ -65,7 +65,7 @@ impl Keeper {
             refused: Refused::default(),
             expired: Expired::of(lease),
             owner: Chore::of("asking whose deliveries Redis carries"),
-            meet: Chore::of("asking which server it is"),
+            identity: Chore::of("asking which server it is"),
             repair: Chore::of("repairing what Redis lost"),
             relay: Chore::of("moving events to their streams"),
             suspects: Chore::of("taking back suspects"),
@@ -73,7 +73,7 @@ impl Keeper {
             moved: Chore::of("clearing the streams of events that subscriptions no longer handle"),
             reconcile: Chore::of("asking Redis for what it was trusted with"),
             trim: Chore::of("trimming streams"),
-            sweep: Chore::of("removing the groups of dropped subscriptions"),
+            dropped: Chore::of("removing the groups of dropped subscriptions"),
         }
     }
 }
@@ -96,13 +96,26 @@ impl Chore {
         self.wait().is_zero()
     }
 
-    /// How long until it comes again.
+    /// The time until it comes again.
     fn wait(&self) -> Duration {
         self.at
             .map_or(Duration::ZERO, |at| at.saturating_duration_since(forward()))
     }
 
-    /// Comes again after `every`, or when it may be tried again.
+    /// Does the work if it is due and a connection stands.
+    async fn run<T>(
+        &mut self,
+        redis: &Redis,
+        every: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Option<T> {
+        if !self.is_due() || !redis.link.shared().stands() {
+            return None;
+        }
+        self.ended(work.await, every)
+    }
+
+    /// Sets when it comes again: after `every`, or after the wait of its outage.
     fn ended<T>(&mut self, result: Result<T, Error>, every: Duration) -> Option<T> {
         let (wait, value) = match result {
             Ok(value) => {
@@ -116,28 +129,52 @@ impl Chore {
     }
 }
 
-/// Answers how long to rest. An error: without a ledger or a connection there
-/// is nothing to do.
+/// Does one round. Returns how long to rest.
+///
+/// # Errors
+/// Without a database or a connection there is nothing to do.
 pub(crate) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, Error> {
-    let Ok(mut keeper) = redis.keeper.try_lock() else {
-        // Another worker of this process is at it.
+    let Ok(mut housekeeping) = redis.housekeeping.try_lock() else {
+        // Another worker of this process does it.
         return Ok(due::POLL);
     };
-    keeper.know_routes(redis).await?;
-    keeper.know_server(redis).await?;
-    keeper.owner(redis).await?;
-    keeper.repair(redis).await;
-    let rest = keeper.relay(redis).await;
-    keeper.suspects(redis).await;
-    keeper.takeover(redis, worker).await;
-    keeper.moved(redis, worker).await;
-    keeper.reconcile(redis).await;
-    keeper.trim(redis).await;
-    keeper.sweep(redis).await;
+    let it = &mut *housekeeping;
+    it.read_routes(redis).await?;
+    it.check_server(redis).await?;
+    it.check_owner(redis).await?;
+    it.repair(redis).await;
+    let (lanes, lease) = (&it.lanes, takeover::every(redis));
+    let relay = due::run(redis, lanes, &mut it.refused);
+    let rest = it.relay.run(redis, Duration::ZERO, relay).await;
+    // While the relay waits for Redis, the others are in no hurry either.
+    let longest = it.relay.wait().min(RECONCILE_EVERY.min(lease));
+    let rest = rest.unwrap_or(due::POLL).max(longest);
+    if it.suspects.is_due() {
+        let taken = takeover::suspects(redis).await;
+        it.suspects.ended(taken, lease);
+    }
+    let takeover = takeover::run(redis, worker, lanes, &mut it.expired);
+    if it.takeover.run(redis, lease, takeover).await == Some(true) {
+        it.takeover.at = None;
+    }
+    if !it.former.is_empty() {
+        let clear = former::run(redis, worker, &it.former);
+        if it.moved.run(redis, ROUTES_EVERY, clear).await.is_some() {
+            it.former.clear();
+        }
+    }
+    let reconcile = reconcile::run(redis, lanes);
+    if it.reconcile.run(redis, RECONCILE_EVERY, reconcile).await == Some(true) {
+        it.reconcile.at = None;
+    }
+    let trim = trim::run(redis, lanes);
+    it.trim.run(redis, TRIM_EVERY, trim).await;
+    let remove = groups::remove_dropped(redis);
+    it.dropped.run(redis, DROPPED_EVERY, remove).await;
     Ok(rest)
 }
 
-/// Whether its time has come; sets the next.
+/// Returns whether its time has come; sets the next.
 fn due(at: &mut Option<Instant>, every: Duration) -> bool {
     let now = forward();
     let due = at.is_none_or(|at| now >= at);
@@ -147,8 +184,8 @@ fn due(at: &mut Option<Instant>, every: Duration) -> bool {
     due
 }
 
-impl Keeper {
-    async fn know_routes(&mut self, redis: &Redis) -> Result<(), Error> {
+impl Housekeeping {
+    async fn read_routes(&mut self, redis: &Redis) -> Result<(), Error> {
         if due(&mut self.routes_at, ROUTES_EVERY) {
             self.lanes = groups::lanes(redis).await?;
             self.former = ledger::former(&redis.db).await?;
@@ -156,8 +193,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// After a reconnect: is it the server that we knew?
-    async fn know_server(&mut self, redis: &Redis) -> Result<(), Error> {
+    /// Checks after a reconnect whether it is the same server as before.
+    async fn check_server(&mut self, redis: &Redis) -> Result<(), Error> {
         let held = redis.link.shared().get().await?;
         if held.number != self.connection {
             self.connection = held.number;
@@ -165,13 +202,13 @@ impl Keeper {
             self.server_known = false;
             // Asked just now, when it was made.
             self.owner.at = Some(forward() + OWNER_EVERY);
-            // Time passed on Redis while nobody could renew: the living first.
+            // Idle times grew while no worker could renew: live workers renew first.
             self.expired.forget();
         }
-        if self.server_known || !self.meet.is_due() {
+        if self.server_known || !self.identity.is_due() {
             return Ok(());
         }
-        if let Some(server) = self.meet.ended(server(redis).await, Duration::ZERO) {
+        if let Some(server) = self.identity.ended(server(redis).await, Duration::ZERO) {
             if self.server.is_some() && self.server != server {
                 // Restarted or failed over: the tail of its data may be gone.
                 match &server {
@@ -185,15 +222,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Redis may have been emptied, or handed over, under a connection that stands.
-    async fn owner(&mut self, redis: &Redis) -> Result<(), Error> {
+    /// Checks whose server it is: it may have been emptied, or handed over, under a
+    /// connection that stands.
+    async fn check_owner(&mut self, redis: &Redis) -> Result<(), Error> {
         let lost = redis.losses.is_noticed();
         if !(self.owner.is_due() || lost) || !redis.link.shared().stands() {
             return Ok(());
         }
         match redis.link.still_ours().await {
-            // It is told by whoever connects again, and the rest of the round is not
-            // to touch what is another's.
+            // The next connection reports it; the rest of the round must not touch the data
+            // of another ledger.
             Err(error) if !redis.link.shared().stands() => Err(error),
             asked => {
                 self.owner.ended(asked, OWNER_EVERY);
@@ -202,7 +240,7 @@ impl Keeper {
         }
     }
 
-    /// Groups that may be missing, and what Redis may have lost with them.
+    /// Makes missing groups, and acts on what Redis may have lost with them.
     async fn repair(&mut self, redis: &Redis) {
         if !self.repair.is_due() {
             return;
@@ -225,68 +263,9 @@ impl Keeper {
         }
         self.repair.ended(repaired, Duration::ZERO);
     }
-
-    async fn relay(&mut self, redis: &Redis) -> Duration {
-        let mut rest = due::POLL;
-        if self.relay.is_due() && redis.link.shared().stands() {
-            let relayed = due::run(redis, &self.lanes, &mut self.refused).await;
-            rest = self.relay.ended(relayed, Duration::ZERO).unwrap_or(rest);
-        }
-        // While it waits for Redis, the others are in no hurry either.
-        let longest = RECONCILE_EVERY.min(takeover::every(redis));
-        rest.max(self.relay.wait().min(longest))
-    }
-
-    async fn suspects(&mut self, redis: &Redis) {
-        if self.suspects.is_due() {
-            let taken = takeover::suspects(redis).await;
-            self.suspects.ended(taken, takeover::every(redis));
-        }
-    }
-
-    async fn takeover(&mut self, redis: &Redis, worker: &WorkerId) {
-        if self.takeover.is_due() && redis.link.shared().stands() {
-            let taken = takeover::run(redis, worker, &self.lanes, &mut self.expired).await;
-            if self.takeover.ended(taken, takeover::every(redis)) == Some(true) {
-                self.takeover.at = None;
-            }
-        }
-    }
-
-    async fn moved(&mut self, redis: &Redis, worker: &WorkerId) {
-        if !self.former.is_empty() && self.moved.is_due() && redis.link.shared().stands() {
-            let moved = former::run(redis, worker, &self.former).await;
-            if self.moved.ended(moved, ROUTES_EVERY).is_some() {
-                self.former.clear();
-            }
-        }
-    }
-
-    async fn reconcile(&mut self, redis: &Redis) {
-        if self.reconcile.is_due() && redis.link.shared().stands() {
-            let more = reconcile::run(redis, &self.lanes).await;
-            if self.reconcile.ended(more, RECONCILE_EVERY) == Some(true) {
-                self.reconcile.at = None;
-            }
-        }
-    }
-
-    async fn trim(&mut self, redis: &Redis) {
-        if self.trim.is_due() && redis.link.shared().stands() {
-            let trimmed = trim::run(redis, &self.lanes).await;
-            self.trim.ended(trimmed, TRIM_EVERY);
-        }
-    }
-
-    async fn sweep(&mut self, redis: &Redis) {
-        if self.sweep.is_due() && redis.link.shared().stands() {
-            let swept = groups::remove_dropped(redis).await;
-            self.sweep.ended(swept, SWEEP_EVERY);
-        }
-    }
 }
 
-/// What tells one run of a server from another, where it says so.
+/// The identity of the server; `None` if this user may not ask.
 async fn server(redis: &Redis) -> Result<Option<String>, Error> {
     let answers = redis.link.shared().many(&mut loss::identity()).await?;
     loss::identify(answers)

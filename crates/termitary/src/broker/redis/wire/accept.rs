@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, RedisResult, Value};
@@ -15,6 +14,7 @@ use super::info::{self, Info};
 use super::keys::Keys;
 use super::{reply, script};
 use crate::error::{Error, Kind};
+use crate::lock::Mutex;
 
 /// The oldest server that has every command that is needed.
 const OLDEST: (u32, u32) = (6, 2);
@@ -118,8 +118,7 @@ impl Acceptance {
 
     fn warn_of_eviction(&self, info: &Info) {
         let policy = info.field("maxmemory_policy").unwrap_or("noeviction");
-        // One value that nothing can leave half-written.
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self.warned.lock();
         if policy == "noeviction" || warned.as_deref() == Some(policy) {
             return;
         }

@@ -116,7 +116,7 @@ pub(crate) fn echoed(echo: &str, message: u64) -> String {
 
 /// Returns whether a stream carries entries for one subscription only: its entries are deleted when
 /// they end.
-pub(crate) fn is_targeted(stream: &str) -> bool {
+pub(crate) fn is_redelivery(stream: &str) -> bool {
     stream.contains("}:again:")
 }
 
@@ -220,7 +220,9 @@ mod tests {
             ]
         );
         assert_eq!(
-            keys.iter().map(|key| is_targeted(key)).collect::<Vec<_>>(),
+            keys.iter()
+                .map(|key| is_redelivery(key))
+                .collect::<Vec<_>>(),
             [false, false, true]
         );
         assert_eq!(done(keys[0], "mail.send"), "termitary:{a.b}:done:mail.send");

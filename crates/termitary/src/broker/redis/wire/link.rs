@@ -1,8 +1,8 @@
 //! Connections: made when first needed, dropped at the first doubt, made again.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -21,6 +21,7 @@ use super::keys::Keys;
 use super::script::{self, Script};
 use crate::broker::broadcast::Message;
 use crate::error::Error;
+use crate::lock::RwLock;
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// Time limit for a reply; after it the caller treats the outcome as unknown.
@@ -165,7 +166,7 @@ impl Link {
 pub(crate) struct Wire {
     client: Client,
     acceptance: Arc<Acceptance>,
-    slot: RwLock<Option<Held>>,
+    slot: RwLock<Option<Connection>>,
     connecting: Mutex<Connecting>,
     made: AtomicU64,
 }
@@ -179,7 +180,7 @@ struct Connecting {
 }
 
 #[derive(Clone)]
-pub(crate) struct Held {
+pub(crate) struct Connection {
     conn: MultiplexedConnection,
     /// The server closed it.
     closed: Arc<AtomicBool>,
@@ -192,19 +193,19 @@ impl Wire {
         Self {
             client,
             acceptance,
-            slot: RwLock::new(None),
+            slot: RwLock::default(),
             connecting: Mutex::default(),
             made: AtomicU64::new(0),
         }
     }
 
     /// A live connection, made now if there is none.
-    pub(crate) async fn get(&self) -> Result<Held, Error> {
-        if let Some(held) = self.held() {
+    pub(crate) async fn get(&self) -> Result<Connection, Error> {
+        if let Some(held) = self.current() {
             return Ok(held);
         }
         let mut last = self.connecting.lock().await;
-        if let Some(held) = self.held() {
+        if let Some(held) = self.current() {
             return Ok(held);
         }
         if let (Some(at), Some(why)) = (last.at, &last.failed)
@@ -220,7 +221,7 @@ impl Wire {
         match made {
             Ok(held) => {
                 last.failed = None;
-                *self.slot.write().unwrap_or_else(PoisonError::into_inner) = Some(held.clone());
+                *self.slot.write() = Some(held.clone());
                 Ok(held)
             }
             Err(error) => {
@@ -232,7 +233,7 @@ impl Wire {
 
     /// Returns whether a connection is established: without one, all callers wait.
     pub(crate) fn stands(&self) -> bool {
-        self.held().is_some()
+        self.current().is_some()
     }
 
     /// Returns whether a connection was ever established.
@@ -240,14 +241,14 @@ impl Wire {
         self.made.load(Ordering::Acquire) > 0
     }
 
-    fn held(&self) -> Option<Held> {
-        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+    fn current(&self) -> Option<Connection> {
+        let slot = self.slot.read();
         slot.as_ref()
             .filter(|held| !held.closed.load(Ordering::Acquire))
             .cloned()
     }
 
-    async fn connect(&self) -> Result<Held, Error> {
+    async fn connect(&self) -> Result<Connection, Error> {
         let closed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&closed);
         let config = AsyncConnectionConfig::new()
@@ -267,7 +268,7 @@ impl Wire {
         let mut conn = made.map_err(|error| self.acceptance.failed(error))?;
         self.acceptance.ask(&mut conn).await?;
         script::load().send(&mut conn).await?;
-        Ok(Held {
+        Ok(Connection {
             conn,
             closed,
             number: self.made.fetch_add(1, Ordering::Relaxed) + 1,
@@ -275,8 +276,8 @@ impl Wire {
     }
 
     /// Drops this connection: the next caller makes a new one.
-    fn spoil(&self, held: &Held) {
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+    fn spoil(&self, held: &Connection) {
+        let mut slot = self.slot.write();
         if slot.as_ref().is_some_and(|now| now.number == held.number) {
             *slot = None;
         }
@@ -300,7 +301,7 @@ impl Wire {
 
     pub(crate) async fn many_on(
         &self,
-        held: &mut Held,
+        held: &mut Connection,
         pipe: &mut Pipeline,
     ) -> Result<Vec<RedisResult<Value>>, Error> {
         if pipe.is_empty() {
@@ -321,7 +322,7 @@ impl Wire {
     }
 
     /// Runs scripts in one round trip; those that the server has forgotten are
-    /// sent again with their text. Answers per script.
+    /// sent again with their text. Returns the reply to each.
     pub(crate) async fn scripts(
         &self,
         calls: &[script::Call<'_>],
@@ -335,7 +336,7 @@ impl Wire {
             return Ok(answers);
         }
         // Loading them first would leave a gap in which they may go again; and
-        // where nobody may load, this still works.
+        // if this user may not load, this still works.
         let mut pipe: Pipeline = forgotten.iter().map(|&i| calls[i].whole()).collect();
         let again = self.many(&mut pipe).await?;
         for (i, answer) in forgotten.into_iter().zip(again) {
@@ -352,7 +353,7 @@ impl Wire {
 
     /// The error, after dropping a connection that cannot be trusted any more:
     /// broken, silent, or to a server that is not the master now.
-    fn doubt(&self, held: &Held, error: RedisError) -> Error {
+    fn doubt(&self, held: &Connection, error: RedisError) -> Error {
         if error.is_unrecoverable_error()
             || error.is_io_error()
             || error.is_timeout()
