@@ -224,7 +224,7 @@ impl Space<'_> {
             idle_subscriptions: args.idle_subscriptions,
             latency,
         };
-        Workers::start(&spec, number, &self.stage).await
+        Workers::start(&spec, number, self.stage).await
     }
 
     /// The bytes it takes. No process may have the database open.

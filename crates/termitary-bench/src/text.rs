@@ -144,18 +144,18 @@ fn cells(what: String, speed: &Speed, resident: Option<u64>) -> Vec<String> {
 
 fn latency(latency: &Latency) -> String {
     let spread = latency.spread;
-    let mut text = format!(
+    let text = format!(
         "from the planned publish to the handler, {} events at {}/s: p50 {} ms, p99 {} ms, p99.9 {} ms, max {} ms",
         latency.events, latency.rate, spread.p50, spread.p99, spread.p999, spread.max
     );
     // A publisher that cannot keep its own plan measures itself.
-    if latency.publisher_behind_ms > spread.p99 {
-        text += &format!(
-            "\n(the publisher itself was up to {} ms behind its plan: the machine is too busy for these figures)",
-            latency.publisher_behind_ms
-        );
+    if latency.publisher_behind_ms <= spread.p99 {
+        return text;
     }
-    text
+    format!(
+        "{text}\n(the publisher itself was up to {} ms behind its plan: the machine is too busy for these figures)",
+        latency.publisher_behind_ms
+    )
 }
 
 fn storage(storage: &Storage) -> String {
@@ -163,16 +163,16 @@ fn storage(storage: &Storage) -> String {
         storage.pending_bytes_per_event,
         storage.finished_bytes_per_event,
     );
-    let mut text = format!(
+    let text = format!(
         "bytes an event takes in the database: {:.0} pending, {:.0} finished (until retention removes it)",
         pending.database, finished.database
     );
-    if let (Some(pending), Some(finished)) = (pending.redis, finished.redis) {
-        text += &format!(
-            "\nbytes an event takes in Redis: {pending:.0} pending, {finished:.0} finished"
-        );
+    match (pending.redis, finished.redis) {
+        (Some(pending), Some(finished)) => format!(
+            "{text}\nbytes an event takes in Redis: {pending:.0} pending, {finished:.0} finished"
+        ),
+        _ => text,
     }
-    text
 }
 
 fn none() -> String {

@@ -196,7 +196,7 @@ pub(super) fn operator() -> String {
 
 /// The name of this process's user in `/etc/passwd`, or else the user's number.
 #[cfg(unix)]
-fn system_user() -> Option<String> {
+fn system_user() -> String {
     let uid = rustix::process::getuid().as_raw().to_string();
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let named = users.lines().find_map(|line| {
@@ -204,10 +204,10 @@ fn system_user() -> Option<String> {
         let name = fields.next()?;
         (fields.nth(1)? == uid).then(|| name.to_owned())
     });
-    Some(named.unwrap_or_else(|| format!("uid-{uid}")))
+    named.unwrap_or_else(|| format!("uid-{uid}"))
 }
 
 #[cfg(not(unix))]
-fn system_user() -> Option<String> {
-    std::env::var("USERNAME").ok()
+fn system_user() -> String {
+    std::env::var("USERNAME").unwrap_or_else(|_| "unknown".to_owned())
 }

@@ -122,7 +122,7 @@ fn subscriptions(status: &Status) {
         "Live workers that run a subscription."
     );
     for s in &status.subscriptions {
-        let states = [
+        let counts = [
             ("pending", s.pending),
             ("leased", s.leased),
             ("due", s.due),
@@ -130,7 +130,7 @@ fn subscriptions(status: &Status) {
             ("parked", s.parked),
             ("done", s.done),
         ];
-        for (state, count) in states {
+        for (state, count) in counts {
             gauge!("termitary_subscription_deliveries", "subscription" => s.name.clone(), "state" => state)
                 .set(count as f64);
         }
