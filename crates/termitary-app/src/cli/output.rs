@@ -14,8 +14,8 @@ use crate::config::escape;
 /// The lines that may wait for the reader of stdout before [`Printer::line`] waits too.
 const QUEUED: usize = 64;
 
-/// The reader of stdout went away after it had read something, such as `head -1` in `termitary tail
-/// | head -1`. This ends the program, but is not a failure.
+/// The reader of stdout went away after it had read something, such as `head -1` in
+/// `termitary tail | head -1`. This error ends the program without a failure.
 #[derive(Debug)]
 pub(super) struct ReaderGone;
 

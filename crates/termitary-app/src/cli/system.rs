@@ -188,10 +188,8 @@ pub(super) fn file_of(url: &str) -> PathBuf {
 /// The operator, as the audit names them.
 pub(super) fn operator() -> String {
     let named = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
-    let user = named("USER")
-        .or_else(|| named("LOGNAME"))
-        .or_else(system_user);
-    format!("cli:{}", user.unwrap_or_else(|| "unknown".to_owned()))
+    let user = named("USER").or_else(|| named("LOGNAME"));
+    format!("cli:{}", user.unwrap_or_else(system_user))
 }
 
 /// The name of this process's user in `/etc/passwd`, or else the user's number.
