@@ -89,6 +89,7 @@ fn complete_operation(operation: &mut Operation, is_post: bool, needs_session: b
     }
     if operation.request_body.is_some() {
         add_problem(operation, "400", "The body is not JSON");
+        add_problem(operation, "408", "The body did not arrive in time");
         add_problem(operation, "413", "The body is too large");
         add_problem(operation, "415", "The body is of another media type");
     }
