@@ -161,7 +161,7 @@ fn files(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = entries
         .map(|entry| entry.path())
         .filter(|path| !path.ends_with("target") && !path.ends_with("node_modules"))
-        .filter(|path| path.is_dir() || kind(path) != "")
+        .filter(|path| path.is_dir() || !kind(path).is_empty())
         .flat_map(|path| files(&path))
         .collect();
     found.sort();

@@ -5,7 +5,6 @@
 //! data behind it is valid after a panic too.
 
 use std::sync::{MutexGuard, PoisonError};
-#[cfg(any(feature = "redis", test))]
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 /// [`std::sync::Mutex`] without poison.
@@ -23,11 +22,9 @@ impl<T> Mutex<T> {
 }
 
 /// [`std::sync::RwLock`] without poison.
-#[cfg(any(feature = "redis", test))]
 #[derive(Debug, Default)]
 pub(crate) struct RwLock<T>(std::sync::RwLock<T>);
 
-#[cfg(any(feature = "redis", test))]
 impl<T> RwLock<T> {
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)

@@ -90,10 +90,10 @@ impl Tree {
         let Some((rank, importer)) = self.place(from) else {
             return Some(format!("`{from}` stands in no layer"));
         };
-        let Some((below, imported)) = self.place(to) else {
+        let Some((level, target)) = self.place(to) else {
             return Some(format!("`{to}` stands in no layer"));
         };
-        if importer == imported {
+        if importer == target {
             return None;
         }
         let apart = self
@@ -103,14 +103,14 @@ impl Tree {
         if let Some((a, b)) = apart {
             return Some(format!("`{a}` knows no `{b}`"));
         }
-        if below > rank {
-            return Some(format!("`{imported}` is a layer above `{importer}`"));
+        if level > rank {
+            return Some(format!("`{target}` is a layer above `{importer}`"));
         }
         match &self.layers[rank].sideways {
-            Sideways::Only(doors) if below == rank => {
-                let inside = to[imported.len()..].trim_start_matches("::");
+            Sideways::Only(doors) if level == rank => {
+                let inside = to[target.len()..].trim_start_matches("::");
                 let open = doors.iter().any(|door| is_in(inside, door));
-                (!open).then(|| format!("of `{imported}` it may import {}", doors.join(", ")))
+                (!open).then(|| format!("of `{target}` it may import {}", doors.join(", ")))
             }
             _ => None,
         }
@@ -211,9 +211,9 @@ fn read(folder: &Path, module: &[String], files: &mut Vec<File>, tests: &mut Vec
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             let source = Source::read(&text);
             tests.extend(source.test_modules.iter().map(|name| {
-                let mut test = module.clone();
-                test.push(name.clone());
-                test
+                let mut path = module.clone();
+                path.push(name.clone());
+                path
             }));
             files.push(File { module, source });
         }
