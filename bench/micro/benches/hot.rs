@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bench_common::{Result, TodoCreated, event};
 use criterion::{BatchSize, Criterion, Throughput};
 use serde::{Deserialize, Serialize};
-use termitary::hot;
+use termitary::hot_paths as hot;
 use termitary::prelude::*;
 use tokio::runtime::Runtime;
 

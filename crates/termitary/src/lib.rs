@@ -88,7 +88,7 @@ mod guide;
 pub mod handler;
 #[cfg(feature = "hot-paths")]
 #[doc(hidden)]
-pub mod hot;
+pub mod hot_paths;
 pub mod inspect;
 mod ledger;
 mod lock;

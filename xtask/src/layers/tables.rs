@@ -35,7 +35,7 @@ pub(super) const LIBRARY: Tree = Tree {
         layer(&["broker"]),
         layer(&["worker"]),
         layer(&["inspect"]),
-        layer(&["guide", "hot", "prelude", "simulation", "testing"]),
+        layer(&["guide", "hot_paths", "prelude", "simulation", "testing"]),
     ],
     apart: &[("broker", "handler")],
     exceptions: &[("db::open", "ledger"), ("db::tx", "ledger::publish")],

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::book::{Key, short};
+use super::observations::{Key, short};
 use super::world::{Mode, RULE, START, World};
 use crate::ledger::state;
 use crate::schedule::Rule;
@@ -56,7 +56,7 @@ impl Observer {
         for (key, before) in &self.last {
             if !now.contains_key(key) {
                 world
-                    .book()
+                    .observed()
                     .violated(format!("I1: {} is gone, it was {before:?}", name(before)));
             }
         }
@@ -65,17 +65,20 @@ impl Observer {
 }
 
 fn check_row(world: &World, row: &Row) {
-    let mut book = world.book();
+    let mut observed = world.observed();
     let leased = row.state == state::LEASED;
     if leased && (row.worker.is_none() || row.lease_us.is_none()) {
-        book.violated(format!("{} is leased to nobody: {row:?}", name(row)));
+        observed.violated(format!("{} is leased to nobody: {row:?}", name(row)));
     }
     if is_terminal(row.state) && row.worker.is_some() {
-        book.violated(format!("{} is ended and held: {row:?}", name(row)));
+        observed.violated(format!("{} is ended and held: {row:?}", name(row)));
     }
-    let counted = book.counted.get(&(row.event, row.subscription)).copied();
+    let counted = observed
+        .counted
+        .get(&(row.event, row.subscription))
+        .copied();
     if row.attempts > counted.unwrap_or_default() {
-        book.violated(format!(
+        observed.violated(format!(
             "G9: {} has {} attempts, {counted:?} errors were reported",
             name(row),
             row.attempts
@@ -84,11 +87,11 @@ fn check_row(world: &World, row: &Row) {
 }
 
 fn check_change(world: &World, before: &Row, now: &Row) {
-    let mut book = world.book();
+    let mut observed = world.observed();
     // A hand-over to Redis that certainly did not happen is undone whole.
     let undone = !matches!(world.mode, Mode::Sql) && before.worker.as_deref() == Some("relay");
     if now.fence < before.fence - i64::from(undone) {
-        book.violated(format!(
+        observed.violated(format!(
             "I5: the fence of {} fell: {before:?} {now:?}",
             name(now)
         ));
@@ -96,9 +99,9 @@ fn check_change(world: &World, before: &Row, now: &Row) {
     if !is_terminal(before.state) || before.state == now.state {
         return;
     }
-    let by_operator = before.state != state::DONE && book.step <= book.operator_until;
+    let by_operator = before.state != state::DONE && observed.step <= observed.operator_until;
     if !by_operator {
-        book.violated(format!(
+        observed.violated(format!(
             "I4: {} left its end: {before:?} {now:?}",
             name(now)
         ));
@@ -109,15 +112,15 @@ fn check_change(world: &World, before: &Row, now: &Row) {
 pub(super) async fn finally(world: &World, ticks_until: Timestamp) {
     let rows: Vec<Row> = world.rows(ROWS).await;
     {
-        let mut book = world.book();
-        book.seen.crashes += rows.iter().map(|row| row.crashes as u64).sum::<u64>();
+        let mut observed = world.observed();
+        observed.seen.crashes += rows.iter().map(|row| row.crashes as u64).sum::<u64>();
         let quarantined = |row: &&Row| row.reason.as_deref() == Some("crashed");
-        book.seen.quarantined += rows.iter().filter(quarantined).count() as u64;
+        observed.seen.quarantined += rows.iter().filter(quarantined).count() as u64;
     }
     for row in &rows {
         if !is_terminal(row.state) {
             world
-                .book()
+                .observed()
                 .violated(format!("I1: {} never ended: {row:?}", name(row)));
         }
     }
@@ -129,15 +132,15 @@ pub(super) async fn finally(world: &World, ticks_until: Timestamp) {
 }
 
 fn check_told(world: &World, rows: &[Row]) {
-    let mut book = world.book();
+    let mut observed = world.observed();
     let by_key: HashMap<Key, &Row> = rows
         .iter()
         .map(|row| ((row.event, row.subscription), row))
         .collect();
-    for key in book.done.clone() {
+    for key in observed.done.clone() {
         let row = by_key.get(&key);
         if row.is_none_or(|row| row.state != state::DONE) {
-            book.violated(format!(
+            observed.violated(format!(
                 "I4: {}/{} was told done, is {row:?}",
                 short(key.0),
                 key.1
@@ -162,28 +165,28 @@ async fn check_published(world: &World) {
     let made: BTreeSet<_> = made.into_iter().map(|(id,)| id).collect();
     let events: BTreeSet<_> = events.into_iter().map(|(id,)| id).collect();
     let all: BTreeSet<_> = all.into_iter().map(|(id,)| id).collect();
-    let mut book = world.book();
-    book.seen.events += all.len() as u64;
+    let mut observed = world.observed();
+    observed.seen.events += all.len() as u64;
     if made != events {
         let differ: Vec<_> = made.symmetric_difference(&events).collect();
-        book.violated(format!("I2: rows and events differ: {differ:?}"));
+        observed.violated(format!("I2: rows and events differ: {differ:?}"));
     }
     for (id,) in short_of {
-        book.violated(format!("I1: {} lacks a delivery", short(id)));
+        observed.violated(format!("I1: {} lacks a delivery", short(id)));
     }
-    let lost: Vec<_> = book
+    let lost: Vec<_> = observed
         .committed
         .difference(&made.iter().copied().collect())
         .copied()
         .collect();
-    let risen: Vec<_> = book
+    let risen: Vec<_> = observed
         .rolled_back
         .iter()
         .filter(|id| all.contains(id))
         .copied()
         .collect();
     let kept_by_ledger = matches!(world.mode, Mode::Sql);
-    let dropped: Vec<_> = book
+    let dropped: Vec<_> = observed
         .on_bus
         .iter()
         .filter(|id| kept_by_ledger && !all.contains(id))
@@ -195,7 +198,7 @@ async fn check_published(world: &World) {
         ("I1: confirmed by the bus and lost", dropped),
     ] {
         for id in ids {
-            book.violated(format!("{what}: {}", short(id)));
+            observed.violated(format!("{what}: {}", short(id)));
         }
     }
 }
@@ -209,7 +212,7 @@ async fn check_effects(world: &World, rows: &[Row]) {
         .await;
     let effects: HashMap<Key, i64> = effects.into_iter().map(|(e, s, n)| ((e, s), n)).collect();
     let next: HashMap<_, _> = next.into_iter().collect();
-    let mut book = world.book();
+    let mut observed = world.observed();
     for row in rows.iter().filter(|row| world.has_effect(row.subscription)) {
         let finished = row.state == state::DONE && row.reason.is_none();
         let n = effects
@@ -217,14 +220,14 @@ async fn check_effects(world: &World, rows: &[Row]) {
             .copied()
             .unwrap_or_default();
         if n != i64::from(finished) {
-            book.violated(format!("I3: {} has {n} effects: {row:?}", name(row)));
+            observed.violated(format!("I3: {} has {n} effects: {row:?}", name(row)));
         }
         let born = next
             .get(&row.event.to_string())
             .copied()
             .unwrap_or_default();
         if world.route(row.subscription).name == "effect.made" && born != n {
-            book.violated(format!(
+            observed.violated(format!(
                 "I3: {} published {born} events, {n} effects",
                 name(row)
             ));
@@ -235,23 +238,23 @@ async fn check_effects(world: &World, rows: &[Row]) {
         .map(|row| (row.event, row.subscription))
         .collect();
     for key in effects.keys().filter(|key| !known.contains(key)) {
-        book.violated(format!("I2: an effect without its delivery: {key:?}"));
+        observed.violated(format!("I2: an effect without its delivery: {key:?}"));
     }
-    if !matches!(world.mode, Mode::Sql) && !book.redis_lost {
+    if !matches!(world.mode, Mode::Sql) && !observed.redis_lost {
         // Stream-only events are as durable as Redis, and it lost nothing.
         let route = world
             .routes
             .iter()
             .find(|route| route.name == "effect.made")
             .unwrap();
-        let missing: Vec<_> = book
+        let missing: Vec<_> = observed
             .on_bus
             .iter()
             .filter(|&&id| !known.contains(&(id, route.id)))
             .copied()
             .collect();
         for id in missing {
-            book.violated(format!("I1: {} was on the bus and never ran", short(id)));
+            observed.violated(format!("I1: {} was on the bus and never ran", short(id)));
         }
     }
 }
@@ -267,7 +270,7 @@ async fn check_counters(world: &World) {
         .await;
     for (name, done, rows) in wrong {
         world
-            .book()
+            .observed()
             .violated(format!("I7: {name} counts {done} done, has {rows}"));
     }
 }
@@ -290,7 +293,7 @@ async fn check_ticks(world: &World, until: Timestamp) {
     let of_ticks: BTreeSet<_> = ticks.iter().filter_map(|(_, event)| *event).collect();
     let published: BTreeSet<_> = events.iter().map(|(id,)| *id).collect();
     if found != expected || of_ticks != published || events.len() != ticks.len() {
-        world.book().violated(format!(
+        world.observed().violated(format!(
             "I6: {} ticks were due, {} are on record, {} events",
             expected.len(),
             found.len(),

@@ -20,13 +20,13 @@
 )]
 
 mod actor;
-mod book;
 mod checker;
-mod crew;
-mod heal;
+mod observations;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod recovery;
 mod redis;
+mod roles;
 mod run;
 mod world;
 
@@ -34,7 +34,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use book::Seen;
+use observations::Seen;
 use run::Failure;
 use world::Mode;
 
@@ -53,7 +53,7 @@ fn one(seed: u64, mode: &Mode) -> Result<Seen, Failure> {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(run::run(seed, mode))
+    runtime.block_on(run::simulate(seed, mode))
 }
 
 fn report(seed: u64, failure: &Failure) -> String {

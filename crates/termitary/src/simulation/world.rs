@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
-use super::book::Book;
+use super::observations::Observations;
 use super::redis::Server;
 use crate::broker::Broker;
 use crate::clock::Clock;
@@ -90,7 +90,7 @@ pub(super) struct World {
     machines: Vec<Broker>,
     /// Reads committed data, whatever the actors hold.
     observer: RefCell<Option<SqliteConnection>>,
-    book: RefCell<Book>,
+    observations: RefCell<Observations>,
     _folder: TempDir,
 }
 
@@ -160,7 +160,7 @@ impl World {
             routes: Vec::new(),
             schedules: vec![every_seven_minutes()],
             observer: RefCell::new(Some(observer)),
-            book: RefCell::default(),
+            observations: RefCell::default(),
             _folder: folder,
         };
         let broker = world.process("first").broker;
@@ -183,12 +183,12 @@ impl World {
         }
     }
 
-    pub(super) fn book(&self) -> RefMut<'_, Book> {
-        self.book.borrow_mut()
+    pub(super) fn observed(&self) -> RefMut<'_, Observations> {
+        self.observations.borrow_mut()
     }
 
     pub(super) fn note(&self, text: &str) {
-        self.book().note(text);
+        self.observed().note(text);
     }
 
     /// Time passes for everybody, on Redis too.

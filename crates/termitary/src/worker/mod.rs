@@ -5,12 +5,12 @@
 //! outcomes in batches (`settler`). A delivery that may have killed its process runs alone
 //! (`suspects`). Leases are renewed on a thread of their own (`renewal`), so that a handler
 //! that blocks the runtime keeps its lease. The rest is housekeeping (`upkeep`, `presence`,
-//! `gone`).
+//! `dropped`).
 
 mod attempt;
 mod bus;
+mod dropped;
 mod durations;
-mod gone;
 mod lane;
 mod lease_outages;
 mod measures;
@@ -297,7 +297,7 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     }));
     let (of, all) = (Arc::clone(core), routes.to_vec());
     tasks.spawn(lasting("upkeep", move || {
-        upkeep::run(
+        upkeep::maintain_broker(
             of.broker.clone(),
             of.id.clone(),
             all.clone(),

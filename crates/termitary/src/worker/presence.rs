@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::gone::{self, Gone};
+use super::dropped::{self, Dropped};
 use super::lane::Lane;
 use crate::broker::Broker;
 use crate::clock::{forward, micros, minutes, secs};
 use crate::db::Tx;
 use crate::error::Error;
 use crate::ledger::workers::{self, LIVE, WorkerRow};
+use crate::outage::Outage;
 use crate::registry::Registry;
 
 const EVERY: Duration = secs(5);
@@ -64,23 +65,18 @@ pub(super) fn row<S>(broker: &Broker, registry: &Registry<S>, concurrency: usize
 /// Signs in again every few seconds until housekeeping ends. Looks first whether what
 /// it runs is still registered.
 pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: Vec<Lane<S>>) {
-    let mut gone = Gone::default();
-    let mut failing = false;
+    let mut dropped = Dropped::default();
+    let outage = Outage::of("reporting this worker");
     let mut watch = Watch::default();
     loop {
         let reported = async {
-            gone.look(&core, &lanes).await?;
-            let running = serde_json::json!(gone::running(&lanes)).to_string();
+            dropped.look(&core, &lanes).await?;
+            let running = serde_json::json!(dropped::running(&lanes)).to_string();
             sign_in(&core, &running, &mut watch).await
         };
         match reported.await {
-            Ok(()) => failing = false,
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(error = ?error, "cannot report this worker; trying again");
-                }
-                failing = true;
-            }
+            Ok(()) => outage.over(),
+            Err(error) => drop(outage.failed(&error)),
         }
         tokio::select! {
             () = core.end.cancelled() => return,

@@ -10,9 +10,8 @@ use crate::db::Db;
 use crate::delivery::{Route, WorkerId};
 use crate::ledger::backfill::Progress;
 use crate::ledger::{self, Readable};
+use crate::outage::Outage;
 
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LAST_BACKOFF: Duration = Duration::from_secs(5);
 const RETAIN_EVERY: Duration = minutes(10);
 /// By chance up to twice as long more: in step with the workers' reads the older
 /// one would be served first every time, and park it again.
@@ -25,35 +24,28 @@ const BREATH: Duration = Duration::from_millis(50);
 const SHORT_BREATH: Duration = Duration::from_millis(5);
 const PROGRESS_EVERY: Duration = secs(10);
 
-/// The broker's own housekeeping, over and over.
-pub(super) async fn run(
+/// Runs the broker's own housekeeping again and again.
+pub(super) async fn maintain_broker(
     broker: Broker,
     worker: WorkerId,
     routes: Vec<Route>,
     end: CancellationToken,
 ) {
-    let mut backoff = None;
+    let outage = Outage::of("housekeeping");
     loop {
         let published = broker.db().published().notified();
-        let rest = match broker.transport().upkeep(&worker, &routes).await {
+        let round = broker.transport().upkeep(&worker, &routes).await;
+        let works = round.is_ok();
+        let rest = match round {
             Ok(rest) => {
-                if backoff.take().is_some() {
-                    tracing::info!("housekeeping works again");
-                }
+                outage.over();
                 rest
             }
-            Err(error) => {
-                if backoff.is_none() {
-                    tracing::warn!(error = ?error, "housekeeping failed; trying again");
-                }
-                let wait: Duration = backoff.unwrap_or(FIRST_BACKOFF);
-                backoff = Some((wait * 2).min(LAST_BACKOFF));
-                wait
-            }
+            Err(error) => outage.failed(&error),
         };
         tokio::select! {
             () = end.cancelled() => return,
-            () = published, if backoff.is_none() && broker.relays() => {}
+            () = published, if works && broker.relays() => {}
             () = tokio::time::sleep(rest) => {}
         }
     }
@@ -92,13 +84,13 @@ pub(super) async fn forward(db: Db, stop: CancellationToken) {
                         .increment(deliveries);
                     tracing::warn!(
                         deliveries,
-                        "a clock that was ahead had made these due on a day still to come: brought forward"
+                        "a clock that was ahead had made these deliveries due on a later day: brought forward"
                     );
                 }
                 if goes_on { BREATH } else { FORWARD_EVERY }
             }
             Err(error) => {
-                tracing::warn!(error = ?error, "cannot look for what a wrong clock made due; trying again later");
+                tracing::warn!(error = ?error, "cannot bring deliveries forward that a wrong clock made due; trying again later");
                 FORWARD_EVERY
             }
         };
@@ -107,18 +99,17 @@ pub(super) async fn forward(db: Db, stop: CancellationToken) {
 
 /// Copies the retained past of new subscriptions that asked for it.
 pub(super) async fn retained(db: Db, stop: CancellationToken) {
+    let outage = Outage::of("copying retained events");
     let mut copy = Copy::default();
     loop {
         let rest = match ledger::backfill::step(&db).await {
             Ok(Some(progress)) => {
-                copy.says(&progress);
+                outage.over();
+                copy.log(&progress);
                 SHORT_BREATH
             }
             Ok(None) => RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random()),
-            Err(error) => {
-                tracing::warn!(error = ?error, "cannot copy retained events; trying again");
-                LAST_BACKOFF
-            }
+            Err(error) => outage.failed(&error),
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -130,30 +121,30 @@ pub(super) async fn retained(db: Db, stop: CancellationToken) {
 /// Progress of copying a subscription's past, as logged so far.
 #[derive(Default)]
 struct Copy {
-    /// The subscription that is copied, and when that was said last.
-    said: Option<(i64, Instant)>,
+    /// The subscription that is copied, and the time of the last log line.
+    logged: Option<(i64, Instant)>,
     owed: i64,
 }
 
 impl Copy {
-    /// At the beginning, every ten seconds, and at the end.
-    fn says(&mut self, progress: &Progress) {
+    /// Logs at the beginning, every ten seconds, and at the end.
+    fn log(&mut self, progress: &Progress) {
         let Progress { id, at, last, .. } = *progress;
         let subscription = progress.name();
-        let begins = self.said.is_none_or(|(of, _)| of != id);
+        let begins = self.logged.is_none_or(|(of, _)| of != id);
         if begins {
             self.owed = 0;
         }
         self.owed += progress.owed;
         if progress.is_over() {
-            self.said = None;
+            self.logged = None;
             tracing::info!(%subscription, deliveries = self.owed, "copied the retained events of a new subscription");
         } else if begins
             || self
-                .said
-                .is_some_and(|(_, said)| said.elapsed() >= PROGRESS_EVERY)
+                .logged
+                .is_some_and(|(_, at)| at.elapsed() >= PROGRESS_EVERY)
         {
-            self.said = Some((id, Instant::now()));
+            self.logged = Some((id, Instant::now()));
             tracing::info!(%subscription, at, last, deliveries = self.owed, "copying the retained events of a new subscription");
         }
     }
@@ -162,6 +153,7 @@ impl Copy {
 /// Releases deliveries that older workers parked because they could not read them; `known` lists
 /// the names and versions that this worker reads.
 pub(super) async fn release(db: Db, known: Vec<Readable>, stop: CancellationToken) {
+    let outage = Outage::of("releasing parked deliveries");
     loop {
         let rest = RELEASE_EVERY.mul_f64(1.0 + 2.0 * db.clock().random());
         tokio::select! {
@@ -169,16 +161,16 @@ pub(super) async fn release(db: Db, known: Vec<Readable>, stop: CancellationToke
             () = tokio::time::sleep(rest) => {}
         }
         match ledger::release(&db, &known).await {
-            Ok(0) => {}
             Ok(deliveries) => {
-                tracing::info!(
-                    deliveries,
-                    "an older worker parked what this one can read: due again"
-                );
+                outage.over();
+                if deliveries > 0 {
+                    tracing::info!(
+                        deliveries,
+                        "an older worker parked events that this one can read: due again"
+                    );
+                }
             }
-            Err(error) => {
-                tracing::warn!(error = ?error, "cannot look for what older workers parked; trying again");
-            }
+            Err(error) => drop(outage.failed(&error)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Deliveries leased straight from the ledger, by row state.
 //!
 //! Concurrent calls share transactions on the thread that writes (`publishes`), leases that
-//! nobody looked at go back at once (`unseen`), and a waiting lane is rung when
+//! no lane received go back at once (`unseen`), and a waiting lane wakes up when
 //! its subscription has something due (`wake`).
 
 mod publishes;
@@ -88,12 +88,12 @@ impl Transport for Sql {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             // Listen before looking, so that a delivery that comes due in between is not missed.
-            let bell = self.wake.listen(route.id);
+            let wait = self.wake.listen(route.id);
             let leased = self.try_lease(route, worker, max).await?;
             if !leased.is_empty() {
                 return Ok(leased);
             }
-            if tokio::time::timeout_at(deadline, bell.rung())
+            if tokio::time::timeout_at(deadline, wait.work_may_be_due())
                 .await
                 .is_err()
             {

@@ -1,4 +1,4 @@
-//! Rings a waiting lane when its subscription has something due.
+//! Wakes a waiting lane when its subscription has something due.
 //!
 //! Three things make work due: a publish of this process (a nudge), a commit
 //! of any other process on the file (`PRAGMA data_version` moves), and time.
@@ -15,6 +15,7 @@ use crate::db::{Conn, Db};
 use crate::error::Error;
 use crate::ledger;
 use crate::lock::Mutex;
+use crate::outage::Outage;
 
 /// Intervals at which another process's commit is noticed: shortly after the last one, and long
 /// after it.
@@ -29,12 +30,13 @@ pub(super) struct Wake(Arc<Inner>);
 
 struct Inner {
     db: Db,
-    desk: Mutex<Desk>,
+    waiters: Mutex<Waiters>,
+    outage: Outage,
 }
 
 #[derive(Default)]
-struct Desk {
-    waiting: HashMap<i64, Waiter>,
+struct Waiters {
+    by_route: HashMap<i64, Waiter>,
     watched: bool,
     /// Somebody began to wait since the last look.
     fresh: bool,
@@ -42,12 +44,12 @@ struct Desk {
 
 #[derive(Default)]
 struct Waiter {
-    bell: Arc<Notify>,
+    notify: Arc<Notify>,
     lanes: usize,
 }
 
-/// A lane's place at the desk, until dropped.
-pub(super) struct Bell {
+/// A lane that waits for work of its subscription, until dropped.
+pub(super) struct Wait {
     inner: Arc<Inner>,
     route: i64,
     notify: Arc<Notify>,
@@ -57,22 +59,23 @@ impl Wake {
     pub(super) fn new(db: Db) -> Self {
         Self(Arc::new(Inner {
             db,
-            desk: Mutex::default(),
+            waiters: Mutex::default(),
+            outage: Outage::with_waits("looking for due deliveries", RETRY, RETRY),
         }))
     }
 
     /// Begins to wait for work of `route`.
-    pub(super) fn listen(&self, route: i64) -> Bell {
-        let mut desk = self.0.desk.lock();
-        let waiter = desk.waiting.entry(route).or_default();
+    pub(super) fn listen(&self, route: i64) -> Wait {
+        let mut waiters = self.0.waiters.lock();
+        let waiter = waiters.by_route.entry(route).or_default();
         waiter.lanes += 1;
-        let notify = Arc::clone(&waiter.bell);
-        desk.fresh = true;
-        if !desk.watched {
-            desk.watched = true;
+        let notify = Arc::clone(&waiter.notify);
+        waiters.fresh = true;
+        if !waiters.watched {
+            waiters.watched = true;
             tokio::spawn(Arc::clone(&self.0).watch());
         }
-        Bell {
+        Wait {
             inner: Arc::clone(&self.0),
             route,
             notify,
@@ -80,21 +83,21 @@ impl Wake {
     }
 }
 
-impl Bell {
-    /// Resolves when there may be work. A ring between [`Wake::listen`] and
+impl Wait {
+    /// Resolves when work may be due. A wake-up between [`Wake::listen`] and
     /// this call is kept.
-    pub(super) async fn rung(&self) {
+    pub(super) async fn work_may_be_due(&self) {
         self.notify.notified().await;
     }
 }
 
-impl Drop for Bell {
+impl Drop for Wait {
     fn drop(&mut self) {
-        let mut desk = self.inner.desk.lock();
-        if let Some(waiter) = desk.waiting.get_mut(&self.route) {
+        let mut waiters = self.inner.waiters.lock();
+        if let Some(waiter) = waiters.by_route.get_mut(&self.route) {
             waiter.lanes -= 1;
             if waiter.lanes == 0 {
-                desk.waiting.remove(&self.route);
+                waiters.by_route.remove(&self.route);
             }
         }
     }
@@ -102,14 +105,8 @@ impl Drop for Bell {
 
 impl Inner {
     async fn watch(self: Arc<Self>) {
-        loop {
-            match self.watch_on_one_connection().await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::warn!(error = ?error, "cannot look for due deliveries; trying again");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
+        while let Err(error) = self.watch_on_one_connection().await {
+            tokio::time::sleep(self.outage.failed(&error)).await;
         }
     }
 
@@ -132,7 +129,7 @@ impl Inner {
                 if seen.replace(version) != Some(version) {
                     seen_at = Instant::now();
                 }
-                next_due = self.ring_due(&mut conn, &routes, now).await?;
+                next_due = self.wake_due(&mut conn, &routes, now).await?;
             }
             tokio::select! {
                 () = published => {}
@@ -144,25 +141,25 @@ impl Inner {
     /// The waiting lanes, and whether one began to wait since the last look. `None`: there are
     /// none, and the watch ends.
     fn waiting(&self) -> Option<(Vec<i64>, bool)> {
-        let mut desk = self.desk.lock();
-        if desk.waiting.is_empty() {
-            desk.watched = false;
+        let mut waiters = self.waiters.lock();
+        if waiters.by_route.is_empty() {
+            waiters.watched = false;
             return None;
         }
-        let fresh = std::mem::take(&mut desk.fresh);
-        Some((desk.waiting.keys().copied().collect(), fresh))
+        let fresh = std::mem::take(&mut waiters.fresh);
+        Some((waiters.by_route.keys().copied().collect(), fresh))
     }
 
     /// Wakes every lane with a due delivery; returns the time of the next look.
-    async fn ring_due(&self, conn: &mut Conn, routes: &[i64], now: i64) -> Result<i64, Error> {
+    async fn wake_due(&self, conn: &mut Conn, routes: &[i64], now: i64) -> Result<i64, Error> {
         let heads = ledger::heads(conn, routes).await?;
         let mut next_due = i64::MAX;
-        let desk = self.desk.lock();
+        let waiters = self.waiters.lock();
         for (route, due) in heads {
             if due > now {
                 next_due = next_due.min(due);
-            } else if let Some(waiter) = desk.waiting.get(&route) {
-                waiter.bell.notify_one();
+            } else if let Some(waiter) = waiters.by_route.get(&route) {
+                waiter.notify.notify_one();
             }
         }
         Ok(next_due)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::actor::Role;
 use super::run::Run;
 use super::world::{LEASE, Process};
-use super::{checker, crew};
+use super::{checker, roles};
 use crate::clock::secs;
 use crate::error::Error;
 use crate::ledger::letters::Resolve;
@@ -19,10 +19,10 @@ const DRAIN: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Run {
-    pub(super) async fn heal(&mut self) {
+    pub(super) async fn recover(&mut self) {
         self.world.note("healing");
         self.quiet().await;
-        crew::repair(&self.world).await.unwrap();
+        roles::repair(&self.world).await.unwrap();
         let healer = self.world.process("healer");
         self.world.advance(secs(1)).await;
         fire_due(&self.world.db, &self.world.schedules)
@@ -34,8 +34,8 @@ impl Run {
         }
         self.zombies().await;
         if self.random.bool() {
-            self.world.book().operator_until = self.step;
-            crew::resolve(&self.world, Resolve::Replay, 1_000)
+            self.world.observed().operator_until = self.step;
+            roles::resolve(&self.world, Resolve::Replay, 1_000)
                 .await
                 .unwrap();
             self.observer.look(&self.world).await;
@@ -49,29 +49,29 @@ impl Run {
     /// Some of the actors die; the others stay as zombies, but let go of the
     /// connections that the rest needs.
     async fn quiet(&mut self) {
-        for i in (0..self.crew.len()).rev() {
-            let stays = matches!(self.crew[i].role, Role::Worker | Role::Upkeep);
+        for i in (0..self.actors.len()).rev() {
+            let stays = matches!(self.actors[i].role, Role::Worker | Role::Upkeep);
             if stays && self.random.u8(0..4) > 0 {
                 self.bring_to_rest(i).await;
             } else {
-                self.crew.remove(i);
+                self.actors.remove(i);
             }
         }
-        self.crew.retain(|actor| actor.resting);
+        self.actors.retain(|actor| actor.resting);
     }
 
     /// Processes that slept through everything act on their old beliefs.
     async fn zombies(&mut self) {
         self.world.note("the zombies wake");
         for _ in 0..20 {
-            for i in (0..self.crew.len()).rev() {
+            for i in (0..self.actors.len()).rev() {
                 self.poll(i, 200).await;
             }
-            if self.crew.is_empty() {
+            if self.actors.is_empty() {
                 break;
             }
         }
-        self.crew.clear();
+        self.actors.clear();
         self.observer.look(&self.world).await;
     }
 
@@ -79,7 +79,7 @@ impl Run {
     async fn drain(&mut self, me: &Process) -> bool {
         for _ in 0..DRAIN {
             self.step += 1;
-            self.world.book().step = self.step;
+            self.world.observed().step = self.step;
             match self.round(me).await {
                 Ok(left) if left.is_empty() => return true,
                 Ok(_) => {}
@@ -90,7 +90,7 @@ impl Run {
             self.observer.look(&self.world).await;
         }
         let left = self.left(me).await;
-        self.world.book().violated(format!(
+        self.world.observed().violated(format!(
             "I1: the healed system does not finish its work: {left:?}"
         ));
         false
@@ -103,11 +103,11 @@ impl Run {
             transport.upkeep(&me.id, &self.world.routes).await?;
             self.world.advance(LEASE / 2 + secs(1)).await;
         }
-        let mut ran = crew::suspects(&self.world, &mut self.random, me).await?;
+        let mut ran = roles::suspects(&self.world, &mut self.random, me).await?;
         for route in &self.world.routes {
             let leased = transport.lease(route, &me.id, 50, Duration::ZERO).await?;
             ran += leased.len() as u64;
-            crew::run(&self.world, &mut self.random, me, &leased, true).await;
+            roles::handle(&self.world, &mut self.random, me, &leased, true).await;
         }
         match ran {
             0 => self.left(me).await,

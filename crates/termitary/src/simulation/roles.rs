@@ -35,10 +35,10 @@ pub(super) async fn worker(world: Rc<World>, mut random: Rng, me: Process) {
             .transport()
             .lease(route, &me.id, max, Duration::ZERO);
         let Ok(leased) = leased.await else {
-            world.book().seen.errors += 1;
+            world.observed().seen.errors += 1;
             continue;
         };
-        run(&world, &mut random, &me, &leased, false).await;
+        handle(&world, &mut random, &me, &leased, false).await;
     }
     if random.bool() {
         let _ = me.broker.transport().leave(&me.id, &world.routes).await;
@@ -46,7 +46,7 @@ pub(super) async fn worker(world: Rc<World>, mut random: Rng, me: Process) {
 }
 
 /// Runs leased deliveries, and settles them together. `kind`: every run succeeds.
-pub(super) async fn run(
+pub(super) async fn handle(
     world: &World,
     random: &mut Rng,
     me: &Process,
@@ -54,7 +54,7 @@ pub(super) async fn run(
     kind: bool,
 ) {
     for delivery in leased {
-        world.book().leased(&delivery.claim);
+        world.observed().leased(&delivery.claim);
     }
     let mut settlements = Vec::new();
     for (i, delivery) in leased.iter().enumerate() {
@@ -86,11 +86,11 @@ async fn effect(world: &World, delivery: &Leased) -> Option<Outcome> {
         Ok(()) => Some(Outcome::Done { committed: true }),
         Err(error) if error.verdict == Verdict::LostLease => {
             world.note(&format!("  {} lost its lease", delivery.claim.worker));
-            world.book().seen.refused += 1;
+            world.observed().seen.refused += 1;
             None
         }
         Err(_) => {
-            world.book().seen.errors += 1;
+            world.observed().seen.errors += 1;
             Some(Outcome::Retry {
                 due_us: world.db.clock().now_us(),
                 error: "the database failed".to_owned(),
@@ -140,16 +140,16 @@ async fn settle(world: &World, me: &Process, settlements: Vec<Settlement>) {
         return;
     }
     for settlement in &settlements {
-        world.book().settling(settlement);
+        world.observed().settling(settlement);
     }
     for _ in 0..SETTLE_TRIES {
         if let Ok(held) = me.broker.transport().settle(&settlements).await {
             for (settlement, held) in settlements.iter().zip(held) {
-                world.book().settled(settlement, held);
+                world.observed().settled(settlement, held);
             }
             return;
         }
-        world.book().seen.errors += 1;
+        world.observed().seen.errors += 1;
     }
 }
 
@@ -169,7 +169,7 @@ pub(super) async fn suspects(world: &World, random: &mut Rng, me: &Process) -> R
     {
         ran += 1;
         world.note(&format!("  {} runs a suspect", me.id));
-        run(world, random, me, &[leased], true).await;
+        handle(world, random, me, &[leased], true).await;
     }
     ledger::suspects::release(db, &me.id).await?;
     Ok(ran)
@@ -185,7 +185,7 @@ pub(super) async fn publisher(world: Rc<World>, mut random: Rng, me: Process) {
             on_bus(&world, &mut random, &me).await
         };
         if published.is_err() {
-            world.book().seen.errors += 1;
+            world.observed().seen.errors += 1;
         }
         rest().await;
     }
@@ -209,16 +209,16 @@ async fn in_transaction(world: &World, random: &mut Rng) -> Result<(), Error> {
     match random.u8(0..6) {
         0 => {
             tx.rollback().await?;
-            world.book().rolled_back.insert(id);
+            world.observed().rolled_back.insert(id);
         }
         1 => {
             drop(tx);
-            world.book().rolled_back.insert(id);
+            world.observed().rolled_back.insert(id);
         }
         _ => {
             // Dropped while it waits here, the outcome is unknown.
             tx.commit().await?;
-            world.book().committed.insert(id);
+            world.observed().committed.insert(id);
         }
     }
     Ok(())
@@ -230,7 +230,7 @@ async fn on_bus(world: &World, random: &mut Rng, me: &Process) -> Result<(), Err
         _ => one(random, "bus"),
     };
     let published = me.broker.bus().publish(event).await?;
-    world.book().on_bus.insert(published.id);
+    world.observed().on_bus.insert(published.id);
     Ok(())
 }
 
@@ -239,7 +239,7 @@ pub(super) async fn upkeep(world: Rc<World>, mut random: Rng, me: Process) {
         let round = me.broker.transport().upkeep(&me.id, &world.routes).await;
         if let Err(error) = round {
             world.note(&format!("  {} failed: {error:?}", me.id));
-            world.book().seen.errors += 1;
+            world.observed().seen.errors += 1;
         }
         rest().await;
     }

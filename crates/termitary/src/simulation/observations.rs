@@ -11,7 +11,7 @@ use crate::delivery::{Claim, Origin, Outcome, Settlement, WorkerId};
 pub(super) type Key = (Uuid, i64);
 
 #[derive(Default)]
-pub(super) struct Book {
+pub(super) struct Observations {
     pub(super) step: u32,
     trace: String,
     pub(super) violations: Vec<String>,
@@ -61,7 +61,7 @@ impl Seen {
     }
 }
 
-impl Book {
+impl Observations {
     pub(super) fn note(&mut self, text: &str) {
         let _ = writeln!(self.trace, "{:>4} {text}", self.step);
     }

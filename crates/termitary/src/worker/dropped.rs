@@ -17,9 +17,9 @@ const AGAIN: Duration = minutes(1);
 
 /// When the log named them last.
 #[derive(Default)]
-pub(super) struct Gone(Option<Instant>);
+pub(super) struct Dropped(Option<Instant>);
 
-impl Gone {
+impl Dropped {
     /// Stops the lanes of subscriptions that the ledger no longer has.
     pub(super) async fn look<S>(&mut self, core: &Core<S>, lanes: &[Lane<S>]) -> Result<(), Error> {
         let registered = ledger::registered(core.broker.db()).await?;
