@@ -15,7 +15,8 @@ use crate::trace;
 pub struct Published {
     /// The event's id; if this one was a duplicate, the id of the earlier event.
     pub id: Uuid,
-    /// True if an event of this name with this `.id(..)` was known already: nothing was recorded.
+    /// True if an event of this name with this `.id(..)` was known already: nothing was
+    /// recorded.
     pub duplicate: bool,
 }
 

@@ -78,34 +78,34 @@ impl Error {
         }
     }
 
-    /// Returns true if a value or setting of the caller is wrong: a retry cannot help.
+    /// Returns whether a value or setting of the caller is wrong: a retry cannot help.
     pub fn is_invalid(&self) -> bool {
         self.0.kind == Kind::Invalid
     }
 
-    /// Returns true if the database or Redis failed and a later retry may help. The outcome of the
+    /// Returns whether the database or Redis failed and a later retry may help. The outcome of the
     /// call is unknown unless its documentation says otherwise.
     pub fn is_unavailable(&self) -> bool {
         matches!(self.0.kind, Kind::Unavailable | Kind::Busy)
     }
 
-    /// Returns true if other writers blocked the database for too long.
+    /// Returns whether other writers blocked the database for too long.
     pub(crate) fn is_busy(&self) -> bool {
         self.0.kind == Kind::Busy
     }
 
-    /// Returns true if another worker took the delivery over, or it was settled already: nothing
+    /// Returns whether another worker took the delivery over, or it was settled already: nothing
     /// was changed.
     pub fn is_lost_lease(&self) -> bool {
         self.0.kind == Kind::LostLease
     }
 
-    /// Returns true if nothing has the given name.
+    /// Returns whether nothing has the given name.
     pub fn is_not_found(&self) -> bool {
         self.0.kind == Kind::NotFound
     }
 
-    /// Returns true if a newer version of this crate wrote the stored schema.
+    /// Returns whether a newer version of this crate wrote the stored schema.
     pub fn is_newer_schema(&self) -> bool {
         self.0.kind == Kind::NewerSchema
     }

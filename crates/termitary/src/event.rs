@@ -251,7 +251,7 @@ pub(crate) fn as_json_text(text: &str) -> Box<RawValue> {
     cut_json_text(text, text.len())
 }
 
-/// The same for the beginning of a text that had so many bytes.
+/// [`as_json_text`] for the beginning of a text that had `bytes` bytes.
 pub(crate) fn cut_json_text(text: &str, bytes: usize) -> Box<RawValue> {
     let mut end = text.len().min(KEEP);
     while !text.is_char_boundary(end) {

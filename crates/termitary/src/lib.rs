@@ -1,4 +1,4 @@
-//! Durable background work for Rust services, told as events.
+//! Durable background work for Rust services: typed events, handlers and schedules.
 //!
 //! *A transaction publishes events; every subscription gets one delivery of
 //! each; a worker leases deliveries, runs handlers and settles them.*
@@ -54,11 +54,10 @@
 //! The crates whose types appear in this API are re-exported: [`sqlx`], [`jiff`], [`uuid`] and
 //! [`schemars`].
 //!
-//! Features, none of them on by default: `redis` (deliveries travel through
-//! Redis or Valkey Streams) and `testing`. The guides in `docs/guide` say more,
-//! with the defaults and the limits; `examples/` has small programs that run:
-//! `cargo run -p termitary --example hello`, then `transaction`, `retry`,
-//! `schedule` and `shutdown`.
+//! Features, off by default: `redis` (deliveries travel through Redis or Valkey Streams) and
+//! `testing`. The guides in `docs/guide` describe defaults and limits; `examples/` has small
+//! programs: `cargo run -p termitary --example hello`, then `transaction`, `retry`, `schedule`
+//! and `shutdown`.
 
 #![cfg_attr(
     not(feature = "redis"),

@@ -2,9 +2,9 @@
 //! sweep: each bug must make a run fail. They are built only with the feature
 //! `planted-bugs`.
 
-/// Returns true if this process has the bug of this name: `settle-before-commit`, `no-owner-check`,
-/// `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which never returns to the deliveries that
-/// it claimed).
+/// Returns whether this process has the bug of this name: `settle-before-commit`, `no-owner-check`,
+/// `maxlen-trim`, `cursor-relay` or `forgetful-relay` (which never returns to the
+/// deliveries that it claimed).
 #[cfg(feature = "planted-bugs")]
 pub(crate) fn is(mistake: &str) -> bool {
     use std::sync::LazyLock;

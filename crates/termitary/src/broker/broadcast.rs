@@ -90,7 +90,7 @@ impl Pruning {
         self.old
     }
 
-    /// The message `seq` was sent, and so many old ones were deleted.
+    /// The message `seq` was sent, and `deleted` old messages were deleted.
     fn sent(&mut self, seq: i64, deleted: u64) {
         if deleted < rows::PAGE {
             self.old = None;

@@ -145,15 +145,16 @@ impl Broker {
     /// name no longer reach it, its unfinished deliveries are parked, and a warning is logged.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] if the registry has mistakes, or if a running worker handles
-    /// another event under the name of one of these subscriptions, or if Redis is there and can
-    /// never be used: it refuses the password, has no such database, is a Sentinel, a
-    /// replica or a node of a Cluster, or carries the deliveries of another ledger.
+    /// `is_invalid()` if the registry has mistakes; if a running worker handles another event
+    /// under the name of one of these subscriptions; or if Redis responds but cannot be used:
+    /// it rejects the password, has no such database, is a Sentinel, a replica or a node of a
+    /// Cluster, or carries the deliveries of another ledger. `is_unavailable()` if the database
+    /// failed.
     pub async fn register<S>(&self, registry: &Registry<S>) -> Result<(), Error> {
         self.declare(registry).await.map(drop)
     }
 
-    /// Publishes outside a caller's transaction.
+    /// Returns the bus, which publishes outside a caller's transaction.
     pub fn bus(&self) -> Bus {
         Bus {
             broker: self.clone(),
@@ -165,12 +166,15 @@ impl Broker {
         &self.db
     }
 
-    /// Messages to every live process.
+    /// Returns the messages to and from every live process.
     pub fn broadcasts(&self) -> &Broadcasts {
         &self.broadcasts
     }
 
-    /// Returns an error unless the broker responds now.
+    /// Asks the broker for a response.
+    ///
+    /// # Errors
+    /// `is_unavailable()` if it does not respond.
     pub async fn ping(&self) -> Result<(), Error> {
         self.transport.counts(&[]).await.map(drop)
     }
@@ -178,13 +182,17 @@ impl Broker {
     /// Counts of the transport beside the ledger; none while it is unreachable.
     pub(crate) async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
         let counts = self.transport.counts(routes).await;
-        let counts = self.unless_away(counts, "counts show the ledger only")?;
+        let counts = self.unless_unreachable(counts, "counts show the ledger only")?;
         Ok(counts.unwrap_or_default())
     }
 
     /// The transport's result; none while it is unreachable.
-    fn unless_away<T>(&self, answer: Result<T, Error>, so: &str) -> Result<Option<T>, Error> {
-        match answer {
+    fn unless_unreachable<T>(
+        &self,
+        result: Result<T, Error>,
+        so: &str,
+    ) -> Result<Option<T>, Error> {
+        match result {
             Ok(found) => {
                 self.unreachable.store(false, Ordering::Relaxed);
                 Ok(Some(found))
@@ -192,7 +200,7 @@ impl Broker {
             Err(error) if error.is_unavailable() => {
                 // A caller that asks every second needs no log line every second.
                 if !self.unreachable.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(error = ?error, "the broker is away: {so}");
+                    tracing::warn!(error = ?error, "the broker is unreachable: {so}");
                 }
                 Ok(None)
             }
@@ -227,7 +235,10 @@ impl Broker {
             .await
             .map_err(|error| writable(self.db.path(), error))?;
         let declared = self.transport.declare(&routes).await;
-        self.unless_away(declared, "its consumer groups are made when it is back")?;
+        self.unless_unreachable(
+            declared,
+            "its consumer groups will be made when it is reachable again",
+        )?;
         Ok(routes)
     }
 

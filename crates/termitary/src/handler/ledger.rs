@@ -75,8 +75,8 @@ impl LedgerScope {
         self
     }
 
-    /// An error where a transaction was open for longer than a lease lasts: nobody
-    /// could renew one meanwhile.
+    /// Fails if a transaction was open for longer than a lease lasts: no lease could be
+    /// renewed meanwhile.
     fn within_the_lease(&self, open: Duration) -> Result<(), Error> {
         match &self.run {
             Some(Run { lease, .. }) if open > *lease => Err(Error::new(
@@ -95,8 +95,8 @@ impl LedgerScope {
         self.stage.load(Ordering::Acquire) == COMMITTED
     }
 
-    /// The delivery is finished in a transaction that nobody else can get in
-    /// between: there is no lease to lose any more.
+    /// Returns whether a transaction that no other writer can interrupt finishes the
+    /// delivery: there is no lease to lose any more.
     pub(crate) fn finishing(&self) -> bool {
         self.stage.load(Ordering::Acquire) >= FINISHING
     }

@@ -61,7 +61,7 @@ impl Scheduler {
         let _ = fire_due(&self.db, &self.schedules).await;
     }
 
-    /// Dies after so many steps of its work.
+    /// Dies after `steps` polls of its work.
     async fn fire_and_die(&self, steps: usize) {
         let mut left = steps;
         let mut work = Box::pin(self.fire());

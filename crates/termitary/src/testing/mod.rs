@@ -51,8 +51,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// 2026-01-15T12:00:00Z, a Thursday.
 const START: i64 = 1_768_478_400;
 
-/// A database in a temporary folder, with a manual clock. The folder is deleted
-/// with the last handle to the database: a broker's or a worker's may outlive this.
+/// A database in a temporary folder, with a manual clock. The folder is deleted with the last
+/// handle to the database, which may be a broker's or a worker's.
 pub struct TestDb {
     db: Db,
 }
@@ -84,8 +84,8 @@ impl TestDb {
     }
 }
 
-/// A real worker in the background. Dropped with deliveries unfinished, dead
-/// or parked, it fails the test; also where it cannot look for them.
+/// A real worker in the background. Its drop fails the test if deliveries are unfinished, dead
+/// or parked, or if it cannot look for them.
 pub struct TestWorker {
     broker: Broker,
     schedules: Vec<Schedule>,

@@ -32,7 +32,7 @@ impl Durations {
         self.0 = (rest << 1) | long | (full << WINDOW);
     }
 
-    /// Returns true if the median attempt is known to be short.
+    /// Returns whether the median attempt is known to be short.
     pub(super) fn is_short(self) -> bool {
         let attempts = self.0.ilog2();
         let long = self.0.count_ones() - 1;

@@ -19,7 +19,7 @@ use crate::lock::Mutex;
 use crate::subscription::Subscription;
 use crate::task::let_others_go_first;
 
-/// Time for which one lease call waits for work before the lane asks again.
+/// Time that one lease call waits for work before the lane asks again.
 const WAIT: Duration = Duration::from_secs(20);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);

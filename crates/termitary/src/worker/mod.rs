@@ -57,8 +57,8 @@ const DEFAULT_CONCURRENCY: usize = 64;
 
 /// Runs a registry's handlers and schedules.
 ///
-/// `T` becomes the registry's state `S` once [`Worker::state`] is called; only
-/// then can it run ([`StateFor`]).
+/// `T` becomes the registry's state `S` when [`Worker::state`] is called; only then can the
+/// worker run ([`StateFor`]).
 pub struct Worker<S, T = S> {
     broker: Broker,
     registry: Registry<S>,
@@ -110,15 +110,15 @@ impl<S, T> Worker<S, T> {
         self
     }
 
-    /// A second signal: when it resolves, the grace is over at once.
+    /// Sets a second signal (default: none): when it resolves, the grace ends at once.
     pub fn kill(mut self, kill: impl Future<Output = ()> + Send + 'static) -> Self {
         self.kill = Box::pin(kill);
         self
     }
 }
 
-/// The state `S` that handlers want is there: implemented for `S` alone, so that
-/// a worker without its state does not run.
+/// Implemented for the state `S` alone, so that a worker without the state of its handlers
+/// does not compile.
 #[diagnostic::on_unimplemented(
     message = "this worker has no state yet",
     label = "its handlers want the state `{S}`",
@@ -141,14 +141,16 @@ mod sealed {
 }
 
 impl<S: Send + Sync + 'static, T> Worker<S, T> {
-    /// Registers the registry, then leases, runs and settles, and publishes the
-    /// ticks of its schedules, until `shutdown` resolves. Then it leases nothing
-    /// more, lets running handlers finish within the grace, releases the rest
-    /// and returns.
+    /// Registers the registry, then handles deliveries and publishes the ticks of its
+    /// schedules until `shutdown` resolves. Then it leases nothing more, lets running handlers
+    /// finish within the grace, releases the rest and returns.
     ///
-    /// A database that another process keeps locked is waited for, up to a
-    /// minute. An error means that it never started. An outage while it runs
-    /// does not end it: it logs, waits and goes on.
+    /// The start waits up to a minute for a database that another process keeps locked. An
+    /// outage of the database or the broker does not end a running worker: it logs, waits and
+    /// goes on.
+    ///
+    /// # Errors
+    /// Those of [`Broker::register`]: the worker has not started.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error>
     where
         T: StateFor<S>,
@@ -210,7 +212,7 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
             leave(&core, &routes).await;
         };
         if tokio::time::timeout_at(last, left).await.is_err() {
-            tracing::warn!(worker.id = %core.id, "the database or the broker does not answer in time: left without signing off");
+            tracing::warn!(worker.id = %core.id, "the database or the broker does not respond in time: the worker ends without deleting its row");
         }
         // The state and the closures are user code.
         if let Err(panicked) = guard::discard((core, registry)) {
@@ -347,7 +349,7 @@ async fn stop<S>(core: &Core<S>, grace: Duration, kill: impl Future<Output = ()>
         () = kill => false,
     };
     if !in_time {
-        tracing::warn!(worker.id = %core.id, running = core.running(), "the grace is over: handlers are dropped, their deliveries released");
+        tracing::warn!(worker.id = %core.id, running = core.running(), "the grace is over: running handlers are dropped and their deliveries released");
         core.abort.cancel();
         // Dropping is immediate unless a handler blocks its thread; then its
         // lease runs out instead.
@@ -370,7 +372,7 @@ async fn leave<S>(core: &Core<S>, routes: &[Route]) {
         workers::delete(core.broker.db(), &core.id).await
     };
     if let Err(error) = left.await {
-        tracing::warn!(worker.id = %core.id, error = ?error, "left without signing off");
+        tracing::warn!(worker.id = %core.id, error = ?error, "the worker ends without deleting its row");
     }
     tracing::info!(worker.id = %core.id, "worker stopped");
 }

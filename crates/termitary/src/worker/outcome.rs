@@ -26,8 +26,8 @@ pub(super) enum HandlerEnd {
 }
 
 impl HandlerEnd {
-    /// The handler panicked when it was cancelled. The panic is an error, whatever the reason of
-    /// the cancellation, unless another worker has the delivery.
+    /// The handler panicked when it was cancelled: an error, whatever the reason of the
+    /// cancellation, unless another worker has the delivery.
     pub(super) fn dropped(self, panicked: &Panicked) -> Self {
         let why = match self {
             Self::Failed(why) => why,

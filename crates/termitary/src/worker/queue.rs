@@ -89,7 +89,7 @@ impl<S: Send + Sync + 'static> Queue<S> {
         }
     }
 
-    /// Returns true if handlers are known to be short: only then are deliveries leased ahead.
+    /// Returns whether handlers are known to be short: only then are deliveries leased ahead.
     pub(super) fn is_short(&self) -> bool {
         self.0.state.lock().durations.is_short()
     }

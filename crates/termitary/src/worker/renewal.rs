@@ -19,8 +19,8 @@ use crate::outage::Outage;
 use crate::subscription::LONGEST_TIMEOUT;
 use crate::task::lasting;
 
-/// Time after its timeout for which a handler that cannot be cancelled keeps its lease. Then its
-/// slot is stuck and the delivery runs elsewhere.
+/// Time after its timeout for which a handler that cannot be cancelled keeps its lease.
+/// Then its slot is stuck and the delivery runs elsewhere.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Renewal {

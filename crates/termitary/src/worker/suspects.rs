@@ -27,8 +27,8 @@ use crate::outage::Outage;
 const LOOK: Duration = secs(1);
 /// Time for running handlers to finish; doubled after they did not.
 const FIRST_PATIENCE: Duration = secs(5);
-/// Time in which further suspects are begun: short, because the other work of this worker waits
-/// meanwhile.
+/// Time in which further suspects are begun: short, as the other work of this worker
+/// waits meanwhile.
 const SESSION: Duration = secs(2);
 
 /// The result of one look.

@@ -72,7 +72,7 @@ async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
     let lines: Vec<_> = text.lines().filter(|line| line.contains(told)).collect();
     assert_eq!(lines.len(), 1, "{text}");
     assert!(names.iter().all(|name| lines[0].contains(name)), "{text}");
-    assert_eq!(log.count("the broker is away"), 1, "{text}");
+    assert_eq!(log.count("the broker is unreachable"), 1, "{text}");
 }
 
 #[tokio::test]

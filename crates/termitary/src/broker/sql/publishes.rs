@@ -1,5 +1,5 @@
-//! Publishes that wait for the thread that writes: it takes all there are at
-//! once and records them in few statements.
+//! Publishes that wait for the writing thread: it takes all of them at once and records
+//! them in a few statements.
 
 use std::mem;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::lock::Mutex;
 
 type Reply = oneshot::Sender<Result<Vec<Published>, Error>>;
 
-/// The queue of publishes.
+/// Gathers publishes; cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Publishes(Arc<Mutex<Waiting>>);
+pub(super) struct Publishes(Arc<Mutex<Gathered>>);
 
 #[derive(Default)]
-struct Waiting {
+struct Gathered {
     drafts: Vec<Draft>,
-    /// The waiting callers: the number of their drafts, and since when they wait.
+    /// The callers: the number of their drafts, and since when they wait.
     replies: Vec<(usize, Instant, Reply)>,
 }
 
-impl Waiting {
-    /// Takes those out that have waited as long as anybody does, and the first.
+impl Gathered {
+    /// Takes out the callers that have waited for too long, at least the first.
     fn overdue(&mut self, db: &Db) -> Self {
         let is_over = |since: &Instant| since.elapsed() >= db.patience();
         let replies = self.replies.iter();
@@ -42,8 +42,8 @@ impl Waiting {
 }
 
 impl Publishes {
-    /// Records the drafts together with other waiting ones; it happens even if the caller is
-    /// dropped.
+    /// Records the drafts together with everything else that is published now, even if the
+    /// caller stops waiting.
     pub(super) async fn publish(
         &self,
         db: &Db,
@@ -55,10 +55,10 @@ impl Publishes {
             db.ask(Box::new(Batch::new(db, self)));
         }
         let answer = answer.await;
-        answer.map_err(|_| Error::internal("the thread that writes is gone"))?
+        answer.map_err(|_| Error::internal("the writing thread has ended"))?
     }
 
-    /// Returns true if these are the first, so that a turn must be requested.
+    /// Returns whether these are the first: the writing thread then has to be asked.
     fn add(&self, drafts: Vec<Draft>, reply: Reply) -> bool {
         let mut waiting = self.0.lock();
         waiting.replies.push((drafts.len(), Instant::now(), reply));
@@ -67,11 +67,11 @@ impl Publishes {
     }
 }
 
-/// The drafts of one transaction.
+/// The publishes of one transaction.
 struct Batch {
     db: Db,
     publishes: Publishes,
-    taken: Waiting,
+    taken: Gathered,
     published: Vec<Published>,
     answered: bool,
 }
@@ -81,14 +81,14 @@ impl Batch {
         Self {
             db: db.clone(),
             publishes: publishes.clone(),
-            taken: Waiting::default(),
+            taken: Gathered::default(),
             published: Vec::new(),
             answered: false,
         }
     }
 
-    /// The turn did not come in time for the first caller. Others came later, and have the rest of
-    /// their time.
+    /// The turn to write did not come in time for the first callers. Later callers keep the
+    /// rest of their time.
     fn ask_again(&mut self) {
         let mut waiting = self.publishes.0.lock();
         self.taken = waiting.overdue(&self.db);
@@ -110,7 +110,7 @@ impl Asked for Batch {
         if self.taken.replies.is_empty() {
             match ended {
                 Err(error) if error.is_busy() => self.ask_again(),
-                // The transaction was never begun: the waiting callers get the error.
+                // The turn to write never came: all callers that wait get the error.
                 _ => self.taken = mem::take(&mut *self.publishes.0.lock()),
             }
         }
@@ -120,7 +120,7 @@ impl Asked for Batch {
                 Ok(()) => Ok(published.by_ref().take(drafts).collect()),
                 Err(error) => Err(error.repeat()),
             };
-            // A dropped caller needs no result.
+            // A caller that stopped waiting needs no answer.
             let _ = reply.send(answer);
         }
         self.answered = true;
@@ -133,7 +133,7 @@ impl Asked for Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         if !self.answered {
-            // The thread ended first: nobody else is asked for those who wait.
+            // The thread ended first: the channels of the callers that wait are closed.
             drop(mem::take(&mut *self.publishes.0.lock()));
         }
     }

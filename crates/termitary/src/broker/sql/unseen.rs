@@ -35,7 +35,7 @@ impl Drop for Unseen {
             outcome: Outcome::Snooze { due_us: now_us },
         };
         let settlements = self.leased.drain(..).map(release).collect();
-        self.db.ask(Box::new(Back {
+        self.db.ask(Box::new(Release {
             settlements,
             now_us,
         }));
@@ -43,19 +43,19 @@ impl Drop for Unseen {
 }
 
 /// The leases to release.
-struct Back {
+struct Release {
     settlements: Vec<Settlement>,
     now_us: i64,
 }
 
-impl Asked for Back {
+impl Asked for Release {
     fn run(&mut self, conn: &Connection) -> Result<(), Error> {
         batch::settle(conn, &self.settlements, self.now_us).map(drop)
     }
 
     fn answer(self: Box<Self>, ended: &Result<(), Error>) {
         if let Err(error) = ended {
-            tracing::warn!(error = ?error, "unwanted leases were not handed back: they run out instead");
+            tracing::warn!(error = ?error, "leases that no worker received were not released; they will expire instead");
         }
     }
 }
