@@ -55,28 +55,19 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 
     /// Publish so that handlers start no earlier than `delay` from now.
-    fn after(self, delay: Duration) -> Outgoing<Self>
-    where
-        Self: Sized,
-    {
+    fn after(self, delay: Duration) -> Outgoing<Self> {
         Outgoing::from(self).after(delay)
     }
 
     /// Publish so that handlers start no earlier than `instant`.
-    fn at(self, instant: Timestamp) -> Outgoing<Self>
-    where
-        Self: Sized,
-    {
+    fn at(self, instant: Timestamp) -> Outgoing<Self> {
         Outgoing::from(self).at(instant)
     }
 
     /// Names the object that the event is about (a user, an order). Handlers find it in
     /// [`Meta::key`](crate::handler::Meta::key); it orders nothing. It has at most
     /// [`MAX_KEY_BYTES`]; publishing a longer key fails.
-    fn keyed(self, key: impl Into<String>) -> Outgoing<Self>
-    where
-        Self: Sized,
-    {
+    fn keyed(self, key: impl Into<String>) -> Outgoing<Self> {
         Outgoing::from(self).keyed(key)
     }
 
@@ -85,10 +76,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// records nothing and returns the first one's event id; an event of another name
     /// may have the same id. Remembered as long as the first event is kept: at least
     /// seven days.
-    fn id(self, id: impl Into<String>) -> Outgoing<Self>
-    where
-        Self: Sized,
-    {
+    fn id(self, id: impl Into<String>) -> Outgoing<Self> {
         Outgoing::from(self).id(id)
     }
 }

@@ -69,9 +69,17 @@ impl Finite {
 }
 
 macro_rules! nothing_to_find {
-    ($($method:ident($value:ty))*) => {
-        $(fn $method(self, _: $value) -> Result<(), Found> {
+    ($($method:ident($($value:ty),*))*) => {
+        $(fn $method(self, $(_: $value),*) -> Result<(), Found> {
             Ok(())
+        })*
+    };
+}
+
+macro_rules! search_inside {
+    ($($method:ident($($value:ty),*))*) => {
+        $(fn $method(self, $(_: $value),*) -> Result<Self, Found> {
+            Ok(self)
         })*
     };
 }
@@ -91,7 +99,15 @@ impl Serializer for Finite {
         serialize_bool(bool) serialize_char(char) serialize_str(&str) serialize_bytes(&[u8])
         serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
         serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
-        serialize_unit_struct(&'static str)
+        serialize_none() serialize_unit() serialize_unit_struct(&'static str)
+        serialize_unit_variant(&'static str, u32, &'static str)
+    }
+
+    search_inside! {
+        serialize_seq(Option<usize>) serialize_tuple(usize) serialize_tuple_struct(&'static str, usize)
+        serialize_tuple_variant(&'static str, u32, &'static str, usize)
+        serialize_map(Option<usize>) serialize_struct(&'static str, usize)
+        serialize_struct_variant(&'static str, u32, &'static str, usize)
     }
 
     fn serialize_f32(self, value: f32) -> Result<(), Found> {
@@ -102,20 +118,8 @@ impl Serializer for Finite {
         self.number(value)
     }
 
-    fn serialize_none(self) -> Result<(), Found> {
-        Ok(())
-    }
-
-    fn serialize_unit(self) -> Result<(), Found> {
-        Ok(())
-    }
-
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Found> {
         value.serialize(self)
-    }
-
-    fn serialize_unit_variant(self, _: &'static str, _: u32, _: &'static str) -> Result<(), Found> {
-        Ok(())
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -134,46 +138,6 @@ impl Serializer for Finite {
         value: &T,
     ) -> Result<(), Found> {
         value.serialize(self)
-    }
-
-    fn serialize_seq(self, _: Option<usize>) -> Result<Self, Found> {
-        Ok(self)
-    }
-
-    fn serialize_tuple(self, _: usize) -> Result<Self, Found> {
-        Ok(self)
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Found> {
-        Ok(self)
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self, Found> {
-        Ok(self)
-    }
-
-    fn serialize_map(self, _: Option<usize>) -> Result<Self, Found> {
-        Ok(self)
-    }
-
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Found> {
-        Ok(self)
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self, Found> {
-        Ok(self)
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<(), Found> {

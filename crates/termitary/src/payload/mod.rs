@@ -94,6 +94,14 @@ impl<'de> Deserialize<'de> for Readable {
     }
 }
 
+macro_rules! readable_values {
+    ($($method:ident($value:ty))*) => {
+        $(fn $method<E>(self, _: $value) -> Result<Self, E> {
+            Ok(self)
+        })*
+    };
+}
+
 impl<'de> Visitor<'de> for Readable {
     type Value = Self;
 
@@ -101,27 +109,9 @@ impl<'de> Visitor<'de> for Readable {
         f.write_str("JSON")
     }
 
+    readable_values! { visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_f64(f64) visit_str(&str) }
+
     fn visit_unit<E>(self) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
         Ok(self)
     }
 
