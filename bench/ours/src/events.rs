@@ -27,15 +27,9 @@ impl Event for Neighbour {
     const NAME: &'static str = "neighbours.created";
 }
 
-<<<<<<< HEAD
 /// Events of the idle subscriptions, which are never published: ten types, more than one and faster
 /// to compile than two hundred.
-#[derive(Serialize, Deserialize, JsonSchema)]
-=======
-/// Events of the quiet subscriptions, which nobody publishes: ten of them, which
-/// is more than one and less to compile than two hundred.
 #[derive(Serialize, Deserialize)]
->>>>>>> 60e915f (api: one builder for both brokers, events need serde only, schedules are steered by name)
 struct Quiet<const N: u8>(TodoCreated);
 
 impl<const N: u8> Quiet<N> {

@@ -122,5 +122,14 @@ fn workers(status: &Status) -> anyhow::Result<()> {
         &["worker", "host", "started", "running"],
         &rows.collect::<Vec<_>>(),
         "no worker runs: events wait until `termitary worker` starts",
-    )
+    )?;
+    for worker in &status.workers {
+        if let Some(seconds) = worker.clock_ahead_seconds {
+            output::line(&format!(
+                "{}: its clock is ahead by {seconds} s",
+                escape(&worker.to_string())
+            ))?;
+        }
+    }
+    Ok(())
 }

@@ -34,6 +34,10 @@ pub struct WorkerStatus {
     pub running: u64,
     /// The most attempts it runs at once.
     pub concurrency: u64,
+    /// Set if its clock is ahead of this one, by more than 20 seconds. If no worker runs, it
+    /// may have ended long ago: only workers delete the rows of the dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_seconds: Option<u64>,
     #[serde(skip)]
     pub(crate) subscriptions: Vec<String>,
 }
@@ -145,30 +149,34 @@ pub(crate) async fn delete(db: &Db, id: &str) -> Result<(), Error> {
     tx.commit().await
 }
 
-/// The workers whose row was written lately, the oldest first. If no worker is left to
-/// delete the row of one whose clock was ahead, that one does not count as live either.
+/// The workers whose row was written lately, by their clock or ours, the oldest first. A
+/// worker whose clock is ahead counts as live until another worker sees that its row no
+/// longer changes, and deletes it.
 pub(crate) async fn live(db: &Db) -> Result<Vec<WorkerStatus>, Error> {
+    type Row = (Text, Text, i64, i64, i64, i64, Text, Text);
     let now_us = db.clock().now_us();
-    let rows: Vec<(Text, Text, i64, i64, i64, Text, Text)> = sqlx::query_as(
-        "SELECT id, host, started_us, running, concurrency, subscriptions, mode FROM termitary_workers
-         WHERE seen_us BETWEEN $1 AND $2 ORDER BY started_us, id",
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT id, host, started_us, seen_us, running, concurrency, subscriptions, mode
+         FROM termitary_workers WHERE seen_us >= $1 ORDER BY started_us, id",
     )
     .bind(now_us - micros(LIVE))
-    .bind(now_us.saturating_add(micros(LIVE)))
     .fetch_all(&mut *db.read().await?)
     .await?;
-    let status = |row: (Text, Text, i64, i64, i64, Text, Text)| {
-        let (id, host, started_us, running, concurrency, subscriptions, mode) = row;
-        WorkerStatus {
-            id: id.0,
-            host: host.0,
-            mode: mode.0,
-            started_at: from_micros(started_us),
-            running: running.max(0) as u64,
-            concurrency: concurrency.max(0) as u64,
-            subscriptions: serde_json::from_str(&subscriptions.0).unwrap_or_default(),
-        }
-    };
+    let status =
+        |(id, host, started_us, seen_us, running, concurrency, subscriptions, mode): Row| {
+            let ahead_us = seen_us.saturating_sub(now_us);
+            WorkerStatus {
+                id: id.0,
+                host: host.0,
+                mode: mode.0,
+                started_at: from_micros(started_us),
+                running: running.max(0) as u64,
+                concurrency: concurrency.max(0) as u64,
+                clock_ahead_seconds: (ahead_us > micros(LIVE))
+                    .then_some(ahead_us as u64 / 1_000_000),
+                subscriptions: serde_json::from_str(&subscriptions.0).unwrap_or_default(),
+            }
+        };
     Ok(rows.into_iter().map(status).collect())
 }
 

@@ -165,12 +165,16 @@ mod tests {
             ahead::advance(secs(5));
         }
         assert_eq!(known(db).await, ["lives.ahead", "lives.behind", "right"]);
-        let live: Vec<_> = workers::live(db)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|w| w.id)
-            .collect();
-        assert_eq!(live, ["right"], "of others it cannot be told");
+        let shown = workers::live(db).await.unwrap().into_iter();
+        let shown: Vec<_> = shown.map(|w| (w.id, w.clock_ahead_seconds)).collect();
+        let ahead = Some(25 + 9 * 86_400);
+        assert_eq!(
+            shown,
+            [
+                ("lives.ahead".to_owned(), ahead),
+                ("right".to_owned(), None)
+            ],
+            "of the one behind it cannot be told that it lives"
+        );
     }
 }
