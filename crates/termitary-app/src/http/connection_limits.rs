@@ -135,5 +135,14 @@ mod tests {
         let room = within_descriptors(usize::MAX);
         assert!(room > 0);
         assert_eq!(within_descriptors(10), 10);
+        #[cfg(unix)]
+        {
+            use rustix::process::{Resource, getrlimit};
+            let limit = getrlimit(Resource::Nofile);
+            assert_eq!(limit.current, limit.maximum, "raised as far as it may be");
+            if let Some(most) = limit.maximum {
+                assert!((room as u64) < most, "{room} of {most}");
+            }
+        }
     }
 }

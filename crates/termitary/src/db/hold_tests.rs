@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::hold::Patience;
+use super::hold::{Holds, Patience, Who};
 use super::{Db, Options, Tx};
 use crate::broker::Broker;
 use crate::error::Error;
@@ -339,6 +339,19 @@ async fn a_transaction_that_works_while_others_wait_is_left_alone() {
     works.unwrap();
     next.unwrap();
     assert_eq!(desk.notes().await, 20);
+}
+
+#[test]
+fn a_long_turn_is_followed_by_one_rest_and_a_short_one_by_none() {
+    let holds = Holds::new(Patience::DEFAULT);
+    for (turn, rests) in [(1, false), (300, true)] {
+        let number = holds.enter(Who::broker());
+        holds.opened(number, std::sync::Weak::new());
+        std::thread::sleep(Duration::from_millis(turn));
+        holds.leave(number);
+        assert_eq!(holds.rest().is_some(), rests, "after {turn} ms");
+        assert_eq!(holds.rest(), None, "once");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

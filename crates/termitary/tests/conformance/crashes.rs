@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use termitary::inspect::LetterFilter;
 use termitary::prelude::*;
@@ -130,9 +131,15 @@ pub(crate) async fn other_workers_go_on_while_a_suspect_runs_alone(stand: Stand)
     one.settle().await;
 }
 
+async fn slowly(event: Ping, State(seen): State<Seen>) -> HandlerResult {
+    tokio::time::sleep(Duration::from_millis(25)).await;
+    seen.add(event.n);
+    Ok(())
+}
+
 pub(crate) async fn a_crowd_of_suspects_and_other_work_take_turns(stand: Stand) {
-    const CROWD: u32 = 250;
-    let registry = Registry::new().on(subscribe("a", note));
+    const CROWD: u32 = 120;
+    let registry = Registry::new().on(subscribe("a", slowly));
     stand.broker().register(&registry).await.unwrap();
     let mut tx = stand.db().begin().await.unwrap();
     for n in 0..CROWD {
@@ -144,9 +151,18 @@ pub(crate) async fn a_crowd_of_suspects_and_other_work_take_turns(stand: Stand) 
         .await;
     let seen = Seen::default();
     let worker = TestWorker::start(stand.broker(), registry, seen.clone()).await;
+    eventually("the crowd runs", async || seen.len() > 5).await;
     for n in CROWD..CROWD + 20 {
         stand.commit(Ping { n }).await;
     }
     worker.settle().await;
-    assert_eq!(seen.len(), CROWD as usize + 20);
+    let all = seen.all();
+    assert_eq!(all.len(), CROWD as usize + 20);
+    let is_other = |n: &String| n.parse::<u32>().unwrap() >= CROWD;
+    let first_other = all.iter().position(is_other).unwrap();
+    let last_suspect = all.iter().rposition(|n| !is_other(n)).unwrap();
+    assert!(
+        first_other < last_suspect,
+        "other work waited for the whole crowd"
+    );
 }

@@ -110,6 +110,8 @@ pub(crate) async fn a_renamed_event_is_handled_by_old_and_new_code_side_by_side(
     new.allow_leftovers();
     // The old code starts again during the deploy.
     stand.broker().register(&pings()).await.unwrap();
+    let event = new.status().await.subscriptions[0].event.clone();
+    assert_eq!(event, "called.out", "of the code that knows both names");
     for n in 0..20 {
         stand.commit(Ping { n }).await;
         stand.commit(Called { n: 100 + n }).await;
