@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use termitary::{Broker, Bus, Db};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::accounts::{Passwords, Sessions};
+use crate::credit::Credit;
 use crate::mailer::Mailer;
 use crate::quota::Quota;
 use crate::rate::Rate;
@@ -34,6 +36,9 @@ struct Inner {
     sessions: Sessions,
     security: security::Log,
     searches: Searches,
+    todo_credit: Credit<Uuid>,
+    /// Counts the changes after which sessions may have ended.
+    session_changes: watch::Sender<u64>,
     searches_by_name: Rate<Uuid>,
     searches_by_address: Rate<Uuid>,
 }
@@ -56,6 +61,8 @@ impl App {
             passwords,
             sessions: Sessions::new(broker.db().clone(), &settings),
             security: security::Log::new(broker.db().clock().clone()),
+            todo_credit: Credit::default(),
+            session_changes: watch::Sender::new(0),
             searches: Quota::new(SEARCHES, SEARCHES_PER_USER),
             searches_by_name: Rate::new(60, Duration::from_secs(1)),
             // Enough for people, useless for trying a list of addresses.
@@ -116,6 +123,21 @@ impl App {
     /// The limit on searches for people by address.
     pub(crate) fn searches_by_address(&self) -> &Rate<Uuid> {
         &self.0.searches_by_address
+    }
+
+    /// The todos that users may create before theirs are counted again.
+    pub(crate) fn todo_credit(&self) -> &Credit<Uuid> {
+        &self.0.todo_credit
+    }
+
+    /// Tells this process that a committed change ended sessions: their live streams
+    /// end at once. Other processes check every few seconds.
+    pub(crate) fn sessions_ended(&self) {
+        self.0.session_changes.send_modify(|changes| *changes += 1);
+    }
+
+    pub(crate) fn session_changes(&self) -> watch::Receiver<u64> {
+        self.0.session_changes.subscribe()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -13,6 +13,7 @@ pub mod auth;
 mod casefold;
 pub mod cli;
 pub mod config;
+mod credit;
 mod http;
 pub mod logging;
 pub mod mail;

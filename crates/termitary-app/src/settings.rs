@@ -51,6 +51,12 @@ pub struct Settings {
     pub cors_origins: Vec<HeaderValue>,
     /// The time that an entry stays in the feed; `None` keeps it for ever.
     pub activity_kept: Option<Duration>,
+    /// The most open todos that one user owns.
+    pub todos_per_user: u64,
+    /// The most sessions of one user; a further login ends the oldest.
+    pub sessions_per_user: u32,
+    /// The most unused stream tickets of one user; a further one replaces the oldest.
+    pub tickets_per_user: u32,
 }
 
 /// The cost of one password hash (argon2id).
@@ -152,6 +158,9 @@ impl Default for Settings {
             write_probe_kept: secs(5),
             cors_origins: Vec::new(),
             activity_kept: Some(days(400)),
+            todos_per_user: 10_000,
+            sessions_per_user: 100,
+            tickets_per_user: 20,
         }
     }
 }

@@ -119,6 +119,8 @@ impl Stage<'_> {
         let log = File::create(self.place.folder().join(format!("{role}.log")))?;
         let child = self
             .command(&[role])
+            // One user makes all of them.
+            .env("TERMITARY_TODOS_PER_USER", "1000000000")
             .env("PORT", port.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

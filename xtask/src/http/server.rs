@@ -81,6 +81,8 @@ impl Server {
                     .arg(if kind == Kind::Api { "api" } else { "dev" })
                     .env("DATABASE_URL", "sqlite://todo.db")
                     .env("REDIS_URL", &redis_url)
+                    // One user makes all of them.
+                    .env("TERMITARY_TODOS_PER_USER", "1000000000")
                     .env("PORT", port.to_string());
                 command
             }

@@ -61,7 +61,9 @@ pub(super) const APPLICATION: Tree = Tree {
             "users::events",
         ]),
         // Small tools.
-        layer(&["casefold", "network", "quota", "random", "rate", "secret"]),
+        layer(&[
+            "casefold", "credit", "network", "quota", "random", "rate", "secret",
+        ]),
         // Settings, and the configuration that gives them.
         layer(&["settings"]),
         layer(&["config"]),

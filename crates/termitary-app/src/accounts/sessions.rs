@@ -32,6 +32,7 @@ pub(crate) struct Sessions {
     db: Db,
     idle_us: i64,
     lifetime_us: i64,
+    most: u32,
     lookups: Lookups,
     touches: Arc<Semaphore>,
 }
@@ -63,6 +64,7 @@ impl Sessions {
             db,
             idle_us: settings.session_idle.as_micros() as i64,
             lifetime_us: settings.session_lifetime.as_micros() as i64,
+            most: settings.sessions_per_user.max(1),
             touches: Arc::new(Semaphore::new(TOUCHES)),
         }
     }
@@ -93,6 +95,7 @@ impl Sessions {
             expires_us: now_us.saturating_add(self.lifetime_us),
             address,
             agent,
+            most: self.most,
         };
         store::insert(conn, &new).await?;
         Ok(token)

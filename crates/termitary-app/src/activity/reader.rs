@@ -39,12 +39,15 @@ impl Reader {
         let mut broadcasts = app.broker().broadcasts().subscribe();
         let mut poll = ticking(POLL);
         let mut check = ticking(app.settings().stream_check);
+        let mut ended = app.session_changes();
         let mut warned = false;
         loop {
             let checks = tokio::select! {
                 () = new_entries(&mut broadcasts) => false,
                 _ = poll.tick() => false,
                 _ = check.tick() => true,
+                // The sender lives as long as the application.
+                Ok(()) = ended.changed() => true,
                 () = self.hub.left() => false,
             };
             if self.hub.stop_if_idle() {

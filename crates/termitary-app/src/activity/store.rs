@@ -220,6 +220,20 @@ pub(super) async fn insert_ticket(
         .map(drop)
 }
 
+/// Deletes the oldest tickets of a user beyond `most`.
+pub(super) async fn keep_tickets(conn: &mut Conn, user: Uuid, most: u32) -> sqlx::Result<()> {
+    sqlx::query(
+        "DELETE FROM stream_tickets WHERE rowid IN
+         (SELECT t.rowid FROM stream_tickets t JOIN sessions s ON s.id = t.session_id
+          WHERE s.user_id = $1 ORDER BY t.rowid DESC LIMIT -1 OFFSET $2)",
+    )
+    .bind(user)
+    .bind(i64::from(most))
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
 /// Returns true if the ticket is valid.
 pub(super) async fn has_ticket(conn: &mut Conn, hash: &[u8], now: Timestamp) -> sqlx::Result<bool> {
     sqlx::query_scalar(

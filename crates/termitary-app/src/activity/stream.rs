@@ -71,15 +71,15 @@ async fn ticket(
     caller: Caller,
 ) -> Result<(StatusCode, Json<Ticket>), ApiError> {
     let mut tx = app.db().begin().await?;
-    let (ticket, expires_at) = tickets::issue(&mut tx, &app, caller.session).await?;
+    let (ticket, expires_at) = tickets::issue(&mut tx, &app, caller).await?;
     commit(tx, StatusCode::CREATED, Ticket { ticket, expires_at }).await
 }
 
 /// Follow changes live: each new entry of `/activity` that you may see is one server-sent
 /// event, named like the entry's `event`. After an interruption send the last `id` as
 /// `Last-Event-ID`: missed entries come first. If more than 500 were missed, one event
-/// `reload` comes instead: load `/activity`. The stream ends within 5 seconds of its
-/// session, and with the process.
+/// `reload` comes instead: load `/activity`. The stream ends with its session, within
+/// 5 seconds if another process ended that, and with this process.
 #[utoipa::path(get, path = "/stream", tag = "activity", params(
     Opening,
     ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last received event."),

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use termitary::Conn;
-use uuid::Uuid;
 
 use super::store;
 use crate::accounts::Caller;
@@ -21,13 +20,14 @@ const LIFETIME: Duration = Duration::from_secs(30);
 pub(super) async fn issue(
     conn: &mut Conn,
     app: &App,
-    session: Uuid,
+    Caller { user, session, .. }: Caller,
 ) -> Result<(String, Timestamp), ApiError> {
     let ticket = random::token::<32>("tty_").map_err(ApiError::Internal)?;
     let now = app.now();
     let expires = now + LIFETIME;
     let hash = random::token_hash(&ticket);
     store::insert_ticket(conn, &hash, session, now, expires).await?;
+    store::keep_tickets(conn, user, app.settings().tickets_per_user.max(1)).await?;
     Ok((ticket, expires))
 }
 

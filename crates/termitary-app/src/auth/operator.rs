@@ -38,6 +38,7 @@ pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
         .validate()
         .map_err(|report| Mistake::new(report.to_string().trim()))?;
     check(&new.password)?;
+    check_own(&new.password, &draft.email, &draft.name)?;
     let email = draft.email.clone();
     let hash = app.passwords().hash(&new.password).await?;
     let mut tx = app.db().begin().await?;
@@ -51,6 +52,11 @@ pub async fn create_user(app: &App, new: NewUser) -> anyhow::Result<User> {
 
 fn check(password: &str) -> Result<(), Mistake> {
     check_password(password, &()).map_err(|error| Mistake::new(format!("password: {error}")))
+}
+
+fn check_own(password: &str, email: &str, name: &str) -> Result<(), Mistake> {
+    accounts::check_own_password(password, email, name)
+        .map_err(|why| Mistake::new(format!("password: {why}")))
 }
 
 /// A page of users, the oldest first.
@@ -77,6 +83,7 @@ pub(crate) async fn set_password(app: &App, email: &str, password: &str) -> anyh
     let hash = app.passwords().hash(password).await?;
     let mut tx = app.db().begin().await?;
     let user = find(&mut tx, email).await?;
+    check_own(password, &user.email, &user.name)?;
     changes::set_password(&mut tx, &user, &hash, None, app.now()).await?;
     tx.commit().await?;
     Ok(user)

@@ -106,10 +106,13 @@ pub(super) async fn use_link(
         .await?
         .filter(|user| user.email == link.email)
         .ok_or_else(invalid_link)?;
+    accounts::check_own_password(new_password, &user.email, &user.name)
+        .map_err(|why| ApiError::field("newPassword", why))?;
     changes::set_password(&mut tx, &user, &hash, Some(user.id), now).await?;
     // The link proves the address too.
     changes::mark_confirmed(&mut tx, &user, now).await?;
     let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
+    app.sessions_ended();
     Note::new(Event::PasswordChanged, client.address)
         .user(user.id)
         .detail("by a link, all sessions ended")

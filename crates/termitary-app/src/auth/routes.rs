@@ -98,6 +98,8 @@ async fn register(
 ) -> Result<(StatusCode, Json<LoggedIn>), ApiError> {
     let draft = Draft::new(&body.email, &body.name, Role::User);
     check_both(&draft, &body)?;
+    accounts::check_own_password(&body.password, &draft.email, &draft.name)
+        .map_err(|why| ApiError::field("password", why))?;
     Attempt::registration(&app, client.address)
         .begin(&app)
         .await?;
@@ -209,6 +211,7 @@ async fn logout(
     let mut tx = app.db().begin().await?;
     accounts::sessions::end(&mut tx, caller.user, Which::Only(caller.session)).await?;
     let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
+    app.sessions_ended();
     log_end(&app, caller, &client, "logged out");
     Ok(done)
 }
@@ -259,6 +262,8 @@ async fn change_password(
     let user = accounts::find(&mut tx, caller.user)
         .await?
         .ok_or(ApiError::NotFound)?;
+    accounts::check_own_password(&body.new_password, &user.email, &user.name)
+        .map_err(|why| ApiError::field("newPassword", why))?;
     proven.clear_failures(&mut tx).await?;
     changes::set_password(&mut tx, &user, &new, Some(user.id), now).await?;
     let token = open_session(&app, &mut tx, caller.user, &client).await?;
@@ -267,6 +272,7 @@ async fn change_password(
         ..user
     };
     let done = commit(tx, StatusCode::OK, LoggedIn { user, token }).await?;
+    app.sessions_ended();
     Note::new(Event::PasswordChanged, client.address)
         .user(caller.user)
         .detail("all sessions ended")
@@ -297,6 +303,7 @@ async fn end_other_sessions(
     let mut tx = app.db().begin().await?;
     accounts::sessions::end(&mut tx, caller.user, Which::AllBut(caller.session)).await?;
     tx.commit().await?;
+    app.sessions_ended();
     log_end(&app, caller, &client, "all others ended");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -318,6 +325,7 @@ async fn end_session(
     let ended = accounts::sessions::end(&mut tx, caller.user, Which::Only(id)).await?;
     tx.commit().await?;
     if ended > 0 {
+        app.sessions_ended();
         log_end(&app, caller, &client, "one ended");
         Ok(StatusCode::NO_CONTENT)
     } else {

@@ -15,6 +15,7 @@ mod health;
 mod migrate;
 mod output;
 mod publish;
+mod reachable;
 mod schedule;
 mod serve;
 mod signals;

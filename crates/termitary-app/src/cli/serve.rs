@@ -10,6 +10,7 @@ use termitary::Worker;
 use tokio::net::TcpListener;
 
 use super::banner;
+use super::reachable;
 use super::signals::Stop;
 use super::system::{self, Missing, System};
 use crate::app::App;
@@ -92,6 +93,10 @@ async fn serve(
         let Some(listener) = listener else {
             return;
         };
+        // A worker logs this by itself.
+        if !role.worker() && config.redis.is_some() {
+            tokio::spawn(reachable::watch(system.broker.clone(), stop.drain.clone()));
+        }
         tokio::select! {
             () = wiring::serve(listener, app.clone(), stop.drain.clone()) => {}
             () = stop.kill.cancelled() => {}

@@ -83,6 +83,7 @@ impl System {
             connections: config.connections,
             cors_origins: config.cors_origins.clone(),
             activity_kept: config.activity_kept,
+            todos_per_user: config.todos_per_user as u64,
             ..Settings::default()
         };
         Ok(App::new(self.broker.clone(), mailer, settings))

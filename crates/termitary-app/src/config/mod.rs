@@ -48,6 +48,8 @@ pub struct Config {
     pub connections: Connections,
     /// The time that an entry stays in the feed; `None` keeps it for ever.
     pub activity_kept: Option<Duration>,
+    /// The most open todos that one user owns.
+    pub todos_per_user: usize,
     /// The number of deliveries that a worker runs at once.
     pub concurrency: usize,
     /// The time that running work may take to finish when the process stops.
@@ -128,6 +130,7 @@ impl TryFrom<Variables> for Config {
                 "TERMITARY_ACTIVITY_RETENTION",
                 Settings::default().activity_kept,
             )?,
+            todos_per_user: set.number("TERMITARY_TODOS_PER_USER", (1, 1_000_000_000), 10_000)?,
             concurrency: set.number("TERMITARY_CONCURRENCY", (1, 10_000), 64)?,
             grace: set
                 .time("TERMITARY_SHUTDOWN_GRACE")?

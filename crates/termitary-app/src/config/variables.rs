@@ -144,6 +144,11 @@ const SETTINGS: &[Setting] = &[
         "The time that entries stay in the activity feed: days such as 400d, or forever. [default: 400d]",
     ),
     plain(
+        "TERMITARY_TODOS_PER_USER",
+        "NUMBER",
+        "The most open todos that one account owns; making more is refused. [default: 10000]",
+    ),
+    plain(
         "TERMITARY_PUBSUB_BRIDGE",
         "WAY",
         "Plain Redis PUBLISH and SUBSCRIBE for programs without streams: off, in (their messages become events), out (events are published to them) or both. [default: in, if Redis is configured]",

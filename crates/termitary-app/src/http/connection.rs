@@ -367,6 +367,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_is_handed_on_in_pieces_and_lasts_until_the_last() {
+        let phase = Phase::new();
+        let whole = vec![7; 3 * PIECE + 1];
+        let mut body = phase.answering().until_sent(Body::from(whole.clone()));
+        let mut sent = Vec::new();
+        while !body.is_end_stream() {
+            assert!(matches!(phase.lock().at, At::Answering));
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let piece = frame.await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() <= PIECE, "{} bytes at once", piece.len());
+            sent.extend(piece);
+        }
+        assert_eq!(sent, whole);
+    }
+
+    #[tokio::test]
     async fn an_answer_that_is_not_taken_fails_and_a_slow_reader_does_not() {
         let (mut ours, mut client, phase) = open(Patience {
             idle: SHORT,

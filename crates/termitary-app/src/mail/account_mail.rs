@@ -54,7 +54,7 @@ pub(super) async fn confirmation(
     }
     if has_account(&app, &event.email).await? {
         let letter = templates::address_taken(url);
-        return send(&app, &meta, &event.email, Kind::Confirm, letter).await;
+        return send(&app, &meta, &event.email, Kind::Requested, letter).await;
     }
     let letter = |token: &str| templates::confirm_change(url, token);
     send_link(&app, &meta, Purpose::Confirm, &user, &event.email, letter).await
@@ -134,11 +134,14 @@ async fn send_link(
     to: &str,
     letter: impl FnOnce(&str) -> Letter,
 ) -> HandlerResult {
-    let kind = match purpose {
-        Purpose::Confirm => Kind::Confirm,
-        Purpose::Reset => Kind::Reset,
+    let permit = match purpose {
+        Purpose::Confirm if to == user.email => {
+            Permit::take(app, meta, to, Kind::Confirm, None).await?
+        }
+        Purpose::Confirm => Permit::take(app, meta, to, Kind::Requested, None).await?,
+        Purpose::Reset => Permit::take_reset(app, meta, to, user.id).await?,
     };
-    let Some(permit) = Permit::take(app, meta, to, kind, None).await? else {
+    let Some(permit) = permit else {
         return Ok(());
     };
     let mut tx = app.db().begin().await?;

@@ -5,21 +5,27 @@
 //! not counted again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use termitary::Conn;
+use termitary::clock::minutes;
 use uuid::Uuid;
 
 use super::store::{self, Counts};
+use crate::accounts::links::{self, Purpose};
 use crate::settings::{MailLimit, MailLimits};
 
 /// The kind of a mail. Each kind has limits of its own: many mails about todos must not
 /// block the mail that replaces a lost password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A link that confirms an address, or the welcome.
+    /// A link that confirms the address of an account, or the welcome.
     Confirm,
+    /// Mail to an address that another account asked for: it must not use up the mails
+    /// of the address's owner.
+    Requested,
     /// A link that sets a new password.
     Reset,
     /// Something happened to the account.
@@ -41,6 +47,7 @@ impl Kind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Confirm => "confirm",
+            Self::Requested => "requested",
             Self::Reset => "reset",
             Self::Security => "security",
             Self::Todo => "todo",
@@ -49,7 +56,7 @@ impl Kind {
 
     fn limit(self, limits: MailLimits) -> MailLimit {
         match self {
-            Self::Confirm | Self::Reset => limits.links_per_recipient,
+            Self::Confirm | Self::Requested | Self::Reset => limits.links_per_recipient,
             Self::Security => limits.warnings_per_recipient,
             Self::Todo => limits.todos_per_recipient,
         }
@@ -64,7 +71,13 @@ pub(super) struct Claim<'a> {
     pub(super) kind: Kind,
     /// The user who caused it, unless it is the recipient.
     pub(super) actor: Option<Uuid>,
+    /// The user whose password the mail resets, if it does.
+    pub(super) resets: Option<Uuid>,
 }
+
+/// A reset link this young is not sent again: anybody may ask for one in somebody
+/// else's name.
+const YOUNG_LINK: Duration = minutes(10);
 
 /// Counts a mail and decides whether to send it.
 pub(super) async fn count(
@@ -78,10 +91,20 @@ pub(super) async fn count(
     if counted {
         return Ok(Verdict::Send);
     }
-    let recipient = short_hash(claim.to);
+    let mut must_go = false;
+    if let Some(user) = claim.resets {
+        let newest_us = links::newest_us(conn, Purpose::Reset, user, now).await?;
+        let young_us = now.as_microsecond() - YOUNG_LINK.as_micros() as i64;
+        if newest_us.is_some_and(|created_us| created_us > young_us) {
+            return Ok(Verdict::Drop);
+        }
+        // Requests of others never leave an owner without a link that works.
+        must_go = newest_us.is_none();
+    }
+    let recipient = short_hash(&mailbox(claim.to));
     let limit = claim.kind.limit(limits);
     let received = store::mails_to(conn, &recipient, claim.kind.as_str(), now).await?;
-    if received.reached(limit) {
+    if received.reached(limit) && !must_go {
         dropped("recipient", claim.kind);
         return Ok(Verdict::Drop);
     }
@@ -118,6 +141,17 @@ impl Counts {
     fn reached(self, limit: MailLimit) -> bool {
         self.hour >= i64::from(limit.per_hour) || self.day >= i64::from(limit.per_day)
     }
+}
+
+/// The mailbox of an address: `ada+todos@example.com` is delivered to
+/// `ada@example.com`.
+fn mailbox(address: &str) -> String {
+    let mailbox = address.rsplit_once('@').map(|(local, domain)| {
+        let local = local.split('+').next().filter(|name| !name.is_empty());
+        local.map(|name| format!("{name}@{domain}"))
+    });
+    let mailbox = mailbox.flatten();
+    mailbox.map_or_else(|| address.to_lowercase(), |it| it.to_lowercase())
 }
 
 /// The stored form of an address. A hash is enough for comparing.
@@ -170,10 +204,31 @@ mod tests {
                 to: "ada@example.com",
                 kind: Kind::Reset,
                 actor: None,
+                resets: None,
             };
             verdicts.push(count(&mut tx, &claim, limits, now).await.unwrap());
         }
         assert_eq!(verdicts, [Send, Send, Send, SendLast, Send, Drop, Send]);
         tx.commit().await.unwrap();
+    }
+
+    #[test]
+    fn sub_addresses_share_a_mailbox() {
+        for address in [
+            "ada@example.com",
+            "ada+x@example.com",
+            "Ada+y+z@Example.com",
+        ] {
+            assert_eq!(mailbox(address), "ada@example.com", "{address}");
+        }
+        for apart in [
+            "+x@example.com",
+            "adam@example.com",
+            "ada@example.org",
+            "ada",
+        ] {
+            assert_ne!(mailbox(apart), "ada@example.com", "{apart}");
+        }
+        assert_ne!(mailbox("+x@example.com"), mailbox("+y@example.com"));
     }
 }

@@ -30,12 +30,34 @@ impl<'a> Permit<'a> {
         kind: Kind,
         actor: Option<Uuid>,
     ) -> Result<Option<Self>, termitary::Error> {
+        Self::count(app, meta, to, kind, actor, None).await
+    }
+
+    /// [`Permit::take`] for a link that sets a new password of `user`.
+    pub(super) async fn take_reset(
+        app: &'a App,
+        meta: &Meta,
+        to: &'a str,
+        user: Uuid,
+    ) -> Result<Option<Self>, termitary::Error> {
+        Self::count(app, meta, to, Kind::Reset, None, Some(user)).await
+    }
+
+    async fn count(
+        app: &'a App,
+        meta: &Meta,
+        to: &'a str,
+        kind: Kind,
+        actor: Option<Uuid>,
+        resets: Option<Uuid>,
+    ) -> Result<Option<Self>, termitary::Error> {
         let delivery = meta.idempotency_key();
         let claim = Claim {
             delivery: &delivery,
             to,
             kind,
             actor,
+            resets,
         };
         let mut tx = app.db().begin().await?;
         let verdict = limits::count(&mut tx, &claim, app.settings().mail_limits, app.now()).await?;

@@ -263,6 +263,48 @@ mod tests {
         }
     }
 
+    /// A disk on which another writer of the same mail comes in between.
+    struct Shared<'a>(RefCell<Option<&'a Path>>);
+
+    impl Disk for Shared<'_> {
+        fn has_folder(&self, folder: &Path) -> bool {
+            Real.has_folder(folder)
+        }
+
+        fn create_folder(&self, folder: &Path) -> io::Result<()> {
+            Real.create_folder(folder)
+        }
+
+        fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+            Real.write(file, bytes)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            if let Some(folder) = self.0.take() {
+                write(&Real, folder, "one", b"by another")?;
+            }
+            Real.rename(from, to)
+        }
+
+        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+            Real.sync_folder(folder)
+        }
+
+        fn remove(&self, file: &Path) -> io::Result<()> {
+            Real.remove(file)
+        }
+    }
+
+    #[test]
+    fn two_writers_of_one_mail_take_nothing_from_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Shared(RefCell::new(Some(dir.path())));
+        write(&disk, dir.path(), "one", b"first").unwrap();
+        let written = std::fs::read(dir.path().join("one.eml")).unwrap();
+        assert_eq!(written, b"first");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
     #[test]
     fn a_mail_that_cannot_be_written_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();

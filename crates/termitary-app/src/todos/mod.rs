@@ -8,6 +8,7 @@ pub(crate) mod doors;
 mod due;
 pub mod events;
 mod handlers;
+mod limit;
 mod list_item;
 mod listing;
 mod page;

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::events::{TodoDeleted, TodoUpdated};
 use super::listing::{self, Filter};
-use super::store;
 use super::todo::{ChangeTodo, CreateTodo, Status, Todo};
+use super::{limit, store};
 use crate::accounts::{self, Caller};
 use crate::app::App;
 use crate::http::{Api, ApiError, Id, Json, Page, Params, Problem, Valid, commit};
@@ -38,12 +38,16 @@ async fn list(
 }
 
 /// Create a todo. You own it; another user may be assigned to it.
-#[utoipa::path(post, path = "/todos", tag = "todos", request_body = CreateTodo, responses((status = 201, body = Todo)))]
+#[utoipa::path(post, path = "/todos", tag = "todos", request_body = CreateTodo, responses(
+    (status = 201, body = Todo),
+    (status = 409, body = Problem, content_type = "application/problem+json", description = "You own as many open todos as one account may"),
+))]
 async fn create(
     State(app): State<App>,
     caller: Caller,
     Valid(Json(body)): Valid<Json<CreateTodo>>,
 ) -> Result<(StatusCode, Json<Todo>), ApiError> {
+    limit::admit(&app, caller.user).await?;
     let now = app.now();
     let todo = Todo {
         id: app.db().clock().new_id(),

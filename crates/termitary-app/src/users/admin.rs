@@ -56,6 +56,7 @@ async fn end_sessions(
         .ok_or(ApiError::NotFound)?;
     let ended = accounts::sessions::end(&mut tx, id, Which::All).await?;
     tx.commit().await?;
+    app.sessions_ended();
     Note::new(Event::SessionEnded, client.address)
         .user(id)
         .actor(caller.user)
@@ -89,9 +90,12 @@ async fn set_password(
     let user = accounts::find(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
+    accounts::check_own_password(&body.new_password, &user.email, &user.name)
+        .map_err(|why| ApiError::field("newPassword", why))?;
     proven.clear_failures(&mut tx).await?;
     changes::set_password(&mut tx, &user, &hash, Some(caller.user), app.now()).await?;
     let done = commit_status(tx, StatusCode::NO_CONTENT).await?;
+    app.sessions_ended();
     Note::new(Event::PasswordChanged, client.address)
         .user(id)
         .actor(caller.user)

@@ -116,6 +116,8 @@ async fn create(
     caller.admin_only()?;
     let draft = Draft::new(&body.email, &body.name, body.role.unwrap_or(Role::User));
     check_both(&draft, &body)?;
+    accounts::check_own_password(&body.password, &draft.email, &draft.name)
+        .map_err(|why| ApiError::field("password", why))?;
     let hash = app.passwords().hash(&body.password).await?;
     let mut tx = app.db().begin().await?;
     let id = app.db().clock().new_id();
@@ -220,6 +222,7 @@ async fn change(
             .log(app.security());
     }
     if user.role != old_role {
+        app.sessions_ended();
         log_role(&app, caller, &client, id, user.role);
     }
     Ok(Json(user))
@@ -343,6 +346,7 @@ async fn delete(
     let by_caller = Provenance::by(caller.user, vec![id]);
     provenance::publish(&mut tx, event, id, by_caller, app.now()).await?;
     tx.commit().await?;
+    app.sessions_ended();
     Note::new(Event::AccountDeleted, client.address)
         .user(id)
         .actor(caller.user)

@@ -305,12 +305,64 @@ async fn asking_for_links_in_somebodys_name_neither_floods_them_nor_kills_their_
             .assert_status(202);
     }
     app.settle().await;
-    let resets = app.subjects(&ada.email);
-    let resets = resets.iter().filter(|subject| *subject == "A new password");
-    assert_eq!(resets.count(), 3);
+    assert_eq!(resets_to(&app, &ada), 1, "the link is a few minutes old");
     let body = json!({ "token": token, "newPassword": "a very different one" });
     post(&app, RESET, body).await.assert_status(204);
     app.settle().await;
+}
+
+fn resets_to(app: &TestApp, who: &Person) -> usize {
+    let subjects = app.subjects(&who.email);
+    let resets = subjects.iter().filter(|it| *it == "A new password");
+    resets.count()
+}
+
+#[tokio::test]
+async fn requests_of_others_leave_the_owner_a_link_that_works_at_any_time_of_the_day() {
+    let app = TestApp::start_with(|settings| settings.login_limits.resets_per_source = 1_000).await;
+    let ada = app.member("Ada").await;
+    for _ in 0..24 * 2 {
+        app.worker.advance(minutes(30)).await;
+        post(&app, FORGOT, json!({ "email": ada.email })).await;
+        app.settle().await;
+        let token = app.link(&ada.email, "reset").unwrap();
+        let path = format!("/reset/{token}");
+        app.call(Method::GET, &path, None, None)
+            .await
+            .assert_status(200);
+    }
+    let sent = resets_to(&app, &ada);
+    assert!((24..=10 + 24).contains(&sent), "{sent} mails in a day");
+}
+
+#[tokio::test]
+async fn mails_that_others_cause_use_up_none_of_an_owners_links() {
+    let app = TestApp::start_with(|settings| settings.login_limits.links_per_account = 1_000).await;
+    let eve = app.member("Eve").await;
+    let ask = async |email: &str| {
+        let body = json!({ "email": email, "currentPassword": PASSWORD });
+        app.patch(&user(&eve), &eve, body).await
+    };
+    for _ in 0..5 {
+        for address in ["ada@example.com", "ada+todos@example.com"] {
+            ask(address).await.assert_status(200);
+            app.settle().await;
+        }
+    }
+    let sent = app.app.mailer().sent();
+    let to_ada = sent.iter().filter(|mail| mail.to.starts_with("ada"));
+    assert_eq!(to_ada.count(), 3, "sub-addresses are one mailbox");
+    // Her own welcome carries the link all the same.
+    let ada = app.member("Ada").await;
+    for n in 0..20 {
+        let todo = json!({ "title": format!("todo {n}"), "assignee": ada.id });
+        app.todo(&eve, todo).await;
+        ask("ada@example.com").await.assert_status(200);
+    }
+    app.settle().await;
+    post(&app, FORGOT, json!({ "email": ada.email })).await;
+    app.settle().await;
+    assert_eq!(resets_to(&app, &ada), 1);
 }
 
 #[tokio::test]

@@ -137,6 +137,24 @@ async fn sessions_are_listed_and_ended_one_by_one_or_all_but_this() {
 }
 
 #[tokio::test]
+async fn an_account_has_so_many_sessions_and_a_further_login_ends_the_oldest() {
+    let app = TestApp::start_with(|settings| settings.sessions_per_user = 3).await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let mut tokens = vec![ada.token.clone()];
+    for _ in 0..4 {
+        app.worker.advance(secs(1)).await;
+        tokens.push(app.login(&ada.email).await.text_at("/token"));
+    }
+    for (n, token) in tokens.iter().enumerate() {
+        let status = if n < 2 { 401 } else { 200 };
+        let me = app.call(Method::GET, ME, Some(token), None).await;
+        me.assert_status(status);
+    }
+    app.get(ME, &bob).await.assert_status(200);
+    app.settle().await;
+}
+
+#[tokio::test]
 async fn a_session_ends_when_idle_for_two_weeks_and_lives_on_when_used() {
     let app = TestApp::start().await;
     let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use termitary::clock::days;
 use tower::ServiceExt;
 
-use crate::support::{Person, TestApp};
+use crate::support::{PASSWORD, Person, TestApp};
 
 const ACTIVITY: &str = "/api/v1/activity";
 
@@ -248,6 +248,51 @@ async fn whatever_somebody_writes_among_the_broadcasts_ends_no_live_stream() {
 }
 
 #[tokio::test]
+async fn a_live_stream_ends_at_once_where_its_own_process_ended_the_session() {
+    let app = TestApp::start_with(|settings| settings.stream_check = days(1)).await;
+    let (ada, root) = (app.register("Ada").await, app.admin().await);
+    let user = format!("/api/v1/users/{}", ada.id);
+    let mut token = ada.token.clone();
+    for ends in ["logout", "others", "one", "password", "admin", "deleted"] {
+        let me = Person {
+            token,
+            ..ada.clone()
+        };
+        let mut live = Live::open(&app, &me).await;
+        match ends {
+            "logout" => app.post("/api/v1/auth/logout", &me, json!({})).await,
+            "others" => {
+                let other = app.login(&ada.email).await.text_at("/token");
+                let other = Person {
+                    token: other,
+                    ..ada.clone()
+                };
+                app.delete("/api/v1/auth/sessions", &other).await
+            }
+            "one" => {
+                let all = app.get("/api/v1/auth/sessions", &me).await.json();
+                let mut all = all["items"].as_array().unwrap().iter();
+                let mine = all.find(|it| it["current"] == true).unwrap()["id"].clone();
+                let path = format!("/api/v1/auth/sessions/{}", mine.as_str().unwrap());
+                app.delete(&path, &me).await
+            }
+            "password" => {
+                let body = json!({ "currentPassword": PASSWORD, "newPassword": PASSWORD });
+                app.post("/api/v1/auth/password", &me, body).await
+            }
+            "admin" => app.delete(&format!("{user}/sessions"), &root).await,
+            _ => app.delete_user(&ada.id, &root).await,
+        };
+        live.ends().await;
+        if ends == "deleted" {
+            break;
+        }
+        token = app.login(&ada.email).await.text_at("/token");
+    }
+    app.settle().await;
+}
+
+#[tokio::test]
 async fn a_live_stream_ends_with_its_session() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
@@ -468,6 +513,31 @@ async fn a_ticket_opens_one_stream_once() {
     );
     let mut live = Live::at(&app, &path, None, None).await;
     assert!(live.until("todos.created").await.contains("seen"));
+}
+
+#[tokio::test]
+async fn an_account_has_so_many_tickets_and_a_further_one_replaces_the_oldest() {
+    let app = TestApp::start_with(|settings| settings.tickets_per_user = 2).await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let take = async |who: &Person| {
+        let answer = app.post("/api/v1/stream/tickets", who, json!({})).await;
+        answer.text_at("/ticket")
+    };
+    let bobs = take(&bob).await;
+    let mut tickets = Vec::new();
+    for _ in 0..3 {
+        tickets.push(take(&ada).await);
+    }
+    let open = async |ticket: &str| {
+        let path = format!("/api/v1/stream?ticket={ticket}");
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        app.router.clone().oneshot(request).await.unwrap().status()
+    };
+    assert_eq!(open(&tickets[0]).await, 401);
+    for ticket in [&tickets[1], &tickets[2], &bobs] {
+        assert_eq!(open(ticket).await, 200);
+    }
+    app.settle().await;
 }
 
 #[tokio::test]

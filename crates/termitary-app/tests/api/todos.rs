@@ -442,3 +442,36 @@ async fn a_foreign_users_deleted_does_not_touch_a_living_users_todos() {
     app.settle().await;
     app.get(&path(&todo), &ada).await.assert_status(200);
 }
+
+#[tokio::test]
+async fn an_account_owns_so_many_open_todos_and_finishing_one_makes_room() {
+    let app = TestApp::start_with(|settings| settings.todos_per_user = 5).await;
+    let (ada, bob) = (app.register("Ada").await, app.register("Bob").await);
+    let mut last = String::new();
+    for n in 0..5 {
+        let todo = app
+            .todo(&ada, json!({ "title": format!("todo {n}") }))
+            .await;
+        last = format!("/api/v1/todos/{}", todo["id"].as_str().unwrap());
+    }
+    let create = async || {
+        let body = json!({ "title": "one more" });
+        app.post("/api/v1/todos", &ada, body).await
+    };
+    let refused = create().await;
+    refused.assert_problem(409);
+    assert!(
+        refused.body.contains("finish or delete some"),
+        "{}",
+        refused.body
+    );
+    // Another's todos, and those assigned to her, are not hers.
+    let body = json!({ "title": "for Ada", "assignee": ada.id });
+    app.todo(&bob, body).await;
+    app.patch(&last, &ada, json!({ "status": "done" }))
+        .await
+        .assert_status(200);
+    create().await.assert_status(201);
+    create().await.assert_problem(409);
+    app.settle().await;
+}

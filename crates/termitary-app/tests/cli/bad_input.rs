@@ -99,6 +99,11 @@ const BAD_SETTINGS: &[(&str, &str, &[&str])] = &[
         "0d",
         &["TERMITARY_ACTIVITY_RETENTION", "400d", "forever"],
     ),
+    (
+        "TERMITARY_TODOS_PER_USER",
+        "0",
+        &["TERMITARY_TODOS_PER_USER", "10000"],
+    ),
     ("TERMITARY_ENV", "staging", &["TERMITARY_ENV", "production"]),
     (
         "TERMITARY_SHUTDOWN_GRACE",

@@ -72,6 +72,26 @@ fn a_database_that_redis_does_not_have_is_refused() {
 }
 
 #[test]
+fn what_is_published_while_redis_refuses_the_password_is_refused_and_not_recorded() {
+    let mut sandbox = Sandbox::new();
+    let Some(redis) = Redis::start(&sandbox, &["--requirepass", "new"]) else {
+        return;
+    };
+    let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", redis.port);
+    let event = r#"{"id":"1","title":"Water the plants"}"#;
+    sandbox.set("REDIS_URL", &url("new"));
+    sandbox.ok(&["publish", "todos.created", event]);
+    // In the middle of a rotation: Redis has another password than this command.
+    sandbox.set("REDIS_URL", &url("old"));
+    let text = sandbox.fails(2, &["publish", "todos.created", event]);
+    assert!(text.contains("refuses this user or password"), "{text}");
+    sandbox.set("REDIS_URL", &url("new"));
+    assert_eq!(sandbox.json(&["status", "--json"])["events"], 1);
+    sandbox.ok(&["publish", "todos.created", event]);
+    assert_eq!(sandbox.json(&["status", "--json"])["events"], 2);
+}
+
+#[test]
 fn a_second_database_file_on_one_redis_is_refused_with_the_ways_out() {
     let Some((sandbox, redis)) = with_redis() else {
         return;

@@ -117,6 +117,29 @@ fn the_api_answers_while_redis_is_away_and_nothing_is_lost() {
 }
 
 #[test]
+fn the_api_logs_once_that_redis_is_unreachable_and_once_that_it_is_back() {
+    let Some((sandbox, mut redis)) = with_redis() else {
+        return;
+    };
+    let mut api = sandbox.start(&["api"]);
+    let port = api.port();
+    redis.lose();
+    let down = api.says("Redis is unreachable");
+    assert!(down.contains("WARN"), "{down}");
+    for n in 0..3 {
+        Client::register(port, &format!("user{n}@example.com"));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    redis.resume();
+    let back = api.says("Redis is reachable again");
+    assert!(back.contains("INFO") && back.contains("seconds"), "{back}");
+    let said = api.stop();
+    for line in ["Redis is unreachable", "Redis is reachable again"] {
+        assert_eq!(said.matches(line).count(), 1, "{said}");
+    }
+}
+
+#[test]
 fn losing_all_of_redis_costs_time_but_no_event() {
     let Some((sandbox, mut redis)) = with_redis() else {
         return;

@@ -11,7 +11,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, Version};
 
 use hashing::{Hashing, Refused};
-pub(crate) use rules::check_password;
+pub(crate) use rules::{check_own_password, check_password};
 
 use crate::settings::HashCost;
 

@@ -35,6 +35,11 @@ pub(super) fn forms(password: &str) -> Vec<String> {
     forms
 }
 
+/// The longest ending of digits and signs, such as `2026!`, that makes no word a password.
+const ENDING: usize = 5;
+/// A word that attackers try first here, beside those of the account.
+const SERVICE: &str = "termitary";
+
 /// Checks a new password: 8 to 256 characters, and not one of the well-known ones.
 /// There are no rules of composition.
 #[expect(
@@ -50,14 +55,47 @@ pub(crate) fn check_password(password: &str, (): &()) -> garde::Result {
     if !(8..=256).contains(&password.chars().count()) {
         return Err(wrong_length());
     }
-    let (judged, left) = judged(&password);
-    // Eight further characters make up for an easy beginning.
-    if left < 8 && zxcvbn::zxcvbn(&judged, &[]).guesses() <= EASY {
+    if is_easy(&password, &[SERVICE]) {
         return Err(garde::Error::new(
             "is one of the passwords that attackers try first",
         ));
     }
     Ok(())
+}
+
+/// The additional rule for one account: neither its address nor its name makes a
+/// password, with or without a few digits and signs behind it.
+pub(crate) fn check_own_password(
+    password: &str,
+    email: &str,
+    name: &str,
+) -> Result<(), &'static str> {
+    let password = normal(password).to_lowercase();
+    let local = email.split('@').next().unwrap_or_default();
+    let own = [email, local, name].map(|text| normal(text).to_lowercase());
+    let parts = own.iter().flat_map(|text| {
+        let parts = text.split(|c: char| !c.is_alphanumeric());
+        parts.filter(|part| part.chars().count() > 1)
+    });
+    let words: Vec<&str> = own.iter().map(String::as_str).chain(parts).collect();
+    if own.contains(&password) || is_easy(&password, &words) {
+        return Err("is made of your name or address: others guess it first");
+    }
+    Ok(())
+}
+
+/// Whether a password is guessed early by somebody who also tries these words; a word
+/// stays one with a short ending of digits and signs.
+fn is_easy(password: &str, words: &[&str]) -> bool {
+    let word = password.trim_end_matches(|c: char| !c.is_alphabetic());
+    let ending = password[word.len()..].chars().count();
+    let whole = [password, word];
+    let judged_texts = if (1..=ENDING).contains(&ending) { 2 } else { 1 };
+    whole.iter().take(judged_texts).any(|text| {
+        let (judged, left) = judged(text);
+        // Eight further characters make up for an easy beginning.
+        left < 8 && zxcvbn::zxcvbn(&judged, words).guesses() <= EASY
+    })
 }
 
 /// The beginning that is judged (of a repetition, its unit), and the number of

@@ -106,6 +106,23 @@ pub(crate) async fn find(
     .await
 }
 
+/// The creation time, in microseconds, of the user's newest link that still works.
+pub(crate) async fn newest_us(
+    conn: &mut Conn,
+    purpose: Purpose,
+    user: Uuid,
+    now: Timestamp,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "SELECT MAX(created_us) FROM links WHERE user_id = $1 AND purpose = $2 AND expires_us > $3",
+    )
+    .bind(user)
+    .bind(purpose.as_str())
+    .bind(now.as_microsecond())
+    .fetch_one(conn)
+    .await
+}
+
 /// Ends every link of a user for this purpose.
 pub(crate) async fn end(conn: &mut Conn, purpose: Purpose, user: Uuid) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM links WHERE user_id = $1 AND purpose = $2")

@@ -12,9 +12,6 @@ use crate::accounts::sessions::Session;
 use crate::accounts::{Caller, Role};
 use crate::schema::instant;
 
-/// The most sessions of one user; a further login ends the oldest.
-const MOST: i64 = 100;
-
 /// The two times that a session is compared with, in microseconds: it is over if it
 /// expired before `now`, or if its last use is not after `idle_since`.
 #[derive(Clone, Copy)]
@@ -145,6 +142,8 @@ pub(in crate::accounts) struct New<'a> {
     pub(in crate::accounts) expires_us: i64,
     pub(in crate::accounts) address: IpAddr,
     pub(in crate::accounts) agent: Option<&'a str>,
+    /// The most sessions of the user.
+    pub(in crate::accounts) most: u32,
 }
 
 /// Writes a session, and ends the oldest ones of a user who has too many.
@@ -167,7 +166,7 @@ pub(in crate::accounts) async fn insert(conn: &mut Conn, new: &New<'_>) -> sqlx:
          (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC LIMIT -1 OFFSET $2)",
     )
     .bind(new.user)
-    .bind(MOST)
+    .bind(i64::from(new.most))
     .execute(conn)
     .await
     .map(drop)

@@ -235,3 +235,16 @@ pub(super) async fn is_still_due(conn: &mut Conn, todo: Uuid, due: Due) -> sqlx:
     .fetch_one(conn)
     .await
 }
+
+/// Counts the open todos that a user owns, up to `most`.
+pub(super) async fn count_open(conn: &mut Conn, owner: Uuid, most: u64) -> sqlx::Result<u64> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM
+         (SELECT 1 FROM todos WHERE owner_id = $1 AND status = 'open' LIMIT $2)",
+    )
+    .bind(owner)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .fetch_one(conn)
+    .await?;
+    Ok(count.unsigned_abs())
+}
