@@ -111,21 +111,21 @@ impl Redis {
         self.db.clock().now_us()
     }
 
-    /// Until when the ledger waits for what may not have arrived: whoever did get
-    /// it has renewed it by then, or has a fence of its own.
+    /// The time until which the ledger waits for a delivery that may not have arrived: by
+    /// then a worker that received it has renewed it or taken a new fence.
     fn doubted_until_us(&self) -> i64 {
         self.now_us()
             .saturating_add(micros(self.config.lease_time() / 2))
     }
 
-    /// By when what begins to run now has been renewed: a third of a lease, and time
-    /// for two rounds of renewals.
+    /// The time by which a run that begins now has been renewed: a third of a lease, and
+    /// two rounds of renewals.
     fn renewed_until_us(&self) -> i64 {
         self.now_us()
             .saturating_add(micros(self.config.lease_time() * 7 / 16))
     }
 
-    /// Until when the ledger trusts Redis with what it hands over now.
+    /// The time until which the ledger trusts Redis with a delivery handed over now.
     fn trusted_until_us(&self) -> i64 {
         self.now_us()
             .saturating_add(micros(self.config.reconcile_time()))

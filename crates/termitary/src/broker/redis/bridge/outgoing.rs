@@ -15,17 +15,17 @@ use crate::ledger::relay as rows;
 /// The most events that are claimed at once, and the most claims of one round.
 const PAGE: usize = 500;
 const TURN: usize = 20;
-/// How old an event without subscriptions may be to go out still: whoever
-/// switches the bridge on is not sent the history.
+/// The greatest age of an event without subscriptions that still goes out: switching the
+/// bridge on must not send the history.
 const NEWS: Duration = Duration::from_mins(10);
-/// How long Redis remembers what we sent out and have not heard yet.
+/// The time for which Redis remembers a message that we sent out and have not heard yet.
 pub(crate) const ECHO_MS: &str = "60000";
 
-/// What came in from plain pub/sub does not go out there again.
+/// The source of events from plain pub/sub, which do not go out there again.
 pub(crate) const BRIDGED: &str = "/termitary/bridge";
 
-/// Sends out what nobody here subscribes to, and what is therefore never
-/// handed over. Claimed before it is sent: once, whoever else looks.
+/// Sends out events without subscriptions, which are never handed over. They are claimed
+/// first, so that one process sends each.
 pub(crate) async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
     let since_us = redis.now_us().saturating_sub(micros(NEWS));
     for _ in 0..TURN {
@@ -34,7 +34,7 @@ pub(crate) async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
             break;
         }
         drop(reader);
-        // Before the claim: while Redis is away nothing is claimed.
+        // Before the claim: while Redis is unreachable, nothing is claimed.
         redis.link.shared().get().await?;
         let mut tx = redis.db.begin().await?;
         let events = rows::claim_unrouted(&mut tx, since_us, PAGE).await?;

@@ -1,4 +1,4 @@
-//! What waits on streams and what workers hold.
+//! Counts of the entries that wait on streams and that workers hold.
 //!
 //! Groups count the entries of both kinds. The ledger counts what it handed
 //! over as leased, whether or not a worker has it yet: the streams know.
@@ -15,8 +15,8 @@ use crate::delivery::{Counts, Route};
 use crate::error::Error;
 use crate::ledger;
 
-/// Where a server cannot tell how far a group is behind, entries are counted,
-/// up to this many.
+/// The most entries that are counted one by one, if a server does not know the lag of a
+/// group.
 const COUNT_LIMIT: usize = 10_000;
 
 /// Entries that a group has not been given, and those it holds.
@@ -50,7 +50,7 @@ pub(crate) async fn counts(redis: &Redis, routes: &[Route]) -> Result<Vec<Counts
 }
 
 fn beside(handed: u64, seen: Seen) -> Counts {
-    // What was handed over and is not on a stream yet, or no more, waits too.
+    // Deliveries handed over that are not on a stream yet, or no more, wait too.
     let pending = seen.waiting.max(handed.saturating_sub(seen.held));
     Counts {
         pending,
@@ -74,7 +74,7 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
         .collect();
     for (lane, stream) in places {
         let Some(done) = answers.next() else { break };
-        // A stream that nobody wrote to yet has no groups.
+        // A missing stream has no groups.
         let (waiting, held) = match &filled[&*stream.key] {
             Some(filled) => filled.of(redis, stream, &lane.group).await?,
             None => (0, 0),
@@ -89,7 +89,7 @@ async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error
     Ok(seen)
 }
 
-/// What is on a stream, and who reads it.
+/// The entries and the groups of a stream.
 struct Filled {
     groups: Vec<Group>,
     length: u64,
@@ -107,7 +107,7 @@ impl Filled {
         }
     }
 
-    /// How many entries a group has not been given, and how many it holds.
+    /// The number of entries that a group has not been given, and of those it holds.
     async fn of(&self, redis: &Redis, stream: &Stream, name: &str) -> Result<(u64, u64), Error> {
         let Some(group) = self.groups.iter().find(|group| group.name == name) else {
             // Redis lost the group: it is made again, from the beginning.

@@ -16,7 +16,7 @@ use crate::ledger;
 /// Number of pipelines of one call in flight: one is prepared while others are executed.
 const FLYING: usize = 4;
 
-/// Answers in order. An error means that the outcome of every draft of the
+/// Returns the results in order. An error means that the outcome of every draft of the
 /// call is unknown; those that did arrive are published.
 pub(crate) async fn publish(redis: &Redis, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
     let now_us = redis.now_us();

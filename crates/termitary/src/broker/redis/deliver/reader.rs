@@ -213,7 +213,7 @@ impl Reader {
             let reads = behind.filter_map(|(stream, after)| {
                 Some(commands::read(lane, stream, worker, max, after.as_ref()?))
             });
-            let answers = Pipeline::from_iter(reads).send(&mut self.conn).await?;
+            let answers = reads.collect::<Pipeline>().send(&mut self.conn).await?;
             let streams = lane.streams.iter().zip(&mut self.behind);
             let asked = streams.filter(|(_, after)| after.is_some());
             for ((stream, after), answer) in asked.zip(answers) {
@@ -248,7 +248,7 @@ impl Reader {
         let reads = shares
             .iter()
             .map(|(stream, share)| commands::read(lane, stream, worker, *share, ">"));
-        let answers = Pipeline::from_iter(reads).send(&mut self.conn).await?;
+        let answers = reads.collect::<Pipeline>().send(&mut self.conn).await?;
         let mut batches = Vec::new();
         let (mut hot, mut redeliveries_full) = (false, false);
         for ((stream, share), answer) in shares.into_iter().zip(answers) {

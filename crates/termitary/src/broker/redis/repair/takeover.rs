@@ -171,15 +171,15 @@ async fn return_to_ledger(
         ended.push(EndedEntry::quiet(address));
     }
     let standings = standing::standing(&mut tx, lane.route, &readable, 0).await?;
-    let mut rows = Vec::with_capacity(readable.len());
+    let mut owed = Vec::with_capacity(readable.len());
     for (entry, standing) in readable.into_iter().zip(standings) {
         match standing {
-            Standing::Leased { row, .. } => rows.push(row),
+            Standing::Leased { row, .. } => owed.push(row),
             Standing::StreamOnly => {
                 let envelope = Arc::new(entry.carried.envelope);
                 let claim = stream_claim(lane.route, owner, &envelope, entry.address.clone());
                 let adopted = ledger::adopt(&mut tx, &claim, &envelope, now_us).await?;
-                rows.extend(adopted.as_ref().and_then(Claim::row));
+                owed.extend(adopted.as_ref().and_then(Claim::row));
             }
             Standing::Uncounted => {
                 ended.push(EndedEntry::counted(entry.address));
@@ -191,13 +191,13 @@ async fn return_to_ledger(
     }
     match reason {
         Reason::Crashed => {
-            let taken = ledger::crash_held(&mut tx, &rows, now_us).await?;
+            let taken = ledger::crash_held(&mut tx, &owed, now_us).await?;
             if taken > 0 {
                 metrics::counter!("termitary_leases_expired_total").increment(taken);
                 tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
             }
         }
-        Reason::Unseen => drop(ledger::handover::owe(&mut tx, &rows).await?),
+        Reason::Unseen => drop(ledger::handover::owe(&mut tx, &owed).await?),
     }
     tx.commit_and_wake().await?;
     fault::point!("takeover.buried");

@@ -175,7 +175,7 @@ mod tags {
                 _ => b"",
             })
             .collect();
-        let mut tags = keys(&words).iter().map(|key| tag(key));
+        let mut tags = keys(&words).iter().map(tag);
         let first = tags.next();
         tags.all(|tag| Some(tag) == first)
     }
