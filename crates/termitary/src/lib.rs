@@ -100,6 +100,7 @@ pub mod retry;
 pub mod schedule;
 #[cfg(all(test, feature = "testing", feature = "redis"))]
 mod simulation;
+mod sqlite;
 pub mod subscription;
 mod task;
 #[cfg(feature = "testing")]

@@ -20,9 +20,9 @@ pub(super) const LIBRARY: Tree = Tree {
         // Tools that do not depend on the domain.
         layer(&["fault", "guard", "outage", "planted", "task", "together"]),
         // The engines of the databases.
-        layer(&["db", "sqlite"]),
-        // Every rule of deliveries, and every statement.
-        layer(&["ledger"]),
+        layer(&["sqlite"]),
+        // Every rule of deliveries, and every statement. `db` only names the public types.
+        layer(&["db", "ledger"]),
         // The declarations of a program.
         layer(&[
             "handler",
@@ -38,14 +38,10 @@ pub(super) const LIBRARY: Tree = Tree {
         layer(&["guide", "hot_paths", "prelude", "simulation", "testing"]),
     ],
     apart: &[("broker", "handler")],
-    exceptions: &[("db::open", "ledger"), ("db::tx", "ledger::publish")],
+    exceptions: &[],
     sql: Sql {
-        files: &["ledger", "db", "sqlite"],
-        tables: &[
-            ("ledger", "termitary_"),
-            ("db", "termitary_schema"),
-            ("db", "termitary_ledger"),
-        ],
+        files: &["ledger", "sqlite"],
+        tables: &[("ledger", "termitary_")],
         exceptions: &[],
     },
 };

@@ -313,7 +313,7 @@ mod tests {
         here.send("a", "just before").await.unwrap();
         // The listener gets no connection before all is sent.
         let mut busy = Vec::new();
-        for _ in 0..crate::db::READERS {
+        for _ in 0..crate::sqlite::READERS {
             busy.push(db.db().read().await.unwrap());
         }
         let mut receiver = here.subscribe();

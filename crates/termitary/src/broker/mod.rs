@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::days;
-use crate::db::{Db, writable};
+use crate::db::Db;
 use crate::delivery::{Claim, Counts, Cursor, Leased, Route, Settlement, WorkerId};
 use crate::draft::{Draft, Published};
 use crate::error::Error;
@@ -24,6 +24,7 @@ use crate::event::Envelope;
 use crate::ledger;
 use crate::ledger::workers::WorkerRow;
 use crate::registry::Registry;
+use crate::sqlite::writable;
 
 use self::broadcast::Broadcasts;
 pub use self::bus::Bus;

@@ -7,7 +7,9 @@ mod audit;
 pub(crate) mod backfill;
 pub(crate) mod batch;
 pub(crate) mod broadcasts;
+mod carrier;
 pub(crate) mod clocks;
+mod db;
 mod declare;
 #[cfg(test)]
 mod declare_tests;
@@ -32,17 +34,21 @@ pub(crate) mod redis_servers;
 pub(crate) mod relay;
 mod retention;
 pub(crate) mod rows;
+mod schema;
 mod settle;
 pub(crate) mod single_writer;
 mod sql;
 pub(crate) mod suspects;
 pub(crate) mod ticks;
+mod tx;
 #[cfg(test)]
 mod twice_tests;
 pub(crate) mod workers;
 
 pub(crate) use adopt::{adopt, adopt_done};
 pub(crate) use audit::audit;
+pub(crate) use carrier::{Carrier, Committed, Trust};
+pub use db::{Db, Options};
 pub(crate) use declare::{
     BRIDGE, Declaration, DeclaredSubscription, Readable, declare, dropped, forget_former, former,
     has_route, readable, registered, release, routes,
@@ -51,12 +57,13 @@ pub(crate) use due_later::DueLater;
 pub(crate) use lease::{Lease, Whose, crash, crash_held, renew, stale};
 pub(crate) use letters::{letter, letters, matching, resolve};
 pub(crate) use publish::{Parked, park_foreign, publish};
-pub(crate) use publish_last::publish_and_commit;
-pub(crate) use publish_last::{lease_and_commit, reached};
+pub(crate) use publish_last::reached;
+use publish_last::{lease_and_commit, publish_and_commit};
 pub(crate) use read::{count_events, heads, read, tally};
 pub(crate) use retention::{Walk, forget};
 pub(crate) use settle::{finish, settle};
 pub(crate) use sql::Row;
+pub use tx::Tx;
 
 /// The numbers of rows for which there is a statement with bound values. They are few, so
 /// that each statement is prepared once per connection. One statement takes many rows,

@@ -7,12 +7,11 @@ use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
 use super::publish::{count, publish};
 use super::rows::Text;
-use crate::db::nothing_lost;
-use crate::db::{Cargo, Conn, Trust};
+use super::{Committed, Trust};
 use crate::draft::Draft;
 use crate::error::Error;
+use crate::sqlite::{COMMIT, Conn, nothing_lost};
 
-const COMMIT: &str = concat!(nothing_lost!(), "; COMMIT");
 /// For what takes several statements: the commit looks again.
 const LOOK: &str = concat!(nothing_lost!(), "; SAVEPOINT termitary_all");
 static LAST: Inserts = Inserts::new(
@@ -60,7 +59,7 @@ pub(crate) async fn lease_and_commit(
     source: &str,
     drafts: Vec<Draft>,
     trust: Trust,
-) -> Result<Option<Cargo>, Error> {
+) -> Result<Option<Committed>, Error> {
     let is_trusted =
         |draft: &Draft| draft.is_due_now() && trust.reached.contains_key(&draft.envelope.name);
     let (trusted, left): (Vec<_>, Vec<_>) = drafts.into_iter().partition(is_trusted);
@@ -84,7 +83,7 @@ pub(crate) async fn lease_and_commit(
     }
     count(trusted.len());
     let envelopes = trusted.into_iter().map(|draft| draft.envelope);
-    Ok(Some(Cargo {
+    Ok(Some(Committed {
         events: seqs.into_iter().zip(envelopes).collect(),
         trust,
     }))

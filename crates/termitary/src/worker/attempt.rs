@@ -218,7 +218,7 @@ async fn execute<S: Send + Sync + 'static>(
         cause: Some(meta.event_id),
     };
     let timeout = subscription.policy.timeout;
-    let owner = Arc::clone(ledger) as Arc<dyn Owner>;
+    let owner = Arc::clone(ledger) as Arc<dyn trace::Owner>;
     let mut handler = guard::future(handler);
     let ended = tokio::select! {
         biased;

@@ -8,11 +8,12 @@ use std::time::Instant;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::db::{Asked, Db};
+use crate::db::Db;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::ledger::batch;
 use crate::lock::Mutex;
+use crate::sqlite::Request;
 
 type Reply = oneshot::Sender<Result<Vec<Published>, Error>>;
 
@@ -52,7 +53,7 @@ impl Publishes {
         db.unless_own().await?;
         let (reply, answer) = oneshot::channel();
         if self.add(drafts, reply) {
-            db.ask(Box::new(Batch::new(db, self)));
+            db.request(Box::new(Batch::new(db, self)));
         }
         let answer = answer.await;
         answer.map_err(|_| Error::internal("the writing thread has ended"))?
@@ -94,19 +95,19 @@ impl Batch {
         self.taken = waiting.overdue(&self.db);
         if let Some((_, since, _)) = waiting.replies.first() {
             let again = Self::new(&self.db, &self.publishes);
-            self.db.ask_since(Box::new(again), *since);
+            self.db.request_since(Box::new(again), *since);
         }
     }
 }
 
-impl Asked for Batch {
+impl Request for Batch {
     fn run(&mut self, conn: &Connection) -> Result<(), Error> {
         self.taken = mem::take(&mut *self.publishes.0.lock());
         self.published = batch::publish(conn, &self.taken.drafts)?;
         Ok(())
     }
 
-    fn answer(mut self: Box<Self>, ended: &Result<(), Error>) {
+    fn reply(mut self: Box<Self>, ended: &Result<(), Error>) {
         if self.taken.replies.is_empty() {
             match ended {
                 Err(error) if error.is_busy() => self.ask_again(),

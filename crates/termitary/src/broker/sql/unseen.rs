@@ -2,10 +2,11 @@
 
 use rusqlite::Connection;
 
-use crate::db::{Asked, Db};
+use crate::db::Db;
 use crate::delivery::{Leased, Outcome, Settlement};
 use crate::error::Error;
 use crate::ledger::batch;
+use crate::sqlite::Request;
 
 /// Leases that the caller has not received yet. It may be dropped at any moment: then they are
 /// released at once instead of expiring.
@@ -35,7 +36,7 @@ impl Drop for Unseen {
             outcome: Outcome::Snooze { due_us: now_us },
         };
         let settlements = self.leased.drain(..).map(release).collect();
-        self.db.ask(Box::new(Release {
+        self.db.request(Box::new(Release {
             settlements,
             now_us,
         }));
@@ -48,12 +49,12 @@ struct Release {
     now_us: i64,
 }
 
-impl Asked for Release {
+impl Request for Release {
     fn run(&mut self, conn: &Connection) -> Result<(), Error> {
         batch::settle(conn, &self.settlements, self.now_us).map(drop)
     }
 
-    fn answer(self: Box<Self>, ended: &Result<(), Error>) {
+    fn reply(self: Box<Self>, ended: &Result<(), Error>) {
         if let Err(error) = ended {
             tracing::warn!(error = ?error, "leases that no worker received were not released; they will expire instead");
         }

@@ -24,12 +24,12 @@ use crate::broker::redis::wire::link::Connection;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::clock::{forward, micros};
-use crate::db::{Cargo, Carrier, Conn, Trust};
+use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::workers::LIVE;
-use crate::ledger::{self, handover};
+use crate::ledger::{self, Carrier, Committed, Trust, handover};
 use crate::lock::Mutex;
 use crate::outage::Outage;
 
@@ -50,7 +50,7 @@ pub(crate) struct Carrying {
 
 #[derive(Default)]
 struct State {
-    loaded: VecDeque<Cargo>,
+    loaded: VecDeque<Committed>,
     /// Loaded, or being sent.
     events: usize,
     rests_until: Option<Instant>,
@@ -70,10 +70,10 @@ impl Default for Carrying {
 
 impl Carrying {
     fn next(&self) -> Option<Batch<'_>> {
-        let cargo = self.state.lock().loaded.pop_front()?;
+        let committed = self.state.lock().loaded.pop_front()?;
         Some(Batch {
             carrying: self,
-            cargo,
+            committed,
         })
     }
 
@@ -100,12 +100,12 @@ impl State {
 /// their way any more.
 struct Batch<'a> {
     carrying: &'a Carrying,
-    cargo: Cargo,
+    committed: Committed,
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.carrying.state.lock().events -= self.cargo.events.len();
+        self.carrying.state.lock().events -= self.committed.events.len();
     }
 }
 
@@ -139,16 +139,16 @@ impl Carrier for Redis {
         }))
     }
 
-    fn load(&self, cargo: Cargo) {
+    fn load(&self, committed: Committed) {
         let mut state = self.carrying.state.lock();
-        state.events += cargo.events.len();
-        state.loaded.push_back(cargo);
+        state.events += committed.events.len();
+        state.loaded.push_back(committed);
     }
 
     async fn carry(self: Arc<Self>) {
         let turn = self.carrying.turn.lock().await;
         while let Some(batch) = self.carrying.next() {
-            match carry(&self, &batch.cargo).await {
+            match carry(&self, &batch.committed).await {
                 Ok(()) => self.carrying.outage.over(),
                 Err(error) => {
                     let wait = self.carrying.outage.failed(&error);
@@ -166,34 +166,34 @@ impl Carrier for Redis {
     }
 }
 
-async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
+async fn carry(redis: &Redis, committed: &Committed) -> Result<(), Error> {
     let mut held = match redis.link.shared().get().await {
         Ok(held) => held,
         Err(error) => {
             // Nothing was sent.
-            give_back(redis, cargo, &cargo.events).await?;
+            give_back(redis, committed, &committed.events).await?;
             return Err(error);
         }
     };
     fault::point!("carry.before_xadd");
     let mut refused = None;
-    let mut events = &cargo.events[..];
+    let mut events = &committed.events[..];
     while !events.is_empty() {
         let (chunk, rest) = events.split_at(events.len().min(due::CHUNK));
-        if is_late(redis, cargo) {
-            return give_back(redis, cargo, events).await;
+        if is_late(redis, committed) {
+            return give_back(redis, committed, events).await;
         }
         let losses = redis.losses.number();
         let sending = async {
             let answers = send(redis, &mut held, chunk).await?;
             fault::point!("carry.sent");
-            sent(redis, cargo, chunk, answers, losses).await
+            sent(redis, committed, chunk, answers, losses).await
         };
         match sending.await {
             Ok(why) => refused = why.or(refused),
             Err(error) => {
                 // The outcome of this chunk is unknown.
-                give_back(redis, cargo, rest).await?;
+                give_back(redis, committed, rest).await?;
                 return Err(error);
             }
         }
@@ -203,9 +203,9 @@ async fn carry(redis: &Redis, cargo: &Cargo) -> Result<(), Error> {
 }
 
 /// Somebody may look after it when it arrives: then it could run there, and here.
-fn is_late(redis: &Redis, cargo: &Cargo) -> bool {
+fn is_late(redis: &Redis, committed: &Committed) -> bool {
     let margin = micros(redis.config.lease_time() / 8);
-    redis.now_us() > cargo.trust.until_us.saturating_sub(margin)
+    redis.now_us() > committed.trust.until_us.saturating_sub(margin)
 }
 
 /// Sends the events of each name together: a reader that waits for their stream wakes once
@@ -270,7 +270,7 @@ fn of_transaction(mut answers: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value
 /// reason.
 async fn sent(
     redis: &Redis,
-    cargo: &Cargo,
+    committed: &Committed,
     events: &[(i64, Envelope)],
     answers: Vec<RedisResult<Value>>,
     losses: u64,
@@ -287,11 +287,16 @@ async fn sent(
         match answer.map(reply::text) {
             Ok(id) => {
                 taken.push(event);
-                relayed += cargo.trust.reached.get(&event.name).copied().unwrap_or(0);
+                relayed += committed
+                    .trust
+                    .reached
+                    .get(&event.name)
+                    .copied()
+                    .unwrap_or(0);
                 sent.extend(id.map(|id| Sent {
                     seq: *seq,
                     losses,
-                    until_us: cargo.trust.until_us,
+                    until_us: committed.trust.until_us,
                     stream: Arc::clone(&stream.1),
                     id,
                 }));
@@ -307,17 +312,21 @@ async fn sent(
     if redis.config.bridge_mode().sends_out() {
         outgoing::send_out(redis, taken.into_iter()).await;
     }
-    give_back(redis, cargo, &back).await?;
+    give_back(redis, committed, &back).await?;
     Ok(why)
 }
 
 /// To the relay, which sees when it can be sent.
-async fn give_back(redis: &Redis, cargo: &Cargo, events: &[(i64, Envelope)]) -> Result<(), Error> {
+async fn give_back(
+    redis: &Redis,
+    committed: &Committed,
+    events: &[(i64, Envelope)],
+) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());
     }
     let seqs: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
-    let until_us = cargo.trust.until_us;
+    let until_us = committed.trust.until_us;
     redis
         .db
         .write(move |conn| handover::give_back(conn, &seqs, until_us))

@@ -1,7 +1,8 @@
 //! The ledger's tables, and how an older file becomes a newer one.
 
-use super::{Conn, Db};
+use super::Db;
 use crate::error::{Error, Kind};
+use crate::sqlite::Conn;
 
 /// One step per version: step n brings a file from version n to n + 1.
 /// Steps that have been released are never edited.
@@ -51,7 +52,7 @@ pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
     tx.commit().await
 }
 
-/// A file without a ledger may have tables of anybody's, but none of our names.
+/// Refuses a file without a ledger that has tables with names of the ledger.
 async fn refuse_namesakes(conn: &mut Conn, db: &Db) -> Result<(), Error> {
     let names: Option<String> = sqlx::query_scalar(
         r"SELECT group_concat(name, ', ') FROM sqlite_master
@@ -97,12 +98,12 @@ async fn version(db: &Db) -> Result<usize, Error> {
     }
 }
 
-/// Which ledger this is.
-pub(super) async fn ledger(db: &Db) -> Result<uuid::Uuid, Error> {
+/// The identity of this ledger.
+pub(super) async fn identity(db: &Db) -> Result<uuid::Uuid, Error> {
     let id = sqlx::query_scalar("SELECT id FROM termitary_ledger")
         .fetch_optional(&mut *db.read().await?)
         .await?;
-    id.ok_or_else(|| Error::internal("the ledger does not know which it is"))
+    id.ok_or_else(|| Error::internal("the ledger has no identity"))
 }
 
 fn newer(db: &Db, at: usize) -> Error {

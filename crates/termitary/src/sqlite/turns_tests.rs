@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::turns::are_enough;
-use super::{Db, Tx};
+use crate::db::{Db, Tx};
 use crate::error::Error;
 
 struct Desk {

@@ -2,7 +2,7 @@
 //! connection in a task of its own, and that costs as much as most reads.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::conn::Conn;
 use super::file::File;
 use crate::error::{Error, Kind};
+use crate::lock::Mutex;
 
 /// A connection to a file does not die by itself, but the thread behind it can. It
 /// is checked this often.
@@ -68,7 +69,7 @@ impl Connections {
             Ok(place) => place,
             Err(_) => self.wait().await?,
         };
-        let idle = self.idle().pop();
+        let idle = self.idle.lock().pop();
         let kept = match idle {
             Some(kept) if kept.seen.elapsed() < TRUSTED_FOR => kept,
             Some(kept) => self.checked(kept).await?,
@@ -109,7 +110,7 @@ impl Connections {
     /// Refuses every further use. Connections in use are closed when they come back.
     pub(super) async fn close(&self) {
         self.places.close();
-        let idle = std::mem::take(&mut *self.idle());
+        let idle = std::mem::take(&mut *self.idle.lock());
         for kept in idle {
             if let Some(conn) = kept.conn.into_own() {
                 let _ = conn.close().await; // nothing is left to do on it
@@ -129,11 +130,6 @@ impl Connections {
     pub(super) fn at_rest(&self) -> bool {
         self.places.available_permits() == self.most
     }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
-        // A panic beside a list of connections leaves it whole.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Kept {
@@ -150,7 +146,7 @@ impl Drop for Pooled {
         if let Some(kept) = self.kept.take()
             && !self.home.places.is_closed()
         {
-            self.home.idle().push(kept);
+            self.home.idle.lock().push(kept);
         }
     }
 }
@@ -188,7 +184,7 @@ impl DerefMut for Reader {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::Db;
+    use crate::db::Db;
 
     async fn desk() -> (Db, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -245,7 +241,7 @@ mod tests {
     async fn long_reads_wait_for_each_other_and_nobody_waits_for_them() {
         let (db, _folder) = desk().await;
         let mut held = Vec::new();
-        for _ in 0..super::super::LONG_READERS {
+        for _ in 0..crate::sqlite::LONG_READERS {
             held.push(db.read_long().await.unwrap());
         }
         let waits = db.read_long();
@@ -262,7 +258,7 @@ mod tests {
     async fn more_readers_than_connections_wait_until_one_comes_back() {
         let (db, _folder) = desk().await;
         let mut held = Vec::new();
-        for _ in 0..super::super::READERS {
+        for _ in 0..crate::sqlite::READERS {
             held.push(db.read().await.unwrap());
         }
         let waits = db.read();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::log_owner;
+use super::wal_owner;
 use crate::error::{Error, Kind};
 
 /// The identity of the file that a path named when it was opened. On systems without file numbers,
@@ -112,7 +112,7 @@ fn gone(path: &Path) -> Error {
         format!(
             "the database file {} was removed or replaced while it was open: what is written now would be lost. Put it back; or, to go on with another file, stop this process, remove the old {} and -shm, and start again",
             path.display(),
-            log_owner::log_of(path).display()
+            wal_owner::log_of(path).display()
         ),
     )
 }
@@ -122,7 +122,7 @@ fn log_gone(path: &Path) -> Error {
         Kind::Unavailable,
         format!(
             "the write-ahead log {} was removed while it was open: nothing more is written. What it held was copied to the database file; restart every process that uses this file",
-            log_owner::log_of(path).display()
+            wal_owner::log_of(path).display()
         ),
     )
 }

@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::hold::{Holds, Patience, Who};
-use super::{Db, Options, Tx};
+use super::WaitLimits;
+use super::holder::{Caller, TurnWatch};
 use crate::broker::Broker;
+use crate::db::{Db, Options, Tx};
 use crate::error::Error;
 
 struct Desk {
@@ -22,13 +24,11 @@ const LONG: Duration = Duration::from_mins(1);
 async fn desk(turn: Duration, idle: Duration) -> Desk {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/hold.db", folder.path().display());
-    let options = Options {
-        patience: Patience {
-            turn,
-            idle,
-            ..Patience::DEFAULT
-        },
-        ..Options::default()
+    let mut options = Options::default();
+    options.settings.limits = WaitLimits {
+        turn,
+        idle,
+        ..WaitLimits::DEFAULT
     };
     let db = Db::open_with(&url, options).await.unwrap();
     let mut tx = db.begin().await.unwrap();
@@ -90,7 +90,7 @@ async fn a_second_write_beside_an_open_transaction_of_its_own_task_is_refused_wi
         assert!(refused.is_invalid(), "{refused:?}");
         let told = refused.to_string();
         for part in [
-            "begun at crates/termitary/src/db/hold_tests.rs:",
+            "begun at crates/termitary/src/sqlite/holder_tests.rs:",
             "`tx.publish`",
             "commit it first",
         ] {
@@ -145,7 +145,7 @@ async fn a_long_statement_of_the_same_task_is_no_reason_to_refuse() {
         let long = async {
             let mut tx = db.begin().await?;
             let began = Instant::now();
-            while began.elapsed() < Patience::DEFAULT.own * 2 {
+            while began.elapsed() < WaitLimits::DEFAULT.own * 2 {
                 sqlx::query("INSERT INTO notes SELECT 1 FROM (WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 3000000) SELECT i FROM n) WHERE i = 7")
                     .execute(&mut *tx)
                     .await?;
@@ -174,7 +174,7 @@ async fn a_turn_that_does_not_come_in_time_names_who_has_it() {
     for refused in [begun, published.map(drop).unwrap_err()] {
         assert!(refused.is_unavailable(), "{refused:?}");
         let told = refused.to_string();
-        assert!(told.contains("hold_tests.rs:"), "{told}");
+        assert!(told.contains("holder_tests.rs:"), "{told}");
         assert!(told.contains("has had it for"), "{told}");
     }
     tx.commit().await.unwrap();
@@ -257,7 +257,7 @@ async fn a_transaction_that_does_nothing_while_others_wait_is_ended_and_makes_ro
         assert!(refused.is_unavailable(), "{refused:?}");
         let told = refused.to_string();
         assert!(told.contains("ran no statement for"), "{told}");
-        assert!(told.contains("hold_tests.rs:"), "{told}");
+        assert!(told.contains("holder_tests.rs:"), "{told}");
     }
     next.commit().await.unwrap();
     assert_eq!(desk.notes().await, 1, "the other one's alone");
@@ -342,15 +342,15 @@ async fn a_transaction_that_works_while_others_wait_is_left_alone() {
 }
 
 #[test]
-fn a_long_turn_is_followed_by_one_rest_and_a_short_one_by_none() {
-    let holds = Holds::new(Patience::DEFAULT);
-    for (turn, rests) in [(1, false), (300, true)] {
-        let number = holds.enter(Who::broker());
-        holds.opened(number, std::sync::Weak::new());
+fn a_long_turn_is_followed_by_one_pause_and_a_short_one_by_none() {
+    let watch = Arc::new(TurnWatch::new(WaitLimits::DEFAULT));
+    for (turn, pauses) in [(1, false), (300, true)] {
+        let holding = watch.enter(Caller::broker());
+        holding.opened(Weak::new());
         std::thread::sleep(Duration::from_millis(turn));
-        holds.leave(number);
-        assert_eq!(holds.rest().is_some(), rests, "after {turn} ms");
-        assert_eq!(holds.rest(), None, "once");
+        drop(holding);
+        assert_eq!(watch.pause().is_some(), pauses, "after {turn} ms");
+        assert_eq!(watch.pause(), None, "once");
     }
 }
 

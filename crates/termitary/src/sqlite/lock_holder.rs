@@ -8,7 +8,7 @@ use super::file::beside;
 /// The process with the write lock of this database, such as `sqlite3, pid 42`.
 /// `None` where the system does not say, or it is this process.
 #[cfg(target_os = "linux")]
-pub(super) fn holder(database: &Path) -> Option<String> {
+pub(super) fn process(database: &Path) -> Option<String> {
     use std::os::linux::fs::MetadataExt as _;
     let shared = beside(database, "-shm");
     let found = std::fs::metadata(shared).ok()?;
@@ -25,7 +25,7 @@ pub(super) fn holder(database: &Path) -> Option<String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn holder(_: &Path) -> Option<String> {
+pub(super) fn process(_: &Path) -> Option<String> {
     None
 }
 

@@ -5,16 +5,17 @@
 //! others, and is never closed while another file has the database's name. The log is also copied
 //! back to the database on this connection, instead of opening the path again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
 use super::checkpoints::checkpoint;
 use super::file::{File, existing};
-use super::log_owner;
+use super::wal_owner;
 use crate::error::{Error, Kind};
+use crate::lock::Mutex;
 
-pub(super) struct Anchor {
+pub(super) struct LastConnection {
     file: Arc<File>,
     /// The log. SQLite locks the database and its shared memory, never the log: this
     /// handle takes no lock away when it is closed.
@@ -23,7 +24,7 @@ pub(super) struct Anchor {
     conn: Mutex<Option<Connection>>,
 }
 
-impl Anchor {
+impl LastConnection {
     /// The log of `file` is open already, on another connection.
     pub(super) fn new(file: Arc<File>) -> Result<Self, Error> {
         file.is_still_there()?;
@@ -31,12 +32,12 @@ impl Anchor {
         file.is_still_there()?;
         // A connection that has read holds a lock on the file until it closes.
         conn.query_row("SELECT COUNT(*) FROM sqlite_master", [], |_| Ok(()))?;
-        let log = log_owner::log_of(file.path());
+        let log = wal_owner::log_of(file.path());
         let log = std::fs::File::options().write(true).open(&log);
         let log = log.map_err(|error| {
             Error::new(Kind::Unavailable, "the write-ahead log cannot be opened").caused_by(error)
         })?;
-        log_owner::note(&file);
+        wal_owner::note(&file);
         Ok(Self {
             file,
             log,
@@ -58,7 +59,7 @@ impl Anchor {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        match &*self.lock() {
+        match &*self.conn.lock() {
             Some(conn) => work(conn),
             None => Err(sqlx::Error::PoolClosed.into()),
         }
@@ -67,7 +68,7 @@ impl Anchor {
     /// After this the log is removed with the last connection. If the file was replaced, this
     /// connection stays until the process ends.
     pub(super) fn close(&self) {
-        let Some(conn) = self.lock().take() else {
+        let Some(conn) = self.conn.lock().take() else {
             return;
         };
         if let Err(error) = self.file.is_still_there() {
@@ -78,16 +79,11 @@ impl Anchor {
             return;
         }
         drop(conn);
-        log_owner::forget(self.file.path());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
-        // A panic beside a connection leaves it whole.
-        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+        wal_owner::forget(self.file.path());
     }
 }
 
-impl Drop for Anchor {
+impl Drop for LastConnection {
     fn drop(&mut self) {
         self.close();
     }

@@ -1,10 +1,10 @@
-//! The thread that writes for brokers. Requests that come while one transaction runs share the
-//! next, which begins while the last is written to disk.
+//! The thread that runs the write requests of brokers. Requests that arrive while one
+//! transaction runs share the next one, which begins while the disk takes the last.
 //!
-//! It writes on a connection of its own, without a hop to another thread for
-//! each statement, which would cost more than most statements do (decision
-//! 0006). Within the process the seat of `turns` keeps it apart from the
-//! transactions of users; other processes are waited for in short steps.
+//! It writes on a connection of its own, without a hop to another thread for each
+//! statement, which would cost more than most statements do (decision 0006). Within the
+//! process the connection slot of `turns` keeps it apart from the transactions of
+//! users; it waits for other processes in short steps.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -17,32 +17,31 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::engine::{CHECKPOINT_PAGES, JOURNAL_BYTES, MOST, SHARED_FOR};
 use super::file::{File, existing};
 use super::turns::Turns;
-use super::{CHECKPOINT_PAGES, JOURNAL_BYTES, MOST, SHARED_FOR};
 use crate::error::Error;
 use crate::fault;
 
 /// Statements are prepared once; there are fewer different ones than this.
 const STATEMENTS: usize = 64;
 
-/// A request, until it has its result.
-pub(crate) trait Asked: Send {
-    /// Within a transaction that others share: an error undoes all of it.
+/// A write, and its reply.
+pub(crate) trait Request: Send {
+    /// Runs within a transaction that other requests share: an error undoes all of it.
     fn run(&mut self, conn: &Connection) -> Result<(), Error>;
-    /// Its work is committed, or was undone.
-    fn answer(self: Box<Self>, ended: &Result<(), Error>);
+    /// Called once the work is real, or was undone.
+    fn reply(self: Box<Self>, ended: &Result<(), Error>);
 }
 
 enum Item {
-    /// A request, and when it began to wait.
-    Work(Box<dyn Asked>, Instant),
-    /// The last one: no more work is taken.
+    /// A request, and when its wait began.
+    Work(Box<dyn Request>, Instant),
+    /// The last item: no more work is taken.
     Close(oneshot::Sender<()>),
 }
 
-/// The door to the thread, which starts when it is first needed and ends with
-/// this.
+/// Sends requests to the thread, which starts with the first one and ends with this.
 pub(super) struct Writer {
     turns: Arc<Turns>,
     file: Arc<File>,
@@ -60,15 +59,16 @@ impl Writer {
         }
     }
 
-    /// Runs it in a transaction with other waiting requests; it gets its result once that is over.
-    pub(super) fn ask(&self, asked: Box<dyn Asked>, since: Instant) {
-        let item = Item::Work(asked, since);
-        if let Err(mpsc::SendError(Item::Work(asked, _))) = self.inbox().send(item) {
-            asked.answer(&Err(sqlx::Error::PoolClosed.into()));
+    /// Runs the request in a transaction with the others that wait now, then calls its
+    /// `reply`. Its wait for the turn counts from `since`.
+    pub(super) fn request(&self, request: Box<dyn Request>, since: Instant) {
+        let item = Item::Work(request, since);
+        if let Err(mpsc::SendError(Item::Work(request, _))) = self.inbox().send(item) {
+            request.reply(&Err(sqlx::Error::PoolClosed.into()));
         }
     }
 
-    /// Serves the earlier requests, and no later ones.
+    /// Runs the requests that came before, and none after.
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if let Some(inbox) = self.inbox.get()
@@ -107,29 +107,29 @@ impl Writer {
     }
 }
 
-/// One caller's work, its result, and the waiting caller.
-pub(super) struct Question<W, T, N, U> {
+/// A closure as a request: its work, the result, and the caller that waits for it.
+pub(super) struct ClosureRequest<W, T, N, U> {
     work: Option<W>,
     made: Option<T>,
     then: N,
     reply: oneshot::Sender<Result<U, Error>>,
 }
 
-impl<W, T, N, U> Question<W, T, N, U> {
-    /// Runs `work`; the caller gets its result, after `then`.
+impl<W, T, N, U> ClosureRequest<W, T, N, U> {
+    /// Runs `work`, then replies with `then` of its result.
     pub(super) fn new(work: W, then: N) -> (Self, oneshot::Receiver<Result<U, Error>>) {
-        let (reply, answer) = oneshot::channel();
-        let question = Self {
+        let (reply, receiver) = oneshot::channel();
+        let request = Self {
             work: Some(work),
             made: None,
             then,
             reply,
         };
-        (question, answer)
+        (request, receiver)
     }
 }
 
-impl<W, T, N, U> Asked for Question<W, T, N, U>
+impl<W, T, N, U> Request for ClosureRequest<W, T, N, U>
 where
     W: FnOnce(&Connection) -> Result<T, Error> + Send,
     T: Send,
@@ -143,15 +143,15 @@ where
         Ok(())
     }
 
-    fn answer(self: Box<Self>, ended: &Result<(), Error>) {
+    fn reply(self: Box<Self>, ended: &Result<(), Error>) {
         let made = match ended {
             Ok(()) => self
                 .made
                 .map(self.then)
-                .ok_or_else(|| Error::internal("the writer ended what it never began")),
+                .ok_or_else(|| Error::internal("the writer ended a request that it never ran")),
             Err(error) => Err(error.repeat()),
         };
-        // A dropped caller needs no result.
+        // A caller that stopped waiting needs no reply.
         let _ = self.reply.send(made);
     }
 }
@@ -162,15 +162,15 @@ struct Thread {
     file: Arc<File>,
     disk: Arc<Disk>,
     inbox: Receiver<Item>,
-    /// The runtime on which it waits for the turn.
+    /// The runtime on which it waits for the connection slot.
     waits: Runtime,
     conn: Option<Connection>,
-    /// Notified when it has ended.
+    /// The caller that waits for the end of the thread.
     closing: Option<oneshot::Sender<()>>,
 }
 
 impl Thread {
-    /// One shared transaction after the other, until nobody can ask any more.
+    /// Runs one shared transaction after the other until no request can come.
     fn serve(mut self) {
         while self.closing.is_none()
             && let Ok(item) = self.inbox.recv()
@@ -178,12 +178,12 @@ impl Thread {
             let Some((first, since)) = self.work(item) else {
                 break;
             };
-            let mut asked = vec![first];
-            match self.share(&mut asked, since) {
-                Ok(()) => self.disk.after(|synced| answer(asked, synced)),
+            let mut requests = vec![first];
+            match self.share(&mut requests, since) {
+                Ok(()) => self.disk.after(|synced| reply(requests, synced)),
                 Err(error) => {
-                    self.conn = None; // and any transaction left open on it
-                    answer(asked, &Err(error));
+                    self.conn = None; // and what was left open on it
+                    reply(requests, &Err(error));
                 }
             }
         }
@@ -193,7 +193,7 @@ impl Thread {
         }
     }
 
-    fn work(&mut self, item: Item) -> Option<(Box<dyn Asked>, Instant)> {
+    fn work(&mut self, item: Item) -> Option<(Box<dyn Request>, Instant)> {
         match item {
             Item::Work(work, since) => Some((work, since)),
             Item::Close(closed) => {
@@ -203,8 +203,8 @@ impl Thread {
         }
     }
 
-    /// The next waiting request, unless it is the end.
-    fn next(&mut self) -> Option<Box<dyn Asked>> {
+    /// The next request that waits now, unless the thread is to end.
+    fn next(&mut self) -> Option<Box<dyn Request>> {
         if self.closing.is_some() {
             return None;
         }
@@ -212,10 +212,10 @@ impl Thread {
         self.work(item).map(|(work, _)| work)
     }
 
-    /// One transaction for the waiting requests, the first of which came at `since`, and for those
-    /// that join it meanwhile.
-    fn share(&mut self, asked: &mut Vec<Box<dyn Asked>>, since: Instant) -> Result<(), Error> {
-        let seat = self.waits.block_on(self.turns.alone(since))?;
+    /// Runs one transaction for the requests, the first of which waits since `since`,
+    /// and for those that join it meanwhile.
+    fn share(&mut self, requests: &mut Vec<Box<dyn Request>>, since: Instant) -> Result<(), Error> {
+        let slot = self.waits.block_on(self.turns.alone(since))?;
         self.file.is_still_there()?;
         let conn = if let Some(conn) = self.conn.take() {
             conn
@@ -224,18 +224,18 @@ impl Thread {
             self.file.is_still_there()?;
             conn
         };
-        UNTIL.set(Some(seat.until()));
-        let answer = conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
+        UNTIL.set(Some(slot.until()));
+        let began = conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
         UNTIL.set(None);
-        answer.map_err(|error| self.refused(error))?;
-        seat.opened();
+        began.map_err(|error| self.refused(error))?;
+        slot.opened();
         let began = Instant::now();
         let mut at = 0;
-        while let Some(one) = asked.get_mut(at) {
+        while let Some(one) = requests.get_mut(at) {
             one.run(&conn)?;
             at += 1;
-            if at == asked.len() && at < MOST && began.elapsed() < SHARED_FOR {
-                asked.extend(self.next());
+            if at == requests.len() && at < MOST && began.elapsed() < SHARED_FOR {
+                requests.extend(self.next());
             }
         }
         fault::point!("batch.before_commit", blocking);
@@ -247,27 +247,29 @@ impl Thread {
 }
 
 impl Thread {
-    /// The error for a refused BEGIN.
+    /// The error of a refused BEGIN.
     fn refused(&self, error: rusqlite::Error) -> Error {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy) => self.turns.stranger().caused_by(error),
+            Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                self.turns.locked_elsewhere().caused_by(error)
+            }
             _ => error.into(),
         }
     }
 }
 
-fn answer(asked: Vec<Box<dyn Asked>>, ended: &Result<(), Error>) {
-    for one in asked {
-        one.answer(ended);
+fn reply(requests: Vec<Box<dyn Request>>, ended: &Result<(), Error>) {
+    for one in requests {
+        one.reply(ended);
     }
 }
 
 thread_local! {
-    /// Until when the BEGIN that runs on this thread waits for other processes.
+    /// The deadline of the BEGIN that runs on this thread.
     static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Waits for another process's write in short steps, because most writes take a fraction of a
+/// Waits for another process's write, in short steps: most writes take a fraction of a
 /// millisecond.
 fn wait_for_others(waited: i32) -> bool {
     const SHORT: i32 = 200;
@@ -283,8 +285,8 @@ fn wait_for_others(waited: i32) -> bool {
     true
 }
 
-/// A connection like the others on this file, but without foreign keys: inserted rows refer to rows
-/// that were written or joined just before.
+/// Opens a connection like the others on this file, but without foreign keys: rows that
+/// are inserted here refer to rows that were written or joined just before.
 fn open(path: &Path) -> Result<Connection, Error> {
     let conn = existing(path)?;
     conn.busy_handler(Some(wait_for_others))?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
@@ -15,11 +15,11 @@ use sqlx::sqlite::{
 use sqlx::{Describe, Either, Execute, Executor, SqlStr};
 use tokio::sync::MappedMutexGuard;
 
-use super::slot::Slot;
-use super::turns::Turn;
-use super::tx::Tx;
-use crate::draft::Draft;
+use super::commit_hook::Work;
+use super::turn::Turn;
+use super::turn_cell::TurnCell;
 use crate::error::Error;
+use crate::lock::Mutex;
 
 /// A database connection. SQL statements run on it: `query.execute(&mut *conn)`.
 ///
@@ -37,14 +37,14 @@ enum Kind {
 /// The connection of a transaction. Each statement borrows it for its own time:
 /// between two statements the engine can end the transaction.
 struct InTurn {
-    slot: Arc<Slot>,
+    cell: Arc<TurnCell>,
     step: Next,
 }
 
 impl Drop for InTurn {
     fn drop(&mut self) {
-        // Here, on the runtime of the caller, even if another task looks at the slot.
-        drop(self.slot.take());
+        // On the runtime of the caller, even if the watchdog looks at the cell now.
+        drop(self.cell.take());
     }
 }
 
@@ -68,14 +68,14 @@ impl Conn {
 
     pub(super) fn in_turn(turn: Turn) -> Self {
         Self(Kind::Turn(InTurn {
-            slot: Slot::of(turn),
+            cell: TurnCell::of(turn),
             step: Mutex::default(),
         }))
     }
 
     /// Lends sqlx's own connection, for code that needs that type, such as a savepoint
-    /// (`sqlx::Connection::begin`). While the guard lives, the transaction cannot be ended from
-    /// outside: if it stalls then, it blocks all writers.
+    /// (`sqlx::Connection::begin`). While the guard lives, nobody can end the
+    /// transaction: one that then stands still blocks every other writer.
     ///
     /// # Errors
     ///
@@ -88,28 +88,28 @@ impl Conn {
     fn borrow(&mut self) -> Result<Borrowed<'_>, sqlx::Error> {
         match &mut self.0 {
             Kind::Own(conn) => Ok(Borrowed::Own(conn)),
-            Kind::Turn(turn) => Ok(Borrowed::Turn(turn.slot.borrow()?)),
+            Kind::Turn(turn) => Ok(Borrowed::Turn(turn.cell.borrow()?)),
         }
     }
 
-    /// Commits the transaction, and publishes `drafts` with it.
-    pub(super) async fn commit(self, drafts: Vec<Draft>) -> Result<(), Error> {
-        let Kind::Turn(InTurn { slot, .. }) = &self.0 else {
+    /// Makes the work of the transaction real, with the last statements for `left`.
+    pub(crate) async fn commit(self, left: Option<Work>) -> Result<(), Error> {
+        let Kind::Turn(InTurn { cell, .. }) = &self.0 else {
             return Err(Error::internal("this connection has no transaction"));
         };
-        let turn = slot.take()?;
+        let turn = cell.take()?;
         turn.leave_to_engine();
-        if let Some(error) = slot.ended() {
+        if let Some(error) = cell.ended() {
             turn.rollback().await?;
             return Err(error);
         }
-        turn.commit(drafts).await
+        turn.commit(left).await
     }
 
-    /// Rolls the transaction back.
-    pub(super) async fn rollback(self) -> Result<(), Error> {
+    /// Undoes the work of the transaction.
+    pub(crate) async fn rollback(self) -> Result<(), Error> {
         match &self.0 {
-            Kind::Turn(InTurn { slot, .. }) => match slot.take() {
+            Kind::Turn(InTurn { cell, .. }) => match cell.take() {
                 Ok(turn) => turn.rollback().await,
                 Err(_) => Ok(()), // it was ended, which undid it
             },
@@ -190,7 +190,7 @@ impl<'c> Executor<'c> for &'c mut Conn {
         match &mut self.0 {
             Kind::Own(conn) => conn.execute(query),
             Kind::Turn(turn) => Box::pin(async move {
-                let mut conn = turn.slot.borrow()?;
+                let mut conn = turn.cell.borrow()?;
                 let mut steps = conn.fetch_many(query);
                 let mut done = SqliteQueryResult::default();
                 while let Some(step) = steps.try_next().await? {
@@ -212,7 +212,7 @@ impl<'c> Executor<'c> for &'c mut Conn {
                 let turn: &'c InTurn = turn;
                 let next = &turn.step;
                 let work = async move {
-                    let mut conn = turn.slot.borrow()?;
+                    let mut conn = turn.cell.borrow()?;
                     let mut steps = conn.fetch_many(query);
                     while let Some(step) = steps.try_next().await? {
                         hand_over(next, step).await;
@@ -238,7 +238,7 @@ impl<'c> Executor<'c> for &'c mut Conn {
         match &mut self.0 {
             Kind::Own(conn) => conn.fetch_optional(query),
             Kind::Turn(turn) => {
-                Box::pin(async move { turn.slot.borrow()?.fetch_optional(query).await })
+                Box::pin(async move { turn.cell.borrow()?.fetch_optional(query).await })
             }
         }
     }
@@ -282,7 +282,7 @@ where
             return Poll::Ready(None);
         };
         match work.as_mut().poll(context) {
-            Poll::Pending => match lock(self.next).take() {
+            Poll::Pending => match self.next.lock().take() {
                 Some(step) => Poll::Ready(Some(step)),
                 None => Poll::Pending,
             },
@@ -298,14 +298,14 @@ impl<W> Drop for Steps<'_, W> {
     fn drop(&mut self) {
         // The next statement must not find it.
         self.work = None;
-        lock(self.next).take();
+        self.next.lock().take();
     }
 }
 
 /// Leaves `step` for the stream and pauses. The stream, which polled, sees it at
 /// once and needs no waker.
 async fn hand_over(next: &Next, step: Either<SqliteQueryResult, SqliteRow>) {
-    *lock(next) = Some(Ok(step));
+    *next.lock() = Some(Ok(step));
     let mut paused = false;
     poll_fn(|_| {
         if std::mem::replace(&mut paused, true) {
@@ -317,72 +317,14 @@ async fn hand_over(next: &Next, step: Either<SqliteQueryResult, SqliteRow>) {
     .await;
 }
 
-fn lock(next: &Next) -> std::sync::MutexGuard<'_, Option<Step>> {
-    next.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-// `&mut *tx` is the connection for a `Tx`, and the `Tx` itself for a `&mut Tx` or
-// for a `LedgerTx`: statements run on both.
-impl<'c> Executor<'c> for &'c mut Tx {
-    type Database = sqlx::Sqlite;
-
-    fn execute<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<SqliteQueryResult, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
-    {
-        (&mut **self).execute(query)
-    }
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Step>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
-    {
-        (&mut **self).fetch_many(query)
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
-    {
-        (&mut **self).fetch_optional(query)
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [SqliteTypeInfo],
-    ) -> BoxFuture<'e, Result<SqliteStatement, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        (&mut **self).prepare_with(sql, parameters)
-    }
-
-    #[doc(hidden)]
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<sqlx::Sqlite>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        (&mut **self).describe(sql)
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use futures_util::TryStreamExt;
     use sqlx::Connection as _;
 
-    use super::super::{Conn, Db};
+    use super::super::Conn;
+    use crate::db::Db;
 
     async fn desk() -> (Db, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();

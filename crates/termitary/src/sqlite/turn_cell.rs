@@ -1,25 +1,25 @@
-//! The place of a transaction's connection, shared by the transaction and by the
-//! watchdog that ends it when it stands still.
+//! The turn of a transaction, shared by the transaction and by the watchdog that ends it
+//! if it stands still.
 
 use std::sync::{Arc, OnceLock};
 
 use sqlx::SqliteConnection;
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
-use super::turns::Turn;
+use super::turn::Turn;
 use crate::error::{Error, Kind};
 
-pub(super) struct Slot {
+pub(super) struct TurnCell {
     /// Locked for one statement. `None` once the turn is over or was taken away.
     turn: Mutex<Option<Turn>>,
     /// Why the transaction was ended.
     ended: OnceLock<String>,
 }
 
-impl Slot {
+impl TurnCell {
     pub(super) fn of(turn: Turn) -> Arc<Self> {
-        Arc::new_cyclic(|slot| {
-            turn.opened(slot.clone());
+        Arc::new_cyclic(|cell| {
+            turn.opened(cell.clone());
             Self {
                 turn: Mutex::new(Some(turn)),
                 ended: OnceLock::new(),

@@ -1,6 +1,6 @@
-//! Waits at the start of a process for a lock that another process holds: the other may migrate,
-//! back up, or be stopped in the middle of a transaction. A process that exits instead would only
-//! be restarted to wait.
+//! The start of a process waits for a lock of another process: that one may migrate,
+//! back up, or be stopped in the middle of a transaction. A process that ended instead
+//! would only be started again to wait.
 
 use std::future::Future;
 use std::path::Path;
@@ -9,21 +9,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::file::File;
-use super::hold::seconds;
-use super::locks;
+use super::holder::seconds;
+use super::lock_holder;
 use crate::error::{Error, Kind};
 
-/// Longest wait of a process for the lock at its start.
+/// How long a process waits for the lock at its start.
 pub(crate) const AT_START: Duration = Duration::from_mins(1);
-/// The rest between two tries: some refusals come at once, without SQLite's
-/// own patience.
+/// The pause between two tries: some refusals come at once, without SQLite's own wait.
 const REST: Duration = Duration::from_millis(100);
 /// The primary code of `SQLITE_BUSY`; the extended ones have more bits.
 pub(super) const BUSY: i32 = 5;
-/// `SQLITE_READONLY`; see [`writable`].
+/// `SQLITE_READONLY`, explained by [`writable`].
 pub(super) const READ_ONLY: i32 = 8;
 
-/// Tries `act` until nothing holds the lock against it, for `patience`.
+/// Retries `act` while another process holds the lock, for up to `patience`.
 pub(crate) async fn until_unlocked<T, F>(
     path: &Path,
     patience: Duration,
@@ -66,7 +65,7 @@ fn still_locked(path: &Path, patience: Duration) -> Error {
     )
 }
 
-/// A file that cannot be written at the start stays so: the file or the user is wrong.
+/// Makes a read-only file an invalid configuration: a retry does not fix it.
 pub(crate) fn writable(path: &Path, error: Error) -> Error {
     if code(&error) != Some(READ_ONLY) {
         return error;
@@ -78,15 +77,15 @@ pub(crate) fn writable(path: &Path, error: Error) -> Error {
     .caused_by(error)
 }
 
-/// Returns whether another process writes, according to an error of ours.
+/// Whether the error says that another process writes.
 fn is_locked(error: &Error) -> bool {
     error.is_busy() || code(error) == Some(BUSY)
 }
 
-/// The error of one who met another process's lock for so long.
-pub(super) fn stranger(file: &File, patience: Duration) -> Error {
+/// The error of a caller that met another process's lock for the whole time.
+pub(super) fn locked_elsewhere(file: &File, patience: Duration) -> Error {
     let path = file.path().display();
-    let who = match locks::holder(file.path()) {
+    let who = match lock_holder::process(file.path()) {
         Some(who) => format!("another process ({who})"),
         None => format!("another process (`fuser {path}` names those that have the file open)"),
     };
@@ -104,7 +103,7 @@ fn code(error: &Error) -> Option<i32> {
     source.downcast_ref().and_then(primary_code)
 }
 
-/// The code of an SQLite error, without the extended part.
+/// The primary code of SQLite, without the details of the extended one.
 pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code = error.as_database_error()?.code()?;
     code.parse::<i32>().ok().map(|code| code & 0xff)

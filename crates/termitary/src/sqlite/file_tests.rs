@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::Db;
-use super::log_owner::log_of;
+use super::wal_owner::log_of;
+use crate::db::Db;
 
 async fn open(path: &Path) -> Db {
     Db::open(&format!("sqlite://{}", path.display()))

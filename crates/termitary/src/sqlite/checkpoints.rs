@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::anchor::Anchor;
+use super::last_connection::LastConnection;
 use crate::error::Error;
 
 /// Looks at the log after so many commits.
@@ -27,7 +27,7 @@ const WAIT: Duration = Duration::from_micros(50);
 /// The door to the thread, which starts when it is first needed and ends with
 /// this.
 pub(super) struct Checkpoints {
-    anchor: Arc<Anchor>,
+    last: Arc<LastConnection>,
     commits: AtomicU32,
     bell: OnceLock<SyncSender<Bell>>,
 }
@@ -39,9 +39,9 @@ enum Bell {
 }
 
 impl Checkpoints {
-    pub(super) fn new(anchor: Arc<Anchor>) -> Self {
+    pub(super) fn new(last: Arc<LastConnection>) -> Self {
         Self {
-            anchor,
+            last,
             commits: AtomicU32::new(0),
             bell: OnceLock::new(),
         }
@@ -67,7 +67,7 @@ impl Checkpoints {
     fn start(&self) -> SyncSender<Bell> {
         let (bell, rings) = mpsc::sync_channel(1);
         let log = Log {
-            anchor: Arc::clone(&self.anchor),
+            last: Arc::clone(&self.last),
             long: LONG,
         };
         let started = std::thread::Builder::new()
@@ -94,16 +94,16 @@ fn serve(mut log: Log, rings: &Receiver<Bell>) {
 }
 
 struct Log {
-    anchor: Arc<Anchor>,
+    last: Arc<LastConnection>,
     /// It is begun anew when it is so long.
     long: i64,
 }
 
 impl Log {
     fn look(&mut self) -> Result<(), Error> {
-        let anchor = Arc::clone(&self.anchor);
-        anchor.file().is_still_there()?;
-        anchor.with(|conn| Ok(self.look_on(conn)?))
+        let last = Arc::clone(&self.last);
+        last.file().is_still_there()?;
+        last.with(|conn| Ok(self.look_on(conn)?))
     }
 
     fn look_on(&mut self, conn: &Connection) -> rusqlite::Result<()> {
@@ -153,7 +153,7 @@ mod tests {
         fill(&conn, pages);
         let file = Arc::new(File::of(&path).unwrap());
         let log = Log {
-            anchor: Arc::new(Anchor::new(file).unwrap()),
+            last: Arc::new(LastConnection::new(file).unwrap()),
             long: LONG,
         };
         (log, conn)
@@ -196,7 +196,7 @@ mod tests {
     fn whoever_reads_for_long_is_waited_for_once_in_so_many_pages() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, conn) = database(folder.path(), LONG);
-        let reader = Connection::open(log.anchor.file().path()).unwrap();
+        let reader = Connection::open(log.last.file().path()).unwrap();
         reader
             .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
             .unwrap();
@@ -213,7 +213,7 @@ mod tests {
     async fn it_looks_after_so_many_commits_and_never_once_closed() {
         let folder = tempfile::tempdir().unwrap();
         let (log, conn) = database(folder.path(), LONG);
-        let checkpoints = Checkpoints::new(Arc::clone(&log.anchor));
+        let checkpoints = Checkpoints::new(Arc::clone(&log.last));
         for _ in 0..COMMITS {
             checkpoints.committed();
         }

@@ -1,9 +1,10 @@
 //! Waits for the disk, once for everybody who committed meanwhile.
 //!
-//! A commit that waited for the disk itself would block all other writers for as long: with
-//! `synchronous=FULL` SQLite releases its lock only afterwards. So writers here commit with
-//! `NORMAL`, and get their result once the write-ahead log is on disk (decision 0007). The log is
-//! written in order, so once a commit is on disk, everything it could have read is too.
+//! A commit that waited itself would keep the database from all other writers
+//! for as long: with `synchronous=FULL` SQLite lets go only afterwards. So what
+//! writes here commits with `NORMAL`, and is answered once the write-ahead log
+//! is on the disk (decision 0007). The log is written in order: whoever's
+//! commit is there, so is all that it could have seen.
 
 use std::fs::File;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -13,35 +14,36 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::BUSY_TIMEOUT;
-use super::anchor::Anchor;
 use super::checkpoints::{Checkpoints, checkpoint};
+use super::engine::BUSY_TIMEOUT;
+use super::last_connection::LastConnection;
 use crate::error::{Error, Kind};
 
-/// Time for which others may keep the log from being copied. Unit tests block it on purpose.
+/// How long others may keep the log from being copied. Unit tests know that
+/// they will.
 const PATIENCE: Duration = if cfg!(test) {
     Duration::from_millis(50)
 } else {
     BUSY_TIMEOUT
 };
 
-/// Called once the data is on disk, or the disk failed.
+/// What happens once the disk has it, or did not take it.
 type Then = Box<dyn FnOnce(&Result<(), Error>) + Send>;
 
 /// The door to the thread that waits, which starts when it is first needed.
 pub(super) struct Disk {
-    anchor: Arc<Anchor>,
-    /// False if commits do not wait for the disk.
+    last: Arc<LastConnection>,
+    /// Whether anybody waits at all.
     durable: bool,
     checkpoints: Checkpoints,
     inbox: OnceLock<Sender<Then>>,
 }
 
 impl Disk {
-    pub(super) fn new(anchor: Arc<Anchor>, durable: bool) -> Self {
+    pub(super) fn new(last: Arc<LastConnection>, durable: bool) -> Self {
         Self {
-            checkpoints: Checkpoints::new(Arc::clone(&anchor)),
-            anchor,
+            checkpoints: Checkpoints::new(Arc::clone(&last)),
+            last,
             durable,
             inbox: OnceLock::new(),
         }
@@ -54,7 +56,7 @@ impl Disk {
         self.ask(then);
     }
 
-    /// Returns whether commits wait for the disk.
+    /// Whether it is waited for at all.
     pub(super) fn is_waited_for(&self) -> bool {
         self.durable
     }
@@ -64,12 +66,13 @@ impl Disk {
             return then(&Ok(()));
         }
         if let Err(mpsc::SendError(then)) = self.inbox().send(Box::new(then)) {
-            // Without a thread, each caller waits for the disk itself.
-            then(&Log::of(Arc::clone(&self.anchor), File::sync_data).sync());
+            // There is no thread: whoever asks waits by itself.
+            then(&Log::of(Arc::clone(&self.last), File::sync_data).sync());
         }
     }
 
-    /// Returns when all earlier callers have their results, and no requested work is left.
+    /// Returns when everybody was answered who has asked before, and nothing is
+    /// done any more that nobody asked for.
     pub(super) async fn rest(&self) {
         self.checkpoints.close().await;
         if self.inbox.get().is_some() {
@@ -77,11 +80,11 @@ impl Disk {
         }
     }
 
-    /// Returns when everything that is committed by now survives a power cut.
+    /// Returns when what is committed by now survives a power cut.
     pub(super) async fn has_all(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.ask(|synced| {
-            // A dropped caller needs no result.
+            // Whoever does not wait any more needs no answer.
             let _ = reply.send(synced.as_ref().copied().map_err(Error::repeat));
         });
         answer
@@ -92,7 +95,7 @@ impl Disk {
     fn inbox(&self) -> &Sender<Then> {
         self.inbox.get_or_init(|| {
             let (sender, inbox) = mpsc::channel();
-            let log = Log::of(Arc::clone(&self.anchor), File::sync_data);
+            let log = Log::of(Arc::clone(&self.last), File::sync_data);
             let started = std::thread::Builder::new()
                 .name("termitary-disk".to_owned())
                 .spawn(move || serve(log, &inbox));
@@ -117,18 +120,18 @@ fn serve(mut log: Log, inbox: &Receiver<Then>) {
 
 /// The write-ahead log.
 struct Log {
-    anchor: Arc<Anchor>,
-    /// Waits until the written data is on disk.
+    last: Arc<LastConnection>,
+    /// Waits until the disk has what was written to it.
     flush: fn(&File) -> std::io::Result<()>,
-    /// The disk failed once. The kernel counts data that it could not write as written from then
-    /// on.
+    /// The disk failed once. What the kernel could not write it counts as
+    /// written from then on.
     doubted: bool,
 }
 
 impl Log {
-    fn of(anchor: Arc<Anchor>, flush: fn(&File) -> std::io::Result<()>) -> Self {
+    fn of(last: Arc<LastConnection>, flush: fn(&File) -> std::io::Result<()>) -> Self {
         Self {
-            anchor,
+            last,
             flush,
             doubted: false,
         }
@@ -139,7 +142,7 @@ impl Log {
             let Err(error) = self.flush() else {
                 return Ok(());
             };
-            tracing::error!(%error, database = %self.anchor.file().path().display(), "the disk did not take the write-ahead log");
+            tracing::error!(%error, database = %self.last.file().path().display(), "the disk did not take the write-ahead log");
             self.doubted = true;
         }
         self.copy_back()?;
@@ -148,21 +151,21 @@ impl Log {
     }
 
     fn flush(&self) -> std::io::Result<()> {
-        let log = self.anchor.log();
-        // SQLite removes it with the last connection only, and the anchor is one.
+        let log = self.last.log();
+        // SQLite removes it with the last connection only, and the last is one.
         if !is_there(log)? {
-            self.anchor.file().lost_its_log();
+            self.last.file().lost_its_log();
             return Err(std::io::Error::other("it was removed while it was open"));
         }
         (self.flush)(log)
     }
 
-    /// Writes the whole log to the database file, and that to disk; then truncates the log, so that
-    /// its rest is never read.
+    /// Has all of the log written to the database file, and that to the disk; then
+    /// cuts the log off, so that nobody reads what is left of it.
     fn copy_back(&mut self) -> Result<(), Error> {
-        self.anchor.with(copy_back)?;
-        self.anchor.file().has_its_name()?;
-        let cut = self.anchor.log().sync_all();
+        self.last.with(copy_back)?;
+        self.last.file().has_its_name()?;
+        let cut = self.last.log().sync_all();
         cut.map_err(|error| refused(false, 0, 0).caused_by(error))
     }
 }
@@ -182,14 +185,14 @@ fn copy_back(conn: &Connection) -> Result<(), Error> {
     }
 }
 
-/// Returns whether a log still has its name.
+/// Whether a log has its name still.
 #[cfg(unix)]
 fn is_there(log: &File) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     Ok(log.metadata()?.nlink() > 0)
 }
 
-/// An open file cannot be removed.
+/// What is open cannot be removed.
 #[cfg(not(unix))]
 fn is_there(_: &File) -> std::io::Result<bool> {
     Ok(true)
@@ -215,12 +218,12 @@ mod tests {
     use super::super::file;
     use super::*;
 
-    fn anchor(path: &Path) -> Arc<Anchor> {
+    fn last(path: &Path) -> Arc<LastConnection> {
         let file = Arc::new(file::File::of(path).unwrap());
-        Arc::new(Anchor::new(file).unwrap())
+        Arc::new(LastConnection::new(file).unwrap())
     }
 
-    /// A database with a row that is only in its log, and a connection that keeps it open.
+    /// A database with a row that is in its log only, and what keeps it open.
     fn database(folder: &Path) -> (PathBuf, Connection) {
         let path = folder.join("disk.db");
         let conn = Connection::open(&path).unwrap();
@@ -232,7 +235,7 @@ mod tests {
         (path, conn)
     }
 
-    /// The contents of a database file without its log.
+    /// What a database file holds without its log.
     fn notes_without_log(path: &Path) -> i64 {
         let copy = path.with_extension("copy");
         std::fs::copy(path, &copy).unwrap();
@@ -252,21 +255,21 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let link = elsewhere.path().join("link.db");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        Log::of(anchor(&link), File::sync_data).flush().unwrap();
+        Log::of(last(&link), File::sync_data).flush().unwrap();
     }
 
     #[test]
     fn a_log_that_was_removed_is_copied_to_the_database_and_takes_nothing_more() {
         let folder = tempfile::tempdir().unwrap();
         let (path, open) = database(folder.path());
-        let anchor = anchor(&path);
-        let mut log = Log::of(Arc::clone(&anchor), File::sync_data);
+        let last = last(&path);
+        let mut log = Log::of(Arc::clone(&last), File::sync_data);
         log.sync().unwrap();
-        anchor.file().is_still_there().unwrap();
+        last.file().is_still_there().unwrap();
         std::fs::remove_file(path.with_extension("db-wal")).unwrap();
         open.execute("INSERT INTO notes VALUES (2)", []).unwrap();
         log.sync().unwrap();
-        let told = anchor.file().is_still_there().unwrap_err();
+        let told = last.file().is_still_there().unwrap_err();
         assert!(
             told.to_string().contains("removed while it was open"),
             "{told}"
@@ -279,7 +282,7 @@ mod tests {
         static SYNCED: Mutex<u32> = Mutex::new(0);
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
-        let log = Log::of(anchor(&path), |_| {
+        let log = Log::of(last(&path), |_| {
             *SYNCED.lock().unwrap() += 1;
             Ok(())
         });
@@ -306,9 +309,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
         assert_eq!(notes_without_log(&path), 0);
-        Log::of(anchor(&path), broken).sync().unwrap();
+        Log::of(last(&path), broken).sync().unwrap();
         assert_eq!(notes_without_log(&path), 1);
-        // The part of it that may be on disk hides nothing of the database.
+        // What the disk may have of it hides nothing of the database.
         let log = path.with_extension("db-wal");
         assert_eq!(std::fs::metadata(log).unwrap().len(), 0);
     }
@@ -322,9 +325,9 @@ mod tests {
             .execute_batch("BEGIN; SELECT COUNT(*) FROM notes")
             .unwrap();
         open.execute_batch("INSERT INTO notes VALUES (2)").unwrap();
-        let mut log = Log::of(anchor(&path), broken);
+        let mut log = Log::of(last(&path), broken);
         assert!(log.sync().unwrap_err().is_unavailable());
-        // A disk that accepts the log again does not have the lost part.
+        // A disk that takes the log again does not have what it lost.
         log.flush = File::sync_data;
         assert!(log.sync().is_err());
         reader.execute_batch("COMMIT").unwrap();
@@ -336,7 +339,7 @@ mod tests {
     async fn whoever_asked_before_is_answered_before_it_rests() {
         let folder = tempfile::tempdir().unwrap();
         let (path, _open) = database(folder.path());
-        let disk = Disk::new(anchor(&path), true);
+        let disk = Disk::new(last(&path), true);
         let (say, said) = mpsc::channel();
         for _ in 0..3 {
             let say = say.clone();

@@ -3,12 +3,17 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use sqlx::sqlite::{SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, SqlStr};
+
 use super::Db;
-use super::conn::Conn;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::fault;
+use crate::sqlite::{Conn, Work};
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
 ///
@@ -46,9 +51,13 @@ impl Tx {
         }
     }
 
-    /// Publishes an event that becomes real when this transaction commits, or
-    /// never. Every registered subscription gets one delivery. Its rows are
-    /// written with the commit, together with those of others.
+    /// Publishes an event that becomes real when this transaction commits, or never.
+    /// Every registered subscription gets one delivery. The rows are written with the
+    /// commit, together with those of others.
+    ///
+    /// # Errors
+    ///
+    /// `is_invalid()` if the event, its key or its id cannot be stored.
     pub async fn publish<E: Event>(
         &mut self,
         event: impl Into<Outgoing<E>>,
@@ -58,6 +67,10 @@ impl Tx {
     }
 
     /// Publishes by name, for events without a type in this program.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tx::publish`].
     pub async fn publish_json(&mut self, name: &str, data: &str) -> Result<Published, Error> {
         let draft = Draft::untyped(name, data.to_owned(), self.db.as_source())?;
         self.publish_draft(draft).await
@@ -66,7 +79,7 @@ impl Tx {
     async fn publish_draft(&mut self, draft: Draft) -> Result<Published, Error> {
         self.published = true;
         if draft.dedup.is_none() {
-            // Nothing about it has to be asked now.
+            // The ledger is not needed before the commit.
             let id = draft.envelope.id;
             self.drafts.push(draft);
             return Ok(Published {
@@ -74,23 +87,28 @@ impl Tx {
                 duplicate: false,
             });
         }
-        let mut answers =
-            crate::ledger::publish(&mut self.conn, self.db.source(), &[draft]).await?;
-        answers
+        let mut published = super::publish(&mut self.conn, self.db.source(), &[draft]).await?;
+        published
             .pop()
-            .ok_or_else(|| Error::internal("the ledger answered nothing"))
+            .ok_or_else(|| Error::internal("the ledger returned nothing"))
     }
 
     /// Makes everything of this transaction real.
     ///
-    /// If others wait to write already, it shares their commit: an error of the disk then affects
-    /// all of them.
+    /// If others wait to write already, they share one commit: an error of the disk is
+    /// then an error for all of them.
+    ///
+    /// # Errors
+    ///
+    /// `is_unavailable()` if the database could not commit, or the transaction was
+    /// ended because it ran no statement for too long: nothing of it is real.
     pub async fn commit(self) -> Result<(), Error> {
+        let left = (!self.drafts.is_empty()).then(|| Box::new(self.drafts) as Work);
         if !self.published {
-            return self.conn.commit(self.drafts).await;
+            return self.conn.commit(left).await;
         }
         fault::point!("publish.before_commit");
-        self.conn.commit(self.drafts).await?;
+        self.conn.commit(left).await?;
         fault::point!("publish.after_commit");
         self.db.published().notify_waiters();
         fault::point!("publish.told");
@@ -104,6 +122,10 @@ impl Tx {
     }
 
     /// Undoes everything of this transaction.
+    ///
+    /// # Errors
+    ///
+    /// Only if the runtime stopped meanwhile.
     pub async fn rollback(self) -> Result<(), Error> {
         self.conn.rollback().await
     }
@@ -126,5 +148,63 @@ impl Deref for Tx {
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Conn {
         &mut self.conn
+    }
+}
+
+/// A row, or the end of a statement.
+type Step = Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>;
+
+// `&mut *tx` is the connection for a `Tx`, and the `Tx` itself for a `&mut Tx` or
+// for a `LedgerTx`: statements run on both.
+impl<'c> Executor<'c> for &'c mut Tx {
+    type Database = sqlx::Sqlite;
+
+    fn execute<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<SqliteQueryResult, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        (&mut **self).execute(query)
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Step>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        (&mut **self).fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, sqlx::Sqlite>,
+    {
+        (&mut **self).fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [SqliteTypeInfo],
+    ) -> BoxFuture<'e, Result<SqliteStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).prepare_with(sql, parameters)
+    }
+
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<sqlx::Sqlite>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).describe(sql)
     }
 }
