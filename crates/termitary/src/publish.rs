@@ -8,11 +8,21 @@ use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 
-/// Publishing inside a plain sqlx transaction, for code that does not use
-/// [`Tx`](crate::Tx). Deliveries are then found by polling, not by a nudge.
+/// Publishing inside a plain sqlx transaction on the same database file, for code that
+/// has a pool of its own and does not use [`Tx`](crate::Tx).
+///
+/// Such a transaction takes no turn: it competes with the writers of this process for
+/// SQLite's write lock, as another process does. Workers notice its commit by polling,
+/// within about 10 ms.
 #[async_trait]
 pub trait Publish {
     /// Publishes an event that becomes real when the transaction commits.
+    ///
+    /// # Errors
+    ///
+    /// `is_invalid()` if the event, its key or its id cannot be stored;
+    /// `is_unavailable()` if another writer holds the lock for longer than the
+    /// connection's busy timeout.
     async fn publish<E: Event>(
         &mut self,
         db: &Db,
@@ -28,9 +38,65 @@ impl Publish for Transaction<'_, Sqlite> {
         event: impl Into<Outgoing<E>> + Send,
     ) -> Result<Published, Error> {
         let draft = Draft::typed(event.into(), db.as_source())?;
-        let mut answers = crate::ledger::publish(&mut **self, db.source(), &[draft]).await?;
-        answers
+        let mut published = crate::ledger::publish(&mut **self, db.source(), &[draft]).await?;
+        published
             .pop()
-            .ok_or_else(|| Error::internal("the ledger answered nothing"))
+            .ok_or_else(|| Error::internal("the ledger returned nothing"))
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Arc;
+
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+
+    use super::Publish as _;
+    use crate::lock::Mutex;
+    use crate::prelude::{Broker, Event, HandlerResult, Registry, State, subscribe};
+    use crate::testing::{TestDb, TestWorker};
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Noted {
+        n: u32,
+    }
+
+    impl Event for Noted {
+        const NAME: &'static str = "notes.noted";
+    }
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<u32>>>);
+
+    async fn see(event: Noted, State(seen): State<Seen>) -> HandlerResult {
+        seen.0.lock().push(event.n);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_event_of_a_plain_transaction_is_handled_if_that_commits_and_else_never() {
+        let test = TestDb::open().await;
+        let (db, seen) = (test.db(), Seen::default());
+        let registry = Registry::new().on(subscribe("notes.see", see));
+        let worker = TestWorker::start(Broker::sql(db.clone()), registry, seen.clone()).await;
+        let options = SqliteConnectOptions::new().filename(db.path());
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+
+        let mut tx = pool.begin().await.unwrap();
+        tx.publish(db, Noted { n: 1 }).await.unwrap();
+        tx.rollback().await.unwrap();
+        for (n, duplicate) in [(2, false), (3, true)] {
+            let mut tx = pool.begin().await.unwrap();
+            tx.publish(db, Noted { n: 10 * n }).await.unwrap();
+            let once = tx.publish(db, Noted { n }.id("once")).await.unwrap();
+            assert_eq!(once.duplicate, duplicate);
+            tx.commit().await.unwrap();
+        }
+        worker.settle().await;
+        let mut seen = seen.0.lock().clone();
+        seen.sort_unstable();
+        assert_eq!(seen, [2, 20, 30]);
+        pool.close().await;
     }
 }

@@ -33,7 +33,7 @@ use crate::trace::Owner;
 #[derive(Clone)]
 pub struct Ledger(Arc<LedgerScope>);
 
-/// State shared by the transactions of one attempt.
+/// The state that the transactions of one attempt share.
 pub(crate) struct LedgerScope {
     pub(crate) db: Db,
     pub(crate) claim: Claim,
@@ -41,7 +41,7 @@ pub(crate) struct LedgerScope {
     run: Option<Run>,
 }
 
-/// The attempt, where a worker runs it.
+/// The attempt, if a worker runs it.
 struct Run {
     meta: Arc<Meta>,
     lease: Duration,
@@ -50,7 +50,7 @@ struct Run {
 
 /// Ends an attempt from outside.
 pub(crate) trait End: Send + Sync {
-    /// Its transaction was ended.
+    /// A transaction of the attempt was ended.
     fn end(&self, reason: &str);
 }
 
@@ -69,7 +69,7 @@ impl LedgerScope {
         }
     }
 
-    /// Of an attempt that a worker runs, and that `end` ends.
+    /// The same for an attempt that a worker runs, and that `end` ends.
     pub(crate) fn of(mut self, meta: Arc<Meta>, lease: Duration, end: Arc<dyn End>) -> Self {
         self.run = Some(Run { meta, lease, end });
         self
@@ -101,7 +101,7 @@ impl LedgerScope {
         self.stage.load(Ordering::Acquire) >= FINISHING
     }
 
-    /// A transaction was begun and never committed: its effects are gone.
+    /// Returns whether a transaction was begun and never committed: its effects are gone.
     pub(crate) fn left_open(&self) -> bool {
         matches!(self.stage.load(Ordering::Acquire), OPEN | FINISHING)
     }
@@ -130,9 +130,9 @@ impl Ledger {
 
     /// Begins a write transaction in which the delivery will be finished.
     ///
-    /// Keep it short: everybody else who writes waits. One that runs no statement
-    /// for three seconds ends the attempt with an error, and one that was open for
-    /// longer than a lease is rolled back at its commit.
+    /// Keep it short: every other writer waits. One that runs no statement for three
+    /// seconds is rolled back and ends the attempt with an error, even if it blocks its
+    /// thread. One that was open for longer than a lease is rolled back at its commit.
     ///
     /// # Errors
     ///
@@ -173,8 +173,12 @@ pub struct LedgerTx {
 }
 
 impl LedgerTx {
-    /// Commits the effects, the published events and "done" together. If the
-    /// delivery is another worker's by now, everything is rolled back.
+    /// Commits the effects, the published events and "done" together.
+    ///
+    /// # Errors
+    ///
+    /// Rolls everything back if another worker holds the delivery now, if the
+    /// transaction was open for longer than a lease, or if the database could not commit.
     pub async fn commit(mut self) -> HandlerResult {
         self.scope.within_the_lease(self.since.elapsed())?;
         let now_us = self.scope.db.clock().now_us();

@@ -76,7 +76,7 @@ impl Options {
         self
     }
 
-    /// Whether a commit waits for the disk before it is confirmed (the default).
+    /// Sets whether a commit waits for the disk before it is confirmed (the default).
     /// Without it a power cut can lose the last commits; a crash of the process
     /// cannot.
     pub fn durable(mut self, durable: bool) -> Self {
@@ -189,7 +189,7 @@ impl Db {
         self.0.engine.read_long().await
     }
 
-    /// Whether the ledger's tables still have the version of this program. A newer
+    /// Returns whether the ledger's tables still have the version of this program. A newer
     /// program that started in the meantime has changed them.
     ///
     /// # Errors
@@ -279,7 +279,7 @@ impl Db {
         self.0.engine.request(request, since);
     }
 
-    /// How long a write waits for its turn.
+    /// The longest wait of a write for its turn.
     pub(crate) fn patience(&self) -> Duration {
         self.0.engine.patience()
     }
@@ -310,19 +310,19 @@ impl Db {
         self.0.publisher.set_carrier(carrier);
     }
 
-    /// Whether nobody writes.
+    /// Returns whether nobody writes.
     #[cfg(test)]
     pub(crate) fn at_rest(&self) -> bool {
         self.0.engine.at_rest()
     }
 
-    /// Whether nobody writes, reads or renews leases.
+    /// Returns whether nobody writes, reads or renews leases.
     #[cfg(all(test, feature = "testing"))]
     pub(crate) fn is_unused(&self) -> bool {
         self.0.engine.is_unused()
     }
 
-    /// How many callers wait to write.
+    /// The number of callers that wait to write.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.0.engine.waiting()

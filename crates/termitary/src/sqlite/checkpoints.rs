@@ -1,10 +1,10 @@
 //! Copies the write-ahead log back to the database, beside the work.
 //!
-//! SQLite does it in the commit that finds the log long, and its next writer
-//! begins the log anew only where nobody reads in it or has written since.
-//! With several busy processes somebody always has: the log grows, and every
-//! single commit copies a little and waits twice for the disk. Here a thread of
-//! its own copies now and then, and has the log begun anew where it is long.
+//! SQLite does it in the commit that finds the log long, and its next writer restarts
+//! the log only if nobody reads in it and nobody has written since. With several busy
+//! processes that is never the case: the log grows, and every single commit copies a
+//! little and waits twice for the disk. Here a separate thread copies now and then, and
+//! restarts a long log.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -16,25 +16,25 @@ use rusqlite::Connection;
 use super::last_connection::LastConnection;
 use crate::error::Error;
 
-/// Looks at the log after so many commits.
+/// The number of commits between two looks at the log.
 const COMMITS: u32 = 128;
-/// Pages of 4 KiB after which the log is begun anew.
+/// Pages of 4 KiB after which the log is restarted.
 const LONG: i64 = 4000;
-/// The number and the duration of the waits for readers of the log: about 10 ms in all.
+/// The number of waits for connections that still read in the log, and the length of
+/// each: about 10 ms in all.
 const WAITS: i32 = 100;
 const WAIT: Duration = Duration::from_micros(50);
 
-/// The door to the thread, which starts when it is first needed and ends with
-/// this.
+/// Sends to the thread, which starts when it is first needed and ends with this.
 pub(super) struct Checkpoints {
     last: Arc<LastConnection>,
     commits: AtomicU32,
-    bell: OnceLock<SyncSender<Bell>>,
+    signals: OnceLock<SyncSender<Signal>>,
 }
 
-enum Bell {
+enum Signal {
     Look,
-    /// Nothing is touched any more.
+    /// The last signal: nothing is touched after it.
     Close(tokio::sync::oneshot::Sender<()>),
 }
 
@@ -43,51 +43,54 @@ impl Checkpoints {
         Self {
             last,
             commits: AtomicU32::new(0),
-            bell: OnceLock::new(),
+            signals: OnceLock::new(),
         }
     }
 
     /// Called after each commit of this process.
     pub(super) fn committed(&self) {
         if (self.commits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(COMMITS) {
-            // Full: it looks anyway.
-            let _ = self.bell.get_or_init(|| self.start()).try_send(Bell::Look);
+            // Full: the thread looks anyway.
+            let _ = self
+                .signals
+                .get_or_init(|| self.start())
+                .try_send(Signal::Look);
         }
     }
 
     pub(super) async fn close(&self) {
         let (done, closed) = tokio::sync::oneshot::channel();
-        if let Some(bell) = self.bell.get().cloned() {
-            // Another thread waits where the bell rings already.
-            let _ = tokio::task::spawn_blocking(move || bell.send(Bell::Close(done))).await;
+        if let Some(signals) = self.signals.get().cloned() {
+            // The channel may be full, so that this blocks.
+            let _ = tokio::task::spawn_blocking(move || signals.send(Signal::Close(done))).await;
             let _ = closed.await; // an error: it ended before
         }
     }
 
-    fn start(&self) -> SyncSender<Bell> {
-        let (bell, rings) = mpsc::sync_channel(1);
+    fn start(&self) -> SyncSender<Signal> {
+        let (signals, received) = mpsc::sync_channel(1);
         let log = Log {
             last: Arc::clone(&self.last),
             long: LONG,
         };
         let started = std::thread::Builder::new()
             .name("termitary-log".to_owned())
-            .spawn(move || serve(log, &rings));
+            .spawn(move || serve(log, &received));
         if let Err(error) = started {
             tracing::error!(%error, "cannot start the thread that copies the write-ahead log");
         }
-        bell
+        signals
     }
 }
 
-fn serve(mut log: Log, rings: &Receiver<Bell>) {
-    while let Ok(bell) = rings.recv() {
-        if let Bell::Close(done) = bell {
+fn serve(mut log: Log, signals: &Receiver<Signal>) {
+    while let Ok(signal) = signals.recv() {
+        if let Signal::Close(done) = signal {
             let _ = done.send(());
             return;
         }
         if let Err(error) = log.look() {
-            // Commits copy it themselves where it becomes very long.
+            // Commits copy a very long log themselves.
             tracing::debug!(%error, "the write-ahead log was not copied");
         }
     }
@@ -95,7 +98,7 @@ fn serve(mut log: Log, rings: &Receiver<Bell>) {
 
 struct Log {
     last: Arc<LastConnection>,
-    /// It is begun anew when it is so long.
+    /// The length at which it is restarted.
     long: i64,
 }
 
@@ -107,7 +110,7 @@ impl Log {
     }
 
     fn look_on(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        // SQLite's own patience sleeps for milliseconds; a read takes a fraction of one.
+        // SQLite's own wait sleeps for milliseconds; a read takes a fraction of one.
         conn.busy_handler(Some(|waited| {
             std::thread::sleep(WAIT);
             waited < WAITS
@@ -119,14 +122,14 @@ impl Log {
         }
         // The rest to copy is short now: writers wait for that alone.
         let (busy, pages, _) = checkpoint(conn, "RESTART")?;
-        // A long reader is not waited for at every look.
+        // A long read is not waited for at every look.
         self.long = if busy { pages + LONG / 4 } else { LONG };
         Ok(())
     }
 }
 
-/// Returns whether a reader or writer was in the way, the pages of the log, and the number of
-/// copied pages.
+/// Runs a checkpoint. Returns whether another connection was in the way, the pages of
+/// the log, and the number of copied ones.
 pub(super) fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<(bool, i64, i64)> {
     let sql = format!("PRAGMA wal_checkpoint({how})");
     conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))

@@ -8,11 +8,11 @@ use tokio::runtime::Handle;
 use super::conn::Conn;
 use crate::error::Error;
 
-/// What one turn leaves for the end of the database transaction. Only the hook knows
-/// its type.
+/// The work that a turn leaves for the end of the database transaction. Only the hook
+/// knows its type.
 pub(crate) type Work = Box<dyn Any + Send>;
 
-/// What happens once the commit is on the disk.
+/// Called once the commit is on the disk.
 pub(crate) type AfterDisk = Box<dyn FnOnce() + Send>;
 
 /// Runs what turns left for the end of their database transaction, and commits it.

@@ -29,7 +29,7 @@ use crate::lock::Mutex;
 pub struct Conn(Kind);
 
 enum Kind {
-    /// Nobody else can use this connection.
+    /// A connection without another user.
     Own(SqliteConnection),
     Turn(InTurn),
 }

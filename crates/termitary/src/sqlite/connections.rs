@@ -17,7 +17,7 @@ use crate::lock::Mutex;
 /// A connection to a file does not die by itself, but the thread behind it can. It
 /// is checked this often.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// Longest wait of a caller for a connection.
+/// The longest wait for a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Up to a number of connections, each opened when it is first needed.

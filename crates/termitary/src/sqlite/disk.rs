@@ -1,10 +1,10 @@
-//! Waits for the disk, once for everybody who committed meanwhile.
+//! Waits for the disk, once for all commits of the meantime.
 //!
-//! A commit that waited itself would keep the database from all other writers
-//! for as long: with `synchronous=FULL` SQLite lets go only afterwards. So what
-//! writes here commits with `NORMAL`, and is answered once the write-ahead log
-//! is on the disk (decision 0007). The log is written in order: whoever's
-//! commit is there, so is all that it could have seen.
+//! A commit that waited itself would block all other writers for as long: with
+//! `synchronous=FULL` SQLite releases its lock only afterwards. So writers here commit
+//! with `NORMAL`, and get their reply once the write-ahead log is on the disk (decision
+//! 0007). The log is written in order, so once a commit is on disk, everything it could
+//! have read is too.
 
 use std::fs::File;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -19,21 +19,21 @@ use super::engine::BUSY_TIMEOUT;
 use super::last_connection::LastConnection;
 use crate::error::{Error, Kind};
 
-/// How long others may keep the log from being copied. Unit tests know that
-/// they will.
+/// The longest wait for others that keep the log from being copied. In unit tests they
+/// always do.
 const PATIENCE: Duration = if cfg!(test) {
     Duration::from_millis(50)
 } else {
     BUSY_TIMEOUT
 };
 
-/// What happens once the disk has it, or did not take it.
+/// Called with the result of the disk.
 type Then = Box<dyn FnOnce(&Result<(), Error>) + Send>;
 
-/// The door to the thread that waits, which starts when it is first needed.
+/// Sends to the thread that waits, which starts when it is first needed.
 pub(super) struct Disk {
     last: Arc<LastConnection>,
-    /// Whether anybody waits at all.
+    /// Commits wait for the disk.
     durable: bool,
     checkpoints: Checkpoints,
     inbox: OnceLock<Sender<Then>>,
@@ -49,45 +49,44 @@ impl Disk {
         }
     }
 
-    /// Something is committed. Calls `then` once that, and everything before
-    /// it, survives a power cut.
+    /// Called after a commit. Calls `then` once that commit and all earlier ones survive
+    /// a power cut.
     pub(super) fn after(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
         self.checkpoints.committed();
-        self.ask(then);
+        self.request(then);
     }
 
-    /// Whether it is waited for at all.
+    /// Returns whether commits wait for the disk.
     pub(super) fn is_waited_for(&self) -> bool {
         self.durable
     }
 
-    fn ask(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
+    fn request(&self, then: impl FnOnce(&Result<(), Error>) + Send + 'static) {
         if !self.durable {
             return then(&Ok(()));
         }
         if let Err(mpsc::SendError(then)) = self.inbox().send(Box::new(then)) {
-            // There is no thread: whoever asks waits by itself.
+            // Without the thread the caller waits itself.
             then(&Log::of(Arc::clone(&self.last), File::sync_data).sync());
         }
     }
 
-    /// Returns when everybody was answered who has asked before, and nothing is
-    /// done any more that nobody asked for.
+    /// Returns when every earlier caller has its reply, and no further checkpoint runs.
     pub(super) async fn rest(&self) {
         self.checkpoints.close().await;
         if self.inbox.get().is_some() {
-            let _ = self.has_all().await; // the waiting callers got the error
+            let _ = self.has_all().await; // the callers have the error
         }
     }
 
-    /// Returns when what is committed by now survives a power cut.
+    /// Returns when everything that is committed now survives a power cut.
     pub(super) async fn has_all(&self) -> Result<(), Error> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(|synced| {
-            // Whoever does not wait any more needs no answer.
+        let (reply, synced) = oneshot::channel();
+        self.request(|synced| {
+            // A caller that stopped waiting needs no reply.
             let _ = reply.send(synced.as_ref().copied().map_err(Error::repeat));
         });
-        answer
+        synced
             .await
             .map_err(|_| Error::internal("the thread that waits for the disk is gone"))?
     }
@@ -109,7 +108,7 @@ impl Disk {
 
 fn serve(mut log: Log, inbox: &Receiver<Then>) {
     while let Ok(first) = inbox.recv() {
-        // Taken before the disk is asked: these are committed.
+        // Taken before the sync: these are committed.
         let waiting: Vec<_> = std::iter::once(first).chain(inbox.try_iter()).collect();
         let synced = log.sync();
         for then in waiting {
@@ -121,10 +120,10 @@ fn serve(mut log: Log, inbox: &Receiver<Then>) {
 /// The write-ahead log.
 struct Log {
     last: Arc<LastConnection>,
-    /// Waits until the disk has what was written to it.
+    /// Waits until the disk has all of the log.
     flush: fn(&File) -> std::io::Result<()>,
-    /// The disk failed once. What the kernel could not write it counts as
-    /// written from then on.
+    /// The disk failed once. The kernel counts pages that it could not write as written
+    /// from then on.
     doubted: bool,
 }
 
@@ -152,7 +151,7 @@ impl Log {
 
     fn flush(&self) -> std::io::Result<()> {
         let log = self.last.log();
-        // SQLite removes it with the last connection only, and the last is one.
+        // SQLite removes it with the last connection only, which is this one.
         if !is_there(log)? {
             self.last.file().lost_its_log();
             return Err(std::io::Error::other("it was removed while it was open"));
@@ -160,8 +159,8 @@ impl Log {
         (self.flush)(log)
     }
 
-    /// Has all of the log written to the database file, and that to the disk; then
-    /// cuts the log off, so that nobody reads what is left of it.
+    /// Writes all of the log to the database file, and that to the disk; then cuts the
+    /// log off, so that nobody reads the rest of it.
     fn copy_back(&mut self) -> Result<(), Error> {
         self.last.with(copy_back)?;
         self.last.file().has_its_name()?;
@@ -176,7 +175,7 @@ fn copy_back(conn: &Connection) -> Result<(), Error> {
     loop {
         match checkpoint(conn, "TRUNCATE")? {
             (false, 0, 0) => return Ok(()),
-            // Somebody else copies just now; SQLite does not wait for that.
+            // Another connection copies now; SQLite does not wait for that.
             (_, -1, _) if began.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -185,14 +184,14 @@ fn copy_back(conn: &Connection) -> Result<(), Error> {
     }
 }
 
-/// Whether a log has its name still.
+/// Returns whether a log still has its name.
 #[cfg(unix)]
 fn is_there(log: &File) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     Ok(log.metadata()?.nlink() > 0)
 }
 
-/// What is open cannot be removed.
+/// An open file cannot be removed here.
 #[cfg(not(unix))]
 fn is_there(_: &File) -> std::io::Result<bool> {
     Ok(true)

@@ -20,7 +20,7 @@ use super::writer::{ClosureRequest, Request, Writer};
 use super::{transaction, wal_owner};
 use crate::error::{Error, Kind};
 
-/// How long a statement waits for another process's write before it fails.
+/// The longest wait of a statement for another process's write.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// An older database transaction takes no further turn, so that no commit waits long
 /// for others. Unit tests share whatever can be shared, however slow the machine.
@@ -100,7 +100,7 @@ impl Engine {
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", JOURNAL_BYTES);
-        wal_owner::refuse_a_strangers_log(path)?;
+        wal_owner::refuse_a_foreign_log(path)?;
         // A turn waits for the disk after its commit, see `disk`.
         let write = connect
             .clone()
@@ -196,7 +196,7 @@ impl Engine {
         self.turns.look();
     }
 
-    /// How long a write waits for its turn.
+    /// The longest wait of a write for its turn.
     pub(crate) fn patience(&self) -> Duration {
         self.turns.patience()
     }
@@ -226,19 +226,19 @@ impl Engine {
         self.turns.on_disk().await
     }
 
-    /// Whether nobody writes.
+    /// Returns whether nobody writes.
     #[cfg(test)]
     pub(crate) fn at_rest(&self) -> bool {
         self.turns.at_rest()
     }
 
-    /// Whether nobody writes, reads or renews leases.
+    /// Returns whether nobody writes, reads or renews leases.
     #[cfg(all(test, feature = "testing"))]
     pub(crate) fn is_unused(&self) -> bool {
         self.at_rest() && self.readers.at_rest() && self.renewer.at_rest()
     }
 
-    /// How many callers wait to write.
+    /// The number of callers that wait to write.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.turns.waiting()

@@ -1,5 +1,5 @@
-//! Detects that an open file was removed or replaced: data written to it would end with the
-//! process, and SQLite does not notice. The same holds for the write-ahead log beside it.
+//! An open file can be removed or replaced: later writes to it end with the process, and
+//! SQLite does not notice. The same holds for the write-ahead log beside it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::wal_owner;
 use crate::error::{Error, Kind};
 
-/// The identity of the file that a path named when it was opened. On systems without file numbers,
+/// The file that a path named when it was opened. On systems where files have no number,
 /// an open file cannot be removed.
 pub(super) struct File {
     path: PathBuf,
@@ -31,8 +31,8 @@ impl File {
         self.log_gone.store(true, Ordering::Release);
     }
 
-    /// An error where the path does not name it any more, or its log is gone. One
-    /// system call, about a microsecond.
+    /// Returns an error if the path names another file now, or the log was removed. Costs
+    /// one system call, about a microsecond.
     pub(super) fn is_still_there(&self) -> Result<(), Error> {
         self.has_its_name()?;
         if self.log_gone.load(Ordering::Acquire) {
@@ -42,17 +42,17 @@ impl File {
     }
 }
 
-/// Creates the file if it is missing, for its user alone, because it will contain every event.
-/// SQLite gives the files beside it the same mode, and reports errors of the path better than this
-/// function could.
+/// Creates a missing file, for its user alone, since every event will be in it. SQLite
+/// gives the files beside it the same mode, and reports a wrong path in more detail than
+/// this function could.
 pub(super) fn make_private(path: &Path) {
     let mut make = private();
-    // Never one that is there: closing it would end this process's locks on it.
+    // Only a new file: closing an existing one would end this process's locks on it.
     make.write(true).create_new(true);
     let _ = make.open(path);
 }
 
-/// Makes files for their user alone.
+/// Options that create files for their user alone.
 pub(super) fn private() -> std::fs::OpenOptions {
     let mut make = std::fs::OpenOptions::new();
     #[cfg(unix)]

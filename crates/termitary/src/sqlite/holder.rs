@@ -42,10 +42,10 @@ impl WaitLimits {
     }
 }
 
-/// A turn that was longer than this is followed by a rest, so that other
-/// processes have one too: SQLite's lock does not queue.
+/// A turn that was longer than this is followed by a pause, so that other processes get
+/// one too: SQLite's lock does not queue.
 const LONG: Duration = Duration::from_millis(250);
-/// The longest rest: SQLite's own busy handler sleeps up to 100 ms.
+/// The longest pause: SQLite's own busy handler sleeps up to 100 ms.
 const REST: Duration = Duration::from_millis(120);
 
 /// A holder of the turn, or one that waits for it.
@@ -121,24 +121,24 @@ struct Holder {
     caller: Caller,
     since: Instant,
     stage: Stage,
-    /// The connection of a transaction that is open.
+    /// The turn of a transaction that is open.
     cell: Weak<TurnCell>,
-    /// The activity when somebody looked last, and when that was.
+    /// The activity at the last look, and the time of that look.
     seen: (u64, Instant),
-    /// How long it has been that.
+    /// The time without activity.
     idle: Duration,
 }
 
-/// Between two looks no more than this counts as idle: where the whole process
-/// stood still, nobody could do anything.
+/// The idle time between two looks counts up to this: if the whole process stood still,
+/// nobody could do anything.
 const ONE_LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It waits for the lock of another process.
+    /// Waits for the lock of another process.
     Begins,
     Open,
-    /// Its caller has nothing to do with it any more.
+    /// The caller has left the rest to the engine.
     Commits,
 }
 
@@ -280,7 +280,8 @@ impl TurnWatch {
         *self.other_process.lock() = Some(Instant::now());
     }
 
-    /// The turn did not come in time. `None`: another process is in the way.
+    /// The error of a turn that did not come in time; `None` if another process was in
+    /// the way.
     pub(super) fn not_in_time(&self) -> Option<Error> {
         let current = self.current.lock();
         let holder = match &*current {
@@ -290,7 +291,7 @@ impl TurnWatch {
                 let so_long = seconds(holder.since.elapsed());
                 format!("{} has had it for {so_long}", holder.caller.text())
             }
-            // Handed on in the queue, to a future that is there and is not polled.
+            // Handed on in the queue to a future that is not polled.
             None => "it waits for a caller that asked for it and does not go on".to_owned(),
         };
         let turn = seconds(self.limits.turn);
@@ -307,7 +308,7 @@ impl TurnWatch {
         met.is_some_and(|met| met.elapsed() < self.limits.turn)
     }
 
-    /// How long the holder has done nothing, as far as was seen.
+    /// The time for which the holder has done nothing, as far as was seen.
     fn idle(&self, holder: &mut Holder) -> Duration {
         let (before, looked) = holder.seen;
         let activity = self.activity.load(Ordering::Relaxed);

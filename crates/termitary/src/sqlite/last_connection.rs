@@ -1,9 +1,10 @@
-//! The connection that is there as long as the database is open.
+//! A connection that is open as long as the database is.
 //!
-//! SQLite removes a write-ahead log, by its path, with the last connection to it. If the path names
-//! another file by then, it would remove that file's log. So one connection here outlives all
-//! others, and is never closed while another file has the database's name. The log is also copied
-//! back to the database on this connection, instead of opening the path again.
+//! SQLite removes a write-ahead log, by its path, with the last connection to it. If the
+//! path names another file by then, SQLite would remove that file's log. So one
+//! connection here outlives all others, and is never closed while another file has the
+//! database's name. The log is copied back to the database on this connection too,
+//! since the path is not opened again.
 
 use std::sync::Arc;
 
@@ -20,12 +21,12 @@ pub(super) struct LastConnection {
     /// The log. SQLite locks the database and its shared memory, never the log: this
     /// handle takes no lock away when it is closed.
     log: std::fs::File,
-    /// `None` once it is closed.
+    /// `None` after [`LastConnection::close`].
     conn: Mutex<Option<Connection>>,
 }
 
 impl LastConnection {
-    /// The log of `file` is open already, on another connection.
+    /// Another connection must have opened the log of `file` already.
     pub(super) fn new(file: Arc<File>) -> Result<Self, Error> {
         file.is_still_there()?;
         let conn = existing(file.path())?;
@@ -49,7 +50,7 @@ impl LastConnection {
         &self.file
     }
 
-    /// The log that the connections here write, whatever file its path names by now.
+    /// The log that the connections here write, even if its path names another file now.
     pub(super) fn log(&self) -> &std::fs::File {
         &self.log
     }
@@ -65,15 +66,15 @@ impl LastConnection {
         }
     }
 
-    /// After this the log is removed with the last connection. If the file was replaced, this
-    /// connection stays until the process ends.
+    /// Closes the connection: SQLite removes the log with the last one. If the file was
+    /// replaced, this connection stays open until the process ends.
     pub(super) fn close(&self) {
         let Some(conn) = self.conn.lock().take() else {
             return;
         };
         if let Err(error) = self.file.is_still_there() {
             tracing::warn!(%error, "closing without tidying the write-ahead log");
-            // Copies its contents to the file that it belongs to, if possible.
+            // Its pages go to the file that they belong to, if that is possible.
             let _ = checkpoint(&conn, "PASSIVE");
             std::mem::forget(conn);
             return;

@@ -13,7 +13,7 @@ use super::holder::seconds;
 use super::lock_holder;
 use crate::error::{Error, Kind};
 
-/// How long a process waits for the lock at its start.
+/// The longest wait for the lock at the start of a process.
 pub(crate) const AT_START: Duration = Duration::from_mins(1);
 /// The pause between two tries: some refusals come at once, without SQLite's own wait.
 const REST: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ where
     loop {
         let error = match act().await {
             Err(error) if is_locked(&error) => error,
-            answer => return answer,
+            other => return other,
         };
         if Instant::now() >= end {
             return Err(still_locked(path, patience).caused_by(error));
@@ -77,7 +77,7 @@ pub(crate) fn writable(path: &Path, error: Error) -> Error {
     .caused_by(error)
 }
 
-/// Whether the error says that another process writes.
+/// Returns whether the error says that another process writes.
 fn is_locked(error: &Error) -> bool {
     error.is_busy() || code(error) == Some(BUSY)
 }

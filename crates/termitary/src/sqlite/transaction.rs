@@ -97,7 +97,7 @@ impl Transaction {
         undone.map(drop).map_err(|error| lost(error.into()))
     }
 
-    /// Commits. Returns what is to happen once the disk has it.
+    /// Commits. Returns the hook's work for after the disk has it.
     pub(super) async fn commit(
         &mut self,
         hook: &dyn CommitHook,
@@ -159,7 +159,7 @@ pub(super) async fn begin(conn: &mut Conn, until: tokio::time::Instant) -> Resul
     loop {
         let error = match run(conn, BEGIN).await {
             Err(error) if primary_code(&error) == Some(BUSY) => error,
-            answer => return answer,
+            other => return other,
         };
         match began.elapsed() {
             _ if tokio::time::Instant::now() >= until => return Err(error),

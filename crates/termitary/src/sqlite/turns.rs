@@ -191,7 +191,7 @@ impl Turns {
         locked_elsewhere(&self.file, self.watch.limits.turn)
     }
 
-    /// Whether nobody writes.
+    /// Returns whether nobody writes.
     #[cfg(test)]
     pub(super) fn at_rest(&self) -> bool {
         self.slot.try_lock().is_ok_and(|slot| slot.is_free())
@@ -260,7 +260,7 @@ impl Turns {
         }
     }
 
-    /// Whether the next caller takes over the transaction.
+    /// Returns whether the next caller takes over the transaction.
     pub(super) fn passes_on(&self, transaction: &Transaction) -> bool {
         let queued = self.queued.load(Ordering::Acquire);
         let others = queued + self.committed.load(Ordering::Acquire);
@@ -316,7 +316,7 @@ impl Drop for QueuePlace<'_> {
     }
 }
 
-/// Whether `kept` turns share a commit and leave the next one to the `others`, which
+/// Returns whether `kept` turns share a commit and leave the next one to the `others`, which
 /// wait for their turn or for the disk. If all of them shared one commit, the disk would
 /// idle during their turns, and they during the write.
 pub(super) fn are_enough(kept: usize, others: usize) -> bool {

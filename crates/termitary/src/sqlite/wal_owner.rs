@@ -1,11 +1,11 @@
-//! Records which database file owns the write-ahead log beside it.
+//! The owner of the write-ahead log beside a database file.
 //!
-//! SQLite takes any `-wal` beside a file for that file's own. If another file took the place of a
-//! file in use, the log of the old one would be written over the new one. So each process that
-//! opens a database records, in a small file beside it, which log belongs to which file, by their
-//! file numbers and creation times. A log that is known to belong to another file is refused before
-//! SQLite sees it. A log without a record, or one that was copied together with its database, is
-//! accepted.
+//! SQLite takes any `-wal` beside a file for that file's own. If a file was put in the
+//! place of one that was in use, SQLite would write the log of the old one over it. So
+//! each process that opens a database notes, in a small file beside it, which log
+//! belongs to which file, by their numbers in the file system and their creation times.
+//! A log that is known to belong to another file is refused before SQLite sees it. A
+//! log without a note, or one that was copied together with its database, is accepted.
 
 use std::fs::Metadata;
 use std::io::Write as _;
@@ -23,11 +23,11 @@ fn note_of(database: &Path) -> PathBuf {
     beside(database, "-owner")
 }
 
-/// One file, as it can be told from all that came before it.
+/// The identity of a file, which differs from that of every earlier file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     number: u64,
-    /// In nanoseconds; 0 where the file system does not remember it.
+    /// In nanoseconds; 0 if the file system does not store it.
     made: u128,
 }
 
@@ -53,7 +53,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// The files that are there now. `None`: there is no log, or an empty one.
+    /// The files that exist now; `None` without a log.
     fn found(database: &Path) -> Option<Self> {
         let log = std::fs::metadata(log_of(database)).ok()?;
         let database = std::fs::metadata(database).ok()?;
@@ -63,7 +63,7 @@ impl Pair {
         })
     }
 
-    /// The record. `None`: there is none, or it cannot be read.
+    /// The note; `None` if it is missing or cannot be read.
     fn noted(database: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(note_of(database)).ok()?;
         let line = text.lines().find(|line| !line.starts_with('#'))?;
@@ -89,8 +89,8 @@ impl Pair {
     }
 }
 
-/// An error where the log beside this database was written for another file.
-pub(super) fn refuse_a_strangers_log(database: &Path) -> Result<(), Error> {
+/// Returns an error if the log beside this database was written for another file.
+pub(super) fn refuse_a_foreign_log(database: &Path) -> Result<(), Error> {
     let log = log_of(database);
     let holds_something = std::fs::metadata(&log).is_ok_and(|found| found.len() > 0);
     let (Some(found), Some(noted)) = (Pair::found(database), Pair::noted(database)) else {
@@ -109,22 +109,22 @@ pub(super) fn refuse_a_strangers_log(database: &Path) -> Result<(), Error> {
     )))
 }
 
-/// Notes that the log beside this database, which is open, belongs to it. Without
-/// the note a stranger's log is not noticed; nothing else depends on it.
+/// Notes that the log beside this open database belongs to it. Without the note the log
+/// of another file is not noticed; nothing else depends on it.
 pub(super) fn note(file: &File) {
     let Some(pair) = Pair::found(file.path()) else {
         return;
     };
-    // Else the log that was found may be of another.
+    // Otherwise the log may belong to another file.
     if file.has_its_name().is_err() || Pair::noted(file.path()).as_ref() == Some(&pair) {
         return;
     }
     if let Err(error) = write(&note_of(file.path()), &pair.text()) {
-        tracing::debug!(%error, "cannot note whose the write-ahead log is");
+        tracing::debug!(%error, "cannot note the owner of the write-ahead log");
     }
 }
 
-/// Whole or not at all: others read it meanwhile.
+/// Writes the note whole or not at all: other processes read it meanwhile.
 fn write(note: &Path, text: &str) -> std::io::Result<()> {
     let mut aside = note.as_os_str().to_owned();
     aside.push(format!(".{}", std::process::id()));
@@ -137,7 +137,7 @@ fn write(note: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&aside, note)
 }
 
-/// Removes the note where the last connection has removed the log.
+/// Removes the note if the last connection has removed the log.
 pub(super) fn forget(database: &Path) {
     if !log_of(database).exists() {
         let _ = std::fs::remove_file(note_of(database)); // it is not there

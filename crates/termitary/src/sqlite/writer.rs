@@ -182,7 +182,7 @@ impl Thread {
             match self.share(&mut requests, since) {
                 Ok(()) => self.disk.after(|synced| reply(requests, synced)),
                 Err(error) => {
-                    self.conn = None; // and what was left open on it
+                    self.conn = None; // with the transaction that is open on it
                     reply(requests, &Err(error));
                 }
             }

@@ -69,7 +69,7 @@ async fn refuse_namesakes(conn: &mut Conn, db: &Db) -> Result<(), Error> {
     }
 }
 
-/// Returns whether the file is at this program's version.
+/// Returns whether the file has this code's version.
 pub(super) async fn is_current(db: &Db) -> Result<bool, Error> {
     match version(db).await {
         Ok(at) => Ok(at == STEPS.len()),
