@@ -40,9 +40,9 @@ pub(crate) mod single_writer;
 mod sql;
 pub(crate) mod suspects;
 pub(crate) mod ticks;
-mod tx;
 #[cfg(test)]
 mod twice_tests;
+mod tx;
 pub(crate) mod workers;
 
 pub(crate) use adopt::{adopt, adopt_done};

@@ -21,7 +21,7 @@ use crate::fault;
 use crate::guard;
 use crate::handler::{Context, LedgerScope, Meta};
 use crate::subscription::Subscription;
-use crate::trace::{self, Owner};
+use crate::trace;
 
 /// Runs one queued delivery to its settlement.
 pub(super) async fn run_queued<S: Send + Sync + 'static>(
