@@ -1,4 +1,4 @@
-//! How often each of many keys may do something before it is counted again.
+//! A credit for each of many keys: it does something so often before the next count.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -23,6 +23,7 @@ use crate::users::events::UserCreated;
 pub(crate) use lookups::SessionError;
 pub(crate) use passwords::{Passwords, PasswordsBusy, check_own_password, check_password};
 pub(crate) use sessions::{Session, Sessions, Which};
+pub(crate) use store::sessions::session_ids;
 pub(crate) use store::{
     credentials, delete, exists, find, find_by_email, links, page, password_hash,
     renew_password_hash, update,

@@ -220,14 +220,19 @@ pub(super) async fn insert_ticket(
         .map(drop)
 }
 
-/// Deletes the oldest tickets of a user beyond `most`.
-pub(super) async fn keep_tickets(conn: &mut Conn, user: Uuid, most: u32) -> sqlx::Result<()> {
+/// Deletes the oldest tickets of these sessions beyond `most`.
+pub(super) async fn keep_tickets(
+    conn: &mut Conn,
+    sessions: &[Uuid],
+    most: u32,
+) -> sqlx::Result<()> {
     sqlx::query(
         "DELETE FROM stream_tickets WHERE rowid IN
-         (SELECT t.rowid FROM stream_tickets t JOIN sessions s ON s.id = t.session_id
-          WHERE s.user_id = $1 ORDER BY t.rowid DESC LIMIT -1 OFFSET $2)",
+         (SELECT rowid FROM stream_tickets
+          WHERE session_id IN (SELECT unhex(value, '-') FROM json_each($1))
+          ORDER BY rowid DESC LIMIT -1 OFFSET $2)",
     )
-    .bind(user)
+    .bind(serde_json::json!(sessions).to_string())
     .bind(i64::from(most))
     .execute(conn)
     .await

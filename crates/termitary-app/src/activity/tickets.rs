@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use termitary::Conn;
 
 use super::store;
-use crate::accounts::Caller;
+use crate::accounts::{Caller, session_ids};
 use crate::app::App;
 use crate::http::ApiError;
 use crate::random;
@@ -27,7 +27,8 @@ pub(super) async fn issue(
     let expires = now + LIFETIME;
     let hash = random::token_hash(&ticket);
     store::insert_ticket(conn, &hash, session, now, expires).await?;
-    store::keep_tickets(conn, user, app.settings().tickets_per_user.max(1)).await?;
+    let sessions = session_ids(conn, user).await?;
+    store::keep_tickets(conn, &sessions, app.settings().tickets_per_user.max(1)).await?;
     Ok((ticket, expires))
 }
 

@@ -315,7 +315,7 @@ pub(crate) async fn redis_command(server: &TestRedis, command: &str) {
     let _: redis::Value = done.unwrap();
 }
 
-/// What an operator or another program would do.
+/// Returns a connection like one of an operator or of another program.
 async fn client(server: &TestRedis) -> MultiplexedConnection {
     let client = redis::Client::open(("127.0.0.1", server.port())).unwrap();
     let config = redis::AsyncConnectionConfig::new()

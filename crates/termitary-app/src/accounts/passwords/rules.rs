@@ -84,7 +84,7 @@ pub(crate) fn check_own_password(
     Ok(())
 }
 
-/// Whether a password is guessed early by somebody who also tries these words; a word
+/// Returns true if somebody who also tries these words guesses the password early. A word
 /// stays one with a short ending of digits and signs.
 fn is_easy(password: &str, words: &[&str]) -> bool {
     let word = password.trim_end_matches(|c: char| !c.is_alphabetic());

@@ -186,6 +186,14 @@ pub(in crate::accounts) async fn touch(
         .map(drop)
 }
 
+/// Returns the ids of a user's sessions.
+pub(crate) async fn session_ids(conn: &mut Conn, user: Uuid) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar("SELECT id FROM sessions WHERE user_id = $1")
+        .bind(user)
+        .fetch_all(conn)
+        .await
+}
+
 /// Ends sessions of a user: `only` one, or all `except` one. Returns their number.
 pub(in crate::accounts) async fn end(
     conn: &mut Conn,
