@@ -234,7 +234,7 @@ mod tests {
         (path, conn)
     }
 
-    /// What a database file holds without its log.
+    /// The rows of a database file without its log.
     fn notes_without_log(path: &Path) -> i64 {
         let copy = path.with_extension("copy");
         std::fs::copy(path, &copy).unwrap();
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(notes_without_log(&path), 0);
         Log::of(last(&path), broken).sync().unwrap();
         assert_eq!(notes_without_log(&path), 1);
-        // What the disk may have of it hides nothing of the database.
+        // No part of the log that the disk may have hides a row of the database.
         let log = path.with_extension("db-wal");
         assert_eq!(std::fs::metadata(log).unwrap().len(), 0);
     }

@@ -124,9 +124,9 @@ impl Turns {
         }
     }
 
-    /// Returns at once, unless the calling task has a transaction open. That may end
-    /// soon, if the task does several things at a time. If it does not, this is an
-    /// error: the task would wait for itself.
+    /// Returns at once, unless the calling task has a transaction open. The
+    /// transaction may end soon if the task does several things at a time; if it does
+    /// not, this is an error, since the task would wait for itself.
     pub(super) async fn unless_own(&self) -> Result<(), Error> {
         let caller = Caller::asks();
         while self.watch.held_by(&caller)? == HeldBy::TheCaller {

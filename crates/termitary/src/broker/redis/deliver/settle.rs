@@ -234,7 +234,7 @@ struct End<'a> {
 /// The entries of one script: a stream, a group, a worker, and whether they count.
 type Kind<'a> = (&'a Arc<str>, &'a Arc<str>, &'a WorkerId, bool);
 
-/// Whether an entry was still its worker's, or why that is unknown.
+/// True if an entry still belonged to its worker, or the reason why that is unknown.
 type EndedOrUnknown = Result<bool, String>;
 
 /// One script per stream, group, worker and kind, all in one round trip.
@@ -297,8 +297,8 @@ async fn end_all(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<EndedOrUnknown>,
     Ok(ended)
 }
 
-/// The answers of [`script::ACK`] for so many entries. Where it counted what was
-/// held and cannot say of each, all of them were.
+/// The results of [`script::ACK`] for `entries` entries. If the script only counted the
+/// entries that were held, all of them count as held.
 fn acked(answer: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec<i64>, Error> {
     let held = match answer {
         Ok(Value::Int(held)) => usize::try_from(held).unwrap_or(0),

@@ -155,8 +155,8 @@ fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
     sendings
 }
 
-/// Sends in chunks. What Redis refused is undone at once; where no answer came
-/// the ledger looks again soon, not only when its trust ends.
+/// Sends in chunks. An entry that Redis refused is undone at once. If Redis did not
+/// reply, the ledger looks again soon, not only when its trust ends.
 async fn send(
     redis: &Redis,
     held: &mut Connection,

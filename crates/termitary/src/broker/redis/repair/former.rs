@@ -1,5 +1,5 @@
-//! What is left on the streams of events that a subscription handled before it moved to
-//! another one: it goes back to the ledger, which knows what becomes of it, and the
+//! Entries left on the streams of events that a subscription handled before it moved to
+//! another event: they go back to the ledger, which decides what becomes of them, and the
 //! subscription's group on that stream ends.
 
 use super::{groups, takeover};

@@ -1,5 +1,5 @@
-//! Whoever is given a delivery again after Redis forgot that somebody has it,
-//! gets it under a higher fence, and the first can change nothing any more.
+//! A delivery that Redis forgot and gave out again has a higher fence, so that its first
+//! worker can no longer change anything.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;

@@ -49,8 +49,8 @@ impl Sharing {
 
 async fn take_turn(link: Link, mut turn: Turn<Cmd, ()>) {
     loop {
-        // Callers that were just answered publish again at once: their commands join this
-        // pipeline.
+        // Callers that just received their reply publish again at once: their commands join
+        // this pipeline.
         tokio::task::yield_now().await;
         let Some(batch) = turn.next(SHARE) else {
             return;
