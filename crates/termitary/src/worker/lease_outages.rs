@@ -27,9 +27,10 @@ impl LeaseOutages {
 
     fn log(&self, error: Option<String>) {
         let subscriptions = self.0.lock().remove(&error).unwrap_or_default().join(", ");
-        match error {
-            Some(error) => tracing::warn!(%subscriptions, %error, "cannot lease; trying again"),
-            None => tracing::info!(%subscriptions, "leasing again"),
+        if let Some(error) = error {
+            tracing::warn!(%subscriptions, %error, "cannot lease; trying again");
+        } else {
+            tracing::info!(%subscriptions, "leasing again");
         }
     }
 }

@@ -134,12 +134,12 @@ impl Renewal {
     }
 
     /// [`Renewal::track`] for each of several.
-    pub(super) fn track_all(&self, leased: &[Leased], timeout: Duration) -> Vec<Tracked> {
+    pub(super) fn track_all(&self, deliveries: &[Leased], timeout: Duration) -> Vec<Tracked> {
         let until = renewed_until(timeout);
         let mut leases = self.leases.lock();
-        leased
+        deliveries
             .iter()
-            .map(|leased| self.add(&mut leases, &leased.claim, until))
+            .map(|delivery| self.add(&mut leases, &delivery.claim, until))
             .collect()
     }
 
