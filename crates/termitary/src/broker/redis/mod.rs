@@ -80,8 +80,8 @@ pub(crate) struct Redis {
     /// Events for plain channels that Redis did not take.
     unsent: Outage,
     losses: Losses,
-    /// Held while missing groups are made.
-    groups: tokio::sync::Mutex<()>,
+    /// Held while missing groups are made; with the last refusal.
+    groups: tokio::sync::Mutex<groups::Refused>,
 }
 
 impl Redis {

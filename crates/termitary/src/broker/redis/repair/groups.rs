@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{RedisError, RedisResult};
+use tokio::time::Instant;
 
 use super::loss;
 use crate::broker::redis::Redis;
@@ -62,11 +64,18 @@ pub(crate) async fn make_missing<'a>(
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
+/// After a refusal, readers restore only their own groups for this long: every reader for
+/// every group would be a flood of commands.
+const OWN_ONLY: Duration = Duration::from_secs(5);
+
+/// The last time that Redis refused to make all missing groups.
+pub(crate) type Refused = Option<Instant>;
+
 /// A reader found the group of its subscription gone. Mostly Redis lost all of them: makes
 /// every missing group, once for all readers that ask. Returns whether the subscription is
 /// on record; a dropped one gets no group.
 pub(crate) async fn restore(redis: &Redis, lane: &Lane) -> Result<bool, Error> {
-    let _turn = redis.groups.lock().await;
+    let mut refused_at = redis.groups.lock().await;
     let (own, failed) = missing(redis, vec![(lane, true)]).await?;
     if own.is_empty() {
         return failed.map_or(Ok(true), |error| Err(error.into()));
@@ -75,10 +84,19 @@ pub(crate) async fn restore(redis: &Redis, lane: &Lane) -> Result<bool, Error> {
     if !on_record.contains(lane) {
         return Ok(false);
     }
-    let lanes = on_record.0.values().map(|lane| (lane, true)).collect();
-    let (missing, _) = missing(redis, lanes).await?;
-    // Housekeeping reports what fails for other subscriptions.
+    let missing = if refused_at.is_some_and(|at| at.elapsed() < OWN_ONLY) {
+        own
+    } else {
+        // Until this succeeds.
+        *refused_at = Some(Instant::now());
+        let lanes = on_record.0.values().map(|lane| (lane, true)).collect();
+        missing(redis, lanes).await?.0
+    };
+    // Housekeeping reports failures of other subscriptions.
     let refused = make(redis, missing, &on_record).await?;
+    if refused.is_empty() {
+        *refused_at = None;
+    }
     match refused.into_iter().find(|(route, _)| *route == lane.route) {
         Some((_, error)) => Err(error.into()),
         None => Ok(true),
