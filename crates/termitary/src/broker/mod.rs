@@ -249,6 +249,10 @@ impl Broker {
 
     /// Returns whether committed events still have to be moved to their queue: housekeeping then
     /// runs soon after each commit.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(clippy::unused_self, reason = "only Redis has queues of its own")
+    )]
     pub(crate) fn relays(&self) -> bool {
         #[cfg(feature = "redis")]
         return self.redis.is_some();

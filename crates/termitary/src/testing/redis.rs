@@ -30,7 +30,7 @@ const PORTS: usize = 10;
 ///
 /// The manual clock controls the times that the ledger stores. The duration of a lease on a stream
 /// follows the server's own clock: if a test waits for one to end, give the broker a short lease
-/// with [`RedisConfig::lease`].
+/// with [`BrokerBuilder::lease`](crate::broker::BrokerBuilder::lease).
 pub struct TestRedis {
     port: u16,
     folder: TempDir,
