@@ -106,6 +106,7 @@ async fn read(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json
     responses(
         (status = 200, body = Todo),
         (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json", description = "The owner has as many open todos as one account may"),
     ))]
 async fn change(
     State(app): State<App>,
@@ -122,6 +123,9 @@ async fn change(
     let changes = differences(&old, &new);
     if changes.is_empty() {
         return Ok(Json(old));
+    }
+    if new.status == Status::Open && old.status != Status::Open {
+        limit::admit(&app, old.owner).await?;
     }
     if new.assignee != old.assignee {
         check_assignee(&mut tx, new.assignee).await?;

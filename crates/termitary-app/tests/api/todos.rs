@@ -473,5 +473,9 @@ async fn an_account_owns_so_many_open_todos_and_finishing_one_makes_room() {
         .assert_status(200);
     create().await.assert_status(201);
     create().await.assert_problem(409);
+    // Nor does one that is done become open again.
+    app.patch(&last, &ada, json!({ "status": "open" }))
+        .await
+        .assert_problem(409);
     app.settle().await;
 }
