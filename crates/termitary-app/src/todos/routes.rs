@@ -115,6 +115,9 @@ async fn change(
     Valid(Json(body)): Valid<Json<ChangeTodo>>,
 ) -> Result<Json<Todo>, ApiError> {
     let now = app.now();
+    if body.status == Some(Status::Open) {
+        admit_reopened(&app, caller, id).await?;
+    }
     let mut tx = app.db().begin().await?;
     let old = store::find(&mut tx, id, Some(caller))
         .await?
@@ -123,9 +126,6 @@ async fn change(
     let changes = differences(&old, &new);
     if changes.is_empty() {
         return Ok(Json(old));
-    }
-    if new.status == Status::Open && old.status != Status::Open {
-        limit::admit(&app, old.owner).await?;
     }
     if new.assignee != old.assignee {
         check_assignee(&mut tx, new.assignee).await?;
@@ -137,6 +137,16 @@ async fn change(
     publish_change(&mut tx, &old, &new, changes, caller.user).await?;
     tx.commit().await?;
     Ok(Json(new))
+}
+
+/// A finished todo that is opened again counts like a new one. This runs before the
+/// transaction: a wait for a reader in it would hold up every writer.
+async fn admit_reopened(app: &App, caller: Caller, id: Uuid) -> Result<(), ApiError> {
+    let todo = store::find(&mut *app.db().read().await?, id, Some(caller)).await?;
+    match todo {
+        Some(todo) if todo.status != Status::Open => limit::admit(app, todo.owner).await,
+        _ => Ok(()),
+    }
 }
 
 /// Writes the change and publishes it. A former assignee may see only that the todo was
