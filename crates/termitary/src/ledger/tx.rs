@@ -6,14 +6,14 @@ use std::ops::{Deref, DerefMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::sqlite::{SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, SqlStr};
+use sqlx::{Describe, Execute, Executor, SqlStr};
 
 use super::Db;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::fault;
-use crate::sqlite::{Conn, Work};
+use crate::sqlite::{Conn, Step, Work};
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
 ///
@@ -70,7 +70,7 @@ impl Tx {
     ///
     /// # Errors
     ///
-    /// Those of [`Tx::publish`].
+    /// The errors of [`Tx::publish`].
     pub async fn publish_json(&mut self, name: &str, data: &str) -> Result<Published, Error> {
         let draft = Draft::untyped(name, data.to_owned(), self.db.as_source())?;
         self.publish_draft(draft).await
@@ -150,9 +150,6 @@ impl DerefMut for Tx {
         &mut self.conn
     }
 }
-
-/// A row, or the end of a statement.
-type Step = Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>;
 
 // `&mut *tx` is the connection for a `Tx`, and the `Tx` itself for a `&mut Tx` or
 // for a `LedgerTx`: statements run on both.

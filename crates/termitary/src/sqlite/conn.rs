@@ -49,7 +49,7 @@ impl Drop for InTurn {
 }
 
 /// A row, or the end of a statement.
-type Step = Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>;
+pub(crate) type Step = Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>;
 /// The step that a running statement hands to its stream.
 type Next = Mutex<Option<Step>>;
 

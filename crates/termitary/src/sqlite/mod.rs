@@ -29,6 +29,7 @@ mod wal_owner;
 mod writer;
 
 pub(crate) use commit_hook::{AfterDisk, CommitHook, Work};
+pub(crate) use conn::Step;
 pub use conn::{Conn, SqliteGuard};
 pub(crate) use connections::Pooled;
 pub use connections::Reader;
