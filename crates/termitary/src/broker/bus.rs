@@ -37,7 +37,7 @@ impl Bus {
     /// Publishes many events of one type in a few round trips.
     ///
     /// # Errors
-    /// Those of [`Bus::publish`]. If one event is invalid, none is published.
+    /// The errors of [`Bus::publish`]. If one event is invalid, none is published.
     pub async fn publish_all<E, I>(&self, events: I) -> Result<Vec<Published>, Error>
     where
         E: Event,
@@ -55,7 +55,7 @@ impl Bus {
     /// JSON.
     ///
     /// # Errors
-    /// Those of [`Bus::publish`]; `is_invalid()` if `name` is not an event name.
+    /// The errors of [`Bus::publish`]; `is_invalid()` if `name` is not an event name.
     pub async fn publish_json(&self, name: &str, data: &str) -> Result<Published, Error> {
         let draft = Draft::untyped(name, data.to_owned(), self.broker.db().as_source())?;
         self.send(vec![draft])

@@ -136,7 +136,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Those of [`Db::begin`].
+    /// The errors of [`Db::begin`].
     #[track_caller]
     pub fn begin(&self) -> impl Future<Output = Result<LedgerTx, Error>> + Send {
         self.begin_at(Location::caller())

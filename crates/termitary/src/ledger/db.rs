@@ -103,7 +103,7 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// Those of [`Db::open`].
+    /// The errors of [`Db::open`].
     pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
         let path = path_of(url)?;
         until_unlocked(&path, AT_START, || async {
@@ -162,7 +162,7 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// Those of [`Db::begin`].
+    /// The errors of [`Db::begin`].
     pub async fn begin_at_start(&self) -> Result<Tx, Error> {
         until_unlocked(self.path(), AT_START, || self.begin()).await
     }
@@ -184,7 +184,7 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// Those of [`Db::read`].
+    /// The errors of [`Db::read`].
     pub async fn read_long(&self) -> Result<Reader, Error> {
         self.0.engine.read_long().await
     }

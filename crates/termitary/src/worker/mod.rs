@@ -150,7 +150,7 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
     /// goes on.
     ///
     /// # Errors
-    /// Those of [`Broker::register`]: the worker has not started.
+    /// The errors of [`Broker::register`]: the worker has not started.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error>
     where
         T: StateFor<S>,
