@@ -118,7 +118,7 @@ fn clippy(workspace: &Workspace, _: &mut Tally) -> Result<()> {
 }
 
 fn features(workspace: &Workspace, _: &mut Tally) -> Result<()> {
-    for features in ["", "redis", "testing", "failpoints"] {
+    for features in ["", "postgres", "redis", "testing", "failpoints"] {
         let mut command =
             workspace.cargo("clippy -p termitary --lib --locked --no-default-features");
         if !features.is_empty() {

@@ -23,6 +23,8 @@
 //! ```
 #![expect(clippy::panic, reason = "a harness fails its test by panicking")]
 
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -43,6 +45,8 @@ use crate::registry::Registry;
 use crate::schedule::{Schedule, ticker};
 use crate::worker::Worker;
 
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresDatabase, TestPostgres};
 #[cfg(feature = "redis")]
 pub use self::redis::TestRedis;
 
