@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
+use crate::{command, postgres};
 
 /// A program that the tests need, and its Debian packages.
 struct Tool {
@@ -24,6 +24,11 @@ const TOOLS: &[Tool] = &[
         what: "redis-server (the tests start their own, on loopback)",
         found: || command::works("redis-server", &["--version"]),
         packages: &["redis-server"],
+    },
+    Tool {
+        what: "initdb and postgres (the tests start their own servers, on loopback)",
+        found: || postgres::programs().is_ok(),
+        packages: &["postgresql"],
     },
     Tool {
         what: "faketime (it gives processes of the chaos harness a wrong clock)",
@@ -87,14 +92,22 @@ const INSTRUCTION_TOOLS: &[Tool] = &[Tool {
 
 /// Debian starts the services of new packages and enables them for the next boot. The tests need
 /// only the program: a policy forbids the start unless the machine has a policy already, and the
-/// service is disabled afterwards.
+/// service is disabled afterwards. PostgreSQL's service starts the clusters that exist; a setting
+/// prevents that its package creates one.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
+clusters=/etc/postgresql-common/createcluster.d/termitary-tests.conf
+ours=$clusters
+trap 'rm -f $ours' EXIT
+trap 'exit 1' HUP INT TERM
 if [ ! -e "$policy" ]; then
-    trap 'rm -f "$policy"' EXIT
+    ours="$ours $policy"
     printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod 755 "$policy"
 fi
+case " $* " in *" postgresql "*)
+    mkdir -p "${clusters%/*}" && echo 'create_main_cluster = false' > "$clusters" || exit 1 ;;
+esac
 apt-get -o DPkg::Lock::Timeout=300 update -q || echo "apt-get update failed: continuing with the existing package lists"
 apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "$@" || exit 1
 case " $* " in *" redis-server "*)

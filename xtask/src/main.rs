@@ -11,6 +11,9 @@ mod http;
 mod layers;
 mod licences;
 mod machine;
+#[path = "../../crates/termitary/src/testing/postgres/server.rs"]
+#[expect(dead_code, reason = "the tests use all of it, this program does not")]
+mod postgres;
 #[cfg(test)]
 mod promises;
 #[cfg(test)]

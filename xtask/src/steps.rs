@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::workspace::Workspace;
-use crate::{command, examples, licences, machine, smtp};
+use crate::{command, examples, licences, machine, postgres, smtp};
 
 /// One check.
 pub(crate) struct Step {
@@ -141,9 +141,13 @@ fn docs(workspace: &Workspace, _: &mut Tally) -> Result<()> {
 fn tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     machine::prepare()?;
     let python = smtp::python(workspace)?;
+    let postgres = postgres::Server::start(postgres::SHARED_CONF)?;
     let mut command =
         sheltered(workspace.cargo("test --workspace --all-features --locked --no-fail-fast"));
-    command.env(smtp::PYTHON, python).env("INSTA_UPDATE", "no");
+    command
+        .env(smtp::PYTHON, python)
+        .env(postgres::SHARED_URL, postgres.address())
+        .env("INSTA_UPDATE", "no");
     let mut failed = Vec::new();
     let result = command::watch(&mut command, |line| {
         tally.count(line);

@@ -191,6 +191,11 @@ impl Drop for PostgresDatabase {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpStream;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -260,12 +265,47 @@ mod tests {
     }
 
     #[test]
+    fn a_server_ends_even_if_its_test_program_is_killed() -> Result<(), Box<dyn Error>> {
+        const HOLDS: &str = "TERMITARY_TEST_HOLDS_A_SERVER";
+        if std::env::var_os(HOLDS).is_some() {
+            let postgres = TestPostgres::start();
+            println!("server {} {}", postgres.port(), postgres.data().display());
+            loop {
+                std::thread::park();
+            }
+        }
+        let name = "testing::postgres::tests::a_server_ends_even_if_its_test_program_is_killed";
+        let mut program = Command::new(std::env::current_exe()?)
+            .args(["--exact", name, "--nocapture"])
+            .env(HOLDS, "1")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = BufReader::new(program.stdout.take().ok_or("no output")?);
+        // libtest may write the name of the test before it on the same line.
+        let mut lines = output.lines().map_while(Result::ok);
+        let line = lines.find_map(|line| Some(line.split_once("server ")?.1.to_owned()));
+        let line = line.ok_or("no server")?;
+        let (port, data) = line.split_once(' ').ok_or("no folder")?;
+        let port: u16 = port.parse()?;
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+
+        program.kill()?;
+        program.wait()?;
+        let patience = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_ok() || Path::new(data).exists() {
+            assert!(Instant::now() < patience, "the server remains");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_dropped_server_leaves_no_process_and_no_folder() {
         let postgres = TestPostgres::start();
         let (data, port) = (postgres.data(), postgres.port());
         assert!(data.exists());
         drop(postgres);
         assert!(!data.exists());
-        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     }
 }
