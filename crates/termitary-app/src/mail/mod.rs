@@ -19,6 +19,7 @@ use termitary::Subscription;
 use termitary::prelude::{secs, subscribe};
 
 use crate::app::App;
+use crate::mailer;
 
 /// The module's handlers.
 pub fn subscriptions() -> Registry<App> {
@@ -58,7 +59,10 @@ pub fn subscriptions() -> Registry<App> {
         .on(subscribe("mail.prune", handlers::delete_old))
 }
 
-/// The policy of mail: servers are slow and accept few connections from one sender.
+/// The policy of mail: servers are slow and accept few connections from one sender. The attempt
+/// outlasts the mailer, which knows whether the server may have accepted the mail.
 fn slow(subscription: Subscription<App>) -> Subscription<App> {
-    subscription.timeout(secs(60)).concurrency(8)
+    subscription
+        .timeout(mailer::LONGEST + secs(40))
+        .concurrency(8)
 }

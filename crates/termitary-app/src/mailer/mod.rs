@@ -6,6 +6,7 @@ mod smtp;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use lettre::Address;
@@ -14,6 +15,9 @@ use lettre::message::{Mailbox, Message};
 
 pub use error::MailError;
 use smtp::Smtp;
+
+/// The longest time that [`Mailer::send`] takes.
+pub(crate) const LONGEST: Duration = smtp::LONGEST;
 
 /// One mail to one person, in plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,8 +19,26 @@ use url::Url;
 use super::MailError;
 use super::error::Step;
 
-/// The time in which the mail server must reply.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// The times in which the mail server must reply.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// To the connection, and to each command.
+    command: Duration,
+    /// To the last line of the mail. If the wait ends too early, the server delivers the mail,
+    /// and gets it again with the next attempt: RFC 5321 asks for ten minutes (4.5.3.2.6).
+    mail: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    command: Duration::from_secs(20),
+    mail: Duration::from_mins(10),
+};
+
+/// The longest time of one mail: the connection, three commands and the mail itself.
+pub(super) const LONGEST: Duration = PATIENCE
+    .command
+    .saturating_mul(4)
+    .saturating_add(PATIENCE.mail);
 /// The time in which a finished connection must close.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -32,6 +50,7 @@ pub(super) struct Smtp {
     tls: Tls,
     hello: ClientId,
     credentials: Option<Credentials>,
+    patience: Patience,
 }
 
 /// A URL that does not name a mail server. It has no text: the URL may contain a
@@ -70,13 +89,14 @@ impl Smtp {
             tls,
             hello,
             credentials,
+            patience: PATIENCE,
         })
     }
 
     /// Returns when the server has accepted the mail.
     pub(super) async fn send(&self, envelope: &Envelope, mail: &[u8]) -> Result<(), MailError> {
-        let mut connection = within(Step::Connect, self.connect()).await?;
-        let sent = hand_over(&mut connection, envelope, mail).await;
+        let mut connection = within(self.patience.command, Step::Connect, self.connect()).await?;
+        let sent = hand_over(&mut connection, self.patience, envelope, mail).await;
         // The result is known: the mail does not wait for the connection to close.
         tokio::spawn(async move {
             let _ = tokio::time::timeout(CLOSING, connection.abort()).await;
@@ -92,7 +112,7 @@ impl Smtp {
         let server = (self.host.as_str(), self.port);
         let mut connection = AsyncSmtpConnection::connect_tokio1(
             server,
-            Some(TIMEOUT),
+            Some(self.patience.command),
             &self.hello,
             from_the_start,
             None,
@@ -116,18 +136,19 @@ impl Smtp {
 
 async fn hand_over(
     connection: &mut AsyncSmtpConnection,
+    patience: Patience,
     envelope: &Envelope,
     mail: &[u8],
 ) -> Result<(), MailError> {
     let options = options(connection, envelope, mail)?;
     let from = Mail::new(envelope.from().cloned(), options);
-    within(Step::Sender, connection.command(from)).await?;
+    within(patience.command, Step::Sender, connection.command(from)).await?;
     for to in envelope.to() {
         let to = Rcpt::new(to.clone(), Vec::new());
-        within(Step::Recipient, connection.command(to)).await?;
+        within(patience.command, Step::Recipient, connection.command(to)).await?;
     }
-    within(Step::Content, connection.command(Data)).await?;
-    within(Step::Content, connection.message(mail)).await?;
+    within(patience.command, Step::Content, connection.command(Data)).await?;
+    within(patience.mail, Step::Content, connection.message(mail)).await?;
     Ok(())
 }
 
@@ -165,15 +186,16 @@ fn options(
 }
 
 async fn within<T>(
+    time: Duration,
     step: Step,
     answer: impl Future<Output = Result<T, smtp::Error>>,
 ) -> Result<T, MailError> {
-    match tokio::time::timeout(TIMEOUT, answer).await {
+    match tokio::time::timeout(time, answer).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(MailError::of_server(step, &error)),
         Err(_) => Err(MailError::passing(
             "the mail server did not accept the mail",
-            format!("no reply within {} seconds", TIMEOUT.as_secs()),
+            format!("no reply within {} seconds", time.as_secs()),
         )),
     }
 }
@@ -186,6 +208,9 @@ fn decoded(text: &str) -> Result<String, BadUrl> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -227,5 +252,48 @@ mod tests {
             .unwrap();
         let expected = Credentials::new("ada@example.com".into(), "a/b+cé".into());
         assert!(smtp.credentials == Some(expected));
+    }
+
+    /// A server that takes one mail and replies to its last line after `time`; returns its port.
+    async fn slow_server(time: Duration) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (read, mut write) = stream.split();
+            let mut lines = BufReader::new(read).lines();
+            write.write_all(b"220 mail\r\n").await.unwrap();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let reply = match line.split([' ', ':']).next().unwrap_or_default() {
+                    "EHLO" | "MAIL" | "RCPT" | "QUIT" => "250 fine\r\n",
+                    "DATA" => "354 go ahead\r\n",
+                    "." => {
+                        tokio::time::sleep(time).await;
+                        "250 accepted\r\n"
+                    }
+                    _ => continue,
+                };
+                write.write_all(reply.as_bytes()).await.unwrap();
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_server_may_take_longer_to_accept_a_mail_than_to_reply_to_a_command() {
+        let port = slow_server(Duration::from_secs(1)).await;
+        let mut smtp = Smtp::from_url(&format!("smtp://127.0.0.1:{port}"))
+            .ok()
+            .unwrap();
+        smtp.patience = Patience {
+            command: Duration::from_millis(500),
+            mail: Duration::from_mins(1),
+        };
+        let address: lettre::Address = "ada@example.com".parse().unwrap();
+        let envelope = Envelope::new(Some(address.clone()), vec![address]).unwrap();
+        smtp.send(&envelope, b"Subject: Hello\r\n\r\nHello\r\n")
+            .await
+            .unwrap();
+        assert!(PATIENCE.mail >= Duration::from_mins(10), "RFC 5321");
     }
 }
