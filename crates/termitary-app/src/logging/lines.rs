@@ -5,6 +5,7 @@
 //! follows as soon as there is room again.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use termitary::clock::Clock;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::escape;
 
 /// The most bytes that wait.
 const MOST: usize = 4 * 1024 * 1024;
@@ -204,13 +207,32 @@ impl<'a> MakeWriter<'a> for Lines {
 /// The subscriber writes each line at once.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.push(line.to_vec());
+        if self.0.json.load(Ordering::Relaxed) {
+            self.push(ascii_controls(line));
+        } else {
+            self.push(line.to_vec());
+        }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// A line of JSON with every control character escaped. JSON asks for it only below U+0020, but
+/// terminals obey others too.
+fn ascii_controls(line: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(line);
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && escape(c.encode_utf8(&mut [0; 4])).len() > c.len_utf8() {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out.into_bytes()
 }
 
 #[cfg(test)]
@@ -249,6 +271,16 @@ mod tests {
         let mut after = [0; 6];
         reader.read_exact(&mut after).unwrap();
         assert_eq!(&after, b"after\n");
+    }
+
+    #[test]
+    fn a_line_of_json_has_no_control_characters_and_the_same_meaning() {
+        let name = "todos\u{9b}1m\u{7f}\u{202e}é";
+        let line = serde_json::json!({ "name": name }).to_string() + "\n";
+        let shown = String::from_utf8(ascii_controls(line.as_bytes())).unwrap();
+        assert_eq!(escape(shown.trim_end()), shown.trim_end());
+        let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read["name"], name);
     }
 
     #[test]
