@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lettre::Address;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, Message};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox, Message};
 
 pub use error::MailError;
 use smtp::Smtp;
@@ -89,13 +89,13 @@ impl Mailer {
     pub async fn send(&self, mail: Mail) -> Result<(), MailError> {
         match &self.transport {
             Transport::Smtp(server) => {
-                let message = self.message(&mail)?;
+                let message = self.message(&mail, Text::Ascii)?;
                 server
                     .send(message.envelope(), &message.formatted())
                     .await?;
             }
             Transport::Files(dir) => {
-                let bytes = self.message(&mail)?.formatted();
+                let bytes = self.message(&mail, Text::Utf8)?.formatted();
                 let (dir, id) = (dir.clone(), safe_id(&mail.message_id));
                 let write = move || folder::write(&folder::Real, &dir, &id, &bytes);
                 let written = tokio::task::spawn_blocking(write).await;
@@ -107,7 +107,7 @@ impl Mailer {
                     })?;
             }
             Transport::Memory(sent) => {
-                self.message(&mail)?;
+                self.message(&mail, Text::Ascii)?;
                 sent.lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(mail);
@@ -126,7 +126,7 @@ impl Mailer {
 
     /// The mail as RFC 5322 text. The address is parsed and the rest encoded
     /// or stripped, so that no value can begin a header of its own.
-    fn message(&self, mail: &Mail) -> Result<Message, MailError> {
+    fn message(&self, mail: &Mail, text: Text) -> Result<Message, MailError> {
         let to = address(&mail.to)
             .map_err(|error| MailError::permanent("the recipient's address is invalid", error))?;
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
@@ -141,9 +141,34 @@ impl Mailer {
             )))
             .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()))
             .header(ContentType::TEXT_PLAIN)
-            .body(mail.text.clone())
+            .body(body(&mail.text, text))
             .map_err(|error| MailError::permanent("the mail cannot be formatted", error))
     }
+}
+
+/// The characters that the transport of a mail takes as they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Text {
+    /// A server: not every one takes others.
+    Ascii,
+    /// A file.
+    Utf8,
+}
+
+/// The longest line of a mail (RFC 5322, 2.1.1).
+const LONGEST_LINE: usize = 998;
+
+/// The body, as it is if the transport and the lines allow it. Encoded text is folded, which
+/// breaks long links for people who read the `.eml` file itself.
+fn body(text: &str, accepted: Text) -> Body {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let plain = text.lines().all(|line| line.len() <= LONGEST_LINE) && !text.contains('\0');
+    let encoding = match accepted {
+        _ if plain && text.is_ascii() => ContentTransferEncoding::SevenBit,
+        Text::Utf8 if plain => ContentTransferEncoding::EightBit,
+        Text::Ascii | Text::Utf8 => return Body::new(text),
+    };
+    Body::dangerous_pre_encoded(text.replace('\n', "\r\n").into_bytes(), encoding)
 }
 
 /// Parses an address.
@@ -193,7 +218,13 @@ mod tests {
     }
 
     fn text(mail: &Mail) -> String {
-        String::from_utf8(Mailer::memory().message(mail).unwrap().formatted()).unwrap()
+        String::from_utf8(
+            Mailer::memory()
+                .message(mail, Text::Ascii)
+                .unwrap()
+                .formatted(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -214,9 +245,55 @@ mod tests {
             !headers.lines().any(|line| line.starts_with("Bcc")),
             "{headers}"
         );
-        let refused =
-            Mailer::memory().message(&mail("a@example.com\r\nBcc: eve@example.com", "Hi"));
+        let refused = Mailer::memory().message(
+            &mail("a@example.com\r\nBcc: eve@example.com", "Hi"),
+            Text::Ascii,
+        );
         assert!(refused.unwrap_err().is_permanent());
+    }
+
+    /// The file of a mail with this text.
+    async fn file(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mail = mail("ada@example.com", "Hi");
+        mail.text = text.to_owned();
+        Mailer::files(dir.path()).send(mail).await.unwrap();
+        let name = "0190-1.users.send-welcome.eml";
+        std::fs::read_to_string(dir.path().join(name)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_long_link_is_whole_in_the_file() {
+        let link = format!(
+            "https://todos.{}.example.com/confirm/ttm_x",
+            "long".repeat(30)
+        );
+        for text in ["Hello", "Grüße, Zoë: 水やり"] {
+            let file = file(&format!("{text}\n{link}\nTermitary\n")).await;
+            assert!(
+                file.contains(&format!("{text}\r\n{link}\r\nTermitary\r\n")),
+                "{file}"
+            );
+        }
+        let endless = file(&"x".repeat(2_000)).await;
+        assert!(endless.lines().all(|line| line.len() <= 998), "{endless}");
+    }
+
+    #[test]
+    fn a_server_gets_only_ascii_and_whole_links() {
+        let link = format!(
+            "https://todos.{}.example.com/confirm/ttm_x",
+            "long".repeat(30)
+        );
+        let mut mail = mail("ada@example.com", "Hi");
+        mail.text = format!("Hello\r\n{link}\n");
+        let whole = text(&mail);
+        assert!(
+            whole.contains(&format!("\r\nHello\r\n{link}\r\n")),
+            "{whole}"
+        );
+        mail.text = format!("Grüße\n{link}\n");
+        assert!(text(&mail).is_ascii());
     }
 
     #[test]
