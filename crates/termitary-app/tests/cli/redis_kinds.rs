@@ -80,11 +80,18 @@ fn what_is_published_while_redis_refuses_the_password_is_refused_and_not_recorde
     let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", redis.port);
     let event = r#"{"id":"1","title":"Water the plants"}"#;
     sandbox.set("REDIS_URL", &url("new"));
+    sandbox.ok(&["migrate"]);
     sandbox.ok(&["publish", "todos.created", event]);
     // In the middle of a rotation: Redis has another password than this command.
     sandbox.set("REDIS_URL", &url("old"));
     let text = sandbox.fails(2, &["publish", "todos.created", event]);
     assert!(text.contains("refuses this user or password"), "{text}");
+    sandbox.set("REDIS_URL", &format!("redis://127.0.0.1:{}", redis.port));
+    let text = sandbox.fails(2, &["publish", "todos.created", event]);
+    assert!(
+        text.contains("requires a password, and none is set. See REDIS_URL"),
+        "{text}"
+    );
     sandbox.set("REDIS_URL", &url("new"));
     assert_eq!(sandbox.json(&["status", "--json"])["events"], 1);
     sandbox.ok(&["publish", "todos.created", event]);

@@ -183,7 +183,8 @@ impl Broker {
     /// Counts of the transport beside the ledger; none while it is unreachable.
     pub(crate) async fn counts(&self, routes: &[Route]) -> Result<Vec<Counts>, Error> {
         let counts = self.transport.counts(routes).await;
-        let counts = self.unless_unreachable(counts, "counts show the ledger only")?;
+        let counts =
+            self.unless_unreachable(counts, "the counts are those of the database alone")?;
         Ok(counts.unwrap_or_default())
     }
 
@@ -201,7 +202,7 @@ impl Broker {
             Err(error) if error.is_unavailable() => {
                 // A caller that asks every second needs no log line every second.
                 if !self.unreachable.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(error = ?error, "the broker is unreachable: {so}");
+                    tracing::warn!(error = ?error, "Redis is unreachable: {so}");
                 }
                 Ok(None)
             }
@@ -238,7 +239,7 @@ impl Broker {
         let declared = self.transport.declare(&routes).await;
         self.unless_unreachable(
             declared,
-            "its consumer groups will be made when it is reachable again",
+            "a worker creates the missing consumer groups when it is back",
         )?;
         Ok(routes)
     }

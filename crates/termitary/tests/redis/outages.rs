@@ -43,7 +43,7 @@ async fn an_outage_is_logged_once_however_often_somebody_asks() {
             ask().await;
         }
         assert_eq!(
-            log.count("counts show the ledger only"),
+            log.count("the counts are those of the database alone"),
             outage,
             "{}",
             log.text()
@@ -72,7 +72,7 @@ async fn a_worker_tells_an_outage_once_for_all_its_subscriptions() {
     let lines: Vec<_> = text.lines().filter(|line| line.contains(told)).collect();
     assert_eq!(lines.len(), 1, "{text}");
     assert!(names.iter().all(|name| lines[0].contains(name)), "{text}");
-    assert_eq!(log.count("the broker is unreachable"), 1, "{text}");
+    assert_eq!(log.count("Redis is unreachable"), 1, "{text}");
 }
 
 #[tokio::test]

@@ -102,6 +102,8 @@ impl Acceptance {
     /// Why a connection could not be made.
     pub(crate) fn failed(&self, error: RedisError) -> Error {
         match hopeless(&error, self.database) {
+            // Redis replies with advice for programmers of clients.
+            Some(why) if error.code() == Some("NOAUTH") => self.refuse(&why),
             Some(why) => self.refuse(&why).caused_by(error),
             None => Error::unavailable("Redis is away").caused_by(error),
         }
@@ -217,7 +219,10 @@ fn hopeless(error: &RedisError, database: i64) -> Option<String> {
     if error.kind() == ErrorKind::RESP3NotSupported {
         return Some("does not know HELLO: Redis 6.2 or newer, or Valkey, is needed".to_owned());
     }
-    let refused = matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"));
+    if error.code() == Some("NOAUTH") {
+        return Some("requires a password, and none is set".to_owned());
+    }
+    let refused = matches!(error.code(), Some("WRONGPASS" | "NOPERM"));
     if refused || error.kind() == ErrorKind::AuthenticationFailed {
         return Some("refuses this user or password".to_owned());
     }
