@@ -1,7 +1,7 @@
 //! Account administration on the command line. It needs no password: an operator who can
 //! run it can write to the database anyway.
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use garde::Validate;
 use termitary::Conn;
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::accounts::changes::{self, Refused};
 use crate::accounts::{self, Draft, Role, User, Which, check_password};
 use crate::app::App;
-use crate::config::Mistake;
+use crate::config::{Mistake, escape};
 use crate::provenance::{self, Provenance};
 
 /// The data of an account that an operator creates.
@@ -124,6 +124,10 @@ pub(crate) async fn confirm_email(app: &App, email: &str) -> anyhow::Result<User
 
 async fn find(conn: &mut Conn, email: &str) -> anyhow::Result<User> {
     accounts::find_by_email(conn, email).await?.ok_or_else(|| {
-        anyhow!("no account has the address {email}: `termitary user list` shows all accounts")
+        let text = format!(
+            "no account has the address {}: `termitary user list` shows all accounts",
+            escape(email)
+        );
+        Mistake::new(text).into()
     })
 }

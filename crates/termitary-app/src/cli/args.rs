@@ -40,7 +40,7 @@ pub(super) enum Command {
     Api,
     /// Run a worker: it handles events and runs the schedules
     #[command(
-        after_help = "Examples:\n  termitary worker\n  TERMITARY_CONCURRENCY=8 termitary worker\n\nStart as many as you need on the same database or the same Redis: each event is\nhandled once per subscription. Stops on SIGTERM or Ctrl-C: it leases nothing new,\nand running handlers may finish within TERMITARY_SHUTDOWN_GRACE.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
+        after_help = "Examples:\n  termitary worker\n  TERMITARY_CONCURRENCY=8 termitary worker\n\nStart as many as you need on the same database, with the same Redis if there is one: each\nevent is handled once per subscription. Stops on SIGTERM or Ctrl-C: it leases nothing new,\nand running handlers may finish within TERMITARY_SHUTDOWN_GRACE.\n\nSettings come from the environment or from .env; `termitary --help` lists them."
     )]
     Worker,
     /// Create the database, or bring it up to this version
@@ -185,12 +185,12 @@ pub(super) enum DeadCommand {
     Show(DeadShowArgs),
     /// Run them again, with a full number of attempts
     #[command(
-        after_help = "Examples:\n  termitary dead replay --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11\n  termitary dead replay --subscription users.send-welcome --yes\n  termitary dead replay --all --yes"
+        after_help = "Examples:\n  termitary dead replay --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11\n  termitary dead replay --subscription users.send-welcome --yes\n  termitary dead replay --all --yes\n\nAsks first; without a terminal to ask on, --yes is needed."
     )]
     Replay(DeadResolveArgs),
     /// Drop them for good
     #[command(
-        after_help = "Examples:\n  termitary dead drop --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11 --yes\n  termitary dead drop --parked --yes"
+        after_help = "Examples:\n  termitary dead drop --event 019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11 --yes\n  termitary dead drop --parked --yes\n\nAsks first; without a terminal to ask on, --yes is needed."
     )]
     Drop(DeadResolveArgs),
 }
@@ -240,7 +240,7 @@ pub(super) struct DeadResolveArgs {
     /// All of them, dead and parked
     #[arg(long, conflicts_with_all = ["subscription", "event", "parked"])]
     pub(super) all: bool,
-    /// Do not ask
+    /// Do not ask; needed without a terminal
     #[arg(long)]
     pub(super) yes: bool,
     /// Print JSON, for programs
@@ -294,7 +294,7 @@ pub(super) struct SubscriptionArgs {
 pub(super) enum SubscriptionCommand {
     /// Drop one with its deliveries, after its code was removed or renamed
     #[command(
-        after_help = "Example:\n  termitary subscription drop todos.old-name\n\nUntil then its deliveries wait, and with Redis its events are kept, in case the code\nreturns. `termitary status` shows such subscriptions with 0 workers."
+        after_help = "Example:\n  termitary subscription drop todos.old-name\n\nAsks first; without a terminal to ask on, --yes is needed.\n\nUntil then its deliveries wait, and with Redis its events are kept, in case the code\nreturns. `termitary status` shows such subscriptions with 0 workers."
     )]
     Drop(SubscriptionDropArgs),
 }
@@ -304,7 +304,7 @@ pub(super) enum SubscriptionCommand {
 pub(super) struct SubscriptionDropArgs {
     /// The subscription's name
     pub(super) name: String,
-    /// Do not ask
+    /// Do not ask; needed without a terminal
     #[arg(long)]
     pub(super) yes: bool,
     /// Drop it even while live workers run it
@@ -446,7 +446,7 @@ fn settings_help() -> String {
             wrapped(&setting.help)
         );
     }
-    text.push_str("\nThe real environment wins over .env; an empty value counts as not set.\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.");
+    text.push_str("\nA flag wins over the environment, and the environment over .env. An empty value counts\nas not set: the next of them applies, and then the default.\n\nExit codes: 0 done, also if a list is empty; 1 failed; 2 wrong usage or configuration,\nalso if there is no database, or nothing of the name or id that was given.");
     text
 }
 

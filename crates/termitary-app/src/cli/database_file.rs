@@ -4,11 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
 use sqlx::error::DatabaseError;
 use tokio::time::{Instant, sleep};
 
-use super::system::Missing;
+use super::system::Access;
 use crate::config::{Mistake, escape};
 use crate::schema::Contents;
 
@@ -24,34 +23,33 @@ const SHOWN: usize = 5;
 ///
 /// # Errors
 ///
-/// If it belongs to another program, or if it has no ledger and the command must not
+/// If it belongs to another program, or if it has no ledger and the command does not
 /// create one.
-pub(super) async fn check(file: &Path, missing: Missing) -> anyhow::Result<()> {
+pub(super) async fn check(file: &Path, access: Access) -> anyhow::Result<()> {
     if !file.exists() {
-        return if missing == Missing::Refuse {
-            no_ledger(file)
-        } else {
-            Ok(())
+        return match access {
+            Access::Create => Ok(()),
+            Access::Change | Access::Look => Err(no_ledger(file).into()),
         };
     }
     // Opening an unreadable file gives a better error.
     let Ok(contents) = read(file).await else {
         return Ok(());
     };
-    if let Some(theirs) = contents.foreign_tables(missing == Missing::Refuse) {
+    if let Some(theirs) = contents.foreign_tables(access == Access::Look) {
         return Err(foreign(file, &theirs).into());
     }
-    if missing == Missing::Refuse && !contents.has_ledger() {
-        return no_ledger(file);
+    if access != Access::Create && !contents.has_ledger() {
+        return Err(no_ledger(file).into());
     }
     Ok(())
 }
 
-fn no_ledger(file: &Path) -> anyhow::Result<()> {
-    bail!(
+fn no_ledger(file: &Path) -> Mistake {
+    Mistake::new(format!(
         "there is no database at {} yet: start `termitary`, create one with `termitary migrate`, or set DATABASE_URL to its place",
-        file.display()
-    )
+        escape(&file.display().to_string())
+    ))
 }
 
 fn foreign(file: &Path, theirs: &[String]) -> Mistake {

@@ -1,15 +1,12 @@
 //! `termitary dead`: dead letters and parked deliveries.
 
-use std::io::IsTerminal as _;
-
-use anyhow::bail;
 use serde_json::json;
 use termitary::inspect::{Inspect, Letter, LetterFilter, LetterState};
 use uuid::Uuid;
 
 use super::args::{DeadCommand, DeadFilter, DeadListArgs, DeadResolveArgs, DeadShowArgs};
 use super::output;
-use super::system::{Missing, System, operator};
+use super::system::{Access, System, operator};
 use super::{confirm, suggestions};
 use crate::config::{Config, Mistake, escape};
 
@@ -17,7 +14,7 @@ use crate::config::{Config, Mistake, escape};
 const BRIDGE: &str = "bridge.in";
 
 pub(super) async fn run(config: Config, command: DeadCommand) -> anyhow::Result<()> {
-    let system = System::open(&config, Missing::Refuse).await?;
+    let system = System::open(&config, Access::Look).await?;
     let inspect = system.broker.inspect();
     let result = match command {
         DeadCommand::List(args) => list(&inspect, args).await,
@@ -70,6 +67,12 @@ fn event_id(text: &str) -> Result<Uuid, Mistake> {
     })
 }
 
+fn none_of(event: Uuid) -> Mistake {
+    Mistake::new(format!(
+        "no delivery of event {event} is dead or parked: `termitary dead list` shows those that are"
+    ))
+}
+
 async fn list(inspect: &Inspect, args: DeadListArgs) -> anyhow::Result<()> {
     let filter = filter(inspect, &args.filter).await?;
     let letters = inspect.letters(&filter, args.limit).await?;
@@ -115,11 +118,7 @@ fn state(letter: &Letter) -> &'static str {
 async fn show(inspect: &Inspect, args: DeadShowArgs) -> anyhow::Result<()> {
     let id = event_id(&args.id)?;
     let letters = inspect.letters_of(id).await?;
-    let Some(first) = letters.first() else {
-        bail!(
-            "no delivery of event {id} is dead or parked: `termitary dead list` shows those that are"
-        );
-    };
+    let first = letters.first().ok_or_else(|| none_of(id))?;
     if args.json {
         return output::json(&letters);
     }
@@ -183,7 +182,11 @@ async fn resolve(inspect: &Inspect, args: DeadResolveArgs, act: Act) -> anyhow::
     }
     let filter = filter(inspect, &args.filter).await?;
     let count = count(inspect, &filter).await?;
-    if count > 0 && !args.yes && !agreed(act, count)? {
+    if let (0, Some(id)) = (count, filter.event) {
+        return Err(none_of(id).into());
+    }
+    let what = output::count(count, "delivery", "deliveries");
+    if count > 0 && !args.yes && !confirm::confirmed(act.word(), &what)? {
         return output::line("nothing was changed");
     }
     let done = match act {
@@ -226,12 +229,4 @@ async fn count(inspect: &Inspect, filter: &LetterFilter) -> anyhow::Result<u64> 
             }
         })
         .sum())
-}
-
-/// Asks on a terminal. Without one, replaying a single delivery needs no confirmation.
-fn agreed(act: Act, count: u64) -> anyhow::Result<bool> {
-    if act == Act::Replay && count == 1 && !std::io::stdin().is_terminal() {
-        return Ok(true);
-    }
-    confirm::confirmed(act.word(), &output::count(count, "delivery", "deliveries"))
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::args::HealthArgs;
 use super::output;
-use super::system::{Missing, System};
+use super::system::{Access, System};
 use crate::config::Config;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,7 +46,7 @@ pub(super) async fn run(config: Config, args: &HealthArgs) -> anyhow::Result<()>
 /// Checks for a worker. It serves no requests, but reports to the ledger every few
 /// seconds.
 async fn worker(config: &Config, json: bool) -> anyhow::Result<()> {
-    let system = System::open(config, Missing::Refuse).await?;
+    let system = System::open(config, Access::Look).await?;
     let mut workers = system.broker.inspect().workers().await?;
     workers.retain(termitary::inspect::WorkerStatus::is_local);
     if workers.is_empty() {

@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::args::JsonArgs;
 use super::output;
-use super::system::{Missing, System};
+use super::system::{Access, System};
 use crate::config::Config;
 
 pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
-    let system = System::open(&config, Missing::Create).await?;
+    let system = System::open(&config, Access::Create).await?;
     let file = system.db.path().display().to_string();
     system.db.close().await;
     if args.json {

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Results go to stdout;
+//! Exit codes: 0 done, also if a list is empty; 1 failed; 2 wrong usage or configuration, also
+//! if there is no database, or nothing of the name or id that was given: a [`Mistake`]. Results go to stdout;
 //! logs and errors go to stderr.
 
 mod args;
@@ -13,6 +14,7 @@ mod dead;
 mod events;
 mod health;
 mod migrate;
+mod misspelt;
 mod output;
 mod publish;
 mod reachable;
@@ -43,8 +45,10 @@ pub fn main() -> ExitCode {
     let dotenv = Dotenv::load();
     let command = dotenv.fill(Cli::command());
     let matches = command.clone().get_matches();
-    let config = |variables| {
+    let config = |variables: Variables| {
         dotenv.readable()?;
+        let variables =
+            variables.or_next(|name| config::in_environment(name).or_else(|| dotenv.get(name)));
         Config::try_from(variables).map_err(|mistake| {
             print_warnings(&dotenv);
             dotenv.blame(mistake, &command, &matches)
@@ -58,9 +62,14 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Prints the ignored lines of `.env` before logging has started.
+/// The ignored lines of `.env`, and the misspelt settings.
+fn warnings(dotenv: &Dotenv) -> impl Iterator<Item = String> {
+    dotenv.warnings().chain(misspelt::settings(dotenv))
+}
+
+/// Prints the warnings before logging has started.
 fn print_warnings(dotenv: &Dotenv) {
-    for warning in dotenv.warnings() {
+    for warning in warnings(dotenv) {
         logging::print(&format!("termitary: {warning}"));
     }
 }
@@ -98,7 +107,7 @@ fn run(
     let config = config(cli.settings)?;
     let command = cli.command.unwrap_or(Command::Dev);
     logging::init(&config, command.serves())?;
-    for warning in dotenv.warnings() {
+    for warning in warnings(dotenv) {
         tracing::warn!("{warning}");
     }
     for note in &config.notes {

@@ -92,7 +92,9 @@ impl Printer {
         let (ended, end) = oneshot::channel();
         let print = move || {
             let mut result = Ok(());
-            while let (Ok(()), Some(text)) = (&result, waiting.blocking_recv()) {
+            while result.is_ok()
+                && let Some(text) = waiting.blocking_recv()
+            {
                 result = line(&text);
             }
             // The receiver may be gone.

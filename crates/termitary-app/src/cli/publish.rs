@@ -10,7 +10,7 @@ use termitary::event::{MAX_DATA_BYTES, valid_name};
 use super::args::PublishArgs;
 use super::output;
 use super::suggestions::nearest;
-use super::system::{Missing, System, exists};
+use super::system::{Access, System};
 use crate::app::App;
 use crate::config::{Config, Mistake, escape};
 use crate::wiring;
@@ -27,12 +27,12 @@ pub(super) async fn run(config: Config, args: PublishArgs) -> anyhow::Result<()>
     check_fields(&registry, &args.name, &payload)?;
     // A name of another program belongs to its database, in which this program creates
     // nothing.
-    let missing = if exists(&config) && !registry.knows(&args.name) {
-        Missing::Refuse
+    let access = if registry.knows(&args.name) {
+        Access::Change
     } else {
-        Missing::Create
+        Access::Look
     };
-    let system = System::open(&config, missing).await?;
+    let system = System::open(&config, access).await?;
     // Through the ledger in every mode: it is recorded even while Redis is unreachable.
     let mut tx = system.db.begin().await?;
     let published = tx.publish_json(&args.name, &data).await?;

@@ -1,9 +1,9 @@
-//! Logs when Redis becomes unreachable for an API process, and when it is back. An API
-//! works without Redis: nothing else in it would notice.
+//! Logs when Redis becomes unreachable, and when it is back: for an API, which works without
+//! Redis, so that nothing else in it would notice, and for `tail`, which waits.
 
 use std::time::Duration;
 
-use termitary::Broker;
+use termitary::{Broker, Error};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,19 @@ pub(super) async fn watch(broker: Broker, stop: CancellationToken) {
                 tracing::info!(seconds, "Redis is reachable again");
             }
             _ => {}
+        }
+    }
+}
+
+/// Returns when `what` is reachable again after `error`. A command that ends by itself logs
+/// nothing below a warning, so the end of the outage is one too.
+pub(super) async fn wait_out(broker: &Broker, what: &str, error: &Error) {
+    tracing::warn!(error = ?error, "{what} is unreachable: waiting until it is back");
+    loop {
+        sleep(EVERY).await;
+        if broker.ping().await.is_ok() {
+            tracing::warn!("{what} is reachable again");
+            return;
         }
     }
 }

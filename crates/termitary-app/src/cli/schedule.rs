@@ -7,7 +7,7 @@ use super::args::{ScheduleCommand, ScheduleNameArgs};
 use super::output;
 use super::status::{schedule_notes, schedule_rows};
 use super::suggestions;
-use super::system::{Missing, System, exists, operator};
+use super::system::{Access, System, exists, operator};
 use crate::app::App;
 use crate::config::{Config, Mistake};
 use crate::wiring;
@@ -22,7 +22,7 @@ pub(super) async fn run(config: Config, command: ScheduleCommand) -> anyhow::Res
 }
 
 async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
-    let system = System::open(config, Missing::Refuse).await?;
+    let system = System::open(config, Access::Look).await?;
     let status = system.broker.inspect().status().await?;
     if json {
         return output::json(&status.schedules);
@@ -42,7 +42,7 @@ async fn run_now(config: &Config, args: &ScheduleNameArgs) -> anyhow::Result<()>
     if registry.schedule(name).is_none() {
         return Err(unknown(&registry, name).into());
     }
-    let system = System::open(config, Missing::Create).await?;
+    let system = System::open(config, Access::Change).await?;
     let inspect = system.broker.inspect();
     let id = inspect.run_schedule(&registry, name, &operator()).await?;
     system.db.close().await;
@@ -60,12 +60,8 @@ async fn pause(config: &Config, args: &ScheduleNameArgs, paused: bool) -> anyhow
     if !ours && !exists(config) {
         return Err(unknown(&registry, name).into());
     }
-    let missing = if ours {
-        Missing::Create
-    } else {
-        Missing::Refuse
-    };
-    let system = System::open(config, missing).await?;
+    let access = if ours { Access::Change } else { Access::Look };
+    let system = System::open(config, access).await?;
     let known = system.broker.inspect().schedules().await?;
     let names: Vec<&str> = known.iter().map(|schedule| &*schedule.name).collect();
     if !names.contains(&name.as_str()) {

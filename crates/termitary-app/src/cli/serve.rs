@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::banner;
 use super::reachable;
 use super::signals::Stop;
-use super::system::{self, Missing, System};
+use super::system::{self, Access, System};
 use crate::app::App;
 use crate::config::{Config, Mistake};
 use crate::secret::Secret;
@@ -53,7 +53,7 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
     };
     // Opening may wait for the lock of another process; a signal ends the wait.
     let system = tokio::select! {
-        system = System::open(&config, Missing::Create) => system?,
+        system = System::open(&config, Access::Create) => system?,
         () = stop.drain.cancelled() => return Ok(()),
     };
     // A worker seals nothing, so it need not be able to read the secret.

@@ -5,11 +5,11 @@ use termitary::inspect::Status;
 
 use super::args::JsonArgs;
 use super::output;
-use super::system::{Missing, System};
+use super::system::{Access, System};
 use crate::config::{Config, escape};
 
 pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
-    let system = System::open(&config, Missing::Refuse).await?;
+    let system = System::open(&config, Access::Look).await?;
     let status = system.broker.inspect().status().await?;
     if args.json {
         return output::json(&status);

@@ -8,13 +8,13 @@ use super::args::{SubscriptionCommand, SubscriptionDropArgs};
 use super::confirm;
 use super::output;
 use super::suggestions;
-use super::system::{Missing, System, operator};
+use super::system::{Access, System, operator};
 use crate::config::{Config, Mistake, escape};
 use crate::wiring;
 
 pub(super) async fn run(config: Config, command: SubscriptionCommand) -> anyhow::Result<()> {
     let SubscriptionCommand::Drop(args) = command;
-    let system = System::open(&config, Missing::Refuse).await?;
+    let system = System::open(&config, Access::Look).await?;
     let result = drop_subscription(&system, &args).await;
     system.db.close().await;
     result

@@ -20,13 +20,15 @@ use crate::wiring;
 /// continues: the API serves without Redis, and a worker keeps trying.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The reaction to a missing database file.
+/// The use that a command makes of the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// Create it.
+pub(super) enum Access {
+    /// As a server: creates a missing file.
     Create,
-    /// Fail: a command that only reads must not create a file.
-    Refuse,
+    /// Changes an existing database of this program.
+    Change,
+    /// Only looks at a ledger, which may belong to another service.
+    Look,
 }
 
 /// Returns true if the database file exists.
@@ -42,14 +44,14 @@ pub(super) struct System {
 }
 
 impl System {
-    /// Opens everything. A command that may create the database also registers the
-    /// subscriptions, so that events published from then on wait for them.
-    pub(super) async fn open(config: &Config, missing: Missing) -> anyhow::Result<Self> {
-        database_file::check(&file_of(&config.database_url), missing).await?;
+    /// Opens everything. A command that does more than look brings the database to this version
+    /// and registers the subscriptions, so that events published from then on wait for them.
+    pub(super) async fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
+        database_file::check(&file_of(&config.database_url), access).await?;
         let db = open_database(config).await?;
         let broker = broker(config, db.clone())?;
         let registry = wiring::registry();
-        if missing == Missing::Create {
+        if access != Access::Look {
             check_redis(config, &broker).await?;
             schema::migrate(&db)
                 .await
@@ -59,7 +61,7 @@ impl System {
                 .await
                 .context("cannot register the subscriptions")?;
         }
-        check_mode(config, &broker, missing).await?;
+        check_mode(config, &broker, access).await?;
         Ok(Self {
             db,
             broker,
@@ -144,8 +146,8 @@ async fn check_redis(config: &Config, broker: &Broker) -> Result<(), Mistake> {
 }
 
 /// Fails if a live worker uses another transport than this command, whose numbers would be
-/// wrong. A server only warns: the worker may be the one with the wrong configuration.
-async fn check_mode(config: &Config, broker: &Broker, missing: Missing) -> anyhow::Result<()> {
+/// wrong. Others only warn: the worker may be the one with the wrong configuration.
+async fn check_mode(config: &Config, broker: &Broker, access: Access) -> anyhow::Result<()> {
     let Some(other) = broker.inspect().worker_of_another_mode().await? else {
         return Ok(());
     };
@@ -156,7 +158,7 @@ async fn check_mode(config: &Config, broker: &Broker, missing: Missing) -> anyho
         None => "works over Redis, but no Redis is configured here: set REDIS_URL or REDIS_HOST as for that worker (systemd: run the command through `termitary-ctl`)".to_owned(),
     };
     let text = format!("worker {} on {} {way}", other.id, other.host);
-    if missing == Missing::Refuse {
+    if access == Access::Look {
         return Err(Mistake::new(text).into());
     }
     tracing::warn!("{text}");

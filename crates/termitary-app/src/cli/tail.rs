@@ -3,27 +3,36 @@
 use termitary::Envelope;
 
 use super::args::TailArgs;
-use super::output;
 use super::signals::interrupted;
-use super::system::{Missing, System};
+use super::system::{Access, System};
+use super::{output, reachable};
 use crate::config::{Config, escape};
 
 pub(super) async fn run(config: Config, args: TailArgs) -> anyhow::Result<()> {
-    let system = System::open(&config, Missing::Refuse).await?;
+    let system = System::open(&config, Access::Look).await?;
+    let source = config.redis.as_ref().map_or("the database", |_| "Redis");
     tokio::select! {
-        shown = show(&system, &args) => shown,
+        shown = show(&system, source, &args) => shown,
         stopped = interrupted() => stopped,
     }
 }
 
-async fn show(system: &System, args: &TailArgs) -> anyhow::Result<()> {
+async fn show(system: &System, source: &str, args: &TailArgs) -> anyhow::Result<()> {
     let mut tail = system.broker.inspect().tail().await?;
+    let mut next = async || loop {
+        match tail.next().await {
+            Err(error) if error.is_unavailable() => {
+                reachable::wait_out(&system.broker, source, &error).await;
+            }
+            next => return next,
+        }
+    };
     let mut printer = output::Printer::start()?;
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
         // Without a reader, the wait for the next event should end.
         let event = tokio::select! {
-            event = tail.next() => event?,
+            event = next() => event?,
             failed = printer.failed() => return failed,
         };
         if !matches(args.pattern.as_bytes(), event.name.as_bytes()) {

@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::Mistake;
 use super::envfile::EnvFile;
+use super::{Mistake, in_environment};
 
 const FILE: &str = ".env";
 
@@ -49,6 +49,21 @@ impl Dotenv {
         command
     }
 
+    /// The text of a variable in the file.
+    pub(crate) fn get(&self, variable: &str) -> Option<String> {
+        let set = self.file.variables.get(variable)?;
+        Some(set.value.clone())
+    }
+
+    /// The variables in the file that have a text, each with its place.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &str, String)> {
+        let set = self.file.variables.iter();
+        set.map(|(name, set)| {
+            let place = format!("{FILE}, line {}", set.line);
+            (&**name, &*set.value, place)
+        })
+    }
+
     /// Fails if the file exists but cannot be read: its settings would be missing.
     pub(crate) fn readable(&self) -> Result<(), Mistake> {
         self.unreadable.clone().map_or(Ok(()), |text| {
@@ -77,9 +92,18 @@ impl Dotenv {
         let arg = command
             .get_arguments()
             .find(|arg| arg.get_env().is_some_and(|env| env == name));
-        let source = arg.and_then(|arg| matches.value_source(arg.get_id().as_str()));
+        let from_file = arg.is_some_and(|arg| {
+            let id = arg.get_id().as_str();
+            let empty = |text: &String| text.trim().is_empty();
+            match matches.value_source(id) {
+                Some(ValueSource::DefaultValue) => true,
+                // The setting is left to the next source.
+                Some(_) => matches.get_one(id).is_some_and(empty) && in_environment(name).is_none(),
+                None => false,
+            }
+        });
         match self.file.variables.get(name) {
-            Some(variable) if source == Some(ValueSource::DefaultValue) => {
+            Some(variable) if from_file => {
                 Mistake::new(format!("{text} ({FILE}, line {})", variable.line))
             }
             _ => mistake,

@@ -19,8 +19,8 @@ use crate::secret::Secret;
 use crate::settings::{Connections, Settings};
 pub(crate) use dotenv::Dotenv;
 pub use redact::{escape, redact};
-pub(crate) use variables::secrets;
 pub use variables::{Documented, Variables, documented};
+pub(crate) use variables::{in_environment, knows, secrets};
 
 /// The configuration of a process.
 pub struct Config {

@@ -200,6 +200,11 @@ pub(crate) fn secrets() -> impl Iterator<Item = (&'static str, String)> {
     secrets.map(|setting| (setting.variable, id(setting.variable)))
 }
 
+/// Returns true for the variable of a setting, also of one that the help does not show.
+pub(crate) fn knows(variable: &str) -> bool {
+    all().any(|(known, ..)| known == variable)
+}
+
 /// All variables: their name, value name, help and kind. Secrets have a second one that
 /// names a file.
 fn all() -> impl Iterator<Item = (String, &'static str, String, Kind)> {
@@ -229,6 +234,16 @@ impl Variables {
     pub(super) fn get(&self, variable: &str) -> Option<&str> {
         let text = self.0.get(variable)?.trim();
         (!text.is_empty()).then_some(text)
+    }
+
+    /// Replaces each empty text, which counts as not set, by the text of the next source.
+    pub(crate) fn or_next(mut self, next: impl Fn(&str) -> Option<String>) -> Self {
+        for (variable, text) in &mut self.0 {
+            if text.trim().is_empty() {
+                *text = next(variable).unwrap_or_default();
+            }
+        }
+        self
     }
 
     /// Removes a setting whose text fits, and returns true if it did.
@@ -287,6 +302,12 @@ pub struct Documented {
     pub flag: String,
     /// One sentence and the default.
     pub help: String,
+}
+
+/// A variable of the environment, unless it is empty, which counts as not set.
+pub(crate) fn in_environment(variable: &str) -> Option<String> {
+    let set = std::env::var(variable).ok();
+    set.filter(|text| !text.trim().is_empty())
 }
 
 /// All documented settings, in the order of the help.

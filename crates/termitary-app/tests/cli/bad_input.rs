@@ -201,15 +201,25 @@ async fn a_database_of_a_newer_version_is_not_touched() {
 }
 
 #[test]
-fn commands_that_look_say_so_where_there_is_no_database() {
+fn only_servers_and_migrate_make_a_database() {
     let sandbox = Sandbox::new();
+    let deleted = r#"{"id":"1","title":"x"}"#;
     for args in [
         &["status"][..],
         &["dead", "list"],
         &["schedule", "list"],
+        &["schedule", "run", "todos.overdue.check"],
+        &["schedule", "pause", "todos.overdue.check"],
+        &["subscription", "drop", "todos.old"],
+        &["publish", "todos.deleted", deleted],
+        &["publish", "--allow-unknown", "orders.paid", "{}"],
+        &["user", "create", "ada@example.com"],
+        &["user", "list"],
+        &["user", "confirm", "ada@example.com"],
         &["tail"],
+        &["health", "--worker"],
     ] {
-        let text = sandbox.fails(1, args);
+        let text = sandbox.fails(2, args);
         assert!(
             text.contains("termitary.db") && text.contains("termitary migrate"),
             "{text}"
@@ -229,6 +239,7 @@ fn an_unknown_event_name_brings_the_nearest_ones() {
     let text = sandbox.fails(2, &["publish", "Todos Created", "{}"]);
     assert!(text.contains("lower-case"), "{text}");
     assert!(!sandbox.path("termitary.db").exists());
+    sandbox.ok(&["migrate"]);
     let id = sandbox.ok(&["publish", "--allow-unknown", "orders.paid", r#"{"any":1}"#]);
     assert_eq!(id.trim().len(), 36);
     assert_eq!(sandbox.json(&["status", "--json"])["events"], 1);
@@ -248,6 +259,7 @@ fn a_payload_that_is_no_json_object_is_refused_with_the_place() {
     assert!(text.contains("title"), "{text}");
     let text = sandbox.fails(2, &["publish", "todos.created", r#"{"id":1,"title":"x"}"#]);
     assert!(text.contains("`id`") && text.contains("string"), "{text}");
+    sandbox.ok(&["migrate"]);
     let large = format!(r#"{{"id":"1","title":"{}"}}"#, "x".repeat(90_000));
     sandbox.ok(&["publish", "todos.created", &large]);
 }

@@ -47,8 +47,23 @@ fn a_dead_letter_is_listed_and_shown_without_steering_the_terminal() {
         "no delivery is dead or parked\n"
     );
     sandbox.fails(2, &["dead", "show", "x"]);
-    let text = sandbox.fails(1, &["dead", "show", "019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11"]);
-    assert!(text.contains("dead list"), "{text}");
+    let nowhere = "019ab0c1-7a4e-7bb2-8d5b-0f6f0b9f2c11";
+    for args in [
+        &["dead", "show", nowhere][..],
+        &["dead", "replay", "--event", nowhere],
+        &["dead", "drop", "--event", nowhere, "--yes"],
+    ] {
+        let text = sandbox.fails(2, args);
+        assert!(text.contains("dead list"), "{args:?}: {text}");
+    }
+    assert_eq!(
+        sandbox.ok(&["dead", "list", "--event", nowhere]),
+        "no delivery is dead or parked\n"
+    );
+    assert_eq!(
+        sandbox.ok(&["dead", "replay", "--parked"]),
+        "0 deliveries replayed\n"
+    );
 }
 
 #[test]
@@ -73,16 +88,23 @@ fn many_are_replayed_or_dropped_only_when_that_is_meant() {
     });
     worker.stop();
     let list = sandbox.json(&["dead", "list", "--json"]);
-    let id = list[0]["event"]["id"].as_str().unwrap();
-    assert!(
-        sandbox
-            .fails(2, &["dead", "drop", "--event", id])
-            .contains("--yes")
-    );
+    let [id, other] = [0, 1].map(|n| list[n]["event"]["id"].as_str().unwrap());
+    for args in [
+        ["dead", "drop", "--event", id],
+        ["dead", "replay", "--event", id],
+        ["dead", "replay", "--subscription", "users.send-welcome"],
+    ] {
+        let text = sandbox.fails(2, &args);
+        assert!(text.contains("--yes"), "{args:?}: {text}");
+    }
+    for verb in ["replay", "drop"] {
+        let help = sandbox.ok(&["dead", verb, "--help"]);
+        assert!(help.contains("without a terminal"), "{help}");
+    }
     let dropped = sandbox.json(&["dead", "drop", "--event", id, "--yes", "--json"]);
     assert_eq!(dropped["dropped"], 1);
     assert_eq!(
-        sandbox.ok(&["dead", "replay", "--subscription", "users.send-welcome"]),
+        sandbox.ok(&["dead", "replay", "--event", other, "--yes"]),
         "1 delivery replayed\n"
     );
 }

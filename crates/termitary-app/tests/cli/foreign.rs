@@ -66,7 +66,7 @@ async fn a_ledger_whose_service_has_tables_of_our_names_gets_none_of_ours() {
 async fn a_command_that_only_looks_makes_no_ledger_in_an_empty_file() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path("termitary.db"), "").unwrap();
-    let text = sandbox.fails(1, &["status"]);
+    let text = sandbox.fails(2, &["status"]);
     assert!(text.contains("termitary migrate"), "{text}");
     assert!(
         std::fs::read(sandbox.path("termitary.db"))

@@ -169,6 +169,7 @@ fn a_published_event_can_be_tailed_as_a_cloudevent() {
 #[test]
 fn the_first_admin_is_made_on_the_command_line() {
     let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
     let said = sandbox.ok(&["user", "create", "root@example.com", "--admin"]);
     let password = said
         .lines()
@@ -192,6 +193,7 @@ fn the_first_admin_is_made_on_the_command_line() {
 #[test]
 fn a_password_comes_from_stdin_and_is_not_printed() {
     let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
     std::fs::write(sandbox.path("password"), "a walk in the rain\n").unwrap();
     let create = |json: &str, email: &str| {
         let mut command = sandbox.command(&["user", "create", email, "--password-stdin", json]);

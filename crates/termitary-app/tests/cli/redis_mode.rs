@@ -253,3 +253,29 @@ fn with_the_bridge_out_plain_subscribers_get_the_raw_payload() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(sandbox.count("todos.mail-assignment", "done"), 1);
 }
+
+#[test]
+fn tail_says_once_that_redis_is_gone_and_goes_on_when_it_is_back() {
+    let Some((sandbox, mut redis)) = with_redis() else {
+        return;
+    };
+    sandbox.ok(&["migrate"]);
+    let publish = |title: &str| {
+        let event = json!({ "id": "1", "title": title }).to_string();
+        sandbox.ok(&["publish", "todos.deleted", &event])
+    };
+    let mut tail = sandbox.start(&["tail", "--json"]);
+    eventually("tail sees an event", || {
+        publish("before");
+        tail.said().contains("before")
+    });
+    redis.lose();
+    tail.says("unreachable");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    redis.resume();
+    tail.says("reachable again");
+    publish("after");
+    tail.says("after");
+    let said = tail.stop();
+    assert_eq!(said.matches("unreachable").count(), 1, "{said}");
+}

@@ -32,6 +32,7 @@ fn attacks_and_changes_are_one_line_each_with_the_source_and_no_address() {
     let sandbox = Sandbox::new()
         .with("LOG_FORMAT", "json")
         .with("TERMITARY_TRUSTED_PROXIES", "1");
+    sandbox.ok(&["migrate"]);
     let created = sandbox.json(&["user", "create", "root@example.com", "--admin", "--json"]);
     let mut api = sandbox.start(&["api"]);
     let port = port(&mut api);

@@ -184,3 +184,56 @@ fn a_secret_that_is_too_short_or_on_the_command_line_is_refused_and_not_shown() 
         "{text}"
     );
 }
+
+#[test]
+fn an_empty_value_leaves_the_setting_to_the_next_source() {
+    let mut sandbox = Sandbox::new().with("DATABASE_URL", "");
+    std::fs::write(
+        sandbox.path(".env"),
+        "DATABASE_URL=sqlite://from-file.db\nTERMITARY_CONCURRENCY=many\n",
+    )
+    .unwrap();
+    sandbox.set("TERMITARY_CONCURRENCY", "4");
+    sandbox.ok(&["migrate"]);
+    assert!(sandbox.path("from-file.db").exists());
+    sandbox.set("DATABASE_URL", "sqlite://from-environment.db");
+    sandbox.ok(&["migrate", "--database-url", ""]);
+    assert!(sandbox.path("from-environment.db").exists());
+    sandbox.set("TERMITARY_CONCURRENCY", " ");
+    let text = sandbox.fails(2, &["migrate"]);
+    assert!(
+        text.contains("`many`") && text.contains("(.env, line 2)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_misspelt_setting_is_told_once_with_the_name_that_was_meant() {
+    let sandbox = Sandbox::new()
+        .with("TERMITARY_CONCURENCY", "8")
+        .with("TERMITARY_EMPTY", "")
+        // Set by Kubernetes for services named `termitary` and `termitary-api`.
+        .with("TERMITARY_SERVICE_HOST", "10.0.0.1")
+        .with("TERMITARY_PORT", "tcp://10.0.0.1:80")
+        .with("TERMITARY_API_PORT_80_TCP_ADDR", "10.0.0.1");
+    std::fs::write(
+        sandbox.path(".env"),
+        "TERMITARY_PUBLIC_URI=http://hunter2\n",
+    )
+    .unwrap();
+    for args in [&["migrate"][..], &["status"], &["events"]] {
+        let output = sandbox.run(args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        for (wrong, right) in [
+            ("TERMITARY_CONCURENCY", "TERMITARY_CONCURRENCY"),
+            ("TERMITARY_PUBLIC_URI", "TERMITARY_PUBLIC_URL"),
+        ] {
+            let about = text.lines().filter(|line| line.contains(wrong));
+            let about: Vec<_> = about.collect();
+            assert!(about.len() == 1 && about[0].contains(right), "{text}");
+        }
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

@@ -182,6 +182,7 @@ fn a_worker_dies_while_it_sends(mut sandbox: Sandbox) {
         return;
     };
     sandbox.set("SMTP_URL", &format!("smtp://127.0.0.1:{port}"));
+    sandbox.ok(&["migrate"]);
     let events: Vec<_> = (0..40)
         .map(|n| publish_user(&sandbox, &format!("user{n}@example.com")))
         .collect();

@@ -102,6 +102,7 @@ fn a_new_device_is_told_by_mail_once() {
 #[test]
 fn the_audit_names_the_user_of_the_system_even_without_its_variables() {
     let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
     sandbox.ok(&["schedule", "pause", "todos.overdue.check"]);
     let url = format!("sqlite://{}", sandbox.path("termitary.db").display());
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -148,3 +148,17 @@ fn a_command_whose_output_nobody_can_read_fails_and_one_whose_reader_has_enough_
     assert!(ended.status.success(), "{ended:?}");
     assert!(ended.stderr.is_empty(), "{ended:?}");
 }
+
+#[test]
+fn tail_ends_at_the_first_event_that_it_cannot_write() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["migrate"]);
+    let mut tail = sandbox.command(&["tail"]);
+    tail.stdout(closed()).stderr(Stdio::piped());
+    let mut tail = Process::as_set(tail);
+    // `tail` shows only events after its start.
+    std::thread::sleep(Duration::from_secs(2));
+    sandbox.ok(&["publish", "todos.deleted", r#"{"id":"1","title":"x"}"#]);
+    assert_eq!(tail.end().code(), Some(1));
+    eventually("it says why", || tail.said().contains("stdout is closed"));
+}

@@ -108,7 +108,7 @@ fn an_operator_lists_users_ends_sessions_sets_passwords_roles_and_confirms() {
         ),
         (&json!("admin"), &Value::Bool(true), &json!("user"))
     );
-    let said = sandbox.fails(1, &["user", "logout", "nobody@example.com"]);
+    let said = sandbox.fails(2, &["user", "logout", "nobody@example.com"]);
     assert!(
         said.contains("nobody@example.com") && said.contains("user list"),
         "{said}"
@@ -119,10 +119,37 @@ fn an_operator_lists_users_ends_sessions_sets_passwords_roles_and_confirms() {
     dev.stop();
 }
 
+/// Runs a command whose output goes to a full device; returns its exit code and stderr.
+#[cfg(target_os = "linux")]
+fn unshown(sandbox: &Sandbox, args: &[&str]) -> (Option<i32>, String) {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = sandbox.command(args);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    (output.status.code(), stderr(&output))
+}
+
+#[cfg(target_os = "linux")]
 #[test]
-fn looking_at_users_makes_no_database() {
+fn a_password_that_could_not_be_shown_can_be_set_again() {
     let sandbox = Sandbox::new();
-    let said = sandbox.fails(1, &["user", "list"]);
-    assert!(said.contains("no database"), "{said}");
-    assert!(!sandbox.path("termitary.db").exists());
+    sandbox.ok(&["migrate"]);
+    for args in [
+        &["user", "create", "ada@example.com"][..],
+        &["user", "password", "ada@example.com", "--generate"],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            if json.len() == 1 && args[1] == "create" {
+                continue;
+            }
+            let (code, said) = unshown(&sandbox, &[args, json].concat());
+            assert_eq!(code, Some(1), "{said}");
+            for words in ["No space", "user password ada@example.com --generate"] {
+                assert!(said.contains(words), "{args:?}: {said}");
+            }
+        }
+    }
+    // A password that was given is not lost.
+    let create = ["user", "create", "bob@example.com", "--password-stdin"];
+    let (code, said) = with_stdin(&sandbox, &create, "a walk in the sun\n");
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -3,14 +3,14 @@
 
 mod password;
 
-use anyhow::{Context as _, bail};
-use serde_json::json;
+use anyhow::Context as _;
+use serde_json::{Value, json};
 
 use super::args::{
     JsonArgs, UserCommand, UserCreateArgs, UserNameArgs, UserPasswordArgs, UserRoleArgs,
 };
 use super::output;
-use super::system::{Missing, System, file_of};
+use super::system::{Access, System};
 use crate::app::App;
 use crate::auth::{self, NewUser, Role, User, operator};
 use crate::config::Config;
@@ -38,10 +38,7 @@ async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
     };
     let name = args.name.clone().unwrap_or_else(|| local_part(&args.email));
     let role = if args.admin { Role::Admin } else { Role::User };
-    let system = System::open(config, Missing::Create).await?;
-    let app = system.app(config, config.local_url(config.port), || {
-        Ok(Secret::default())
-    })?;
+    let (system, app) = open(config).await?;
     let new = NewUser {
         email: args.email,
         name,
@@ -53,39 +50,48 @@ async fn create(config: &Config, args: UserCreateArgs) -> anyhow::Result<()> {
         .context("no user was created")?;
     system.db.close().await;
     let shown = (!args.password_stdin).then_some(password);
-    if args.json {
-        return output::json(&json!({
+    let done = format!("created {} {} ({})", user.role, user.email, user.id);
+    let json = args.json.then(|| {
+        json!({
             "id": user.id,
             "email": user.email,
             "name": user.name,
             "role": user.role,
             "password": shown,
-        }));
+        })
+    });
+    print(&user.email, &done, shown.as_deref(), json)
+}
+
+/// Prints the result, with the password if the command generated it, in one write: a reader
+/// that goes away between two lines would take the password along. The change is committed, so
+/// the error of a failed write says how to get another password.
+fn print(
+    email: &str,
+    done: &str,
+    password: Option<&str>,
+    json: Option<Value>,
+) -> anyhow::Result<()> {
+    let printed = match (json, password) {
+        (Some(json), _) => output::json(&json),
+        (None, Some(password)) => output::line(&format!("{done}\npassword: {password}")),
+        (None, None) => output::line(done),
+    };
+    if password.is_none() {
+        return printed;
     }
-    output::line(&format!(
-        "created {} {} ({})",
-        user.role, user.email, user.id
-    ))?;
-    match shown {
-        Some(password) => output::line(&format!("password: {password}")),
-        None => Ok(()),
-    }
+    printed.with_context(|| {
+        format!("{done}, but the password could not be shown: make another one with `termitary user password {email} --generate`")
+    })
 }
 
 fn local_part(email: &str) -> String {
     email.split('@').next().unwrap_or_default().to_owned()
 }
 
-/// The application on an existing database.
-async fn existing(config: &Config) -> anyhow::Result<(System, App)> {
-    let file = file_of(&config.database_url);
-    if !file.exists() {
-        bail!(
-            "there is no database at {} yet: start `termitary`, or set DATABASE_URL to its place",
-            file.display()
-        );
-    }
-    let system = System::open(config, Missing::Create).await?;
+/// The application on the database.
+async fn open(config: &Config) -> anyhow::Result<(System, App)> {
+    let system = System::open(config, Access::Change).await?;
     let app = system.app(config, config.local_url(config.port), || {
         Ok(Secret::default())
     })?;
@@ -93,7 +99,7 @@ async fn existing(config: &Config) -> anyhow::Result<(System, App)> {
 }
 
 async fn list(config: &Config, args: &JsonArgs) -> anyhow::Result<()> {
-    let (system, app) = existing(config).await?;
+    let (system, app) = open(config).await?;
     let mut users: Vec<User> = Vec::new();
     loop {
         let after = users.last().map(|user| user.id);
@@ -129,7 +135,7 @@ fn row(user: &User) -> Vec<String> {
 }
 
 async fn logout(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
-    let (system, app) = existing(config).await?;
+    let (system, app) = open(config).await?;
     let ended = operator::end_sessions(&app, &args.email).await?;
     system.db.close().await;
     if args.json {
@@ -149,26 +155,20 @@ async fn set_password(config: &Config, args: &UserPasswordArgs) -> anyhow::Resul
     } else {
         password::asked()?
     };
-    let (system, app) = existing(config).await?;
+    let (system, app) = open(config).await?;
     let user = operator::set_password(&app, &args.email, &password).await?;
     system.db.close().await;
     let shown = args.generate.then_some(password);
-    if args.json {
-        return output::json(&json!({ "id": user.id, "email": user.email, "password": shown }));
-    }
-    output::line(&format!(
-        "set the password of {}; their sessions ended",
-        user.email
-    ))?;
-    match shown {
-        Some(password) => output::line(&format!("password: {password}")),
-        None => Ok(()),
-    }
+    let done = format!("set the password of {}; their sessions ended", user.email);
+    let json = args
+        .json
+        .then(|| json!({ "id": user.id, "email": user.email, "password": shown }));
+    print(&user.email, &done, shown.as_deref(), json)
 }
 
 async fn set_role(config: &Config, args: &UserRoleArgs) -> anyhow::Result<()> {
     let role = Role::parse(&args.role);
-    let (system, app) = existing(config).await?;
+    let (system, app) = open(config).await?;
     let changed = operator::set_role(&app, &args.email, role).await?;
     system.db.close().await;
     if args.json {
@@ -179,7 +179,7 @@ async fn set_role(config: &Config, args: &UserRoleArgs) -> anyhow::Result<()> {
 }
 
 async fn confirm(config: &Config, args: &UserNameArgs) -> anyhow::Result<()> {
-    let (system, app) = existing(config).await?;
+    let (system, app) = open(config).await?;
     let user = operator::confirm_email(&app, &args.email).await?;
     system.db.close().await;
     if args.json {
