@@ -262,6 +262,24 @@ mod tests {
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
+    /// The pipeline inspects every command in debug builds.
+    #[test]
+    fn commands_for_redis_are_sent_in_one_place() {
+        let files = files(&repository().join(LIBRARY.sources));
+        let sends = [
+            "send_packed_command",
+            "send_packed_commands",
+            "query_async",
+            "exec_async",
+        ];
+        let senders: Vec<_> = files
+            .iter()
+            .filter(|file| sends.iter().any(|send| file.source.names(send)))
+            .map(|file| file.module.join("::"))
+            .collect();
+        assert_eq!(senders, ["broker::redis::wire::pipeline"]);
+    }
+
     #[test]
     fn an_import_that_points_up_is_found() {
         let forbidden = |from, to| LIBRARY.forbidden(from, to).is_some();

@@ -52,6 +52,13 @@ impl Source {
         found
     }
 
+    /// Returns whether the code names this item.
+    #[cfg(test)]
+    pub(super) fn names(&self, item: &str) -> bool {
+        let code: String = self.code.iter().collect();
+        code.split(|c| !is_word(c)).any(|word| word == item)
+    }
+
     /// The items that the file re-exports from its sibling modules.
     pub(super) fn exports(&self) -> Vec<Vec<String>> {
         let mut found = Vec::new();

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use super::must;
 use crate::broker::RedisConfig;
+#[cfg(debug_assertions)]
+use crate::broker::redis;
 
 /// Time limit for the start of a server.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -133,6 +135,10 @@ impl Drop for TestRedis {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        #[cfg(debug_assertions)]
+        if let Some(wrong) = redis::refused_by_a_cluster() {
+            assert!(std::thread::panicking(), "{wrong}");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod dropped;
 mod flow;
 mod foreign;
 mod loss;
+mod names;
 mod outages;
 mod prefix;
 mod streams;

@@ -51,6 +51,8 @@ use crate::outage::Outage;
 
 pub use self::wire::config::{Bridge, RedisConfig};
 pub(crate) use self::wire::link::Link;
+#[cfg(all(debug_assertions, feature = "testing"))]
+pub(crate) use self::wire::pipeline::refused_by_a_cluster;
 
 pub(crate) struct Redis {
     db: Db,

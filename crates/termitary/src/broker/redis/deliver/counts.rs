@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use redis::Value;
 
 use crate::broker::redis::Redis;
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::keys::{self, Lane, Stream, is_redelivery};
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::{Counts, Route};
 use crate::error::Error;

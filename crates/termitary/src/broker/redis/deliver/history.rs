@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::delivery::{Cursor, Route};

@@ -2,6 +2,7 @@
 //! admitted by the ledger, renewed, settled. Also counts and the history of a stream.
 
 pub(crate) mod admit;
+mod arrivals;
 pub(crate) mod counts;
 pub(crate) mod history;
 pub(crate) mod leased;

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use crate::broker::redis::bridge::outgoing;
 use crate::broker::redis::relay::due;
 use crate::broker::redis::repair::unsubscribed;
-use crate::broker::redis::wire::commands::Pipeline;
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::{Redis, entry};
 use crate::draft::{Draft, Published};
 use crate::error::Error;

@@ -1,4 +1,5 @@
-//! One connection per subscription and worker, for blocking reads only.
+//! One connection per subscription and worker, for blocking reads only; for a subscription to
+//! several events also those of [`super::arrivals`].
 //!
 //! A read that fails, times out or is dropped may have been executed: its entries are then in our
 //! own pending list. The connection is therefore dropped too, and a new one first re-reads that
@@ -10,15 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use super::admit;
+use super::arrivals::Arrivals;
 use crate::broker::redis::Redis;
 use crate::broker::redis::repair::{groups, loss};
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::keys::{self, Lane, Stream};
+use crate::broker::redis::wire::pipeline::{self, Pipeline};
 use crate::broker::redis::wire::reply::{self, Raw};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
@@ -27,8 +30,8 @@ use crate::lock::Mutex;
 use crate::task::let_others_go_first;
 
 /// Duration of one blocking read. Servers may exceed it.
-const BLOCK: Duration = Duration::from_secs(1);
-const OVERRUN: Duration = Duration::from_secs(3);
+pub(super) const BLOCK: Duration = Duration::from_secs(1);
+pub(super) const OVERRUN: Duration = Duration::from_secs(3);
 
 /// By subscription and worker.
 pub(crate) type Readers = Mutex<HashMap<(i64, WorkerId), Arc<ReaderSlot>>>;
@@ -63,6 +66,7 @@ impl Drop for Unadmitted<'_> {
 /// A connection.
 struct Reader {
     conn: MultiplexedConnection,
+    arrivals: Arrivals,
     /// When it was made: see [`super::super::Link::era`].
     era: u64,
     /// The position in our own pending lists; one per stream.
@@ -163,6 +167,7 @@ impl Reader {
         let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
         Ok(Self {
             conn,
+            arrivals: Arrivals::connect(redis, lane).await?,
             era,
             behind,
             has_more: true,
@@ -303,11 +308,17 @@ impl Reader {
         wait: Duration,
     ) -> RedisResult<Vec<Batch>> {
         let share = (max / lane.streams.len()).max(1);
-        let cmd = commands::read_blocking(lane, worker, share, wait);
+        let found = match lane.mains() {
+            [_] => {
+                let cmd = commands::read_blocking(lane, worker, share, wait);
+                reply::streams(pipeline::send(&mut self.conn, &cmd).await?)
+            }
+            _ => self.block_on_each(lane, worker, share, wait).await?,
+        };
         let mut room = max;
         let mut batches = Vec::new();
         self.has_more = false;
-        for (key, mut entries) in self.ask(&cmd).await? {
+        for (key, mut entries) in found {
             let Some(i) = lane.streams.iter().position(|stream| *stream.key == *key) else {
                 continue;
             };
@@ -330,10 +341,35 @@ impl Reader {
         Ok(batches)
     }
 
-    async fn ask(&mut self, cmd: &redis::Cmd) -> RedisResult<Vec<(String, Vec<Raw>)>> {
-        match self.conn.send_packed_command(cmd).await? {
-            Value::ServerError(error) => Err(RedisError::from(error)),
-            answer => Ok(reply::streams(answer)),
+    /// Reads streams of several hash tags; waits for the first entry.
+    async fn block_on_each(
+        &mut self,
+        lane: &Lane,
+        worker: &WorkerId,
+        share: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<(String, Vec<Raw>)>> {
+        let deadline = Instant::now() + wait;
+        loop {
+            // The ends first: an entry that comes after them ends the wait.
+            let streams = lane.streams.iter();
+            let ends = streams.clone().map(|s| commands::last_entry(&s.key));
+            let reads = streams.map(|s| commands::read(lane, s, worker, share, ">"));
+            let mut both: Pipeline = ends.chain(reads).collect();
+            let mut replies = both.send(&mut self.conn).await?.into_iter();
+            let mut after = Vec::with_capacity(lane.streams.len());
+            for end in replies.by_ref().take(lane.streams.len()) {
+                let last = reply::entries(end?).pop();
+                after.push(last.map_or_else(|| "0-0".to_owned(), |last| last.id));
+            }
+            let mut found = Vec::new();
+            for read in replies {
+                found.extend(reply::streams(read?));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !found.is_empty() || !self.arrivals.next(lane, &after, left).await? {
+                return Ok(found);
+            }
         }
     }
 }

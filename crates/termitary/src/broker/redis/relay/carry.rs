@@ -19,8 +19,8 @@ use tokio::runtime::Handle;
 use super::due;
 use super::record::{self, Sent};
 use crate::broker::redis::bridge::outgoing;
-use crate::broker::redis::wire::commands::Pipeline;
 use crate::broker::redis::wire::link::Connection;
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::clock::{forward, micros};
@@ -219,14 +219,10 @@ async fn send(
     let mut pipe = Pipeline::with_capacity(events.len() + 2);
     for same in of_one_name() {
         let stream = redis.link.keys().main(&same[0].1.name);
-        if same.len() > 1 {
-            pipe.add(redis::cmd("MULTI"));
-        }
-        for (seq, event) in same {
-            pipe.add(entry::add(&stream, event, Some(*seq), None));
-        }
-        if same.len() > 1 {
-            pipe.add(redis::cmd("EXEC"));
+        let add = |(seq, event): &(i64, Envelope)| entry::add(&stream, event, Some(*seq), None);
+        match same {
+            [one] => pipe.add(add(one)),
+            many => pipe.add_together(many.iter().map(add)),
         }
     }
     let mut answers = redis

@@ -12,9 +12,9 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::refused::Refused;
 use crate::broker::redis::bridge::outgoing;
-use crate::broker::redis::wire::commands::Pipeline;
 use crate::broker::redis::wire::keys::{Keys, Lane};
 use crate::broker::redis::wire::link::Connection;
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
 use crate::delivery::recorded_entry;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::groups;
 use crate::broker::redis::Redis;
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::keys::{self, Lane, Stream};
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::broker::watch::Watch;
 use crate::clock::forward;

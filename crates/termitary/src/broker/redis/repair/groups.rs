@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::loss;
 use crate::broker::redis::Redis;
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::keys::{self, Lane};
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::Route;
 use crate::error::Error;

@@ -12,9 +12,10 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
 use crate::broker::redis::Redis;
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::info::{self, Info};
 use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::delivery::{EntryAddress, WorkerId};
 use crate::error::Error;

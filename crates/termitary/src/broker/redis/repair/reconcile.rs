@@ -7,8 +7,9 @@ use std::time::Duration;
 use redis::{RedisResult, Value};
 
 use super::groups;
-use crate::broker::redis::wire::commands::{self, Pipeline};
+use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::broker::redis::{Redis, entry};
 use crate::clock::{micros, minutes};

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::config::RedisConfig;
 use super::info::{self, Info};
 use super::keys::Keys;
-use super::{reply, script};
+use super::{pipeline, reply, script};
 use crate::error::{Error, Kind};
 use crate::lock::Mutex;
 
@@ -58,8 +58,8 @@ impl Acceptance {
         if let Some(why) = unfit(&info) {
             return Err(self.refuse(&why));
         }
-        let owner = conn.send_packed_command(&self.claim().whole()).await;
-        self.is_ours(owner.and_then(said))?;
+        let owner = pipeline::send(conn, &self.claim().whole()).await;
+        self.is_ours(owner)?;
         self.warn_of_eviction(&info);
         self.once.store(true, Ordering::Release);
         Ok(())
@@ -146,13 +146,6 @@ impl Claim {
 
     fn whole(&self) -> redis::Cmd {
         self.call().whole()
-    }
-}
-
-fn said(value: Value) -> RedisResult<Value> {
-    match value {
-        Value::ServerError(error) => Err(error.into()),
-        value => Ok(value),
     }
 }
 

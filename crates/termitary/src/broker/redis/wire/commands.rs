@@ -1,53 +1,10 @@
-//! The commands on streams, and pipelines of commands. No command names keys of two hash
-//! tags: the keys of one command always live on one node of a Cluster.
+//! The commands on streams.
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisResult, Value};
+use redis::Cmd;
 
 use super::keys::{Lane, Stream};
-
-/// Commands that are sent in one round trip. The one place that would split them by hash
-/// tag, for the nodes of a Cluster.
-pub(crate) struct Pipeline(redis::Pipeline);
-
-impl Pipeline {
-    pub(crate) fn new() -> Self {
-        Self(redis::pipe())
-    }
-
-    pub(crate) fn with_capacity(commands: usize) -> Self {
-        Self(redis::Pipeline::with_capacity(commands))
-    }
-
-    pub(crate) fn add(&mut self, cmd: Cmd) {
-        #[cfg(debug_assertions)]
-        assert!(tags::has_one(&cmd), "keys of two hash tags: {cmd:?}");
-        self.0.add_command(cmd);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Sends the commands. Returns the reply to each.
-    pub(crate) async fn send(
-        &mut self,
-        conn: &mut MultiplexedConnection,
-    ) -> RedisResult<Vec<RedisResult<Value>>> {
-        self.0.ignore_errors().query_async(conn).await
-    }
-}
-
-impl FromIterator<Cmd> for Pipeline {
-    fn from_iter<I: IntoIterator<Item = Cmd>>(commands: I) -> Self {
-        let commands = commands.into_iter();
-        let mut pipe = Self::with_capacity(commands.size_hint().0);
-        commands.for_each(|cmd| pipe.add(cmd));
-        pipe
-    }
-}
 
 fn command(name: &str, args: &[&str]) -> Cmd {
     let mut cmd = redis::cmd(name);
@@ -137,11 +94,10 @@ pub(crate) fn read(lane: &Lane, stream: &Stream, consumer: &str, count: usize, a
     cmd
 }
 
-/// New entries of all streams of a subscription; waits for the first. A subscription to
-/// several events names their tags: the one command that a Cluster would not take.
+/// New entries of all streams of a subscription to one event; waits for the first.
 pub(crate) fn read_blocking(lane: &Lane, consumer: &str, count: usize, wait: Duration) -> Cmd {
     let mut cmd = read_group(lane, consumer, count);
-    cmd.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS");
+    block(&mut cmd, wait);
     for stream in &lane.streams {
         cmd.arg(&*stream.key);
     }
@@ -149,6 +105,25 @@ pub(crate) fn read_blocking(lane: &Lane, consumer: &str, count: usize, wait: Dur
         cmd.arg(">");
     }
     cmd
+}
+
+/// Waits for an entry of one of these streams after its id. Gives out none.
+pub(crate) fn wait_after<'a>(
+    streams: impl Iterator<Item = (&'a Stream, &'a String)>,
+    wait: Duration,
+) -> Cmd {
+    let (streams, after): (Vec<_>, Vec<_>) = streams.unzip();
+    let mut cmd = command("XREAD", &["COUNT", "1"]);
+    block(&mut cmd, wait);
+    for stream in streams {
+        cmd.arg(&*stream.key);
+    }
+    cmd.arg(after);
+    cmd
+}
+
+fn block(cmd: &mut Cmd, wait: Duration) {
+    cmd.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS");
 }
 
 fn read_group(lane: &Lane, consumer: &str, count: usize) -> Cmd {
@@ -159,102 +134,4 @@ fn read_group(lane: &Lane, consumer: &str, count: usize) -> Cmd {
 
 fn millis(time: Duration) -> u64 {
     time.as_millis() as u64
-}
-
-/// The hash tags of commands.
-#[cfg(debug_assertions)]
-mod tags {
-    use redis::{Arg, Cmd};
-
-    /// Returns whether all keys of the command have the same hash tag.
-    pub(super) fn has_one(cmd: &Cmd) -> bool {
-        let words: Vec<&[u8]> = cmd
-            .args_iter()
-            .map(|arg| match arg {
-                Arg::Simple(word) => word,
-                _ => b"",
-            })
-            .collect();
-        let mut tags = keys(&words).iter().map(tag);
-        let first = tags.next();
-        tags.all(|tag| Some(tag) == first)
-    }
-
-    fn keys<'a, 'b>(words: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
-        let number = |at: usize| {
-            let word = words.get(at).copied().unwrap_or_default();
-            std::str::from_utf8(word).ok()?.parse::<usize>().ok()
-        };
-        let range = match words.first().copied().unwrap_or_default() {
-            b"EVAL" | b"EVALSHA" => 3..3 + number(2).unwrap_or(0),
-            b"DEL" => 1..words.len(),
-            b"XGROUP" | b"XINFO" => 2..3,
-            b"XREAD" | b"XREADGROUP" => {
-                let names = words.iter().position(|word| word == b"STREAMS");
-                let first = names.map_or(words.len(), |at| at + 1);
-                first..usize::midpoint(first, words.len())
-            }
-            b"INFO" | b"SCRIPT" | b"PING" | b"PUBLISH" | b"MULTI" | b"EXEC" => 0..0,
-            _ => 1..2,
-        };
-        words.get(range).unwrap_or_default()
-    }
-
-    /// The part of a key that decides on its node.
-    fn tag<'a>(key: &'a &[u8]) -> &'a [u8] {
-        let tagged = || {
-            let from = key.iter().position(|byte| *byte == b'{')? + 1;
-            let to = key[from..].iter().position(|byte| *byte == b'}')?;
-            (to > 0).then(|| &key[from..from + to])
-        };
-        tagged().unwrap_or(key)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::keys::{Keys, done};
-    use super::super::script;
-    use super::*;
-    use crate::delivery::Route;
-
-    fn lane(events: &[&str]) -> Lane {
-        Keys::default().lane(&Route {
-            id: 1,
-            name: "mail.send".into(),
-            events: events.iter().map(|event| (*event).to_owned()).collect(),
-            fresh: Vec::new(),
-            known: true,
-        })
-    }
-
-    #[test]
-    fn keys_of_two_hash_tags_in_one_command_are_noticed() {
-        let (one, two) = (lane(&["a.b"]), lane(&["a.b", "a.old"]));
-        let second = Duration::from_secs(1);
-        assert!(tags::has_one(&read_blocking(&one, "me", 1, second)));
-        assert!(!tags::has_one(&read_blocking(&two, "me", 1, second)));
-        let [main, old] = [0, 1].map(|i| &*two.streams[i].key);
-        let run = |keys| script::Call {
-            script: &script::ACK,
-            keys,
-            args: vec!["{other}"],
-        };
-        let counter = done(main, "mail.send");
-        assert!(tags::has_one(&run(vec![main, &counter]).command()));
-        assert!(!tags::has_one(&run(vec![main, old]).command()));
-        let mut both = delete(main);
-        both.arg(old);
-        assert!(!tags::has_one(&both));
-        assert!(tags::has_one(&create_group(main, "{other}", "0")));
-        assert!(tags::has_one(&read(&two, &two.streams[1], "me", 1, ">")));
-    }
-
-    #[test]
-    #[should_panic(expected = "keys of two hash tags")]
-    fn a_pipeline_takes_no_such_command() {
-        let two = lane(&["a.b", "a.old"]);
-        let read = read_blocking(&two, "me", 1, Duration::ZERO);
-        Pipeline::new().add(read);
-    }
 }

@@ -2,7 +2,7 @@
 
 use redis::{RedisError, RedisResult, Value};
 
-use super::commands::Pipeline;
+use super::pipeline::Pipeline;
 use super::reply;
 use crate::error::Error;
 

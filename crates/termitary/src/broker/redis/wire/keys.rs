@@ -144,13 +144,18 @@ pub(crate) struct Lane {
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     pub(crate) key: Arc<str>,
-    /// The event that it carries, where its entries do not say.
+    /// The event that it carries, where its entries do not say. Its hash tag.
     pub(crate) event: Arc<str>,
 }
 
 impl Lane {
     pub(crate) fn mains(&self) -> &[Stream] {
         &self.streams[..self.streams.len().saturating_sub(1)]
+    }
+
+    /// The hash tags of its streams: the names of its events.
+    pub(crate) fn tags(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.mains().iter().map(|stream| &stream.event)
     }
 
     /// The stream of redeliveries.

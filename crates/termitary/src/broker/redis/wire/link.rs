@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use super::accept::Acceptance;
 use super::broadcasts;
-use super::commands::Pipeline;
 use super::config::RedisConfig;
 use super::keys::Keys;
+use super::pipeline::{self, Pipeline};
 use super::script::{self, Script};
 use crate::broker::broadcast::Message;
 use crate::error::Error;
@@ -286,11 +286,8 @@ impl Wire {
     /// Runs one command.
     pub(crate) async fn one(&self, cmd: &Cmd) -> Result<Value, Error> {
         let mut held = self.get().await?;
-        match held.conn.send_packed_command(cmd).await {
-            Ok(Value::ServerError(error)) => Err(self.doubt(&held, error.into())),
-            Ok(value) => Ok(value),
-            Err(error) => Err(self.doubt(&held, error)),
-        }
+        let sent = pipeline::send(&mut held.conn, cmd).await;
+        sent.map_err(|error| self.doubt(&held, error))
     }
 
     /// Runs a pipeline; returns one result per command.

@@ -9,6 +9,7 @@ pub(crate) mod config;
 pub(crate) mod info;
 pub(crate) mod keys;
 pub(crate) mod link;
+pub(crate) mod pipeline;
 pub(crate) mod reply;
 pub(crate) mod script;
 pub(crate) mod sharing;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, RedisError};
 
-use super::commands::Pipeline;
+use super::pipeline::Pipeline;
 
 /// A script and its hash.
 pub(crate) struct Script {

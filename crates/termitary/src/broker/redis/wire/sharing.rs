@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use redis::Cmd;
 
-use super::commands::Pipeline;
 use super::link::Link;
+use super::pipeline::Pipeline;
 use crate::error::Error;
 use crate::together::{Batch, Together, Turn};
 
