@@ -162,7 +162,7 @@ impl Broadcasts {
                         after: self.0.last_sent.load(Ordering::Acquire),
                         since_us: db.clock().now_us(),
                     };
-                    drop(tokio::spawn(listener.run(start)));
+                    drop(tokio::spawn(listener.keep_listening(start)));
                 }
                 #[cfg(feature = "redis")]
                 Wire::Redis(link) => drop(tokio::spawn(link.clone().listen(self.0.heard.clone()))),
@@ -211,7 +211,7 @@ struct Listener {
 }
 
 impl Listener {
-    async fn run(self, start: Start) {
+    async fn keep_listening(self, start: Start) {
         let mut seq = None;
         while let Err(error) = self.listen(start, &mut seq).await {
             tracing::warn!(error = ?error, "cannot read broadcasts; trying again");

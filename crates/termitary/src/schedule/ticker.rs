@@ -23,7 +23,7 @@ const RETRY: Duration = secs(1);
 const AGAIN: Duration = secs(10);
 
 /// Publishes ticks as they come due, until told to stop.
-pub(crate) async fn run(db: Db, schedules: Vec<Schedule>, stop: CancellationToken) {
+pub(crate) async fn publish_ticks(db: Db, schedules: Vec<Schedule>, stop: CancellationToken) {
     if schedules.is_empty() {
         return;
     }

@@ -295,7 +295,7 @@ fn start_housekeeping<S: Send + Sync + 'static>(
     let (all, stop) = (registry.schedules.clone(), core.stop.clone());
     let on = db.clone();
     tasks.spawn(lasting("ticker", move || {
-        ticker::run(on.clone(), all.clone(), stop.clone())
+        ticker::publish_ticks(on.clone(), all.clone(), stop.clone())
     }));
     let (of, all) = (Arc::clone(core), routes.to_vec());
     tasks.spawn(lasting("upkeep", move || {

@@ -146,7 +146,7 @@ impl Redis {
         mode.takes_in().then(|| {
             let (db, link) = (self.db.clone(), self.link.clone());
             let bridge = Bridging::new(db, link, events, worker, stop, mode.sends_out());
-            Arc::new(bridge).run()
+            Arc::new(bridge).take_turns()
         })
     }
 }
@@ -168,7 +168,7 @@ impl Transport for Redis {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Leased>, Error> {
-        reader::lease(self, &self.link.keys().lane(route), worker, max, wait).await
+        reader::lease(self, &self.link.keys().stream_set(route), worker, max, wait).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<bool>, Error> {
@@ -192,7 +192,7 @@ impl Transport for Redis {
     }
 
     async fn forget(&self, route: &Route) -> Result<(), Error> {
-        groups::remove(self, &self.link.keys().lane(route))
+        groups::remove(self, &self.link.keys().stream_set(route))
             .await
             .map(drop)
     }

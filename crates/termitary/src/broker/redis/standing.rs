@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Redis;
 use super::entry::Carried;
-use super::wire::keys::Lane;
+use super::wire::keys::StreamSet;
 use super::wire::reply;
 use crate::db::Conn;
 use crate::delivery::{Claim, EntryAddress, Origin, WorkerId};
@@ -44,11 +44,11 @@ pub(crate) enum Standing {
     Orphan,
 }
 
-/// The standing of entries that `lane` read just now. Reads the database at most once,
+/// The standing of entries that `set` read just now. Reads the database at most once,
 /// and not at all for entries that are on the stream only and were never given out.
 pub(crate) async fn read(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     entries: &[ReadEntry],
 ) -> Result<Vec<Standing>, Error> {
     let in_ledger = |entry: &ReadEntry| entry.seen || entry.carried.ledger.is_some();
@@ -56,7 +56,7 @@ pub(crate) async fn read(
         return Ok(entries.iter().map(|_| Standing::StreamOnly).collect());
     }
     let mut conn = redis.db.read().await?;
-    standing(&mut conn, lane.route, entries, redis.renewed_until_us()).await
+    standing(&mut conn, set.route, entries, redis.renewed_until_us()).await
 }
 
 /// The standing of each entry in the ledger that `conn` sees. A delivery is doubted if the

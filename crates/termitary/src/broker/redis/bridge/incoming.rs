@@ -94,7 +94,7 @@ impl Bridging {
     }
 
     /// Holds the bridge or waits to; ends with `stop`.
-    pub(crate) async fn run(self: Arc<Self>) {
+    pub(crate) async fn take_turns(self: Arc<Self>) {
         while !self.stop.is_cancelled() {
             match self.hold().await {
                 Ok(true) => self.work().await,

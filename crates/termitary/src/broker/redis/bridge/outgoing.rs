@@ -17,7 +17,7 @@ const PAGE: usize = 500;
 const TURN: usize = 20;
 /// The greatest age of an event without subscriptions that still goes out: switching the
 /// bridge on must not send the history.
-const NEWS: Duration = Duration::from_mins(10);
+const OLDEST: Duration = Duration::from_mins(10);
 /// The time for which Redis remembers a message that we sent out and have not heard yet.
 pub(crate) const ECHO_MS: &str = "60000";
 
@@ -27,7 +27,7 @@ pub(crate) const BRIDGED: &str = "/termitary/bridge";
 /// Sends out events without subscriptions, which are never handed over. They are claimed
 /// first, so that one process sends each.
 pub(crate) async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
-    let since_us = redis.now_us().saturating_sub(micros(NEWS));
+    let since_us = redis.now_us().saturating_sub(micros(OLDEST));
     for _ in 0..TURN {
         let mut reader = redis.db.read().await?;
         if !rows::has_unrouted(&mut reader, since_us).await? {
@@ -63,8 +63,8 @@ pub(crate) async fn send_out<'a>(redis: &Redis, events: impl Iterator<Item = &'a
             })
             .collect();
         let sent = redis.link.shared().scripts(&calls).await;
-        let all = |answers: Vec<RedisResult<Value>>| {
-            Ok(answers.into_iter().collect::<Result<Vec<_>, _>>()?)
+        let all = |replies: Vec<RedisResult<Value>>| {
+            Ok(replies.into_iter().collect::<Result<Vec<_>, _>>()?)
         };
         match sent.and_then(all) {
             Ok(_) => redis.unsent.over(),

@@ -110,9 +110,9 @@ impl Echoes {
             args: vec![outgoing::ECHO_MS],
         });
         let calls: Vec<_> = calls.collect();
-        let answers = self.link.shared().scripts(&calls).await?;
-        let ours = |answer: RedisResult<Value>| Ok(reply::int(&answer?) == Some(1));
-        answers.into_iter().map(ours).collect()
+        let replies = self.link.shared().scripts(&calls).await?;
+        let ours = |reply: RedisResult<Value>| Ok(reply::int(&reply?) == Some(1));
+        replies.into_iter().map(ours).collect()
     }
 
     /// The origin of these messages will never be known. If this process sends nothing out, they

@@ -9,7 +9,7 @@ use crate::broker::redis::Redis;
 use crate::broker::redis::entry::{self, Unreadable};
 use crate::broker::redis::repair::loss;
 use crate::broker::redis::standing::{self, ReadEntry, Standing, stream_claim};
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::db::Tx;
 use crate::delivery::{Claim, EntryAddress, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
@@ -28,7 +28,7 @@ struct Sorted {
 /// Returns the deliveries among these entries that may run now.
 pub(crate) async fn admit(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     worker: &WorkerId,
     batches: Vec<Batch>,
 ) -> Result<Vec<Leased>, Error> {
@@ -36,13 +36,13 @@ pub(crate) async fn admit(
         mut readable,
         unreadable,
         mut ended,
-    } = sort(lane, batches);
+    } = sort(set, batches);
     // This worker holds these already, however often Redis gives them out.
     redis
         .leased
         .without_held(worker, &mut readable, |entry| &entry.address);
-    let standings = standing::read(redis, lane, &readable).await?;
-    warn_of_orphans(lane, &standings);
+    let standings = standing::read(redis, set, &readable).await?;
+    warn_of_orphans(set, &standings);
     let mut leased = Vec::with_capacity(readable.len());
     let mut doubted = Vec::new();
     for (entry, standing) in readable.into_iter().zip(standings) {
@@ -64,7 +64,7 @@ pub(crate) async fn admit(
         };
         match (u32::try_from(attempts), row) {
             (Ok(attempts), Some(row)) if is_doubted => doubted.push((entry, row, attempts)),
-            (Ok(attempts), row) => leased.push(lease(lane, worker, entry, row, attempts)),
+            (Ok(attempts), row) => leased.push(lease(set, worker, entry, row, attempts)),
             // The reconciler owes a damaged row again, and the relay parks it.
             (Err(_), _) => ended.push(EndedEntry::quiet(entry.address)),
         }
@@ -76,14 +76,14 @@ pub(crate) async fn admit(
             match fences.get(&seq) {
                 Some(fence) => {
                     let row = Some((seq, route, *fence));
-                    leased.push(lease(lane, worker, entry, row, attempts));
+                    leased.push(lease(set, worker, entry, row, attempts));
                 }
                 None => ended.push(EndedEntry::quiet(entry.address)),
             }
         }
     }
     if !unreadable.is_empty() {
-        park(redis, lane, worker, &unreadable).await?;
+        park(redis, set, worker, &unreadable).await?;
         let addresses = unreadable.into_iter().map(|(address, _)| address);
         ended.extend(addresses.map(EndedEntry::quiet));
     }
@@ -103,11 +103,11 @@ pub(crate) async fn admit(
     Ok(leased)
 }
 
-fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
+fn sort(set: &StreamSet, batches: Vec<Batch>) -> Sorted {
     let mut sorted = Sorted::default();
     for batch in batches {
         for raw in batch.entries {
-            let address = lane.address(&batch.stream, &raw.id);
+            let address = set.address(&batch.stream, &raw.id);
             if raw.fields.is_none() {
                 // Deleted from the stream; the reconciler sends again what is owed.
                 sorted.ended.push(EndedEntry::quiet(address));
@@ -126,19 +126,19 @@ fn sort(lane: &Lane, batches: Vec<Batch>) -> Sorted {
     sorted
 }
 
-fn warn_of_orphans(lane: &Lane, standings: &[Standing]) {
+fn warn_of_orphans(set: &StreamSet, standings: &[Standing]) {
     let orphans = standings
         .iter()
         .filter(|standing| matches!(standing, Standing::Orphan))
         .count();
     if orphans > 0 {
         metrics::counter!("termitary_orphan_entries_total").increment(orphans as u64);
-        tracing::warn!(subscription = %lane.group, entries = orphans, "dropped entries of events that this ledger does not have");
+        tracing::warn!(subscription = %set.group, entries = orphans, "dropped entries of events that this ledger does not have");
     }
 }
 
 fn lease(
-    lane: &Lane,
+    set: &StreamSet,
     worker: &WorkerId,
     entry: ReadEntry,
     row: Option<Row>,
@@ -156,7 +156,7 @@ fn lease(
                 entry: Some(entry.address),
             },
         },
-        None => stream_claim(lane.route, worker, &envelope, entry.address),
+        None => stream_claim(set.route, worker, &envelope, entry.address),
     };
     Leased {
         envelope,
@@ -167,14 +167,14 @@ fn lease(
 
 async fn park(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     worker: &WorkerId,
     unreadable: &[(EntryAddress, Box<Unreadable>)],
 ) -> Result<(), Error> {
     let mut tx = redis.db.begin().await?;
     let now_us = redis.now_us();
     for (address, unreadable) in unreadable {
-        park_in(&mut tx, lane, worker, address, unreadable, now_us).await?;
+        park_in(&mut tx, set, worker, address, unreadable, now_us).await?;
     }
     tx.commit().await
 }
@@ -182,14 +182,14 @@ async fn park(
 /// Parks an unreadable entry for this subscription alone.
 pub(crate) async fn park_in(
     tx: &mut Tx,
-    lane: &Lane,
+    set: &StreamSet,
     worker: &WorkerId,
     address: &EntryAddress,
     unreadable: &Unreadable,
     now_us: i64,
 ) -> Result<(), Error> {
     let envelope = Arc::new(unreadable.envelope.clone());
-    let claim = stream_claim(lane.route, worker, &envelope, address.clone());
+    let claim = stream_claim(set.route, worker, &envelope, address.clone());
     if let Some(claim) = ledger::adopt(tx, &claim, &envelope, now_us).await? {
         let outcome = Outcome::Parked {
             reason: "undecodable",
@@ -198,6 +198,6 @@ pub(crate) async fn park_in(
         ledger::settle(tx, &[Settlement { claim, outcome }], now_us).await?;
     }
     metrics::counter!("termitary_unreadable_entries_total").increment(1);
-    tracing::warn!(subscription = %lane.group, entry = %address.id, error = %unreadable.error, "parked an entry that cannot be read");
+    tracing::warn!(subscription = %set.group, entry = %address.id, error = %unreadable.error, "parked an entry that cannot be read");
     Ok(())
 }

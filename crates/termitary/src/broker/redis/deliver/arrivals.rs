@@ -14,7 +14,7 @@ use redis::{RedisResult, Value};
 
 use super::reader::{BLOCK, OVERRUN};
 use crate::broker::redis::Redis;
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::broker::redis::wire::{commands, pipeline};
 use crate::error::Error;
 
@@ -28,8 +28,8 @@ struct Waiting {
 }
 
 impl Arrivals {
-    pub(crate) async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
-        let tags = lane.tags().count();
+    pub(crate) async fn connect(redis: &Redis, set: &StreamSet) -> Result<Self, Error> {
+        let tags = set.tags().count();
         let mut waits = Vec::new();
         while tags > 1 && waits.len() < tags {
             waits.push(Waiting {
@@ -41,16 +41,16 @@ impl Arrivals {
     }
 
     /// Waits up to `wait` for an entry after one of these ids, which are in the order of the
-    /// lane's streams. Returns `false` if none came.
+    /// set's streams. Returns `false` if none came.
     pub(crate) async fn next(
         &mut self,
-        lane: &Lane,
+        set: &StreamSet,
         after: &[String],
         wait: Duration,
     ) -> RedisResult<bool> {
-        for (waiting, tag) in self.0.iter_mut().zip(lane.tags()) {
+        for (waiting, tag) in self.0.iter_mut().zip(set.tags()) {
             if waiting.reply.is_none() {
-                let streams = lane.streams.iter().zip(after);
+                let streams = set.streams.iter().zip(after);
                 let of_tag = streams.filter(|(stream, _)| stream.event == *tag);
                 let cmd = commands::wait_after(of_tag, BLOCK);
                 let mut conn = waiting.conn.clone();

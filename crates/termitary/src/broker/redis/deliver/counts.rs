@@ -9,7 +9,7 @@ use redis::Value;
 
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::{self, Lane, Stream, is_redelivery};
+use crate::broker::redis::wire::keys::{self, Stream, StreamSet, is_redelivery};
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::{Counts, Route};
@@ -33,18 +33,18 @@ pub(crate) async fn counts(redis: &Redis, routes: &[Route]) -> Result<Vec<Counts
         redis.link.shared().one(&redis::cmd("PING")).await?;
         return Ok(Vec::new());
     }
-    let lanes: Vec<_> = routes
+    let sets: Vec<_> = routes
         .iter()
-        .map(|route| redis.link.keys().lane(route))
+        .map(|route| redis.link.keys().stream_set(route))
         .collect();
     let handed = ledger::handover::counts(&mut *redis.db.read().await?).await?;
-    let seen = look(redis, &lanes).await?;
-    Ok(lanes
+    let seen = look(redis, &sets).await?;
+    Ok(sets
         .iter()
-        .map(|lane| {
+        .map(|set| {
             beside(
-                handed.get(&lane.route).copied().unwrap_or(0),
-                seen[&lane.route],
+                handed.get(&set.route).copied().unwrap_or(0),
+                seen[&set.route],
             )
         })
         .collect())
@@ -61,26 +61,26 @@ fn beside(handed: u64, seen: Seen) -> Counts {
     }
 }
 
-async fn look(redis: &Redis, lanes: &[Lane]) -> Result<HashMap<i64, Seen>, Error> {
-    let places: Vec<_> = keys::streams(lanes).collect();
+async fn look(redis: &Redis, sets: &[StreamSet]) -> Result<HashMap<i64, Seen>, Error> {
+    let places: Vec<_> = keys::streams(sets).collect();
     let filled = filled(redis, &places).await?;
     let done = places
         .iter()
-        .map(|(lane, stream)| commands::get(&keys::done(&stream.key, &lane.group)));
+        .map(|(set, stream)| commands::get(&keys::done(&stream.key, &set.group)));
     let mut pipe: Pipeline = done.collect();
-    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
-    let mut seen: HashMap<i64, Seen> = lanes
+    let mut replies = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut seen: HashMap<i64, Seen> = sets
         .iter()
-        .map(|lane| (lane.route, Seen::default()))
+        .map(|set| (set.route, Seen::default()))
         .collect();
-    for (lane, stream) in places {
-        let Some(done) = answers.next() else { break };
+    for (set, stream) in places {
+        let Some(done) = replies.next() else { break };
         // A missing stream has no groups.
         let (waiting, held) = match &filled[&*stream.key] {
-            Some(filled) => filled.of(redis, stream, &lane.group).await?,
+            Some(filled) => filled.of(redis, stream, &set.group).await?,
             None => (0, 0),
         };
-        let seen = seen.entry(lane.route).or_default();
+        let seen = seen.entry(set.route).or_default();
         seen.waiting += waiting;
         seen.held += held;
         if !is_redelivery(&stream.key) {
@@ -129,7 +129,7 @@ impl Filled {
 /// Every stream of these places once; `None` for those that do not exist.
 async fn filled<'a>(
     redis: &Redis,
-    places: &[(&'a Lane, &'a Stream)],
+    places: &[(&'a StreamSet, &'a Stream)],
 ) -> Result<BTreeMap<&'a str, Option<Filled>>, Error> {
     let streams: BTreeSet<&str> = places.iter().map(|(_, stream)| &*stream.key).collect();
     let mut pipe = Pipeline::new();
@@ -138,10 +138,10 @@ async fn filled<'a>(
         pipe.add(commands::length(stream));
         pipe.add(commands::last_entry(stream));
     }
-    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut replies = redis.link.shared().many(&mut pipe).await?.into_iter();
     let mut filled = BTreeMap::new();
     for stream in streams {
-        let (groups, length, last) = (answers.next(), answers.next(), answers.next());
+        let (groups, length, last) = (replies.next(), replies.next(), replies.next());
         let (Some(groups), Some(length), Some(last)) = (groups, length, last) else {
             filled.insert(stream, None);
             continue;

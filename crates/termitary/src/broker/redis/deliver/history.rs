@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::broker::redis::{Redis, entry};
@@ -20,13 +20,13 @@ pub(crate) async fn read(
     cursor: &mut Cursor,
     routes: &[Route],
 ) -> Result<Vec<Envelope>, Error> {
-    let lanes: Vec<_> = routes
+    let sets: Vec<_> = routes
         .iter()
-        .map(|route| redis.link.keys().lane(route))
+        .map(|route| redis.link.keys().stream_set(route))
         .collect();
-    let mains: BTreeMap<_, _> = lanes
+    let mains: BTreeMap<_, _> = sets
         .iter()
-        .flat_map(Lane::mains)
+        .flat_map(StreamSet::mains)
         .map(|stream| (stream.key.clone(), stream))
         .collect();
     if mains.is_empty() {
@@ -39,8 +39,8 @@ pub(crate) async fn read(
     let after = cursor.streams.iter();
     let reads = after.map(|(stream, id)| commands::read_after(stream, id, PAGE));
     let mut found = HashMap::new();
-    for answer in redis.link.shared().many(&mut reads.collect()).await? {
-        found.extend(reply::streams(answer?));
+    for reply in redis.link.shared().many(&mut reads.collect()).await? {
+        found.extend(reply::streams(reply?));
     }
     let mut events = Vec::new();
     for (key, stream) in mains {
@@ -67,13 +67,13 @@ async fn ends(
     streams: impl Iterator<Item = &str> + Clone,
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut pipe: Pipeline = streams.clone().map(commands::last_entry).collect();
-    let answers = redis.link.shared().many(&mut pipe).await?;
-    let end = |answer: redis::RedisResult<redis::Value>| -> Result<String, Error> {
-        let last = reply::entries(answer?).pop();
+    let replies = redis.link.shared().many(&mut pipe).await?;
+    let end = |reply: redis::RedisResult<redis::Value>| -> Result<String, Error> {
+        let last = reply::entries(reply?).pop();
         Ok(last.map_or_else(|| "0-0".to_owned(), |last| last.id))
     };
     streams
-        .zip(answers)
-        .map(|(stream, answer)| Ok((stream.to_owned(), end(answer)?)))
+        .zip(replies)
+        .map(|(stream, reply)| Ok((stream.to_owned(), end(reply)?)))
         .collect()
 }

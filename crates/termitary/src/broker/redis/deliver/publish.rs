@@ -14,25 +14,25 @@ use crate::fault;
 use crate::ledger;
 
 /// Number of pipelines of one call in flight: one is prepared while others are executed.
-const FLYING: usize = 4;
+const IN_FLIGHT: usize = 4;
 
 /// Returns the results in order. An error means that the outcome of every draft of the
 /// call is unknown; those that did arrive are published.
 pub(crate) async fn publish(redis: &Redis, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
     let now_us = redis.now_us();
     let waits = |draft: &Draft| draft.dedup.is_some() || draft.due_us > now_us;
-    let mut answers: Vec<_> = drafts.iter().map(added).collect();
+    let mut published: Vec<_> = drafts.iter().map(added).collect();
     let places: Vec<_> = (0..drafts.len()).filter(|&i| waits(&drafts[i])).collect();
     if places.is_empty() {
         add(redis, &drafts).await?;
-        return Ok(answers);
+        return Ok(published);
     }
     let (ledger, stream): (Vec<_>, Vec<_>) = drafts.into_iter().partition(waits);
     for (i, kept) in places.into_iter().zip(keep(redis, &ledger).await?) {
-        answers[i] = kept;
+        published[i] = kept;
     }
     add(redis, &stream).await?;
-    Ok(answers)
+    Ok(published)
 }
 
 fn added(draft: &Draft) -> Published {
@@ -63,7 +63,7 @@ async fn add(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
         many => {
             let chunks = many.chunks(due::CHUNK);
             let chunks: Vec<_> = chunks.map(|chunk| send(redis, chunk)).collect();
-            let mut sent = stream::iter(chunks).buffered(FLYING);
+            let mut sent = stream::iter(chunks).buffered(IN_FLIGHT);
             while let Some(sent) = sent.next().await {
                 sent?;
             }
@@ -87,9 +87,9 @@ async fn send(redis: &Redis, drafts: &[Draft]) -> Result<(), Error> {
             pipe.add(command(&stream, draft));
         }
     }
-    let answers = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;
-    for answer in answers {
-        answer.map_err(|error| unknown(error.into()))?;
+    let replies = redis.link.shared().many(&mut pipe).await.map_err(unknown)?;
+    for reply in replies {
+        reply.map_err(|error| unknown(error.into()))?;
     }
     Ok(())
 }

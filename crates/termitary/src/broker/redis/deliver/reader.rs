@@ -20,7 +20,7 @@ use super::arrivals::Arrivals;
 use crate::broker::redis::Redis;
 use crate::broker::redis::repair::{groups, loss};
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::{self, Lane, Stream};
+use crate::broker::redis::wire::keys::{self, Stream, StreamSet};
 use crate::broker::redis::wire::pipeline::{self, Pipeline};
 use crate::broker::redis::wire::reply::{self, Raw};
 use crate::delivery::{Leased, WorkerId};
@@ -90,13 +90,13 @@ pub(crate) struct Batch {
 /// Leases up to `max`; waits up to `wait` for the first.
 pub(crate) async fn lease(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     worker: &WorkerId,
     max: usize,
     wait: Duration,
 ) -> Result<Vec<Leased>, Error> {
     let deadline = Instant::now() + wait;
-    let slot = redis.slot(lane, worker);
+    let slot = redis.slot(set, worker);
     let mut repaired = false;
     loop {
         let mut place = slot.reader.lock().await;
@@ -104,13 +104,13 @@ pub(crate) async fn lease(
         let era = redis.link.era();
         let mut reader = match place.take() {
             Some(reader) if !missed && reader.era == era => reader,
-            _ => Reader::connect(redis, lane).await?,
+            _ => Reader::connect(redis, set).await?,
         };
         if reader.is_behind() {
             drop(slot.admission.write().await);
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        match reader.read(redis, lane, worker, max.max(1), left).await {
+        match reader.read(redis, set, worker, max.max(1), left).await {
             Ok(batches) => {
                 // A call that wants it exclusively holds the slot, so there is no wait.
                 let _admission = slot.admission.read().await;
@@ -128,7 +128,7 @@ pub(crate) async fn lease(
                 if !batches.is_empty() {
                     fault::point!("lease.read");
                 }
-                let leased = admit::admit(redis, lane, worker, batches).await?;
+                let leased = admit::admit(redis, set, worker, batches).await?;
                 unadmitted.over = true;
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
@@ -136,10 +136,10 @@ pub(crate) async fn lease(
             }
             Err(error) if groups::is_gone(&error) && !repaired => {
                 repaired = true;
-                if !groups::restore(redis, lane).await? {
+                if !groups::restore(redis, set).await? {
                     return Err(Error::not_found(format!(
                         "the subscription `{}` was dropped",
-                        lane.group
+                        set.group
                     )));
                 }
             }
@@ -149,9 +149,9 @@ pub(crate) async fn lease(
 }
 
 impl Redis {
-    fn slot(&self, lane: &Lane, worker: &WorkerId) -> Arc<ReaderSlot> {
+    fn slot(&self, set: &StreamSet, worker: &WorkerId) -> Arc<ReaderSlot> {
         let mut readers = self.readers.lock();
-        Arc::clone(readers.entry((lane.route, worker.clone())).or_default())
+        Arc::clone(readers.entry((set.route, worker.clone())).or_default())
     }
 
     pub(crate) fn drop_readers(&self, worker: &WorkerId) {
@@ -160,14 +160,14 @@ impl Redis {
 }
 
 impl Reader {
-    async fn connect(redis: &Redis, lane: &Lane) -> Result<Self, Error> {
+    async fn connect(redis: &Redis, set: &StreamSet) -> Result<Self, Error> {
         let era = redis.link.era();
         let mut conn = redis.link.own(BLOCK + OVERRUN).await?;
-        loss::check_server(redis, lane, &mut conn).await?;
-        let behind = lane.streams.iter().map(|_| Some("0".to_owned())).collect();
+        loss::check_server(redis, set, &mut conn).await?;
+        let behind = set.streams.iter().map(|_| Some("0".to_owned())).collect();
         Ok(Self {
             conn,
-            arrivals: Arrivals::connect(redis, lane).await?,
+            arrivals: Arrivals::connect(redis, set).await?,
             era,
             behind,
             has_more: true,
@@ -184,22 +184,22 @@ impl Reader {
     async fn read(
         &mut self,
         redis: &Redis,
-        lane: &Lane,
+        set: &StreamSet,
         worker: &WorkerId,
         max: usize,
         wait: Duration,
     ) -> RedisResult<Vec<Batch>> {
-        let behind = self.catch_up(redis, lane, worker, max).await?;
+        let behind = self.catch_up(redis, set, worker, max).await?;
         if !behind.is_empty() {
             return Ok(behind);
         }
         if self.has_more || wait < Duration::from_millis(1) {
-            let batches = self.poll(lane, worker, max).await?;
+            let batches = self.poll(set, worker, max).await?;
             if !batches.is_empty() || wait.is_zero() {
                 return Ok(batches);
             }
         }
-        self.block(lane, worker, max, wait.min(BLOCK)).await
+        self.block(set, worker, max, wait.min(BLOCK)).await
     }
 
     /// Entries given to this worker that never reached it. Every stream is asked at once; those
@@ -207,27 +207,27 @@ impl Reader {
     async fn catch_up(
         &mut self,
         redis: &Redis,
-        lane: &Lane,
+        set: &StreamSet,
         worker: &WorkerId,
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
         while self.is_behind() {
             // Entries held now and no longer after the read were settled in between.
             let held = redis.leased.of(worker);
-            let behind = lane.streams.iter().zip(&self.behind);
+            let behind = set.streams.iter().zip(&self.behind);
             let reads = behind.filter_map(|(stream, after)| {
-                Some(commands::read(lane, stream, worker, max, after.as_ref()?))
+                Some(commands::read(set, stream, worker, max, after.as_ref()?))
             });
-            let answers = reads.collect::<Pipeline>().send(&mut self.conn).await?;
-            let streams = lane.streams.iter().zip(&mut self.behind);
+            let replies = reads.collect::<Pipeline>().send(&mut self.conn).await?;
+            let streams = set.streams.iter().zip(&mut self.behind);
             let asked = streams.filter(|(_, after)| after.is_some());
-            for ((stream, after), answer) in asked.zip(answers) {
-                let mut entries = entries_of(answer?);
+            for ((stream, after), reply) in asked.zip(replies) {
+                let mut entries = entries_of(reply?);
                 *after = entries.last().map(|last| last.id.clone());
                 redis
                     .leased
                     .without_settled(worker, &held, &mut entries, |raw| {
-                        lane.address(stream, &raw.id)
+                        set.address(stream, &raw.id)
                     });
                 if !entries.is_empty() {
                     return Ok(vec![Batch {
@@ -245,19 +245,19 @@ impl Reader {
     /// COUNT limits each stream separately.
     async fn poll(
         &mut self,
-        lane: &Lane,
+        set: &StreamSet,
         worker: &WorkerId,
         max: usize,
     ) -> RedisResult<Vec<Batch>> {
-        let shares = self.shares(lane, max);
+        let shares = self.shares(set, max);
         let reads = shares
             .iter()
-            .map(|(stream, share)| commands::read(lane, stream, worker, *share, ">"));
-        let answers = reads.collect::<Pipeline>().send(&mut self.conn).await?;
+            .map(|(stream, share)| commands::read(set, stream, worker, *share, ">"));
+        let replies = reads.collect::<Pipeline>().send(&mut self.conn).await?;
         let mut batches = Vec::new();
         let (mut hot, mut redeliveries_full) = (false, false);
-        for ((stream, share), answer) in shares.into_iter().zip(answers) {
-            let entries = entries_of(answer?);
+        for ((stream, share), reply) in shares.into_iter().zip(replies) {
+            let entries = entries_of(reply?);
             let full = entries.len() >= share;
             hot |= full;
             redeliveries_full |= full && keys::is_redelivery(&stream.key);
@@ -278,8 +278,8 @@ impl Reader {
     }
 
     /// The part of `max` for each stream.
-    fn shares<'a>(&mut self, lane: &'a Lane, max: usize) -> Vec<(&'a Stream, usize)> {
-        let (mains, again) = (lane.mains(), lane.again());
+    fn shares<'a>(&mut self, set: &'a StreamSet, max: usize) -> Vec<(&'a Stream, usize)> {
+        let (mains, again) = (set.mains(), set.again());
         let for_again = match max {
             1 => usize::from(!self.redeliveries_full),
             _ if self.redeliveries_full => max / 2,
@@ -302,24 +302,24 @@ impl Reader {
 
     async fn block(
         &mut self,
-        lane: &Lane,
+        set: &StreamSet,
         worker: &WorkerId,
         max: usize,
         wait: Duration,
     ) -> RedisResult<Vec<Batch>> {
-        let share = (max / lane.streams.len()).max(1);
-        let found = match lane.mains() {
+        let share = (max / set.streams.len()).max(1);
+        let found = match set.mains() {
             [_] => {
-                let cmd = commands::read_blocking(lane, worker, share, wait);
+                let cmd = commands::read_blocking(set, worker, share, wait);
                 reply::streams(pipeline::send(&mut self.conn, &cmd).await?)
             }
-            _ => self.block_on_each(lane, worker, share, wait).await?,
+            _ => self.block_on_each(set, worker, share, wait).await?,
         };
         let mut room = max;
         let mut batches = Vec::new();
         self.has_more = false;
         for (key, mut entries) in found {
-            let Some(i) = lane.streams.iter().position(|stream| *stream.key == *key) else {
+            let Some(i) = set.streams.iter().position(|stream| *stream.key == *key) else {
                 continue;
             };
             self.has_more |= entries.len() >= share;
@@ -332,7 +332,7 @@ impl Reader {
             room -= entries.len();
             if !entries.is_empty() {
                 batches.push(Batch {
-                    stream: lane.streams[i].clone(),
+                    stream: set.streams[i].clone(),
                     entries,
                     seen: false,
                 });
@@ -344,7 +344,7 @@ impl Reader {
     /// Reads streams of several hash tags; waits for the first entry.
     async fn block_on_each(
         &mut self,
-        lane: &Lane,
+        set: &StreamSet,
         worker: &WorkerId,
         share: usize,
         wait: Duration,
@@ -352,13 +352,13 @@ impl Reader {
         let deadline = Instant::now() + wait;
         loop {
             // The ends first: an entry that comes after them ends the wait.
-            let streams = lane.streams.iter();
+            let streams = set.streams.iter();
             let ends = streams.clone().map(|s| commands::last_entry(&s.key));
-            let reads = streams.map(|s| commands::read(lane, s, worker, share, ">"));
+            let reads = streams.map(|s| commands::read(set, s, worker, share, ">"));
             let mut both: Pipeline = ends.chain(reads).collect();
             let mut replies = both.send(&mut self.conn).await?.into_iter();
-            let mut after = Vec::with_capacity(lane.streams.len());
-            for end in replies.by_ref().take(lane.streams.len()) {
+            let mut after = Vec::with_capacity(set.streams.len());
+            for end in replies.by_ref().take(set.streams.len()) {
                 let last = reply::entries(end?).pop();
                 after.push(last.map_or_else(|| "0-0".to_owned(), |last| last.id));
             }
@@ -367,7 +367,7 @@ impl Reader {
                 found.extend(reply::streams(read?));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if !found.is_empty() || !self.arrivals.next(lane, &after, left).await? {
+            if !found.is_empty() || !self.arrivals.next(set, &after, left).await? {
                 return Ok(found);
             }
         }
@@ -375,7 +375,7 @@ impl Reader {
 }
 
 /// The entries in the reply to a read of one stream.
-pub(crate) fn entries_of(answer: Value) -> Vec<Raw> {
-    let streams = reply::streams(answer).into_iter();
+pub(crate) fn entries_of(reply: Value) -> Vec<Raw> {
+    let streams = reply::streams(reply).into_iter();
     streams.flat_map(|(_, entries)| entries).collect()
 }

@@ -64,10 +64,10 @@ async fn on_streams(redis: &Redis, claims: &[Claim]) -> Result<Vec<i64>, Error> 
             }
         })
         .collect();
-    let answers = redis.renewals.scripts(&calls).await?;
+    let replies = redis.renewals.scripts(&calls).await?;
     let mut renewed = vec![TAKEN; claims.len()];
-    for (entries, answer) in kinds.values().zip(answers) {
-        for ((i, _), one) in entries.iter().zip(flags(answer)?) {
+    for (entries, reply) in kinds.values().zip(replies) {
+        for ((i, _), one) in entries.iter().zip(flags(reply)?) {
             renewed[*i] = one;
         }
     }

@@ -98,7 +98,7 @@ async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool
     let again = rows.iter().any(is_due_again);
     let adopts = |s: &Settlement| matches!(s.claim.origin, Origin::Stream { .. });
     let now_us = redis.now_us();
-    let answers = if rows.iter().any(adopts) {
+    let settled = if rows.iter().any(adopts) {
         adopted(redis, rows, now_us).await?
     } else {
         let settle = move |conn: &Connection| batch::settle(conn, &rows, now_us);
@@ -107,8 +107,8 @@ async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool
     if again {
         redis.db.published().notify_waiters();
     }
-    for (i, answer) in places.into_iter().zip(answers) {
-        held[i] = answer;
+    for (i, one) in places.into_iter().zip(settled) {
+        held[i] = one;
     }
     Ok(held)
 }
@@ -143,10 +143,10 @@ async fn adopted(
             rows.push(Settlement { claim, outcome });
         }
     }
-    let answers = ledger::settle(&mut tx, &rows, now_us).await?;
+    let settled = ledger::settle(&mut tx, &rows, now_us).await?;
     tx.commit().await?;
-    for (i, answer) in places.into_iter().zip(answers) {
-        held[i] = answer;
+    for (i, one) in places.into_iter().zip(settled) {
+        held[i] = one;
     }
     Ok(held)
 }
@@ -165,18 +165,18 @@ async fn on_streams(redis: &Redis, settlements: &[Settlement]) -> Vec<Option<boo
         })
         .collect();
     let given: Vec<_> = ends.iter().flatten().copied().collect();
-    let mut answers = match end_all(redis, &given).await {
-        Ok(answers) => answers,
+    let mut replies = match end_all(redis, &given).await {
+        Ok(replies) => replies,
         Err(error) => vec![Err(error.to_string()); given.len()],
     };
-    match answers.iter().find_map(|answer| answer.as_ref().err()) {
+    match replies.iter().find_map(|reply| reply.as_ref().err()) {
         Some(why) => drop(redis.unacked.failed(&Error::unavailable(why.clone()))),
-        None if answers.is_empty() => {}
+        None if replies.is_empty() => {}
         None => redis.unacked.over(),
     }
-    let mut answers = answers.drain(..);
+    let mut replies = replies.drain(..);
     ends.iter()
-        .map(|end| end.as_ref().and_then(|_| answers.next()?.ok()))
+        .map(|end| end.as_ref().and_then(|_| replies.next()?.ok()))
         .collect()
 }
 
@@ -278,10 +278,10 @@ async fn end_all(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<EndedOrUnknown>,
             args,
         });
     }
-    let answers = redis.link.shared().scripts(&calls).await?;
+    let replies = redis.link.shared().scripts(&calls).await?;
     let mut ended = vec![Ok(false); ends.len()];
-    for (((.., counts), places), answer) in kinds.iter().zip(answers) {
-        match acked(answer, places.len(), *counts) {
+    for (((.., counts), places), reply) in kinds.iter().zip(replies) {
+        match acked(reply, places.len(), *counts) {
             Ok(flags) => {
                 for (&i, one) in places.iter().zip(flags) {
                     ended[i] = Ok(one == 1);
@@ -299,8 +299,8 @@ async fn end_all(redis: &Redis, ends: &[End<'_>]) -> Result<Vec<EndedOrUnknown>,
 
 /// The results of [`script::ACK`] for `entries` entries. If the script only counted the
 /// entries that were held, all of them count as held.
-fn acked(answer: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec<i64>, Error> {
-    let held = match answer {
+fn acked(reply: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec<i64>, Error> {
+    let held = match reply {
         Ok(Value::Int(held)) => usize::try_from(held).unwrap_or(0),
         each => return flags(each),
     };
@@ -317,8 +317,8 @@ fn acked(answer: RedisResult<Value>, entries: usize, counts: bool) -> Result<Vec
 }
 
 /// A script's reply for each item.
-pub(crate) fn flags(answer: RedisResult<Value>) -> Result<Vec<i64>, Error> {
-    Ok(reply::list(answer?)
+pub(crate) fn flags(reply: RedisResult<Value>) -> Result<Vec<i64>, Error> {
+    Ok(reply::list(reply?)
         .iter()
         .map(|flag| reply::int(flag).unwrap_or(0))
         .collect())

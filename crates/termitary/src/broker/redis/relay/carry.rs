@@ -185,9 +185,9 @@ async fn carry(redis: &Redis, committed: &Committed) -> Result<(), Error> {
         }
         let losses = redis.losses.number();
         let sending = async {
-            let answers = send(redis, &mut held, chunk).await?;
+            let replies = send(redis, &mut held, chunk).await?;
             fault::point!("carry.sent");
-            sent(redis, committed, chunk, answers, losses).await
+            sent(redis, committed, chunk, replies, losses).await
         };
         match sending.await {
             Ok(why) => refused = why.or(refused),
@@ -225,7 +225,7 @@ async fn send(
             many => pipe.add_together(many.iter().map(add)),
         }
     }
-    let mut answers = redis
+    let mut replies = redis
         .link
         .shared()
         .many_on(held, &mut pipe)
@@ -234,31 +234,31 @@ async fn send(
     let mut of_each = Vec::with_capacity(events.len());
     for same in of_one_name() {
         if same.len() > 1 {
-            let together: Vec<_> = answers.by_ref().take(same.len() + 2).collect();
+            let together: Vec<_> = replies.by_ref().take(same.len() + 2).collect();
             of_each.extend(of_transaction(together));
         } else {
-            of_each.extend(answers.next());
+            of_each.extend(replies.next());
         }
     }
     Ok(of_each)
 }
 
 /// The reply to each command between `MULTI` and `EXEC`.
-fn of_transaction(mut answers: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value>> {
-    let carried_out = answers.pop();
-    let begun = !answers.is_empty() && answers.remove(0).is_ok();
+fn of_transaction(mut replies: Vec<RedisResult<Value>>) -> Vec<RedisResult<Value>> {
+    let carried_out = replies.pop();
+    let begun = !replies.is_empty() && replies.remove(0).is_ok();
     match carried_out {
         Some(Ok(Value::Array(each))) if begun => each
             .into_iter()
-            .map(|answer| match answer {
+            .map(|reply| match reply {
                 Value::ServerError(error) => Err(error.into()),
-                answer => Ok(answer),
+                reply => Ok(reply),
             })
             .collect(),
         // One was refused, and so all of them.
-        Some(Err(error)) if begun => vec![Err(error); answers.len()],
+        Some(Err(error)) if begun => vec![Err(error); replies.len()],
         // No transactions here: each went by itself.
-        _ => answers,
+        _ => replies,
     }
 }
 
@@ -268,19 +268,19 @@ async fn sent(
     redis: &Redis,
     committed: &Committed,
     events: &[(i64, Envelope)],
-    answers: Vec<RedisResult<Value>>,
+    replies: Vec<RedisResult<Value>>,
     losses: u64,
 ) -> Result<Option<Error>, Error> {
     let (mut sent, mut taken) = (Vec::new(), Vec::new());
     let (mut back, mut why) = (Vec::new(), None);
     let mut relayed = 0;
     let mut stream: (&str, Arc<str>) = ("", "".into());
-    for (one, answer) in events.iter().zip(answers) {
+    for (one, reply) in events.iter().zip(replies) {
         let (seq, event) = one;
         if stream.0 != event.name {
             stream = (&event.name, redis.link.keys().main(&event.name).into());
         }
-        match answer.map(reply::text) {
+        match reply.map(reply::text) {
             Ok(id) => {
                 taken.push(event);
                 relayed += committed
@@ -341,22 +341,22 @@ mod tests {
         RedisError::from((ErrorKind::Client, text))
     }
 
-    fn texts(answers: Vec<RedisResult<Value>>) -> Vec<String> {
-        let text = |answer: RedisResult<Value>| match answer {
+    fn texts(replies: Vec<RedisResult<Value>>) -> Vec<String> {
+        let text = |reply: RedisResult<Value>| match reply {
             Ok(value) => reply::text(value).unwrap_or_default(),
             Err(error) => error.to_string(),
         };
-        answers.into_iter().map(text).collect()
+        replies.into_iter().map(text).collect()
     }
 
     #[test]
-    fn a_transaction_answers_for_each_command() {
+    fn a_transaction_has_a_reply_for_each_command() {
         let simple = |text: &str| Ok(Value::SimpleString(text.to_owned()));
         let entry = |id: &str| Value::BulkString(id.into());
         let queued = || vec![simple("OK"), simple("QUEUED"), simple("QUEUED")];
-        let with = |mut answers: Vec<_>, last| {
-            answers.push(last);
-            texts(of_transaction(answers))
+        let with = |mut replies: Vec<_>, last| {
+            replies.push(last);
+            texts(of_transaction(replies))
         };
         let both = Value::Array(vec![entry("1-1"), entry("1-2")]);
         assert_eq!(with(queued(), Ok(both)), ["1-1", "1-2"]);

@@ -12,7 +12,7 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::refused::Refused;
 use crate::broker::redis::bridge::outgoing;
-use crate::broker::redis::wire::keys::{Keys, Lane};
+use crate::broker::redis::wire::keys::{Keys, StreamSet};
 use crate::broker::redis::wire::link::Connection;
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
@@ -44,18 +44,18 @@ struct Sending {
 }
 
 /// Hands over deliveries that are due. Returns how long to rest.
-pub(crate) async fn run(
+pub(crate) async fn hand_over(
     redis: &Redis,
-    lanes: &[Lane],
+    sets: &[StreamSet],
     refused: &mut Refused,
 ) -> Result<Duration, Error> {
     if redis.config.bridge_mode().sends_out() {
         outgoing::send_unrouted(redis).await?;
     }
     for _ in 0..TURN {
-        let routes: Vec<_> = lanes
+        let routes: Vec<_> = sets
             .iter()
-            .map(|lane| lane.route)
+            .map(|set| set.route)
             .filter(|route| !refused.waits(*route))
             .collect();
         let now_us = redis.now_us();
@@ -71,7 +71,7 @@ pub(crate) async fn run(
         // Before the claim: while Redis is unreachable, nothing is claimed.
         let mut held = redis.link.shared().get().await?;
         fault::point!("relay.before_claim");
-        page(redis, &mut held, lanes, &due, refused).await?;
+        page(redis, &mut held, sets, &due, refused).await?;
     }
     Ok(Duration::ZERO)
 }
@@ -89,7 +89,7 @@ fn rest(redis: &Redis, heads: &[(i64, i64)], now_us: i64) -> Duration {
 async fn page(
     redis: &Redis,
     held: &mut Connection,
-    lanes: &[Lane],
+    sets: &[StreamSet],
     due: &[i64],
     refused: &mut Refused,
 ) -> Result<(), Error> {
@@ -104,17 +104,17 @@ async fn page(
             .fresh
             .iter()
             .filter_map(|seq| claimed.events.get(seq));
-        let sendings = sendings(redis.link.keys(), lanes, &claimed);
+        let sendings = sendings(redis.link.keys(), sets, &claimed);
         send(redis, held, sendings, refused).await?;
         outgoing::send_out(redis, fresh).await;
         return Ok(());
     }
-    let sendings = sendings(redis.link.keys(), lanes, &claimed);
+    let sendings = sendings(redis.link.keys(), sets, &claimed);
     drop(claimed);
     send(redis, held, sendings, refused).await
 }
 
-fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
+fn sendings(keys: &Keys, sets: &[StreamSet], claimed: &Claimed) -> Vec<Sending> {
     let mut of_event: HashMap<i64, Vec<Row>> = HashMap::new();
     for row in &claimed.fresh_rows {
         of_event.entry(row.0).or_default().push(*row);
@@ -133,9 +133,9 @@ fn sendings(keys: &Keys, lanes: &[Lane], claimed: &Claimed) -> Vec<Sending> {
         })
     });
     let mut sendings: Vec<_> = fresh.collect();
-    let again_of: HashMap<_, _> = lanes
+    let again_of: HashMap<_, _> = sets
         .iter()
-        .filter_map(|lane| Some((lane.route, lane.again()?.key.clone())))
+        .filter_map(|set| Some((set.route, set.again()?.key.clone())))
         .collect();
     let again = claimed.again.iter().filter_map(|row| {
         let (seq, route, fence) = *row;
@@ -170,7 +170,7 @@ async fn send(
             .map(|sending| mem::take(&mut sending.command));
         let mut pipe: Pipeline = commands.collect();
         match redis.link.shared().many_on(held, &mut pipe).await {
-            Ok(answers) => note(redis, &sendings, answers, refused).await?,
+            Ok(replies) => note(redis, &sendings, replies, refused).await?,
             Err(error) => {
                 doubt(redis, &sendings).await?;
                 undo(redis, rest.iter()).await?;
@@ -185,13 +185,13 @@ async fn send(
 async fn note(
     redis: &Redis,
     sendings: &[Sending],
-    answers: Vec<RedisResult<Value>>,
+    replies: Vec<RedisResult<Value>>,
     refused: &mut Refused,
 ) -> Result<(), Error> {
     let mut entries = Vec::new();
     let (mut back, mut why) = (Vec::new(), None);
-    for (sending, answer) in sendings.iter().zip(answers) {
-        match answer.map(reply::text) {
+    for (sending, reply) in sendings.iter().zip(replies) {
+        match reply.map(reply::text) {
             Ok(Some(id)) => {
                 entries.extend(
                     sending

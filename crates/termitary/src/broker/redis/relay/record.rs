@@ -126,6 +126,6 @@ async fn record(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
             .await?;
         entries = rest;
     }
-    fault::point!("carry.noted");
+    fault::point!("carry.recorded");
     Ok(())
 }

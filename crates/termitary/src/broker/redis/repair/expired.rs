@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::groups;
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::{self, Lane, Stream};
+use crate::broker::redis::wire::keys::{self, Stream, StreamSet};
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::broker::watch::Watch;
@@ -56,28 +56,28 @@ impl Expired {
 /// not be read.
 pub(crate) async fn look(
     redis: &Redis,
-    lanes: &[Lane],
+    sets: &[StreamSet],
     expired: &mut Expired,
 ) -> Result<Option<Error>, Error> {
     let lease = redis.config.lease_time();
     let asked = forward();
     let since_last = expired.watch.since_last(asked);
     let (mut stale, mut failed) = (Vec::new(), None);
-    let mut asking: Vec<_> = keys::streams(lanes)
-        .map(|(lane, stream)| (lane, stream, "-".to_owned()))
+    let mut asking: Vec<_> = keys::streams(sets)
+        .map(|(set, stream)| (set, stream, "-".to_owned()))
         .collect();
     while !asking.is_empty() {
         let looks = asking
             .iter()
-            .map(|(lane, stream, from)| commands::idle(lane, stream, lease / 2, from, PAGE));
+            .map(|(set, stream, from)| commands::idle(set, stream, lease / 2, from, PAGE));
         let mut pipe: Pipeline = looks.collect();
-        let answers = redis.link.shared().many(&mut pipe).await?;
+        let replies = redis.link.shared().many(&mut pipe).await?;
         let mut next = Vec::new();
-        for ((lane, stream, _), answer) in asking.into_iter().zip(answers) {
-            let held = match answer {
-                Ok(answer) => reply::pending(answer),
+        for ((set, stream, _), reply) in asking.into_iter().zip(replies) {
+            let held = match reply {
+                Ok(reply) => reply::pending(reply),
                 Err(error) if groups::is_gone(&error) => {
-                    failed = groups::restore(redis, lane).await.err().or(failed);
+                    failed = groups::restore(redis, set).await.err().or(failed);
                     continue;
                 }
                 Err(error) => {
@@ -88,9 +88,9 @@ pub(crate) async fn look(
             if held.len() == PAGE
                 && let Some(last) = held.last()
             {
-                next.push((lane, stream, format!("({}", last.id)));
+                next.push((set, stream, format!("({}", last.id)));
             }
-            stale.extend(held.into_iter().map(|held| (lane, stream, held)));
+            stale.extend(held.into_iter().map(|held| (set, stream, held)));
         }
         asking = next;
     }
@@ -101,22 +101,22 @@ pub(crate) async fn look(
 /// Adds the entries whose lease is over to `ripe`.
 fn watch(
     expired: &mut Expired,
-    stale: Vec<(&Lane, &Stream, reply::Pending)>,
+    stale: Vec<(&StreamSet, &Stream, reply::Pending)>,
     now: Instant,
     since_last: Duration,
     lease: Duration,
 ) {
     let mut idle = HashMap::with_capacity(stale.len());
-    let unchanged = stale.into_iter().filter_map(|(lane, stream, held)| {
+    let unchanged = stale.into_iter().filter_map(|(set, stream, held)| {
         let key = HeldEntry {
-            entry: lane.address(stream, &held.id),
+            entry: set.address(stream, &held.id),
             worker: held.consumer,
         };
         // Idle for less than the time since the last look: renewed in between. The next look
         // is then the first.
         let renewed = held.idle + DRIFT < since_last;
         (!renewed).then(|| {
-            idle.insert(key.clone(), (lane.route, held.idle));
+            idle.insert(key.clone(), (set.route, held.idle));
             key
         })
     });
@@ -142,28 +142,28 @@ fn watch(
 pub(crate) async fn has_lost_entries(
     redis: &Redis,
     us: &WorkerId,
-    lanes: &[Lane],
+    sets: &[StreamSet],
 ) -> Result<bool, Error> {
     let mut found = false;
-    let mut asking: Vec<_> = keys::streams(lanes)
-        .map(|(lane, stream)| (lane, stream, "0-0".to_owned()))
+    let mut asking: Vec<_> = keys::streams(sets)
+        .map(|(set, stream)| (set, stream, "0-0".to_owned()))
         .collect();
     while !asking.is_empty() {
         let looks = asking
             .iter()
-            .map(|(lane, stream, from)| commands::drop_lost(lane, stream, us, from));
+            .map(|(set, stream, from)| commands::drop_lost(set, stream, us, from));
         let mut pipe: Pipeline = looks.collect();
-        let answers = redis.link.shared().many(&mut pipe).await?;
+        let replies = redis.link.shared().many(&mut pipe).await?;
         let mut next = Vec::new();
-        for ((lane, stream, _), answer) in asking.into_iter().zip(answers) {
+        for ((set, stream, _), reply) in asking.into_iter().zip(replies) {
             // `look` reports errors of this stream.
-            let Ok(answer) = answer else { continue };
-            let mut parts = reply::list(answer).into_iter();
+            let Ok(reply) = reply else { continue };
+            let mut parts = reply::list(reply).into_iter();
             let from = parts.next().and_then(reply::text);
             let gone = parts.nth(1).map_or(0, |ids| reply::list(ids).len());
             found |= gone > 0;
             if let Some(from) = from.filter(|from| from != "0-0") {
-                next.push((lane, stream, from));
+                next.push((set, stream, from));
             }
         }
         asking = next;

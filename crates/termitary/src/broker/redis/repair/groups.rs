@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::loss;
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::{self, Lane};
+use crate::broker::redis::wire::keys::{self, StreamSet};
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::delivery::Route;
@@ -26,16 +26,16 @@ pub(crate) async fn declare(redis: &Redis, routes: &[Route]) -> Result<(), Error
     let fresh: Vec<_> = routes
         .iter()
         .filter(|route| !route.fresh.is_empty())
-        .map(|route| keys.lane(&fresh_only(route)))
+        .map(|route| keys.stream_set(&fresh_only(route)))
         .collect();
     if !fresh.is_empty() {
-        make_missing(redis, fresh.iter().map(|lane| (lane, false))).await?;
+        make_missing(redis, fresh.iter().map(|set| (set, false))).await?;
     }
-    let lanes: Vec<_> = routes
+    let sets: Vec<_> = routes
         .iter()
-        .map(|route| (keys.lane(route), route.known))
+        .map(|route| (keys.stream_set(route), route.known))
         .collect();
-    make_missing(redis, lanes.iter().map(|(lane, known)| (lane, *known))).await
+    make_missing(redis, sets.iter().map(|(set, known)| (set, *known))).await
 }
 
 /// Names that are new to a known subscription start from now, too. Its first name stays:
@@ -52,10 +52,10 @@ fn fresh_only(route: &Route) -> Route {
 /// before. A subscription that was dropped since gets none.
 pub(crate) async fn make_missing<'a>(
     redis: &Redis,
-    lanes: impl Iterator<Item = (&'a Lane, bool)>,
+    sets: impl Iterator<Item = (&'a StreamSet, bool)>,
 ) -> Result<(), Error> {
     let _turn = redis.groups.lock().await;
-    let (missing, failed) = missing(redis, lanes.collect()).await?;
+    let (missing, failed) = missing(redis, sets.collect()).await?;
     if missing.is_empty() {
         return failed.map_or(Ok(()), |error| Err(error.into()));
     }
@@ -75,14 +75,14 @@ pub(crate) type Refused = Option<Instant>;
 /// A reader found the group of its subscription gone. Mostly Redis lost all of them: makes
 /// every missing group, once for all readers that ask. Returns whether the subscription is
 /// on record; a dropped one gets no group.
-pub(crate) async fn restore(redis: &Redis, lane: &Lane) -> Result<bool, Error> {
+pub(crate) async fn restore(redis: &Redis, set: &StreamSet) -> Result<bool, Error> {
     let mut refused_at = redis.groups.lock().await;
-    let (own, failed) = missing(redis, vec![(lane, true)]).await?;
+    let (own, failed) = missing(redis, vec![(set, true)]).await?;
     if own.is_empty() {
         return failed.map_or(Ok(true), |error| Err(error.into()));
     }
     let on_record = OnRecord::read(redis).await?;
-    if !on_record.contains(lane) {
+    if !on_record.contains(set) {
         return Ok(false);
     }
     let missing = if refused_at.is_some_and(|at| at.elapsed() < OWN_ONLY) {
@@ -90,15 +90,15 @@ pub(crate) async fn restore(redis: &Redis, lane: &Lane) -> Result<bool, Error> {
     } else {
         // Until this succeeds.
         *refused_at = Some(Instant::now());
-        let lanes = on_record.0.values().map(|lane| (lane, true)).collect();
-        missing(redis, lanes).await?.0
+        let sets = on_record.0.values().map(|set| (set, true)).collect();
+        missing(redis, sets).await?.0
     };
     // Housekeeping reports failures of other subscriptions.
     let refused = make(redis, missing, &on_record).await?;
     if refused.is_empty() {
         *refused_at = None;
     }
-    match refused.into_iter().find(|(route, _)| *route == lane.route) {
+    match refused.into_iter().find(|(route, _)| *route == set.route) {
         Some((_, error)) => Err(error.into()),
         None => Ok(true),
     }
@@ -106,30 +106,29 @@ pub(crate) async fn restore(redis: &Redis, lane: &Lane) -> Result<bool, Error> {
 
 /// The subscriptions of the ledger, each by its number and its name: older versions may
 /// have used the number of a dropped one again.
-struct OnRecord(HashMap<(i64, Arc<str>), Lane>);
+struct OnRecord(HashMap<(i64, Arc<str>), StreamSet>);
 
 impl OnRecord {
     async fn read(redis: &Redis) -> Result<Self, Error> {
-        let lanes = lanes(redis).await?.into_iter();
+        let sets = stream_sets(redis).await?.into_iter();
         Ok(Self(
-            lanes
-                .map(|lane| ((lane.route, lane.group.clone()), lane))
+            sets.map(|set| ((set.route, set.group.clone()), set))
                 .collect(),
         ))
     }
 
-    fn contains(&self, lane: &Lane) -> bool {
-        self.0.contains_key(&(lane.route, lane.group.clone()))
+    fn contains(&self, set: &StreamSet) -> bool {
+        self.0.contains_key(&(set.route, set.group.clone()))
     }
 }
 
 /// Every subscription on record.
-pub(crate) async fn lanes(redis: &Redis) -> Result<Vec<Lane>, Error> {
+pub(crate) async fn stream_sets(redis: &Redis) -> Result<Vec<StreamSet>, Error> {
     let routes = ledger::routes(&redis.db).await?.into_iter();
     Ok(routes
         // The route that parks unreadable input reads no stream.
         .filter(|route| route.name != ledger::BRIDGE)
-        .map(|route| redis.link.keys().lane(&route))
+        .map(|route| redis.link.keys().stream_set(&route))
         .collect())
 }
 
@@ -140,51 +139,51 @@ async fn make(
     on_record: &OnRecord,
 ) -> Result<Vec<(i64, RedisError)>, Error> {
     let mut missing = missing;
-    missing.retain(|group| on_record.contains(group.lane));
+    missing.retain(|group| on_record.contains(group.set));
     if missing.is_empty() {
         return Ok(Vec::new());
     }
     let mut lost: Vec<_> = missing
         .iter()
         .filter(|group| group.known)
-        .map(|group| group.lane)
+        .map(|group| group.set)
         .collect();
-    lost.dedup_by_key(|lane| lane.route);
+    lost.dedup_by_key(|set| set.route);
     if !lost.is_empty() {
         // Before anybody can read from them.
         loss::before_groups(redis, &lost).await?;
     }
-    let create = |Missing { lane, place, known }: &Missing<'_>| {
-        let from_now = !known && *place < lane.mains().len();
+    let create = |Missing { set, place, known }: &Missing<'_>| {
+        let from_now = !known && *place < set.mains().len();
         let start = if from_now { "$" } else { "0" };
-        commands::create_group(&lane.streams[*place].key, &lane.group, start)
+        commands::create_group(&set.streams[*place].key, &set.group, start)
     };
     let mut pipe: Pipeline = missing.iter().map(create).collect();
     let mut refused = Vec::new();
-    let answers = redis.link.shared().many(&mut pipe).await?;
-    for (answer, group) in answers.into_iter().zip(&missing) {
-        match answer {
+    let replies = redis.link.shared().many(&mut pipe).await?;
+    for (reply, group) in replies.into_iter().zip(&missing) {
+        match reply {
             Ok(_) if group.known => redis.losses.group_made_again(),
             Ok(_) => {}
             // Another process was faster.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
-            Err(error) => refused.push((group.lane.route, error)),
+            Err(error) => refused.push((group.set.route, error)),
         }
     }
     // A subscription that was dropped meanwhile had no group yet to destroy.
     let on_record = OnRecord::read(redis).await?;
     for group in missing
         .iter()
-        .filter(|group| !on_record.contains(group.lane))
+        .filter(|group| !on_record.contains(group.set))
     {
-        remove(redis, group.lane).await?;
+        remove(redis, group.set).await?;
     }
     Ok(refused)
 }
 
 /// A missing group.
 struct Missing<'a> {
-    lane: &'a Lane,
+    set: &'a StreamSet,
     /// The index of its stream.
     place: usize,
     known: bool,
@@ -193,16 +192,16 @@ struct Missing<'a> {
 /// Returns the missing groups, and an error if Redis refused to say about others.
 async fn missing<'a>(
     redis: &Redis,
-    lanes: Vec<(&'a Lane, bool)>,
+    sets: Vec<(&'a StreamSet, bool)>,
 ) -> Result<(Vec<Missing<'a>>, Option<RedisError>), Error> {
-    let streams = lanes.iter().flat_map(|(lane, _)| &lane.streams);
+    let streams = sets.iter().flat_map(|(set, _)| &set.streams);
     let there = groups_of(redis, streams.map(|stream| &*stream.key)).await?;
     let (mut missing, mut unknown) = (Vec::new(), None);
-    for (lane, known) in lanes {
-        for (place, stream) in lane.streams.iter().enumerate() {
+    for (set, known) in sets {
+        for (place, stream) in set.streams.iter().enumerate() {
             match there.get(&*stream.key) {
-                Some(Ok(groups)) if !groups.contains_key(&*lane.group) => {
-                    missing.push(Missing { lane, place, known });
+                Some(Ok(groups)) if !groups.contains_key(&*set.group) => {
+                    missing.push(Missing { set, place, known });
                 }
                 Some(Err(error)) => unknown = Some(error.clone()),
                 _ => {}
@@ -226,33 +225,33 @@ pub(crate) async fn groups_of<'a>(
         .iter()
         .map(|stream| commands::groups(stream))
         .collect();
-    let answers = redis.link.shared().many(&mut pipe).await?;
-    let by_name = |answer| -> Groups {
-        let groups = reply::unless_absent(answer)?.map(reply::groups);
+    let replies = redis.link.shared().many(&mut pipe).await?;
+    let by_name = |reply| -> Groups {
+        let groups = reply::unless_absent(reply)?.map(reply::groups);
         let groups = groups.unwrap_or_default().into_iter();
         Ok(groups.map(|group| (group.name.clone(), group)).collect())
     };
     Ok(streams
         .into_iter()
-        .zip(answers.into_iter().map(by_name))
+        .zip(replies.into_iter().map(by_name))
         .collect())
 }
 
 /// Removes a subscription from Redis: its groups, its counters and its own stream. Returns
 /// how many of these there were.
-pub(crate) async fn remove(redis: &Redis, lane: &Lane) -> Result<i64, Error> {
+pub(crate) async fn remove(redis: &Redis, set: &StreamSet) -> Result<i64, Error> {
     let mut pipe = Pipeline::new();
-    for stream in lane.mains() {
-        pipe.add(commands::destroy_group(&stream.key, &lane.group));
-        pipe.add(commands::delete(&keys::done(&stream.key, &lane.group)));
+    for stream in set.mains() {
+        pipe.add(commands::destroy_group(&stream.key, &set.group));
+        pipe.add(commands::delete(&keys::done(&stream.key, &set.group)));
     }
-    if let Some(again) = lane.again() {
+    if let Some(again) = set.again() {
         pipe.add(commands::delete(&again.key));
     }
     let mut there = 0;
-    for answer in redis.link.shared().many(&mut pipe).await? {
+    for reply in redis.link.shared().many(&mut pipe).await? {
         // A missing stream has no group to destroy.
-        let gone = reply::unless_absent(answer)?;
+        let gone = reply::unless_absent(reply)?;
         there += gone.and_then(|gone| reply::int(&gone)).unwrap_or(0);
     }
     Ok(there)
@@ -265,43 +264,43 @@ pub(crate) async fn remove_dropped(redis: &Redis) -> Result<(), Error> {
     if dropped.is_empty() {
         return Ok(());
     }
-    let streams = dropped.iter().flat_map(|lane| &lane.streams);
+    let streams = dropped.iter().flat_map(|set| &set.streams);
     let there = groups_of(redis, streams.map(|stream| &*stream.key)).await?;
-    let stays = |lane: &Lane| {
-        let groups = lane
+    let stays = |set: &StreamSet| {
+        let groups = set
             .streams
             .iter()
             .filter_map(|stream| there.get(&*stream.key));
         groups
             .flatten()
-            .any(|groups| groups.contains_key(&*lane.group))
+            .any(|groups| groups.contains_key(&*set.group))
     };
     if !dropped.iter().any(stays) {
         return Ok(());
     }
     // Once more: a subscription registered again meanwhile made its groups after that.
     let still: HashSet<_> = self::dropped(redis).await?.into_iter().map(name).collect();
-    for lane in dropped.iter().filter(|lane| stays(lane)) {
-        if still.contains(&name(lane.clone())) {
-            remove(redis, lane).await?;
-            tracing::info!(subscription = %lane.group, "removed from Redis what was left of a dropped subscription");
+    for set in dropped.iter().filter(|set| stays(set)) {
+        if still.contains(&name(set.clone())) {
+            remove(redis, set).await?;
+            tracing::info!(subscription = %set.group, "removed from Redis what was left of a dropped subscription");
         }
     }
     Ok(())
 }
 
-/// The streams of dropped subscriptions, one lane for each event.
-async fn dropped(redis: &Redis) -> Result<Vec<Lane>, Error> {
+/// The streams of dropped subscriptions, one set for each event.
+async fn dropped(redis: &Redis) -> Result<Vec<StreamSet>, Error> {
     let routes = ledger::dropped(&redis.db).await?;
     let keys = redis.link.keys();
-    Ok(routes.iter().map(|route| keys.lane(route)).collect())
+    Ok(routes.iter().map(|route| keys.stream_set(route)).collect())
 }
 
-/// The group and the first stream of a lane.
-fn name(lane: Lane) -> (Arc<str>, Option<Arc<str>>) {
+/// The group and the first stream of a set.
+fn name(set: StreamSet) -> (Arc<str>, Option<Arc<str>>) {
     (
-        lane.group,
-        lane.streams.into_iter().next().map(|stream| stream.key),
+        set.group,
+        set.streams.into_iter().next().map(|stream| stream.key),
     )
 }
 

@@ -14,7 +14,7 @@ use redis::{RedisResult, Value};
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::commands;
 use crate::broker::redis::wire::info::{self, Info};
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply;
 use crate::delivery::{EntryAddress, WorkerId};
@@ -100,26 +100,26 @@ pub(crate) async fn distrust(redis: &Redis) -> Result<(), Error> {
 /// knows?
 pub(crate) async fn check_server(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     conn: &mut MultiplexedConnection,
 ) -> Result<(), Error> {
-    let answers = identity().send(conn).await?;
-    let Some(server) = identify(answers)? else {
+    let replies = identity().send(conn).await?;
+    let Some(server) = identify(replies)? else {
         return Ok(()); // this user may not ask
     };
-    let known = servers::last_read_from(&mut *redis.db.read().await?, lane.route).await?;
+    let known = servers::last_read_from(&mut *redis.db.read().await?, set.route).await?;
     if known.as_deref() == Some(&*server) {
         return Ok(());
     }
     let until_ms = match known {
-        Some(_) => Some(last(ends(&[lane]).send(conn).await?)?),
+        Some(_) => Some(last(ends(&[set]).send(conn).await?)?),
         None => None, // nothing was ever read
     };
     let mut tx = redis.db.begin().await?;
     if let Some(until_ms) = until_ms {
-        servers::given_out_until(&mut tx, lane.route, until_ms).await?;
+        servers::given_out_until(&mut tx, set.route, until_ms).await?;
     }
-    servers::read_from(&mut tx, lane.route, &server).await?;
+    servers::read_from(&mut tx, set.route, &server).await?;
     tx.commit().await?;
     if known.is_some() {
         redis.losses.server_changed(&server);
@@ -129,16 +129,11 @@ pub(crate) async fn check_server(
 
 /// Records that the groups of these subscriptions, about to be made again, may give out
 /// entries a second time.
-pub(crate) async fn before_groups(redis: &Redis, lanes: &[&Lane]) -> Result<(), Error> {
-    let mut ends = redis
-        .link
-        .shared()
-        .many(&mut ends(lanes))
-        .await?
-        .into_iter();
-    let mut until = Vec::with_capacity(lanes.len());
-    for lane in lanes {
-        until.push((lane.route, last(ends.by_ref().take(lane.streams.len()))?));
+pub(crate) async fn before_groups(redis: &Redis, sets: &[&StreamSet]) -> Result<(), Error> {
+    let mut ends = redis.link.shared().many(&mut ends(sets)).await?.into_iter();
+    let mut until = Vec::with_capacity(sets.len());
+    for set in sets {
+        until.push((set.route, last(ends.by_ref().take(set.streams.len()))?));
     }
     let mut tx = redis.db.begin().await?;
     for (route, until_ms) in until {
@@ -171,9 +166,9 @@ pub(crate) async fn refence(
         .collect())
 }
 
-/// Asks for the last entry of each stream of these lanes.
-fn ends(lanes: &[&Lane]) -> Pipeline {
-    let streams = lanes.iter().flat_map(|lane| &lane.streams);
+/// Asks for the last entry of each stream of these sets.
+fn ends(sets: &[&StreamSet]) -> Pipeline {
+    let streams = sets.iter().flat_map(|set| &set.streams);
     streams
         .map(|stream| commands::last_entry(&stream.key))
         .collect()
@@ -203,8 +198,8 @@ pub(crate) fn identity() -> Pipeline {
 
 /// The reply to [`identity`]; `None` if this user may not ask. An error says nothing about
 /// the identity.
-pub(crate) fn identify(answers: Vec<RedisResult<Value>>) -> Result<Option<String>, Error> {
-    let info = Info::read(answers)?;
+pub(crate) fn identify(replies: Vec<RedisResult<Value>>) -> Result<Option<String>, Error> {
+    let info = Info::read(replies)?;
     let line = info.field("master_replid").unwrap_or_default();
     Ok(info.field("run_id").map(|run| format!("{run}/{line}")))
 }

@@ -8,7 +8,7 @@ use redis::{RedisResult, Value};
 
 use super::groups;
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Group};
 use crate::broker::redis::{Redis, entry};
@@ -27,7 +27,7 @@ const LONGEST_TRUST: Duration = minutes(15);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Checks one page of deliveries whose trust has ended. Returns whether there may be more.
-pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
+pub(crate) async fn check_page(redis: &Redis, sets: &[StreamSet]) -> Result<bool, Error> {
     if planted::is("forgetful-relay") {
         return Ok(false);
     }
@@ -37,11 +37,11 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
         return Ok(false);
     }
     let more = page.len() == PAGE;
-    let lanes: HashMap<_, _> = lanes.iter().map(|lane| (lane.route, lane)).collect();
+    let sets: HashMap<_, _> = sets.iter().map(|set| (set.route, set)).collect();
     let (mut there, mut owed, mut asked) = (Vec::new(), Vec::new(), Vec::new());
     for row in page {
         let key = (row.seq, row.route, row.fence);
-        match located(&lanes, &row) {
+        match located(&sets, &row) {
             // This process runs it, whatever became of its entry.
             Some(entry) if redis.leased.has(&entry) => {
                 there.push((key, trust(redis, &row, now_us)));
@@ -50,9 +50,9 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<bool, Error> {
             None => owed.push(key),
         }
     }
-    let answers = ask(redis, &asked).await?;
+    let replies = ask(redis, &asked).await?;
     let mut unknown = None;
-    for ((row, _), on_redis) in asked.iter().zip(answers) {
+    for ((row, _), on_redis) in asked.iter().zip(replies) {
         let key: Row = (row.seq, row.route, row.fence);
         match on_redis {
             Ok(true) => there.push((key, trust(redis, row, now_us))),
@@ -92,11 +92,11 @@ fn trust(redis: &Redis, row: &Trusted, now_us: i64) -> i64 {
 }
 
 /// The entry that carries the delivery, if its subscription still reads that stream.
-fn located(lanes: &HashMap<i64, &Lane>, row: &Trusted) -> Option<EntryAddress> {
+fn located(sets: &HashMap<i64, &StreamSet>, row: &Trusted) -> Option<EntryAddress> {
     let (key, id) = row.entry.as_ref()?.0.split_once('|')?;
-    let lane = lanes.get(&row.route)?;
-    let stream = lane.streams.iter().find(|stream| *stream.key == *key)?;
-    Some(lane.address(stream, id))
+    let set = sets.get(&row.route)?;
+    let stream = set.streams.iter().find(|stream| *stream.key == *key)?;
+    Some(set.address(stream, id))
 }
 
 /// Returns whether each entry is on its stream and still to be run: pending, or not given
@@ -115,10 +115,10 @@ async fn ask(
         pipe.add(commands::range(stream, id, id));
         pipe.add(commands::pending(stream, group, id));
     }
-    let mut answers = redis.link.shared().many(&mut pipe).await?.into_iter();
+    let mut replies = redis.link.shared().many(&mut pipe).await?.into_iter();
     let mut all = Vec::with_capacity(asked.len());
     for (row, entry) in asked {
-        let (Some(found), Some(pending)) = (answers.next(), answers.next()) else {
+        let (Some(found), Some(pending)) = (replies.next(), replies.next()) else {
             break;
         };
         all.push(match groups.get(&*entry.stream) {

@@ -18,7 +18,7 @@ use crate::broker::redis::deliver::{admit, reader};
 use crate::broker::redis::entry;
 use crate::broker::redis::standing::{self, ReadEntry, Standing, stream_claim};
 use crate::broker::redis::wire::commands;
-use crate::broker::redis::wire::keys::{self, Lane, Stream};
+use crate::broker::redis::wire::keys::{self, Stream, StreamSet};
 use crate::broker::redis::wire::pipeline::Pipeline;
 use crate::broker::redis::wire::reply::{self, Raw};
 use crate::broker::redis::wire::script;
@@ -39,28 +39,28 @@ fn takeover_id(worker: &WorkerId) -> WorkerId {
 
 /// Takes entries whose lease is over, or looks for them if it knows of none. Returns whether
 /// there may be more.
-pub(crate) async fn run(
+pub(crate) async fn take_expired(
     redis: &Redis,
     worker: &WorkerId,
-    lanes: &[Lane],
+    sets: &[StreamSet],
     expired: &mut Expired,
 ) -> Result<bool, Error> {
     let (mut more, mut failed) = (false, None);
     let us = takeover_id(worker);
     if expired.ripe.is_empty() {
-        if expired::has_lost_entries(redis, &us, lanes).await? {
+        if expired::has_lost_entries(redis, &us, sets).await? {
             redis.losses.entries_gone();
         }
-        failed = expired::look(redis, lanes, expired).await?;
+        failed = expired::look(redis, sets, expired).await?;
     }
-    let all = keys::streams(lanes)
-        .map(|(lane, stream)| ((lane.route, stream.key.clone()), (lane, stream)));
+    let all =
+        keys::streams(sets).map(|(set, stream)| ((set.route, stream.key.clone()), (set, stream)));
     let all: HashMap<_, _> = all.collect();
     for (place, mut ids) in std::mem::take(&mut expired.ripe) {
-        let Some((lane, stream)) = all.get(&place) else {
+        let Some((set, stream)) = all.get(&place) else {
             continue; // dropped meanwhile
         };
-        match take(redis, lane, stream, &us, &mut ids).await {
+        match take(redis, set, stream, &us, &mut ids).await {
             Ok(()) if ids.is_empty() => {}
             Ok(()) => {
                 more = true;
@@ -81,7 +81,7 @@ pub(crate) async fn run(
 /// gets a turn.
 async fn take(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     stream: &Stream,
     us: &WorkerId,
     ids: &mut VecDeque<String>,
@@ -92,7 +92,7 @@ async fn take(
         if page.is_empty() {
             break;
         }
-        let mut args: Vec<&str> = vec![&lane.group, us, &idle];
+        let mut args: Vec<&str> = vec![&set.group, us, &idle];
         args.extend(page.iter().map(String::as_str));
         let call = script::Call {
             script: &script::TAKE,
@@ -104,7 +104,7 @@ async fn take(
         if taken.next().is_some_and(|gone| reply::int(&gone) > Some(0)) {
             redis.losses.entries_gone();
         }
-        return_to_ledger(redis, lane, stream, us, entries, Reason::Crashed).await?;
+        return_to_ledger(redis, set, stream, us, entries, Reason::Crashed).await?;
     }
     Ok(())
 }
@@ -115,8 +115,8 @@ struct Page {
 }
 
 impl Page {
-    fn read(answer: Value) -> Self {
-        let mut parts = reply::list(answer).into_iter();
+    fn read(reply: Value) -> Self {
+        let mut parts = reply::list(reply).into_iter();
         let next = parts
             .next()
             .and_then(reply::text)
@@ -138,7 +138,7 @@ enum Reason {
 /// Makes the ledger owe the deliveries of these entries again, then ends the entries.
 async fn return_to_ledger(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     stream: &Stream,
     owner: &WorkerId,
     raws: Vec<Raw>,
@@ -153,7 +153,7 @@ async fn return_to_ledger(
     let mut readable = Vec::with_capacity(raws.len());
     let mut ended = Vec::with_capacity(raws.len());
     for raw in &raws {
-        let address = lane.address(stream, &raw.id);
+        let address = set.address(stream, &raw.id);
         match raw.fields.as_ref().map(|_| entry::decode(stream, raw)) {
             Some(Ok(carried)) => {
                 readable.push(ReadEntry {
@@ -164,21 +164,21 @@ async fn return_to_ledger(
                 continue;
             }
             Some(Err(unreadable)) => {
-                admit::park_in(&mut tx, lane, owner, &address, &unreadable, now_us).await?;
+                admit::park_in(&mut tx, set, owner, &address, &unreadable, now_us).await?;
             }
             // Deleted: the reconciler sends again what is owed.
             None => {}
         }
         ended.push(EndedEntry::quiet(address));
     }
-    let standings = standing::standing(&mut tx, lane.route, &readable, 0).await?;
+    let standings = standing::standing(&mut tx, set.route, &readable, 0).await?;
     let mut owed = Vec::with_capacity(readable.len());
     for (entry, standing) in readable.into_iter().zip(standings) {
         match standing {
             Standing::Leased { row, .. } => owed.push(row),
             Standing::StreamOnly => {
                 let envelope = Arc::new(entry.carried.envelope);
-                let claim = stream_claim(lane.route, owner, &envelope, entry.address.clone());
+                let claim = stream_claim(set.route, owner, &envelope, entry.address.clone());
                 let adopted = ledger::adopt(&mut tx, &claim, &envelope, now_us).await?;
                 owed.extend(adopted.as_ref().and_then(Claim::row));
             }
@@ -195,13 +195,13 @@ async fn return_to_ledger(
             let taken = ledger::crash_held(&mut tx, &owed, now_us).await?;
             if taken > 0 {
                 metrics::counter!("termitary_leases_expired_total").increment(taken);
-                tracing::warn!(subscription = %lane.group, deliveries = taken, "took back the leases of a worker that is gone");
+                tracing::warn!(subscription = %set.group, deliveries = taken, "took back the leases of a worker that is gone");
             }
         }
         Reason::Unseen => drop(ledger::handover::owe(&mut tx, &owed).await?),
     }
     tx.commit_and_wake().await?;
-    fault::point!("takeover.buried");
+    fault::point!("takeover.owed");
     settle::end(redis, owner, &ended).await?;
     fault::point!("takeover.ended");
     Ok(())
@@ -212,29 +212,29 @@ async fn return_to_ledger(
 pub(crate) async fn clear(
     redis: &Redis,
     worker: &WorkerId,
-    lane: &Lane,
+    set: &StreamSet,
     stream: &Stream,
 ) -> Result<(), Error> {
     let us = takeover_id(worker);
     let ask = async |cmd: redis::Cmd| -> Result<Option<Value>, Error> {
         let mut pipe = Pipeline::from_iter([cmd]);
         match redis.link.shared().many(&mut pipe).await?.pop() {
-            Some(Ok(answer)) => Ok(Some(answer)),
+            Some(Ok(reply)) => Ok(Some(reply)),
             Some(Err(error)) if !groups::is_gone(&error) => Err(error.into()),
             _ => Ok(None),
         }
     };
-    while let Some(answer) = ask(commands::read(lane, stream, &us, PAGE, ">")).await? {
-        let entries = reader::entries_of(answer);
+    while let Some(reply) = ask(commands::read(set, stream, &us, PAGE, ">")).await? {
+        let entries = reader::entries_of(reply);
         if entries.is_empty() {
             break;
         }
-        return_to_ledger(redis, lane, stream, &us, entries, Reason::Unseen).await?;
+        return_to_ledger(redis, set, stream, &us, entries, Reason::Unseen).await?;
     }
     let mut from = "0-0".to_owned();
-    while let Some(answer) = ask(commands::claim(lane, stream, &us, &from, PAGE)).await? {
-        let page = Page::read(answer);
-        return_to_ledger(redis, lane, stream, &us, page.entries, Reason::Unseen).await?;
+    while let Some(reply) = ask(commands::claim(set, stream, &us, &from, PAGE)).await? {
+        let page = Page::read(reply);
+        return_to_ledger(redis, set, stream, &us, page.entries, Reason::Unseen).await?;
         if page.next == "0-0" {
             break;
         }
@@ -261,26 +261,26 @@ pub(crate) async fn suspects(redis: &Redis) -> Result<(), Error> {
 /// consumers that hold nothing.
 pub(crate) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) -> Result<(), Error> {
     redis.drop_readers(worker);
-    let lanes: Vec<_> = routes
+    let sets: Vec<_> = routes
         .iter()
-        .map(|route| redis.link.keys().lane(route))
+        .map(|route| redis.link.keys().stream_set(route))
         .collect();
     let us = takeover_id(worker);
-    let all: Vec<_> = keys::streams(&lanes).collect();
+    let all: Vec<_> = keys::streams(&sets).collect();
     let reads = all
         .iter()
-        .map(|(lane, stream)| commands::read(lane, stream, worker, PAGE, "0"));
+        .map(|(set, stream)| commands::read(set, stream, worker, PAGE, "0"));
     let mut pipe: Pipeline = reads.collect();
     // Entries held now and no longer after the read were settled in between.
     let held = redis.leased.of(worker);
-    let answers = redis.link.shared().many(&mut pipe).await?;
-    for ((lane, stream), answer) in all.iter().zip(answers) {
-        give_back(redis, lane, stream, worker, answer, &held).await?;
+    let replies = redis.link.shared().many(&mut pipe).await?;
+    for ((set, stream), reply) in all.iter().zip(replies) {
+        give_back(redis, set, stream, worker, reply, &held).await?;
     }
-    // Many lanes may read one stream.
+    // Many sets may read one stream.
     let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (lane, stream) in all {
-        let names = [&lane.group, worker, &lane.group, &us].map(|name| &**name);
+    for (set, stream) in all {
+        let names = [&set.group, worker, &set.group, &us].map(|name| &**name);
         consumers.entry(&stream.key).or_default().extend(names);
     }
     let calls: Vec<_> = consumers
@@ -299,29 +299,29 @@ pub(crate) async fn leave(redis: &Redis, worker: &WorkerId, routes: &[Route]) ->
 /// Gives back the entries that this worker was given of one stream, page after page.
 async fn give_back(
     redis: &Redis,
-    lane: &Lane,
+    set: &StreamSet,
     stream: &Stream,
     worker: &WorkerId,
-    mut answer: RedisResult<Value>,
+    mut reply: RedisResult<Value>,
     held: &HashSet<EntryAddress>,
 ) -> Result<(), Error> {
     loop {
-        let Ok(page) = answer else {
+        let Ok(page) = reply else {
             return Ok(()); // the group is gone: nothing to give back
         };
         let mut entries = reader::entries_of(page);
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        let next = commands::read(lane, stream, worker, PAGE, &last.id);
+        let next = commands::read(set, stream, worker, PAGE, &last.id);
         redis
             .leased
             .without_settled(worker, held, &mut entries, |raw| {
-                lane.address(stream, &raw.id)
+                set.address(stream, &raw.id)
             });
-        return_to_ledger(redis, lane, stream, worker, entries, Reason::Unseen).await?;
+        return_to_ledger(redis, set, stream, worker, entries, Reason::Unseen).await?;
         let mut pipe = Pipeline::from_iter([next]);
-        answer = redis.link.shared().many(&mut pipe).await?.remove(0);
+        reply = redis.link.shared().many(&mut pipe).await?.remove(0);
     }
 }
 

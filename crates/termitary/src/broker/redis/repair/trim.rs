@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use crate::broker::redis::Redis;
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::broker::redis::wire::{reply, script};
 use crate::error::Error;
 use crate::fault;
@@ -45,14 +45,14 @@ impl UnknownGroups {
     }
 }
 
-pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<(), Error> {
+pub(crate) async fn trim_streams(redis: &Redis, sets: &[StreamSet]) -> Result<(), Error> {
     let mut groups: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
-    for lane in lanes {
-        for stream in lane.mains() {
+    for set in sets {
+        for stream in set.mains() {
             groups
                 .entry(stream.key.clone())
                 .or_default()
-                .push(lane.group.clone());
+                .push(set.group.clone());
         }
     }
     let calls: Vec<_> = groups
@@ -68,15 +68,15 @@ pub(crate) async fn run(redis: &Redis, lanes: &[Lane]) -> Result<(), Error> {
         })
         .collect();
     fault::point!("trim.before");
-    let answers = redis.link.shared().scripts(&calls).await?;
-    for (stream, answer) in groups.keys().zip(answers) {
-        redis.unknown_groups.see(stream, names(answer?));
+    let replies = redis.link.shared().scripts(&calls).await?;
+    for (stream, reply) in groups.keys().zip(replies) {
+        redis.unknown_groups.see(stream, names(reply?));
     }
     fault::point!("trim.after");
     Ok(())
 }
 
-fn names(answer: Value) -> Vec<String> {
-    let names = reply::list(answer).into_iter();
+fn names(reply: Value) -> Vec<String> {
+    let names = reply::list(reply).into_iter();
     names.filter_map(reply::text).collect()
 }

@@ -7,7 +7,7 @@ use super::{former, groups, loss, reconcile, takeover, trim};
 use crate::broker::redis::Redis;
 use crate::broker::redis::relay::due;
 use crate::broker::redis::relay::refused::Refused;
-use crate::broker::redis::wire::keys::Lane;
+use crate::broker::redis::wire::keys::StreamSet;
 use crate::clock::forward;
 use crate::delivery::{Route, WorkerId};
 use crate::error::Error;
@@ -25,7 +25,7 @@ const DROPPED_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Housekeeping {
     /// Every subscription on record, not only this worker's: deliveries that no worker of
     /// this process runs are relayed, taken over and trimmed too.
-    lanes: Vec<Lane>,
+    sets: Vec<StreamSet>,
     /// The connection and the server that were there last time.
     connection: u64,
     /// The identity of that server, if it is known.
@@ -55,7 +55,7 @@ impl Housekeeping {
     /// For leases of this length.
     pub(crate) fn new(lease: Duration) -> Self {
         Self {
-            lanes: Vec::new(),
+            sets: Vec::new(),
             connection: 0,
             server: None,
             server_known: false,
@@ -103,7 +103,7 @@ impl Chore {
     }
 
     /// Does the work if it is due and a connection stands.
-    async fn run<T>(
+    async fn do_if_due<T>(
         &mut self,
         redis: &Redis,
         every: Duration,
@@ -143,9 +143,9 @@ pub(crate) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
     it.check_server(redis).await?;
     it.check_owner(redis).await?;
     it.repair(redis).await;
-    let (lanes, lease) = (&it.lanes, takeover::every(redis));
-    let relay = due::run(redis, lanes, &mut it.refused);
-    let rest = it.relay.run(redis, Duration::ZERO, relay).await;
+    let (sets, lease) = (&it.sets, takeover::every(redis));
+    let relay = due::hand_over(redis, sets, &mut it.refused);
+    let rest = it.relay.do_if_due(redis, Duration::ZERO, relay).await;
     // While the relay waits for Redis, the others are in no hurry either.
     let longest = it.relay.wait().min(RECONCILE_EVERY.min(lease));
     let rest = rest.unwrap_or(due::POLL).max(longest);
@@ -153,24 +153,34 @@ pub(crate) async fn round(redis: &Redis, worker: &WorkerId) -> Result<Duration, 
         let taken = takeover::suspects(redis).await;
         it.suspects.ended(taken, lease);
     }
-    let takeover = takeover::run(redis, worker, lanes, &mut it.expired);
-    if it.takeover.run(redis, lease, takeover).await == Some(true) {
+    let takeover = takeover::take_expired(redis, worker, sets, &mut it.expired);
+    if it.takeover.do_if_due(redis, lease, takeover).await == Some(true) {
         it.takeover.at = None;
     }
     if !it.former.is_empty() {
-        let clear = former::run(redis, worker, &it.former);
-        if it.moved.run(redis, ROUTES_EVERY, clear).await.is_some() {
+        let clear = former::clear(redis, worker, &it.former);
+        if it
+            .moved
+            .do_if_due(redis, ROUTES_EVERY, clear)
+            .await
+            .is_some()
+        {
             it.former.clear();
         }
     }
-    let reconcile = reconcile::run(redis, lanes);
-    if it.reconcile.run(redis, RECONCILE_EVERY, reconcile).await == Some(true) {
+    let reconcile = reconcile::check_page(redis, sets);
+    if it
+        .reconcile
+        .do_if_due(redis, RECONCILE_EVERY, reconcile)
+        .await
+        == Some(true)
+    {
         it.reconcile.at = None;
     }
-    let trim = trim::run(redis, lanes);
-    it.trim.run(redis, TRIM_EVERY, trim).await;
+    let trim = trim::trim_streams(redis, sets);
+    it.trim.do_if_due(redis, TRIM_EVERY, trim).await;
     let remove = groups::remove_dropped(redis);
-    it.dropped.run(redis, DROPPED_EVERY, remove).await;
+    it.dropped.do_if_due(redis, DROPPED_EVERY, remove).await;
     Ok(rest)
 }
 
@@ -187,7 +197,7 @@ fn due(at: &mut Option<Instant>, every: Duration) -> bool {
 impl Housekeeping {
     async fn read_routes(&mut self, redis: &Redis) -> Result<(), Error> {
         if due(&mut self.routes_at, ROUTES_EVERY) {
-            self.lanes = groups::lanes(redis).await?;
+            self.sets = groups::stream_sets(redis).await?;
             self.former = ledger::former(&redis.db).await?;
         }
         Ok(())
@@ -249,7 +259,7 @@ impl Housekeeping {
         if self.groups_made && !lost {
             return;
         }
-        let made = groups::make_missing(redis, self.lanes.iter().map(|lane| (lane, true))).await;
+        let made = groups::make_missing(redis, self.sets.iter().map(|set| (set, true))).await;
         self.groups_made = made.is_ok();
         let lost = redis.losses.take() || lost;
         let mut repaired = made;
@@ -267,6 +277,6 @@ impl Housekeeping {
 
 /// The identity of the server; `None` if this user may not ask.
 async fn server(redis: &Redis) -> Result<Option<String>, Error> {
-    let answers = redis.link.shared().many(&mut loss::identity()).await?;
-    loss::identify(answers)
+    let replies = redis.link.shared().many(&mut loss::identity()).await?;
+    loss::identify(replies)
 }

@@ -53,8 +53,8 @@ impl Acceptance {
     /// where no server was accepted before, and waiting does not help.
     pub(crate) async fn ask(&self, conn: &mut MultiplexedConnection) -> Result<(), Error> {
         let mut sections = info::ask(&["server", "replication", "memory"]);
-        let answers = sections.send(conn).await?;
-        let info = Info::read(answers)?;
+        let replies = sections.send(conn).await?;
+        let info = Info::read(replies)?;
         if let Some(why) = unfit(&info) {
             return Err(self.refuse(&why));
         }

@@ -34,7 +34,7 @@ pub(crate) fn wired(ledger: Uuid, name: &str, data: &str) -> String {
 }
 
 /// Listens and reconnects until the last handle on the broadcasts is gone.
-pub(crate) async fn run(link: Link, heard: WeakSender<Message>) {
+pub(crate) async fn listen(link: Link, heard: WeakSender<Message>) {
     let outage = Outage::of("listening for broadcasts");
     let unreadable = Tally::of("messages on the channel of broadcasts are none and are dropped");
     let mut wait = Duration::from_millis(100);

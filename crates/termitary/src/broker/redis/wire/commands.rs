@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-use super::keys::{Lane, Stream};
+use super::keys::{Stream, StreamSet};
 
 fn command(name: &str, args: &[&str]) -> Cmd {
     let mut cmd = redis::cmd(name);
@@ -53,27 +53,39 @@ pub(crate) fn pending(stream: &str, group: &str, id: &str) -> Cmd {
 }
 
 /// Up to `count` pending entries from `from` that have been idle for `least`.
-pub(crate) fn idle(lane: &Lane, stream: &Stream, least: Duration, from: &str, count: usize) -> Cmd {
-    let mut cmd = command("XPENDING", &[&stream.key, &lane.group, "IDLE"]);
+pub(crate) fn idle(
+    set: &StreamSet,
+    stream: &Stream,
+    least: Duration,
+    from: &str,
+    count: usize,
+) -> Cmd {
+    let mut cmd = command("XPENDING", &[&stream.key, &set.group, "IDLE"]);
     cmd.arg(millis(least)).arg(from).arg("+").arg(count);
     cmd
 }
 
 /// Claims up to `count` pending entries from `from`.
-pub(crate) fn claim(lane: &Lane, stream: &Stream, consumer: &str, from: &str, count: usize) -> Cmd {
-    let mut cmd = auto_claim(lane, stream, consumer, 0, from);
+pub(crate) fn claim(
+    set: &StreamSet,
+    stream: &Stream,
+    consumer: &str,
+    from: &str,
+    count: usize,
+) -> Cmd {
+    let mut cmd = auto_claim(set, stream, consumer, 0, from);
     cmd.arg("COUNT").arg(count);
     cmd
 }
 
 /// Drops pending entries that are gone from their stream, and claims none.
-pub(crate) fn drop_lost(lane: &Lane, stream: &Stream, consumer: &str, from: &str) -> Cmd {
+pub(crate) fn drop_lost(set: &StreamSet, stream: &Stream, consumer: &str, from: &str) -> Cmd {
     // An idle time that no entry has.
-    auto_claim(lane, stream, consumer, i64::MAX, from)
+    auto_claim(set, stream, consumer, i64::MAX, from)
 }
 
-fn auto_claim(lane: &Lane, stream: &Stream, consumer: &str, least_ms: i64, from: &str) -> Cmd {
-    let mut cmd = command("XAUTOCLAIM", &[&stream.key, &lane.group, consumer]);
+fn auto_claim(set: &StreamSet, stream: &Stream, consumer: &str, least_ms: i64, from: &str) -> Cmd {
+    let mut cmd = command("XAUTOCLAIM", &[&stream.key, &set.group, consumer]);
     cmd.arg(least_ms).arg(from);
     cmd
 }
@@ -88,20 +100,26 @@ pub(crate) fn read_after(stream: &str, after: &str, count: usize) -> Cmd {
 
 /// New entries of a stream (`>`), or, from `after`, entries that this consumer was given and
 /// has not ended.
-pub(crate) fn read(lane: &Lane, stream: &Stream, consumer: &str, count: usize, after: &str) -> Cmd {
-    let mut cmd = read_group(lane, consumer, count);
+pub(crate) fn read(
+    set: &StreamSet,
+    stream: &Stream,
+    consumer: &str,
+    count: usize,
+    after: &str,
+) -> Cmd {
+    let mut cmd = read_group(set, consumer, count);
     cmd.arg("STREAMS").arg(&*stream.key).arg(after);
     cmd
 }
 
 /// New entries of all streams of a subscription to one event; waits for the first.
-pub(crate) fn read_blocking(lane: &Lane, consumer: &str, count: usize, wait: Duration) -> Cmd {
-    let mut cmd = read_group(lane, consumer, count);
+pub(crate) fn read_blocking(set: &StreamSet, consumer: &str, count: usize, wait: Duration) -> Cmd {
+    let mut cmd = read_group(set, consumer, count);
     block(&mut cmd, wait);
-    for stream in &lane.streams {
+    for stream in &set.streams {
         cmd.arg(&*stream.key);
     }
-    for _ in &lane.streams {
+    for _ in &set.streams {
         cmd.arg(">");
     }
     cmd
@@ -126,8 +144,8 @@ fn block(cmd: &mut Cmd, wait: Duration) {
     cmd.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS");
 }
 
-fn read_group(lane: &Lane, consumer: &str, count: usize) -> Cmd {
-    let mut cmd = command("XREADGROUP", &["GROUP", &lane.group, consumer]);
+fn read_group(set: &StreamSet, consumer: &str, count: usize) -> Cmd {
+    let mut cmd = command("XREADGROUP", &["GROUP", &set.group, consumer]);
     cmd.arg("COUNT").arg(count);
     cmd
 }

@@ -18,10 +18,10 @@ pub(crate) fn ask(sections: &[&str]) -> Pipeline {
 impl Info {
     /// Parses the replies to [`ask`]. A section is empty if this user may not ask for it. Any other
     /// error means that the server's state is unknown.
-    pub(crate) fn read(answers: Vec<RedisResult<Value>>) -> Result<Self, Error> {
+    pub(crate) fn read(replies: Vec<RedisResult<Value>>) -> Result<Self, Error> {
         let mut texts = Vec::new();
-        for answer in answers {
-            match answer {
+        for reply in replies {
+            match reply {
                 Ok(Value::VerbatimString { text, .. }) => texts.push(text),
                 Ok(other) => texts.extend(reply::text(other)),
                 Err(error) if never_says(&error) => {}

@@ -78,7 +78,7 @@ impl Keys {
     }
 
     /// The streams that a subscription reads.
-    pub(crate) fn lane(&self, route: &Route) -> Lane {
+    pub(crate) fn stream_set(&self, route: &Route) -> StreamSet {
         let mut streams: Vec<_> = route
             .events
             .iter()
@@ -93,7 +93,7 @@ impl Keys {
                 event: event.as_str().into(),
             });
         }
-        Lane {
+        StreamSet {
             route: route.id,
             group: route.name.as_str().into(),
             streams,
@@ -134,7 +134,7 @@ pub(crate) fn fingerprint(parts: &[&[u8]]) -> u128 {
 
 /// The streams that one subscription reads.
 #[derive(Clone, Debug)]
-pub(crate) struct Lane {
+pub(crate) struct StreamSet {
     pub(crate) route: i64,
     pub(crate) group: Arc<str>,
     /// The main streams of its event and the aliases, then its own.
@@ -148,7 +148,7 @@ pub(crate) struct Stream {
     pub(crate) event: Arc<str>,
 }
 
-impl Lane {
+impl StreamSet {
     pub(crate) fn mains(&self) -> &[Stream] {
         &self.streams[..self.streams.len().saturating_sub(1)]
     }
@@ -173,11 +173,10 @@ impl Lane {
     }
 }
 
-/// Every stream of these, with its lane.
-pub(crate) fn streams(lanes: &[Lane]) -> impl Iterator<Item = (&Lane, &Stream)> {
-    lanes
-        .iter()
-        .flat_map(|lane| lane.streams.iter().map(move |stream| (lane, stream)))
+/// Every stream of these sets, with its set.
+pub(crate) fn streams(sets: &[StreamSet]) -> impl Iterator<Item = (&StreamSet, &Stream)> {
+    sets.iter()
+        .flat_map(|set| set.streams.iter().map(move |stream| (set, stream)))
 }
 
 #[cfg(test)]
@@ -214,8 +213,8 @@ mod tests {
             events: vec!["a.b".into(), "a.old".into()],
             known: true,
         };
-        let lane = Keys::default().lane(&route);
-        let keys: Vec<_> = lane.streams.iter().map(|stream| &*stream.key).collect();
+        let set = Keys::default().stream_set(&route);
+        let keys: Vec<_> = set.streams.iter().map(|stream| &*stream.key).collect();
         assert_eq!(
             keys,
             [

@@ -111,7 +111,7 @@ impl Link {
         let held = shared.get().await?;
         let claim = acceptance.claim();
         let owner = shared.scripts(&[claim.call()]).await?.pop();
-        let owner = owner.ok_or_else(|| Error::internal("Redis answered nothing"))?;
+        let owner = owner.ok_or_else(|| Error::internal("Redis returned nothing"))?;
         let known = owner.is_ok();
         let ours = acceptance.is_ours(owner);
         if known && ours.is_err() {
@@ -156,7 +156,7 @@ impl Link {
     pub(crate) async fn listen(self, sender: broadcast::Sender<Message>) {
         let heard = sender.downgrade();
         drop(sender);
-        broadcasts::run(self, heard).await;
+        broadcasts::listen(self, heard).await;
     }
 }
 
@@ -305,14 +305,14 @@ impl Wire {
             return Ok(Vec::new());
         }
         match pipe.send(&mut held.conn).await {
-            Ok(answers) => {
-                if let Some(Err(error)) = answers
+            Ok(replies) => {
+                if let Some(Err(error)) = replies
                     .iter()
-                    .find(|answer| answer.as_ref().is_err_and(demoted))
+                    .find(|reply| reply.as_ref().is_err_and(demoted))
                 {
                     return Err(self.doubt(held, error.clone()));
                 }
-                Ok(answers)
+                Ok(replies)
             }
             Err(error) => Err(self.doubt(held, error)),
         }
@@ -325,27 +325,27 @@ impl Wire {
         calls: &[script::Call<'_>],
     ) -> Result<Vec<RedisResult<Value>>, Error> {
         let mut pipe: Pipeline = calls.iter().map(script::Call::command).collect();
-        let mut answers = self.many(&mut pipe).await?;
-        let forgotten: Vec<_> = (0..answers.len())
-            .filter(|&i| answers[i].as_ref().is_err_and(script::forgotten))
+        let mut replies = self.many(&mut pipe).await?;
+        let forgotten: Vec<_> = (0..replies.len())
+            .filter(|&i| replies[i].as_ref().is_err_and(script::forgotten))
             .collect();
         if forgotten.is_empty() {
-            return Ok(answers);
+            return Ok(replies);
         }
         // Loading them first would leave a gap in which they may go again; and
         // if this user may not load, this still works.
         let mut pipe: Pipeline = forgotten.iter().map(|&i| calls[i].whole()).collect();
         let again = self.many(&mut pipe).await?;
-        for (i, answer) in forgotten.into_iter().zip(again) {
-            answers[i] = answer;
+        for (i, reply) in forgotten.into_iter().zip(again) {
+            replies[i] = reply;
         }
-        Ok(answers)
+        Ok(replies)
     }
 
     /// Runs one script.
     pub(crate) async fn script(&self, call: script::Call<'_>) -> Result<Value, Error> {
-        let answer = self.scripts(&[call]).await?.pop();
-        Ok(answer.ok_or_else(|| Error::internal("Redis answered nothing"))??)
+        let reply = self.scripts(&[call]).await?.pop();
+        Ok(reply.ok_or_else(|| Error::internal("Redis returned nothing"))??)
     }
 
     /// The error, after dropping a connection that cannot be trusted any more:

@@ -237,13 +237,13 @@ mod tags {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::{Keys, Lane, done};
+    use super::super::keys::{Keys, StreamSet, done};
     use super::super::{commands, script};
     use super::*;
     use crate::delivery::Route;
 
-    fn lane(events: &[&str]) -> Lane {
-        Keys::default().lane(&Route {
+    fn set(events: &[&str]) -> StreamSet {
+        Keys::default().stream_set(&Route {
             id: 1,
             name: "mail.send".into(),
             events: events.iter().map(|event| (*event).to_owned()).collect(),
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_command_that_a_cluster_would_refuse_is_noticed() {
-        let two = lane(&["a.b", "a.old"]);
+        let two = set(&["a.b", "a.old"]);
         let [main, old] = [0, 1].map(|i| &*two.streams[i].key);
         let run = |keys| script::Call {
             script: &script::ACK,
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_pipeline_groups_its_commands_by_hash_tag() {
-        let two = lane(&["a.b", "a.old"]);
+        let two = set(&["a.b", "a.old"]);
         let [main, old, again] = [0, 1, 2].map(|i| &*two.streams[i].key);
         let mut pipe = Pipeline::from_iter([main, old, again].map(commands::length));
         pipe.add(redis::cmd("PING"));

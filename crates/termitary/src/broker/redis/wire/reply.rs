@@ -196,8 +196,8 @@ pub(crate) fn pending(reply: Value) -> Vec<Pending> {
 }
 
 /// Returns none if the stream or the group does not exist. Any other error leaves that unknown.
-pub(crate) fn unless_absent(answer: RedisResult<Value>) -> RedisResult<Option<Value>> {
-    match answer {
+pub(crate) fn unless_absent(reply: RedisResult<Value>) -> RedisResult<Option<Value>> {
+    match reply {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),

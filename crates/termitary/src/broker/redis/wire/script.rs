@@ -53,15 +53,15 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     pub(crate) fn command(&self) -> Cmd {
-        self.run("EVALSHA", &self.script.sha)
+        self.build("EVALSHA", &self.script.sha)
     }
 
     /// With its text, for a server that has lost the script.
     pub(crate) fn whole(&self) -> Cmd {
-        self.run("EVAL", self.script.text)
+        self.build("EVAL", self.script.text)
     }
 
-    fn run(&self, how: &str, script: &str) -> Cmd {
+    fn build(&self, how: &str, script: &str) -> Cmd {
         let mut cmd = redis::cmd(how);
         cmd.arg(script).arg(self.keys.len());
         for part in self.keys.iter().chain(&self.args) {

@@ -14,7 +14,7 @@ use crate::together::{Batch, Together, Turn};
 /// works at one while the callers of another prepare their next publish.
 const SHARE: usize = 32;
 /// The most pipelines under way; later commands wait.
-const FLYING: usize = 4;
+const IN_FLIGHT: usize = 4;
 
 pub(crate) struct Sharing {
     link: Link,
@@ -25,7 +25,7 @@ impl Sharing {
     pub(crate) fn new(link: Link) -> Self {
         Self {
             link,
-            waiting: Together::new(FLYING),
+            waiting: Together::new(IN_FLIGHT),
         }
     }
 
@@ -38,12 +38,12 @@ impl Sharing {
         if let Some(_alone) = self.waiting.alone() {
             return self.link.shared().one(&cmd).await.map(drop);
         }
-        let (answer, turn) = self.waiting.ask(cmd);
+        let (reply, turn) = self.waiting.ask(cmd);
         if let Some(turn) = turn {
             tokio::spawn(take_turn(self.link.clone(), turn));
         }
-        let answer = answer.await;
-        answer.map_err(|_| Error::unavailable("the runtime stopped before Redis answered"))?
+        let reply = reply.await;
+        reply.map_err(|_| Error::unavailable("the runtime stopped before Redis answered"))?
     }
 }
 
@@ -62,9 +62,9 @@ async fn take_turn(link: Link, mut turn: Turn<Cmd, ()>) {
 async fn send_batch(link: &Link, mut batch: Batch<Cmd, ()>) {
     let mut pipe: Pipeline = batch.requests.drain(..).collect();
     match link.shared().many(&mut pipe).await {
-        Ok(answers) => {
-            let answers = answers.into_iter();
-            batch.answer(answers.map(|answer| answer.map(drop).map_err(Error::from)));
+        Ok(replies) => {
+            let replies = replies.into_iter();
+            batch.answer(replies.map(|reply| reply.map(drop).map_err(Error::from)));
         }
         Err(error) => batch.fail(&error),
     }

@@ -1,5 +1,5 @@
 -- Ends entries that this consumer still holds. XACK asks nobody who they are,
--- so the owner is compared here. Answers 1 or 0 per entry, or only how many
+-- so the owner is compared here. Returns 1 or 0 per entry, or only how many
 -- were held: where all were, and where it is not known of each.
 -- KEYS: stream, counter. ARGV: group, consumer, 'delete' or 'keep', 'count' or 'quiet', ids in order...
 local group, consumer = ARGV[1], ARGV[2]
@@ -15,7 +15,7 @@ local function finish(ids, first)
   return ended
 end
 
--- Not there is an answer; anything else says nothing about the entries.
+-- Not there is a reply; anything else says nothing about the entries.
 local function fails(answer)
   return answer.err and string.sub(answer.err, 1, 7) ~= 'NOGROUP' and not string.find(answer.err, 'no such key', 1, true)
 end

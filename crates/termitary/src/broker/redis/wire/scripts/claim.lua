@@ -1,4 +1,4 @@
--- Whose deliveries this server carries: of the ledger that came first. Answers its id.
+-- Whose deliveries this server carries: of the ledger that came first. Returns its id.
 -- KEYS: owner. ARGV: the id of the ledger that asks.
 local owner = redis.call('GET', KEYS[1])
 if owner then return owner end

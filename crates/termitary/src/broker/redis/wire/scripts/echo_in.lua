@@ -1,5 +1,5 @@
 -- Whether a message heard on a plain channel is our own (1) or another's (0).
--- Asked again about the same message, it answers the same.
+-- Asked again about the same message, it returns the same.
 -- KEYS: echo counter, this message's mark. ARGV: how long the mark stays, in ms.
 if redis.call('EXISTS', KEYS[2]) == 1 then return 1 end
 local count = tonumber(redis.call('GET', KEYS[1]) or '0')

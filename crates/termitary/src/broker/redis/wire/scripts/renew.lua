@@ -1,4 +1,4 @@
--- Sets back the idle time of entries that this consumer still holds. Answers
+-- Sets back the idle time of entries that this consumer still holds. Returns
 -- per entry: 1 renewed, 0 another's or finished; -1 where the whole group is gone.
 -- KEYS: stream. ARGV: group, consumer, ids...
 local group, consumer = ARGV[1], ARGV[2]

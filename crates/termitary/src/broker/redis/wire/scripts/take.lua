@@ -1,5 +1,5 @@
 -- Takes these entries for a consumer where they have been idle for so long still.
--- Answers the entries, and how many were pending and are not on the stream any more.
+-- Returns the entries, and how many were pending and are not on the stream any more.
 -- KEYS: stream. ARGV: group, consumer, least idle time in ms, ids...
 local group, consumer, idle = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local taken, gone = {}, 0

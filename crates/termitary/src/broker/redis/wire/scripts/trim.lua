@@ -3,7 +3,7 @@
 -- there is: one that the caller does not know may be of a subscription that was
 -- registered a moment ago. One that the caller knows and Redis does not has lost
 -- its place: then nothing goes.
--- KEYS: stream. ARGV: grace in ms, groups... Answers the groups it did not name.
+-- KEYS: stream. ARGV: grace in ms, groups... Returns the groups it did not name.
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
