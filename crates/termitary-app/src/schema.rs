@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::{Connection as _, FromRow, SqliteConnection};
 use termitary::Db;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -125,6 +125,36 @@ fn own_tables() -> BTreeSet<String> {
         .filter_map(|rest| rest.split([' ', '(', '\n']).next())
         .map(str::to_owned)
         .collect()
+}
+
+/// The rows of a list that can be read. A row that no program of ours wrote, after a repair by
+/// hand or a fault of the disk, is left out: it must keep nobody from the others.
+#[derive(Debug)]
+pub(crate) struct Rows<T> {
+    pub(crate) readable: Vec<T>,
+    /// The number of rows that the statement returned.
+    pub(crate) read: usize,
+}
+
+impl<T> Rows<T> {
+    pub(crate) fn of(table: &'static str, rows: &[SqliteRow]) -> Self
+    where
+        T: for<'r> FromRow<'r, SqliteRow>,
+    {
+        let readable = rows.iter().map(T::from_row);
+        Self {
+            readable: readable
+                .filter_map(|row| readable_row(table, row))
+                .collect(),
+            read: rows.len(),
+        }
+    }
+}
+
+/// The row, or one line in the log.
+pub(crate) fn readable_row<T>(table: &'static str, row: sqlx::Result<T>) -> Option<T> {
+    row.inspect_err(|error| tracing::warn!(%error, table, "left out a row that cannot be read"))
+        .ok()
 }
 
 /// The time of a stored number of microseconds; the epoch if it is out of range.

@@ -27,10 +27,12 @@ pub(super) fn reload(position: i64) -> Bytes {
     )
 }
 
-pub(super) fn entry(row: &Row) -> Bytes {
+/// The frame of an entry, if its row can be read.
+pub(super) fn entry(row: &Row) -> Option<Bytes> {
+    let entry = row.entry.as_ref()?;
     // An entry is text, numbers and JSON: it always serializes.
-    let json = serde_json::to_string(&row.entry).unwrap_or_default();
-    frame(&row.entry.event, row.seq, &json)
+    let json = serde_json::to_string(entry).unwrap_or_default();
+    Some(frame(&entry.event, row.seq, &json))
 }
 
 /// `data` is JSON, which has no line breaks.

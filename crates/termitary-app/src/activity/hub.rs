@@ -173,9 +173,12 @@ impl Hub {
             if ids.is_empty() {
                 continue;
             }
+            let Some(frame) = frames::entry(&entry.row) else {
+                continue;
+            };
             let item = Arc::new(Item {
                 seq: entry.row.seq,
-                frame: frames::entry(&entry.row),
+                frame,
             });
             for seat in ids.iter().filter_map(|id| state.subscribers.get(id)) {
                 seat.offer(&item);
@@ -331,7 +334,7 @@ mod tests {
             viewers: viewers.to_vec(),
             row: Row {
                 seq,
-                entry: store::Entry {
+                entry: Some(store::Entry {
                     id: Uuid::from_u128(7),
                     event: "todos.created".to_owned(),
                     subject: "1".to_owned(),
@@ -339,7 +342,7 @@ mod tests {
                     at: Timestamp::UNIX_EPOCH,
                     title: None,
                     changes: None,
-                },
+                }),
             },
         }
     }

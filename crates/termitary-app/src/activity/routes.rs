@@ -27,6 +27,6 @@ async fn list(
     let mut reader = app.db().read().await?;
     let rows = store::list(&mut reader, caller, before, limit).await?;
     Ok(Json(
-        Page::cut(rows, limit, |row: &Row| row.seq).map(|row| row.entry),
+        Page::cut(rows, limit, |row: &Row| row.seq).filter_map(|row| row.entry),
     ))
 }

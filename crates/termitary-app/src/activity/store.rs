@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::accounts::Caller;
-use crate::schema::instant;
+use crate::schema::{Rows, instant, readable_row};
 
 /// An entry of the feed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -38,24 +38,32 @@ pub(super) struct Entry {
 /// An entry with its number, for the cursor.
 pub(super) struct Row {
     pub(super) seq: i64,
-    pub(super) entry: Entry,
+    /// `None` if the row cannot be read.
+    pub(super) entry: Option<Entry>,
 }
 
 impl sqlx::FromRow<'_, SqliteRow> for Row {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
         use sqlx::Row;
-        let changes: Option<String> = row.try_get("changes")?;
         Ok(Self {
             seq: row.try_get("seq")?,
-            entry: Entry {
-                id: row.try_get("id")?,
-                event: row.try_get("event")?,
-                subject: row.try_get("subject")?,
-                actor: row.try_get("actor")?,
-                at: instant(row.try_get("at_us")?),
-                title: row.try_get("title")?,
-                changes: changes.and_then(|json| serde_json::from_str(&json).ok()),
-            },
+            entry: readable_row("activity", Entry::from_row(row)),
+        })
+    }
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for Entry {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        use sqlx::Row;
+        let changes: Option<String> = row.try_get("changes")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            event: row.try_get("event")?,
+            subject: row.try_get("subject")?,
+            actor: row.try_get("actor")?,
+            at: instant(row.try_get("at_us")?),
+            title: row.try_get("title")?,
+            changes: changes.and_then(|json| serde_json::from_str(&json).ok()),
         })
     }
 }
@@ -91,13 +99,14 @@ pub(super) async fn list(
     caller: Caller,
     before: Option<i64>,
     limit: u32,
-) -> sqlx::Result<Vec<Row>> {
+) -> sqlx::Result<Rows<Row>> {
     let before = before.unwrap_or(i64::MAX);
     let mut query = select(viewer(caller), "<", before);
     query
         .push(" ORDER BY a.seq DESC LIMIT 1 + ")
         .push_bind(i64::from(limit));
-    query.build_query_as().fetch_all(conn).await
+    let rows = query.build().fetch_all(conn).await?;
+    Ok(Rows::of("activity", &rows))
 }
 
 /// The user whose entries the caller sees; `None` for an admin, who sees all.

@@ -197,7 +197,7 @@ impl Live {
         self.ready.push_back(frames::greeting(self.sent));
         for row in rows {
             self.sent = row.seq;
-            self.ready.push_back(frames::entry(&row));
+            self.ready.extend(frames::entry(&row));
         }
         Ok(())
     }

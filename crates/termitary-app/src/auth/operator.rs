@@ -11,6 +11,7 @@ use crate::accounts::{self, Draft, Role, User, Which, check_password};
 use crate::app::App;
 use crate::config::{Mistake, escape};
 use crate::provenance::{self, Provenance};
+use crate::schema::Rows;
 
 /// The data of an account that an operator creates.
 #[derive(Clone)]
@@ -64,7 +65,7 @@ pub(crate) async fn list_users(
     app: &App,
     after: Option<Uuid>,
     limit: i64,
-) -> anyhow::Result<Vec<User>> {
+) -> anyhow::Result<Rows<User>> {
     Ok(accounts::page(&mut *app.db().read().await?, after, limit).await?)
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::ApiError;
+use crate::schema::Rows;
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
@@ -25,11 +26,12 @@ pub(crate) struct Page<T> {
 impl<T> Page<T> {
     /// Makes a page of rows, of which up to `limit + 1` were read.
     pub(crate) fn cut<C: Serialize>(
-        mut rows: Vec<T>,
+        rows: Rows<T>,
         limit: u32,
         cursor: impl FnOnce(&T) -> C,
     ) -> Self {
-        let more = rows.len() > limit as usize;
+        let more = rows.read > limit as usize;
+        let mut rows = rows.readable;
         rows.truncate(limit as usize);
         let next_cursor = rows
             .last()
@@ -41,9 +43,9 @@ impl<T> Page<T> {
         }
     }
 
-    pub(crate) fn map<U>(self, make: impl FnMut(T) -> U) -> Page<U> {
+    pub(crate) fn filter_map<U>(self, make: impl FnMut(T) -> Option<U>) -> Page<U> {
         Page {
-            items: self.items.into_iter().map(make).collect(),
+            items: self.items.into_iter().filter_map(make).collect(),
             next_cursor: self.next_cursor,
         }
     }

@@ -11,10 +11,17 @@ use super::todo::Todo;
 use crate::accounts;
 use crate::app::App;
 use crate::provenance::{self, Provenance};
+use crate::schema::Rows;
 use crate::users::events::UserDeleted;
 
 /// The todos of one transaction: other transactions wait meanwhile.
 const BATCH: i64 = 200;
+
+/// Returns true if no further batch follows, or if none of this one can be read, so that the
+/// next batch would be the same.
+fn is_last(batch: &Rows<Todo>) -> bool {
+    batch.read < BATCH as usize || batch.readable.is_empty()
+}
 
 /// Publishes `todos.overdue` for each overdue todo, once per due date. A row per reminder
 /// commits with the event, so neither a second check nor a second scheduler nor a crash
@@ -29,7 +36,9 @@ pub(super) async fn remind_overdue(
         let mut reader = app.db().read().await?;
         let todos = store::overdue(&mut reader, now, BATCH).await?;
         drop(reader);
-        if todos.len() < BATCH as usize {
+        let last = is_last(&todos);
+        let todos = todos.readable;
+        if last {
             let mut tx = ledger.begin().await?;
             remind(&mut tx, &app, &todos).await?;
             return tx.commit().await;
@@ -83,7 +92,7 @@ pub(super) async fn hand_over(
         }
         let todos = store::of_user(&mut reader, user, BATCH).await?;
         drop(reader);
-        if todos.len() < BATCH as usize {
+        if is_last(&todos) {
             let mut tx = ledger.begin().await?;
             hand_over_batch(&mut tx, &app, user).await?;
             return tx.commit().await;
@@ -97,7 +106,7 @@ pub(super) async fn hand_over(
 async fn hand_over_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termitary::Error> {
     let now = app.now();
     // Read again inside the transaction, so that nothing changes in between.
-    for old in store::of_user(tx, user, BATCH).await? {
+    for old in store::of_user(tx, user, BATCH).await?.readable {
         let assignee = old.assignee.filter(|&assignee| assignee != user);
         if old.owner == user && assignee.is_none() {
             let event = TodoDeleted {

@@ -2,6 +2,8 @@
 //! serialized like a [`Todo`](super::todo::Todo). Its texts are JSON already and are
 //! copied unchanged.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -9,7 +11,7 @@ use uuid::Uuid;
 
 use super::due::Due;
 use super::todo::{Priority, Status};
-use crate::schema::instant;
+use crate::schema::{Rows, instant};
 
 /// Deserialized by position, as in [`ListItem::JSON`]; serialized by name.
 #[derive(Deserialize, Serialize)]
@@ -35,13 +37,43 @@ pub(super) struct ListItem<'a> {
 
 impl ListItem<'_> {
     /// The expression that makes one from a row of `todos`, in the order of the fields.
-    pub(super) const JSON: &'static str = "json_array(hex(todos.id), todos.title, todos.description, todos.status, hex(todos.owner_id), iif(todos.assignee_id IS NULL, NULL, hex(todos.assignee_id)), todos.priority, todos.due_us, todos.created_us, todos.updated_us)";
+    pub(super) const JSON: &'static str = "json_array(hex(todos.id), CAST(todos.title AS TEXT), CAST(todos.description AS TEXT), todos.status, hex(todos.owner_id), iif(todos.assignee_id IS NULL, NULL, hex(todos.assignee_id)), todos.priority, todos.due_us, todos.created_us, todos.updated_us)";
 
     /// The title as text.
     pub(super) fn title(&self) -> String {
         // The database made the JSON from a text.
         serde_json::from_str(self.title.get()).unwrap_or_default()
     }
+}
+
+/// The todos of a JSON array. One that cannot be read fails the whole array: then they are read
+/// one by one.
+pub(super) fn read(json: &str) -> serde_json::Result<Rows<ListItem<'_>>> {
+    if let Ok(readable) = serde_json::from_str::<Vec<_>>(json) {
+        let read = readable.len();
+        return Ok(Rows { readable, read });
+    }
+    let rows: Vec<&RawValue> = serde_json::from_str(json)?;
+    Ok(Rows {
+        read: rows.len(),
+        readable: rows.into_iter().filter_map(read_one).collect(),
+    })
+}
+
+/// The todo, or one line in the log, with the id only: the error may quote a text.
+fn read_one(row: &RawValue) -> Option<ListItem<'_>> {
+    let todo = serde_json::from_str(row.get());
+    if todo.is_err() {
+        let columns: Vec<&RawValue> = serde_json::from_str(row.get()).unwrap_or_default();
+        let id = columns.first().map(|id| id.get());
+        tracing::warn!(id, table = "todos", "left out a row that cannot be read");
+    }
+    todo.ok()
+}
+
+/// A text of the database, which may hold what is not UTF-8.
+pub(super) fn lossy(text: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(text)
 }
 
 fn of_rank<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Priority>, D::Error> {

@@ -6,7 +6,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 use uuid::Uuid;
 
 use super::due::Due;
-use super::list_item::ListItem;
+use super::list_item::{self, ListItem};
 use super::search::Search;
 use super::store::list as store;
 use super::todo::{Priority, Status};
@@ -168,8 +168,7 @@ pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<R
             format!("[{}]", search.run(app, caller.user).await?.join(","))
         }
     };
-    let rows: Vec<ListItem<'_>> =
-        serde_json::from_str(&json).map_err(|error| ApiError::Internal(error.into()))?;
+    let rows = list_item::read(&json).map_err(|error| ApiError::Internal(error.into()))?;
     let page = Page::cut(rows, limit, |todo: &ListItem<'_>| Cursor {
         sort: sort.to_owned(),
         at: order.key(todo),
@@ -181,7 +180,7 @@ pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<R
 async fn page(app: &App, mut statement: QueryBuilder<Sqlite>) -> Result<String, ApiError> {
     let mut reader = app.db().read().await?;
     let row = statement.build().fetch_one(&mut *reader).await?;
-    Ok(row.try_get(0)?)
+    Ok(list_item::lossy(row.try_get(0)?).into_owned())
 }
 
 fn check_cursor(order: Order, sort: &str, cursor: &Cursor) -> Result<(), ApiError> {

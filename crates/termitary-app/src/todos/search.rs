@@ -8,6 +8,7 @@ use termitary::Reader;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use super::list_item::lossy;
 use crate::app::App;
 use crate::casefold::Needle;
 use crate::http::ApiError;
@@ -55,10 +56,12 @@ impl Search {
         let mut rows = self.statement.build().fetch(&mut *reader);
         let (mut found, mut searched) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
-            let title: &str = row.try_get(0)?;
-            let description: Option<&str> = row.try_get(1)?;
-            if self.needle.is_in(title) || description.is_some_and(|text| self.needle.is_in(text)) {
-                found.push(row.try_get(2)?);
+            let title = lossy(row.try_get(0)?);
+            let description = row.try_get::<Option<&[u8]>, _>(1)?.map(lossy);
+            let description = description.as_deref();
+            if self.needle.is_in(&title) || description.is_some_and(|text| self.needle.is_in(text))
+            {
+                found.push(lossy(row.try_get(2)?).into_owned());
                 if found.len() == self.most {
                     break;
                 }

@@ -121,8 +121,8 @@ async fn named(
     let mut found = Vec::new();
     for _ in 0..READ / BATCH {
         let users = accounts::page(conn, after, BATCH).await?;
-        let is_last = (users.len() as i64) < BATCH;
-        for user in users {
+        let is_last = (users.read as i64) < BATCH || users.readable.is_empty();
+        for user in users.readable {
             let id = user.id;
             if needle.is_in(&user.name) {
                 if found.len() == limit as usize {

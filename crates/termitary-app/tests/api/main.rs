@@ -19,6 +19,7 @@ mod cors;
 mod due_dates;
 mod events;
 mod examples;
+mod hostile_rows;
 mod idempotency;
 mod mail;
 mod mail_limits;

@@ -122,22 +122,39 @@ pub(crate) struct Trusted {
     pub(crate) entry: Option<Text>,
 }
 
-/// A page of deliveries whose trust ended before `now_us`. Suspects are never handed to
-/// Redis.
+macro_rules! trusted {
+    ($rest:literal) => {
+        concat!(
+            "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
+             FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
+             WHERE d.state = 1 AND d.crashes < 2 AND ",
+            $rest
+        )
+    };
+}
+
+/// A page of deliveries whose trust ended before `now_us`, or has no end, as in a row that no
+/// program of ours wrote. Suspects are never handed to Redis.
 pub(crate) async fn overdue(
     conn: &mut Conn,
     now_us: i64,
     page: usize,
 ) -> Result<Vec<Trusted>, Error> {
-    Ok(sqlx::query_as(
-        "SELECT d.event AS seq, e.id, d.subscription AS route, d.fence, d.due_us, d.entry
-         FROM termitary_deliveries d JOIN termitary_events e ON e.seq = d.event
-         WHERE d.state = 1 AND d.lease_us < $1 AND d.crashes < 2 ORDER BY d.lease_us LIMIT $2 + 0",
-    )
-    .bind(now_us)
-    .bind(page as i64)
-    .fetch_all(conn)
-    .await?)
+    let mut overdue: Vec<Trusted> =
+        sqlx::query_as(trusted!("d.lease_us < $1 ORDER BY d.lease_us LIMIT $2 + 0"))
+            .bind(now_us)
+            .bind(page as i64)
+            .fetch_all(&mut *conn)
+            .await?;
+    let left = page - overdue.len();
+    if left > 0 {
+        let endless: Vec<Trusted> = sqlx::query_as(trusted!("d.lease_us IS NULL LIMIT $1 + 0"))
+            .bind(left as i64)
+            .fetch_all(conn)
+            .await?;
+        overdue.extend(endless);
+    }
+    Ok(overdue)
 }
 
 /// Trusts Redis only with what a live worker renewed: it may have lost the rest. A

@@ -88,7 +88,7 @@ const CRASH: &str = concat!(
          ",
         free!()
     ),
-    " AND d.lease_us = COALESCE(", column!(3), ", d.lease_us)"
+    " AND COALESCE(d.lease_us, 0) = COALESCE(", column!(3), ", d.lease_us, 0)"
 );
 
 /// A lease as it stands in the ledger.
@@ -97,7 +97,7 @@ pub(crate) struct Lease {
     pub(crate) seq: i64,
     pub(crate) route: i64,
     pub(crate) fence: i64,
-    /// When it ends, by the clock of whoever renewed it last.
+    /// When it ends, by the clock of whoever renewed it last; 0 if the row has no end.
     pub(crate) until_us: i64,
 }
 
@@ -118,6 +118,10 @@ macro_rules! stale_select {
             $whose,
             " UNION ALL SELECT event, subscription, fence, lease_us
              FROM termitary_deliveries WHERE state = 1 AND lease_us > $2",
+            $whose,
+            // Of a row that no program of ours wrote.
+            " UNION ALL SELECT event, subscription, fence, 0
+             FROM termitary_deliveries WHERE state = 1 AND lease_us IS NULL",
             $whose
         )
     };

@@ -84,21 +84,32 @@ struct StoredLetter {
 }
 
 impl StoredLetter {
-    fn letter(self) -> Letter {
-        Letter {
+    /// The letter; `None` for a state that no program of ours wrote.
+    fn letter(self) -> Option<Letter> {
+        let state = match self.state {
+            state::DEAD => LetterState::Dead,
+            state::PARKED => LetterState::Parked,
+            state => {
+                let (event, subscription) = (self.event.seq, &*self.subscription.0);
+                tracing::warn!(
+                    event,
+                    subscription,
+                    state,
+                    "left out a delivery in an unknown state"
+                );
+                return None;
+            }
+        };
+        Some(Letter {
             event: self.event.shown(),
             subscription: self.subscription.0,
-            state: if self.state == state::DEAD {
-                LetterState::Dead
-            } else {
-                LetterState::Parked
-            },
+            state,
             reason: self.reason.unwrap_or_default().0,
             error: self.error.unwrap_or_default().0,
             attempts: clamped(self.attempts),
             crashes: clamped(self.crashes),
             at: crate::clock::from_micros(self.settled_us.unwrap_or_default()),
-        }
+        })
     }
 }
 
@@ -117,7 +128,7 @@ pub(crate) async fn letters(
         .build_query_as()
         .fetch_all(&mut *db.read().await?)
         .await?;
-    Ok(rows.into_iter().map(StoredLetter::letter).collect())
+    Ok(rows.into_iter().filter_map(StoredLetter::letter).collect())
 }
 
 /// The letters of one event.
@@ -173,7 +184,7 @@ pub(crate) async fn matching(
     resolve: Resolve,
 ) -> Result<Vec<Row>, Error> {
     let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT d.event, d.subscription, d.fence FROM termitary_deliveries d WHERE d.state >= 3",
+        "SELECT d.event, d.subscription, d.fence FROM termitary_deliveries d WHERE d.state >= 3 AND d.state <= 4",
     );
     push_filter(&mut query, filter);
     if resolve == Resolve::Replay {
@@ -220,7 +231,7 @@ macro_rules! these {
             column!(1),
             " AND d.fence = ",
             column!(2),
-            " AND d.state >= 3"
+            " AND d.state >= 3 AND d.state <= 4"
         )
     };
 }

@@ -98,6 +98,8 @@ macro_rules! suite {
                 a_row_that_cannot_be_read_is_parked_alone
                 a_row_spoilt_while_its_worker_dies_is_parked_alone
                 a_suspect_that_cannot_be_read_is_parked_and_the_others_run
+                a_lease_without_an_end_is_taken_back
+                a_delivery_in_an_unknown_state_is_no_letter
                 rows_beside_events_that_cannot_be_read_keep_nobody_waiting
             }
             shutdown {

@@ -275,6 +275,43 @@ pub(crate) async fn a_suspect_that_cannot_be_read_is_parked_and_the_others_run(s
     assert_eq!(letters.len(), EVENTS.len());
 }
 
+pub(crate) async fn a_lease_without_an_end_is_taken_back(stand: Stand) {
+    let (seen, broker) = (Seen::default(), stand.broker());
+    broker.register(&registry()).await.unwrap();
+    let mut spoiler = Spoiler::of(&stand).await;
+    stand.commit(Ping { n: 1 }).await;
+    spoiler
+        .run(
+            "UPDATE termitary_deliveries
+             SET state = 1, worker = 'gone', fence = fence + 1, lease_us = NULL, entry = NULL"
+                .to_owned(),
+        )
+        .await;
+    stand.lapse().await;
+    stand.outwait();
+    let mut worker = TestWorker::start(broker, registry(), seen.clone()).await;
+    worker.allow_leftovers();
+    eventually("it runs", async || numbers(&seen) == [1]).await;
+    worker.settle().await;
+}
+
+pub(crate) async fn a_delivery_in_an_unknown_state_is_no_letter(stand: Stand) {
+    let broker = stand.broker();
+    broker.register(&registry()).await.unwrap();
+    let mut spoiler = Spoiler::of(&stand).await;
+    for (n, state) in [(1, 4), (2, 77), (3, 3)] {
+        stand.commit(Ping { n }).await;
+        let seq = spoiler.last().await;
+        let column = format!("{state}, reason = 'spoilt', worker = NULL, lease_us = NULL");
+        spoiler.set("deliveries", ("state", &column), seq).await;
+    }
+    let (inspect, every) = (broker.inspect(), LetterFilter::default());
+    let letters = inspect.letters(&every, 100).await.unwrap();
+    let states: Vec<_> = letters.iter().map(|letter| letter.state).collect();
+    assert_eq!(states, [LetterState::Parked, LetterState::Dead]);
+    assert_eq!(inspect.drop_letters(&every, "test").await.unwrap(), 2);
+}
+
 pub(crate) async fn rows_beside_events_that_cannot_be_read_keep_nobody_waiting(stand: Stand) {
     let (seen, broker) = (Seen::default(), stand.broker());
     let mut spoiler = Spoiler::of(&stand).await;

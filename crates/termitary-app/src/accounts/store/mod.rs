@@ -9,7 +9,7 @@ use termitary::Conn;
 use uuid::Uuid;
 
 use super::{Draft, Role, User, normal_email};
-use crate::schema::instant;
+use crate::schema::{Rows, instant};
 
 /// A statement that reads whole users.
 macro_rules! select_users {
@@ -66,12 +66,13 @@ pub(crate) async fn page(
     conn: &mut Conn,
     after: Option<Uuid>,
     limit: i64,
-) -> sqlx::Result<Vec<User>> {
-    sqlx::query_as(select_users!("WHERE id > $1 ORDER BY id LIMIT 0 + $2"))
+) -> sqlx::Result<Rows<User>> {
+    let rows = sqlx::query(select_users!("WHERE id > $1 ORDER BY id LIMIT 0 + $2"))
         .bind(after.unwrap_or(Uuid::nil()))
         .bind(limit)
         .fetch_all(conn)
-        .await
+        .await?;
+    Ok(Rows::of("users", &rows))
 }
 
 /// Writes a new user; returns false if the address has an account.

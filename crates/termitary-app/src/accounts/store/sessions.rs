@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::accounts::sessions::Session;
 use crate::accounts::{Caller, Role};
-use crate::schema::instant;
+use crate::schema::{instant, readable_row};
 
 /// The two times that a session is compared with, in microseconds: it is over if it
 /// expired before `now`, or if its last use is not after `idle_since`.
@@ -110,14 +110,16 @@ pub(in crate::accounts) async fn of_user(
     limits: Limits,
 ) -> sqlx::Result<Vec<Session>> {
     use sqlx::Row;
-    sqlx::query(
+    let rows = sqlx::query(
         "SELECT id, created_us, last_used_us, expires_us, ip_address, user_agent FROM sessions
          WHERE user_id = $1 AND expires_us > $2 AND last_used_us > $3 ORDER BY created_us DESC, id DESC",
     )
     .bind(caller.user)
     .bind(limits.now)
     .bind(limits.idle_since)
-    .try_map(|row: SqliteRow| {
+    .fetch_all(conn)
+    .await?;
+    let session = |row: &SqliteRow| {
         let id = row.try_get("id")?;
         Ok(Session {
             id,
@@ -128,9 +130,11 @@ pub(in crate::accounts) async fn of_user(
             user_agent: row.try_get("user_agent")?,
             current: id == caller.session,
         })
-    })
-    .fetch_all(conn)
-    .await
+    };
+    let sessions = rows.iter().map(session);
+    Ok(sessions
+        .filter_map(|session| readable_row("sessions", session))
+        .collect())
 }
 
 /// A session to open.

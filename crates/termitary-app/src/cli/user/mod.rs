@@ -104,8 +104,8 @@ async fn list(config: &Config, args: &JsonArgs) -> anyhow::Result<()> {
     loop {
         let after = users.last().map(|user| user.id);
         let page = operator::list_users(&app, after, PAGE).await?;
-        let full = page.len() as i64 == PAGE;
-        users.extend(page);
+        let full = page.read as i64 == PAGE && !page.readable.is_empty();
+        users.extend(page.readable);
         if !full {
             break;
         }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::due::Due;
 use super::todo::{Priority, Status, Todo};
 use crate::accounts::Caller;
-use crate::schema::instant;
+use crate::schema::{Rows, instant};
 
 /// The columns of a todo, with `rest` behind the table.
 macro_rules! select_todos {
@@ -120,14 +120,15 @@ pub(super) fn delete(id: Uuid) -> QueryBuilder<Sqlite> {
 }
 
 /// Todos that a user owns or is assigned to, at most `limit`.
-pub(super) async fn of_user(conn: &mut Conn, user: Uuid, limit: i64) -> sqlx::Result<Vec<Todo>> {
-    sqlx::query_as(select_todos!(
+pub(super) async fn of_user(conn: &mut Conn, user: Uuid, limit: i64) -> sqlx::Result<Rows<Todo>> {
+    let rows = sqlx::query(select_todos!(
         "WHERE owner_id = $1 OR assignee_id = $1 ORDER BY id LIMIT $2"
     ))
     .bind(user)
     .bind(limit)
     .fetch_all(conn)
-    .await
+    .await?;
+    Ok(Rows::of("todos", &rows))
 }
 
 /// Open todos whose due date has passed and has no reminder yet.
@@ -135,8 +136,8 @@ pub(super) async fn overdue(
     conn: &mut Conn,
     now: Timestamp,
     limit: i64,
-) -> sqlx::Result<Vec<Todo>> {
-    sqlx::query_as(select_todos!(
+) -> sqlx::Result<Rows<Todo>> {
+    let rows = sqlx::query(select_todos!(
         "WHERE status = 'open' AND due_us < $1
            AND NOT EXISTS (SELECT 1 FROM overdue_reminders r WHERE r.todo_id = todos.id AND r.due_us = todos.due_us)
          ORDER BY due_us LIMIT $2"
@@ -144,7 +145,8 @@ pub(super) async fn overdue(
     .bind(now.as_microsecond())
     .bind(limit)
     .fetch_all(conn)
-    .await
+    .await?;
+    Ok(Rows::of("todos", &rows))
 }
 
 /// Writes the reminder; returns true if it is the first of this todo and due date.
@@ -211,9 +213,9 @@ pub(super) async fn comments(
     todo: Uuid,
     after: Option<(i64, Uuid)>,
     limit: u32,
-) -> sqlx::Result<Vec<Comment>> {
+) -> sqlx::Result<Rows<Comment>> {
     let (after_us, after_id) = after.unwrap_or((i64::MIN, Uuid::nil()));
-    sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT id, todo_id, author_id, text, created_us FROM comments
          WHERE todo_id = $1 AND (created_us, id) > ($2, $3) ORDER BY created_us, id LIMIT 1 + $4",
     )
@@ -222,7 +224,8 @@ pub(super) async fn comments(
     .bind(after_id)
     .bind(i64::from(limit))
     .fetch_all(conn)
-    .await
+    .await?;
+    Ok(Rows::of("comments", &rows))
 }
 
 /// Returns true if the todo is still open and due at this time.
