@@ -3,7 +3,7 @@
 use termitary::prelude::*;
 
 use super::limits::Kind;
-use super::send::{Named, Permit, send};
+use super::send::{Named, Permit, send, send_for};
 use super::templates::{self, Letter};
 use crate::accounts::links::{self, Purpose};
 use crate::accounts::{self, User};
@@ -54,7 +54,8 @@ pub(super) async fn confirmation(
     }
     if has_account(&app, &event.email).await? {
         let letter = templates::address_taken(url);
-        return send(&app, &meta, &event.email, Kind::Requested, letter).await;
+        let actor = Some(user.id);
+        return send_for(&app, &meta, &event.email, Kind::Requested, actor, letter).await;
     }
     let letter = |token: &str| templates::confirm_change(url, token);
     send_link(&app, &meta, Purpose::Confirm, &user, &event.email, letter).await
@@ -138,7 +139,7 @@ async fn send_link(
         Purpose::Confirm if to == user.email => {
             Permit::take(app, meta, to, Kind::Confirm, None).await?
         }
-        Purpose::Confirm => Permit::take(app, meta, to, Kind::Requested, None).await?,
+        Purpose::Confirm => Permit::take(app, meta, to, Kind::Requested, Some(user.id)).await?,
         Purpose::Reset => Permit::take_reset(app, meta, to, user.id).await?,
     };
     let Some(permit) = permit else {

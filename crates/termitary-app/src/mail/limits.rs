@@ -24,7 +24,7 @@ pub(super) enum Kind {
     /// A link that confirms the address of an account, or the welcome.
     Confirm,
     /// Mail to an address that another account asked for: it must not use up the mails
-    /// of the address's owner.
+    /// of the address's owner, and no account alone those of the others that ask for it.
     Requested,
     /// A link that sets a new password.
     Reset,
@@ -101,20 +101,29 @@ pub(super) async fn count(
         // Requests of others never leave an owner without a link that works.
         must_go = newest_us.is_none();
     }
-    let recipient = short_hash(&mailbox(claim.to));
+    let recipient = short_hash(&counted_as(claim.kind, claim.to));
     let limit = claim.kind.limit(limits);
     let received = store::mails_to(conn, &recipient, claim.kind.as_str(), now).await?;
     if received.reached(limit) && !must_go {
         dropped("recipient", claim.kind);
         return Ok(Verdict::Drop);
     }
-    if let Some(actor) = claim.actor
-        && store::mails_of(conn, actor, now)
-            .await?
-            .reached(limits.todos_per_actor)
-    {
-        dropped("actor", claim.kind);
-        return Ok(Verdict::Drop);
+    if let Some(actor) = claim.actor {
+        let kind = claim.kind.as_str();
+        let (caused, limit) = match claim.kind {
+            Kind::Requested => (
+                store::mails_to_of(conn, &recipient, kind, actor, now).await?,
+                limit.all_but_one(),
+            ),
+            _ => (
+                store::mails_of(conn, kind, actor, now).await?,
+                limits.todos_per_actor,
+            ),
+        };
+        if caused.reached(limit) {
+            dropped("actor", claim.kind);
+            return Ok(Verdict::Drop);
+        }
     }
     let counted = store::CountedMail {
         delivery: &delivery,
@@ -130,6 +139,16 @@ pub(super) async fn count(
     })
 }
 
+impl MailLimit {
+    /// The share of one account, which leaves a mail to others.
+    fn all_but_one(self) -> Self {
+        Self {
+            per_hour: self.per_hour.saturating_sub(1).max(1),
+            per_day: self.per_day.saturating_sub(1).max(1),
+        }
+    }
+}
+
 impl Counts {
     fn plus_one(self) -> Self {
         Self {
@@ -143,15 +162,20 @@ impl Counts {
     }
 }
 
-/// The mailbox of an address: `ada+todos@example.com` is delivered to
-/// `ada@example.com`.
-fn mailbox(address: &str) -> String {
-    let mailbox = address.rsplit_once('@').map(|(local, domain)| {
-        let local = local.split('+').next().filter(|name| !name.is_empty());
-        local.map(|name| format!("{name}@{domain}"))
+/// The address under which a mail is counted: the mailbox, as `ada+todos@example.com` is
+/// delivered to `ada@example.com`. Only mails that confirm an account's address count apart for
+/// the mailbox itself: accounts with sub-addresses, which anybody can make, would use them up.
+fn counted_as(kind: Kind, address: &str) -> String {
+    let address = address.to_lowercase();
+    let sub_address = address.rsplit_once('@').and_then(|(local, domain)| {
+        let (name, _) = local.split_once('+')?;
+        (!name.is_empty()).then_some((name, domain))
     });
-    let mailbox = mailbox.flatten();
-    mailbox.map_or_else(|| address.to_lowercase(), |it| it.to_lowercase())
+    match sub_address {
+        None => address,
+        Some((name, domain)) if kind == Kind::Confirm => format!("{name}+@{domain}"),
+        Some((name, domain)) => format!("{name}@{domain}"),
+    }
 }
 
 /// The stored form of an address. A hash is enough for comparing.
@@ -213,22 +237,26 @@ mod tests {
     }
 
     #[test]
-    fn sub_addresses_share_a_mailbox() {
-        for address in [
-            "ada@example.com",
+    fn sub_addresses_share_a_mailbox_but_not_its_confirmations() {
+        let subs = [
             "ada+x@example.com",
+            "ada+@example.com",
             "Ada+y+z@Example.com",
-        ] {
-            assert_eq!(mailbox(address), "ada@example.com", "{address}");
+        ];
+        for address in subs {
+            assert_eq!(counted_as(Kind::Todo, address), "ada@example.com");
+            assert_eq!(counted_as(Kind::Confirm, address), "ada+@example.com");
         }
-        for apart in [
-            "+x@example.com",
-            "adam@example.com",
-            "ada@example.org",
-            "ada",
-        ] {
-            assert_ne!(mailbox(apart), "ada@example.com", "{apart}");
+        for kind in [Kind::Todo, Kind::Confirm] {
+            assert_eq!(counted_as(kind, "Ada@Example.com"), "ada@example.com");
+            for apart in [
+                "+x@example.com",
+                "adam@example.com",
+                "ada@example.org",
+                "ada",
+            ] {
+                assert_eq!(counted_as(kind, apart), apart);
+            }
         }
-        assert_ne!(mailbox("+x@example.com"), mailbox("+y@example.com"));
     }
 }

@@ -66,12 +66,39 @@ pub(super) async fn mails_to(
     .await
 }
 
-/// The mails that one user caused to others.
-pub(super) async fn mails_of(conn: &mut Conn, actor: Uuid, now: Timestamp) -> sqlx::Result<Counts> {
+/// The mails of one kind that one user caused to others.
+pub(super) async fn mails_of(
+    conn: &mut Conn,
+    kind: &str,
+    actor: Uuid,
+    now: Timestamp,
+) -> sqlx::Result<Counts> {
     sqlx::query_as(
-        "SELECT COUNT(*) FILTER (WHERE at_us > $2) AS hour, COUNT(*) AS day FROM mails_counted
-         WHERE actor = $1 AND at_us > $3",
+        "SELECT COUNT(*) FILTER (WHERE at_us > $3) AS hour, COUNT(*) AS day FROM mails_counted
+         WHERE actor = $1 AND kind = $2 AND at_us > $4",
     )
+    .bind(actor)
+    .bind(kind)
+    .bind(hour_ago_us(now))
+    .bind(day_ago_us(now))
+    .fetch_one(conn)
+    .await
+}
+
+/// The mails of one kind that one user caused to one recipient.
+pub(super) async fn mails_to_of(
+    conn: &mut Conn,
+    recipient: &[u8],
+    kind: &str,
+    actor: Uuid,
+    now: Timestamp,
+) -> sqlx::Result<Counts> {
+    sqlx::query_as(
+        "SELECT COUNT(*) FILTER (WHERE at_us > $4) AS hour, COUNT(*) AS day FROM mails_counted
+         WHERE recipient = $1 AND kind = $2 AND actor = $3 AND at_us > $5",
+    )
+    .bind(recipient)
+    .bind(kind)
     .bind(actor)
     .bind(hour_ago_us(now))
     .bind(day_ago_us(now))

@@ -46,8 +46,8 @@ impl From<User> for Person {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Search {
-    /// At least 2 letters of a name, a whole e-mail address, or the id of a user
-    /// such as a todo's `owner`.
+    /// At least 2 letters of a name, a whole e-mail address that its account has confirmed,
+    /// or the id of a user such as a todo's `owner`.
     #[param(min_length = 2, max_length = 254)]
     q: String,
     /// The most items of the page (1 to 100, default 50).
@@ -57,8 +57,8 @@ struct Search {
     cursor: Option<String>,
 }
 
-/// Find people by name, regardless of case, by their exact address or by their id, in the
-/// order of their accounts. A page may have few items or none and still a `nextCursor`:
+/// Find people by name, regardless of case, by their exact confirmed address or by their id,
+/// in the order of their accounts. A page may have few items or none and still a `nextCursor`:
 /// then more accounts remain to be searched.
 #[utoipa::path(get, path = "/people", tag = "users", params(Search), responses(
     (status = 200, body = Page<Person>),
@@ -91,7 +91,9 @@ async fn find(
         })?;
     let mut reader = app.db().read().await?;
     if by_address {
-        return Ok(only(accounts::find_by_email(&mut reader, q).await?));
+        // Anybody can register the address of somebody else.
+        let found = accounts::find_by_email(&mut reader, q).await?;
+        return Ok(only(found.filter(|user| user.email_confirmed)));
     }
     if let Ok(id) = Uuid::try_parse(q) {
         return Ok(only(accounts::find(&mut reader, id).await?));

@@ -192,3 +192,51 @@ async fn no_subject_holds_a_text_of_anybody() {
     }
     assert_eq!(app.subjects(&bob.email).len(), 3);
 }
+
+async fn register_as(app: &TestApp, email: &str) -> Person {
+    let body = json!({ "email": email, "name": "Test", "password": PASSWORD });
+    let answer = app
+        .call(Method::POST, "/api/v1/auth/register", None, Some(body))
+        .await;
+    app.settle().await;
+    Person {
+        id: answer.text_at("/user/id"),
+        email: email.to_owned(),
+        token: answer.text_at("/token"),
+    }
+}
+
+#[tokio::test]
+async fn accounts_with_sub_addresses_take_no_mail_from_the_mailbox_itself() {
+    let app = TestApp::start().await;
+    for n in 0..8 {
+        register_as(&app, &format!("ada+{n}@example.com")).await;
+    }
+    let sent = app.app.mailer().sent();
+    assert_eq!(sent.len(), 3, "together they get three an hour");
+    register_as(&app, "ada@example.com").await;
+    app.follow("ada@example.com").await.assert_status(204);
+}
+
+#[tokio::test]
+async fn no_account_alone_uses_up_the_mails_to_an_address_that_others_may_want() {
+    let app = TestApp::start().await;
+    let (eve, ada) = (app.member("Eve").await, app.member("Ada").await);
+    let wanted = "ada@new.example.com";
+    let ask = async |who: &Person| {
+        let path = format!("/api/v1/users/{}", who.id);
+        let body = json!({ "email": wanted, "currentPassword": PASSWORD });
+        app.patch(&path, who, body).await.assert_status(200);
+        app.settle().await;
+    };
+    for _ in 0..4 {
+        ask(&eve).await;
+    }
+    assert_eq!(app.subjects(wanted).len(), 2);
+    ask(&ada).await;
+    assert_eq!(app.subjects(wanted).len(), 3);
+    app.follow(wanted).await.assert_status(204);
+    let me = app.get("/api/v1/auth/me", &ada).await.json();
+    assert_eq!(me["email"], wanted);
+    app.settle().await;
+}

@@ -24,7 +24,7 @@ async fn found(app: &TestApp, who: &Person, q: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_teammate_is_found_by_a_part_of_the_name_or_the_whole_address_and_assigned() {
     let app = TestApp::start().await;
-    let ada = app.register("Ada").await;
+    let ada = app.member("Ada").await;
     app.register("Adalbert").await;
     let bob = app.register("Bob").await;
     assert_eq!(found(&app, &bob, "ada").await, ["Ada", "Adalbert"]);
@@ -55,6 +55,20 @@ async fn a_teammate_is_found_by_a_part_of_the_name_or_the_whole_address_and_assi
     app.todo(&bob, json!({ "title": "Write", "assignee": id }))
         .await;
     app.settle().await;
+}
+
+#[tokio::test]
+async fn an_address_finds_only_the_account_that_confirmed_it() {
+    let app = TestApp::start().await;
+    let bob = app.register("Bob").await;
+    // Anybody can register the address of a colleague, under any name.
+    let boss = app.register("Boss").await;
+    assert!(found(&app, &bob, &boss.email).await.is_empty());
+    assert_eq!(found(&app, &bob, "boss").await, ["Boss"]);
+    assert_eq!(found(&app, &bob, &boss.id).await, ["Boss"]);
+    app.settle().await;
+    app.follow(&boss.email).await.assert_status(204);
+    assert_eq!(found(&app, &bob, &boss.email).await, ["Boss"]);
 }
 
 #[tokio::test]
