@@ -142,8 +142,7 @@ impl Inspect {
     /// this broker, if there is one. One of the two is then configured wrongly, and the counts of
     /// [`Inspect::status`] are incomplete.
     pub async fn worker_of_another_mode(&self) -> Result<Option<WorkerStatus>, Error> {
-        let mut workers = self.workers().await?.into_iter();
-        Ok(workers.find(|worker| !worker.mode.is_empty() && worker.mode != self.0.mode()))
+        self.0.worker_of_another_mode().await
     }
 
     /// Letters that match, the oldest first, at most `limit`.

@@ -27,19 +27,20 @@ const SHOWN: usize = 5;
 /// create one.
 pub(super) async fn check(file: &Path, access: Access) -> anyhow::Result<()> {
     if !file.exists() {
-        return match access {
-            Access::Create => Ok(()),
-            Access::Change | Access::Look => Err(no_ledger(file).into()),
+        return if access.creates() {
+            Ok(())
+        } else {
+            Err(no_ledger(file).into())
         };
     }
     // Opening an unreadable file gives a better error.
     let Ok(contents) = read(file).await else {
         return Ok(());
     };
-    if let Some(theirs) = contents.foreign_tables(access == Access::Look) {
+    if let Some(theirs) = contents.foreign_tables(access.looks()) {
         return Err(foreign(file, &theirs).into());
     }
-    if access != Access::Create && !contents.has_ledger() {
+    if !access.creates() && !contents.has_ledger() {
         return Err(no_ledger(file).into());
     }
     Ok(())

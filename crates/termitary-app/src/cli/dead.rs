@@ -14,7 +14,7 @@ use crate::config::{Config, Mistake, escape};
 const BRIDGE: &str = "bridge.in";
 
 pub(super) async fn run(config: Config, command: DeadCommand) -> anyhow::Result<()> {
-    let system = System::open(&config, Access::Look).await?;
+    let system = System::open(&config, Access::Letters).await?;
     let inspect = system.broker.inspect();
     let result = match command {
         DeadCommand::List(args) => list(&inspect, args).await,

@@ -51,9 +51,14 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
         Some(listener) => listener.local_addr()?.port(),
         None => config.port,
     };
+    let access = if role.worker() {
+        Access::Work
+    } else {
+        Access::Create
+    };
     // Opening may wait for the lock of another process; a signal ends the wait.
     let system = tokio::select! {
-        system = System::open(&config, Access::Create) => system?,
+        system = System::open(&config, access) => system?,
         () = stop.drain.cancelled() => return Ok(()),
     };
     // A worker seals nothing, so it need not be able to read the secret.

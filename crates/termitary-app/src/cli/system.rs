@@ -25,10 +25,24 @@ const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum Access {
     /// As a server: creates a missing file.
     Create,
+    /// As a worker: also creates a missing file.
+    Work,
     /// Changes an existing database of this program.
     Change,
     /// Only looks at a ledger, which may belong to another service.
     Look,
+    /// The same, at letters, which no transport carries.
+    Letters,
+}
+
+impl Access {
+    pub(super) fn creates(self) -> bool {
+        matches!(self, Self::Create | Self::Work)
+    }
+
+    pub(super) fn looks(self) -> bool {
+        matches!(self, Self::Look | Self::Letters)
+    }
 }
 
 /// Returns true if the database file exists.
@@ -51,7 +65,7 @@ impl System {
         let db = open_database(config).await?;
         let broker = broker(config, db.clone())?;
         let registry = wiring::registry();
-        if access != Access::Look {
+        if !access.looks() {
             check_redis(config, &broker).await?;
             schema::migrate(&db)
                 .await
@@ -145,8 +159,9 @@ async fn check_redis(config: &Config, broker: &Broker) -> Result<(), Mistake> {
     }
 }
 
-/// Fails if a live worker uses another transport than this command, whose numbers would be
-/// wrong. Others only warn: the worker may be the one with the wrong configuration.
+/// Warns if a live worker uses another transport. Fails for a worker, because neither would
+/// find the deliveries of the other, and for a command that lacks the Redis of the workers,
+/// because its numbers would be wrong.
 async fn check_mode(config: &Config, broker: &Broker, access: Access) -> anyhow::Result<()> {
     let Some(other) = broker.inspect().worker_of_another_mode().await? else {
         return Ok(());
@@ -158,7 +173,8 @@ async fn check_mode(config: &Config, broker: &Broker, access: Access) -> anyhow:
         None => "works over Redis, but no Redis is configured here: set REDIS_URL or REDIS_HOST as for that worker (systemd: run the command through `termitary-ctl`)".to_owned(),
     };
     let text = format!("worker {} on {} {way}", other.id, other.host);
-    if access == Access::Look {
+    let counts_half = access == Access::Look && config.redis.is_none();
+    if access == Access::Work || counts_half {
         return Err(Mistake::new(text).into());
     }
     tracing::warn!("{text}");

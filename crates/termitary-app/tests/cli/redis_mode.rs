@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::http::Client;
 use crate::redis_server::{Redis, with_redis};
-use crate::sandbox::{Sandbox, eventually};
+use crate::sandbox::{Sandbox, eventually, stderr};
 
 #[test]
 fn each_event_is_handled_once_per_subscription_over_redis() {
@@ -37,7 +37,7 @@ fn each_event_is_handled_once_per_subscription_over_redis() {
 }
 
 #[test]
-fn a_command_without_the_redis_of_the_workers_says_so_instead_of_counting() {
+fn a_worker_or_count_without_the_redis_of_the_workers_is_refused() {
     let Some((mut sandbox, _redis)) = with_redis() else {
         return;
     };
@@ -46,17 +46,40 @@ fn a_command_without_the_redis_of_the_workers_says_so_instead_of_counting() {
     for name in ["REDIS_URL", "REDIS_HOST", "REDIS_PORT"] {
         sandbox.set(name, "");
     }
-    for command in [&["status"][..], &["dead", "list"], &["health", "--worker"]] {
+    for command in [&["status"][..], &["worker"], &["health", "--worker"]] {
         let text = sandbox.fails(2, command);
         assert!(
             text.contains("over Redis") && text.contains("REDIS_URL"),
             "{command:?}: {text}"
         );
     }
+    // Letters are in the ledger: their list is complete.
+    let listed = sandbox.run(&["dead", "list"]);
+    assert!(listed.status.success());
+    assert!(stderr(&listed).contains("REDIS_URL"), "{}", stderr(&listed));
     worker.stop();
     sandbox.ok(&["status"]);
     let text = sandbox.fails(1, &["health", "--worker"]);
     assert!(text.contains("no worker"), "{text}");
+}
+
+#[test]
+fn the_numbers_of_redis_come_with_a_warning_beside_a_worker_without_it() {
+    let Some((mut sandbox, redis)) = with_redis() else {
+        return;
+    };
+    sandbox.set("REDIS_URL", "");
+    let worker = sandbox.start(&["worker"]).works();
+    sandbox.set("REDIS_URL", &redis.url());
+    let text = sandbox.fails(2, &["worker"]);
+    assert!(text.contains("database alone"), "{text}");
+    for command in [&["status"][..], &["dead", "list"]] {
+        let listed = sandbox.run(command);
+        assert!(listed.status.success(), "{command:?}: {}", stderr(&listed));
+        assert!(stderr(&listed).contains("database alone"), "{command:?}");
+    }
+    worker.stop();
+    sandbox.start(&["worker"]).works().stop();
 }
 
 #[test]

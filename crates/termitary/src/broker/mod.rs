@@ -22,7 +22,7 @@ use crate::draft::{Draft, Published};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::ledger;
-use crate::ledger::workers::WorkerRow;
+use crate::ledger::workers::{self, WorkerRow, WorkerStatus};
 use crate::registry::Registry;
 use crate::sqlite::writable;
 
@@ -211,6 +211,16 @@ impl Broker {
     }
 
     /// The name of the transport, for operators.
+    /// A live worker whose deliveries travel another way. One whose clock is ahead may have
+    /// ended long ago, and only a worker deletes its row: it must not keep workers away.
+    pub(crate) async fn worker_of_another_mode(&self) -> Result<Option<WorkerStatus>, Error> {
+        let mut live = workers::live(&self.db).await?.into_iter();
+        Ok(live.find(|worker| {
+            let is_live = worker.clock_ahead_seconds.is_none();
+            is_live && !worker.mode.is_empty() && worker.mode != self.mode()
+        }))
+    }
+
     pub(crate) fn mode(&self) -> &'static str {
         if self.relays() { "redis" } else { "sqlite" }
     }

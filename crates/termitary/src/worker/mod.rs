@@ -150,15 +150,21 @@ impl<S: Send + Sync + 'static, T> Worker<S, T> {
     /// goes on.
     ///
     /// # Errors
-    /// The errors of [`Broker::register`]: the worker has not started.
+    /// The errors of [`Broker::register`]; and `is_invalid()` if a live worker of this database
+    /// uses another transport: neither would find the deliveries of the other. The worker has
+    /// not started.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error>
     where
         T: StateFor<S>,
     {
         tokio::pin!(shutdown);
         let row = presence::row(&self.broker, &self.registry, self.concurrency);
+        let declared = async {
+            presence::refuse_another_mode(&self.broker).await?;
+            self.broker.declare_for(&self.registry, Some(&row)).await
+        };
         let routes = tokio::select! {
-            routes = self.broker.declare_for(&self.registry, Some(&row)) => routes?,
+            routes = declared => routes?,
             () = &mut shutdown => return Ok(()),
         };
         let Self {

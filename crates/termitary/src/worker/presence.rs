@@ -45,6 +45,20 @@ impl Watch {
     }
 }
 
+/// Fails if a live worker uses another transport: neither would find the deliveries of the
+/// other.
+pub(super) async fn refuse_another_mode(broker: &Broker) -> Result<(), Error> {
+    let Some(other) = broker.worker_of_another_mode().await? else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!(
+        "worker {other} uses the transport `{}` on this database, and this one `{}`: give both the same, or stop that worker first (a worker that was killed counts as live for {} s)",
+        other.mode,
+        broker.mode(),
+        LIVE.as_secs()
+    )))
+}
+
 /// The row of a worker that starts now.
 pub(super) fn row<S>(broker: &Broker, registry: &Registry<S>, concurrency: usize) -> WorkerRow {
     let db = broker.db();

@@ -169,3 +169,27 @@ async fn a_primary_that_becomes_a_replica_is_an_outage_until_it_is_one_again() {
     crate::world::grant(&world.server).await;
     eventually("it runs", async || world.seen.runs("first", 2) == 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_redis_is_refused_beside_one_with_it() {
+    let world = World::new(&["first"]).await;
+    let mut worker = world.worker().await;
+    let live = async || world.status().await.workers.len() == 1;
+    eventually("the first one is live", live).await;
+    let alone = Broker::builder(world.db.db().clone()).sql();
+    let run = || {
+        Worker::new(alone.clone(), registry(&["first"]))
+            .state(world.seen.clone())
+            .run(pause(200))
+    };
+    let refused = run().await.unwrap_err();
+    assert!(refused.is_invalid(), "{refused:?}");
+    let text = refused.to_string();
+    assert!(
+        text.contains("`redis`") && text.contains("`sqlite`"),
+        "{text}"
+    );
+    assert!(live().await);
+    worker.stop().await;
+    run().await.unwrap();
+}
