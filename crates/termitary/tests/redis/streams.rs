@@ -119,3 +119,20 @@ async fn what_a_group_has_not_read_that_this_worker_does_not_know_yet_is_not_tri
     })
     .await;
 }
+
+/// Lua counts in floating point: the largest id does not fit.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_in_the_far_future_does_not_break_the_trimming_script() {
+    let world = World::new(&["first"]).await;
+    world.commit(0..3).await;
+    let _worker = world.worker().await;
+    eventually("they are done", async || world.seen.total("first").0 == 3).await;
+    let id = "9223372036854775807-1";
+    world.redis(&["XADD", MAIN, id, "d", "{\"n\":9}"]).await;
+    eventually("it is done too", async || world.seen.total("first").0 == 4).await;
+    pause(2500).await; // longer than the grace of trimming
+    eventually("the entries before it are trimmed", async || {
+        world.number(&["XLEN", MAIN]).await == 1
+    })
+    .await;
+}

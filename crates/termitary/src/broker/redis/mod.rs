@@ -77,6 +77,8 @@ pub(crate) struct Redis {
     unsubscribed: unsubscribed::Looked,
     /// Groups on our streams that are not ours.
     unknown_groups: trim::UnknownGroups,
+    /// Streams that are not trimmed because of an id in the future.
+    ids_ahead: trim::IdsAhead,
     /// Acknowledgements that Redis did not take.
     unacked: Outage,
     /// Events for plain channels that Redis did not take.
@@ -99,6 +101,7 @@ impl Redis {
             suspects: Expiry::new(config.lease_time()),
             unsubscribed: unsubscribed::Looked::default(),
             unknown_groups: trim::UnknownGroups::default(),
+            ids_ahead: trim::IdsAhead::default(),
             unacked: Outage::of("acknowledging what is finished"),
             unsent: Outage::of("sending events out on plain channels"),
             losses: Losses::default(),

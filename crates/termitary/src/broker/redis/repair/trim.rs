@@ -1,7 +1,7 @@
 //! Removes entries that every subscription has finished, and no others: trimming by length would
 //! delete entries that a slow one still needs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,21 @@ impl UnknownGroups {
     }
 }
 
+/// Streams with an id in the future, which the log has named.
+#[derive(Default)]
+pub(crate) struct IdsAhead(Mutex<HashSet<Arc<str>>>);
+
+impl IdsAhead {
+    fn see(&self, stream: &Arc<str>, ahead: bool) {
+        let mut logged = self.0.lock();
+        if !ahead {
+            logged.remove(stream);
+        } else if logged.insert(Arc::clone(stream)) {
+            tracing::warn!(%stream, "an entry of this stream has an id in the future: all later ids follow it, and none of them is trimmed until then; programs that write to it should let Redis assign the ids (XADD with `*`)");
+        }
+    }
+}
+
 pub(crate) async fn trim_streams(redis: &Redis, sets: &[StreamSet]) -> Result<(), Error> {
     let mut groups: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
     for set in sets {
@@ -70,7 +85,12 @@ pub(crate) async fn trim_streams(redis: &Redis, sets: &[StreamSet]) -> Result<()
     fault::point!("trim.before");
     let replies = redis.link.shared().scripts(&calls).await?;
     for (stream, reply) in groups.keys().zip(replies) {
-        redis.unknown_groups.see(stream, names(reply?));
+        let mut parts = reply::list(reply?).into_iter();
+        redis
+            .unknown_groups
+            .see(stream, parts.next().map(names).unwrap_or_default());
+        let ahead = parts.next().and_then(|ahead| reply::int(&ahead)) == Some(1);
+        redis.ids_ahead.see(stream, ahead);
     }
     fault::point!("trim.after");
     Ok(())

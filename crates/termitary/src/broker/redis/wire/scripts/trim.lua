@@ -3,7 +3,8 @@
 -- there is: one that the caller does not know may be of a subscription that was
 -- registered a moment ago. One that the caller knows and Redis does not has lost
 -- its place: then nothing goes.
--- KEYS: stream. ARGV: grace in ms, groups... Returns the groups it did not name.
+-- KEYS: stream. ARGV: grace in ms, groups... Returns the groups it did not name, and
+-- whether an id is more than a minute ahead: all later ids follow it, so none gets old.
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
@@ -14,7 +15,7 @@ local function less(a, b)
   return ams < bms or (ams == bms and aseq < bseq)
 end
 local info = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if info.err then return {} end
+if info.err then return { {}, 0 } end
 local known = {}
 for i = 2, #ARGV do known[ARGV[i]] = true end
 local strangers = {}
@@ -29,16 +30,21 @@ for _, fields in ipairs(info) do
   if not known[name] then strangers[#strangers + 1] = name end
 end
 for name in pairs(known) do
-  if not last[name] then return strangers end
+  if not last[name] then return { strangers, 0 } end
 end
 local time = redis.call('TIME')
-local low = string.format('%d-0', time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[1]))
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local low, ahead = string.format('%d-0', now - tonumber(ARGV[1])), 0
 for name, delivered in pairs(last) do
   local ms, seq = parts(delivered)
-  local safe = string.format('%d-%d', ms, seq + 1)
+  if ms > now + 60000 then ahead = 1 end
   local pending = redis.call('XPENDING', KEYS[1], name)
-  if pending[1] > 0 then safe = pending[2] end
-  if less(safe, low) then low = safe end
+  if pending[1] > 0 then
+    if less(pending[2], low) then low = pending[2] end
+  elseif ms < now then
+    local safe = string.format('%d-%d', ms, seq + 1)
+    if less(safe, low) then low = safe end
+  end
 end
 if redis.call('XLEN', KEYS[1]) <= 1000 then
   redis.call('XTRIM', KEYS[1], 'MINID', low)
@@ -46,4 +52,4 @@ else
   -- Whole nodes only: cheap however much there is.
   redis.call('XTRIM', KEYS[1], 'MINID', '~', low, 'LIMIT', 0)
 end
-return strangers
+return { strangers, ahead }
