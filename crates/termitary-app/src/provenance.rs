@@ -4,7 +4,8 @@
 //! written beside the event, in its transaction.
 
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::QueryBuilder;
+use termitary::db::Sql;
 use termitary::{Conn, Event, Tx};
 use uuid::Uuid;
 
@@ -50,7 +51,7 @@ pub(crate) async fn publish<E: Event>(
 /// change and the provenance go together.
 pub(crate) async fn change_and_publish<E: Event>(
     tx: &mut Tx,
-    mut change: QueryBuilder<Sqlite>,
+    mut change: QueryBuilder<Sql>,
     event: E,
     subject: Uuid,
     provenance: Provenance,

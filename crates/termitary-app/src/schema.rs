@@ -7,9 +7,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, FromRow, SqliteConnection};
 use termitary::Db;
+use termitary::db::sql::SqlRow;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -27,9 +28,9 @@ pub async fn migrate(db: &Db) -> anyhow::Result<()> {
         Ok(()) => Ok(tx.commit().await?),
         Err(MigrateError::VersionMissing(version)) => bail!(
             "{} was written by a newer version of this program (migration {version} is unknown here): start the newer program, or restore a backup from before it ran",
-            db.path().display()
+            db.place()
         ),
-        Err(error) => Err(error).with_context(|| format!("cannot migrate {}", db.path().display())),
+        Err(error) => Err(error).with_context(|| format!("cannot migrate {}", db.place())),
     }
 }
 
@@ -137,9 +138,9 @@ pub(crate) struct Rows<T> {
 }
 
 impl<T> Rows<T> {
-    pub(crate) fn of(table: &'static str, rows: &[SqliteRow]) -> Self
+    pub(crate) fn of(table: &'static str, rows: &[SqlRow]) -> Self
     where
-        T: for<'r> FromRow<'r, SqliteRow>,
+        T: for<'r> FromRow<'r, SqlRow>,
     {
         let readable = rows.iter().map(T::from_row);
         Self {

@@ -1,5 +1,6 @@
 //! The database: one writer, several readers, and the transaction in which rows and
 //! events become real together.
 
+pub use crate::engine::sql;
+pub use crate::engine::{Conn, Reader, Sql, SqliteGuard};
 pub use crate::ledger::{Db, Options, Tx};
-pub use crate::sqlite::{Conn, Reader, SqliteGuard};

@@ -51,6 +51,9 @@ impl Draft {
             Due::At(instant) => instant.as_microsecond(),
         };
         draft.envelope.key = payload::key(E::NAME, outgoing.key)?;
+        if let Some(key) = &draft.envelope.key {
+            without_zero_bytes(E::NAME, "key", key)?;
+        }
         draft.dedup = outgoing.dedup.map(|id| scoped(E::NAME, &id)).transpose()?;
         Ok(draft)
     }
@@ -108,5 +111,16 @@ fn scoped(name: &str, id: &str) -> Result<String, Error> {
             id.len()
         )));
     }
+    without_zero_bytes(name, "idempotency id", id)?;
     Ok(format!("{name} {id}"))
+}
+
+/// Refuses a text that PostgreSQL does not store.
+fn without_zero_bytes(name: &str, what: &str, text: &str) -> Result<(), Error> {
+    if text.contains('\0') {
+        return Err(Error::invalid(format!(
+            "the {what} of {name} has a zero byte, which PostgreSQL does not store in a text: leave it out"
+        )));
+    }
+    Ok(())
 }

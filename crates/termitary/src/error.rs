@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Invalid,
     /// The database or Redis failed; a retry may help.
     Unavailable,
+    /// The database refused a statement, of which nothing was done; a retry may help.
+    Refused,
     /// Other writers blocked the database for too long; nothing was done.
     Busy,
     /// Another worker has the delivery.
@@ -86,7 +88,13 @@ impl Error {
     /// Returns whether the database or Redis failed and a later retry may help. The outcome of the
     /// call is unknown unless its documentation says otherwise.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self.0.kind, Kind::Unavailable | Kind::Busy)
+        matches!(self.0.kind, Kind::Unavailable | Kind::Busy | Kind::Refused)
+    }
+
+    /// Returns whether the database refused the statement: nothing of it was done.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_refused(&self) -> bool {
+        self.0.kind == Kind::Refused
     }
 
     /// Returns whether other writers blocked the database for too long.
@@ -145,7 +153,8 @@ impl From<sqlx::Error> for Error {
             return own.repeat();
         }
         let kind = match &error {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Database(_) => {
+            sqlx::Error::Database(_) => Kind::Refused,
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
                 Kind::Unavailable
             }
             _ => Kind::Internal,

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 use crate::fault;
 use crate::ledger::letters::Resolve;
-use crate::ledger::single_writer::newest_event;
+use crate::ledger::single_writer::{Table, newest};
 use crate::ledger::{self, ticks, workers};
 use crate::registry::Registry;
 use crate::schedule::{fire, status};
@@ -186,7 +186,7 @@ impl Inspect {
         drop(reader);
         let mut total = 0;
         for page in letters.chunks(PAGE as usize) {
-            let mut tx = db.begin().await?;
+            let mut tx = db.begin_own().await?;
             let now = db.clock().now_us();
             let count = ledger::resolve(&mut tx, page, resolve, now).await?;
             if count > 0 {
@@ -199,7 +199,7 @@ impl Inspect {
             }
             total += count;
         }
-        db.published().notify_waiters();
+        db.announce();
         Ok(total)
     }
 
@@ -241,7 +241,7 @@ impl Inspect {
     async fn set_paused(&self, name: &str, paused: bool, who: &str) -> Result<(), Error> {
         let db = self.0.db();
         let now_us = db.clock().now_us();
-        let mut tx = db.begin().await?;
+        let mut tx = db.begin_own().await?;
         ticks::pause(&mut tx, name, paused, now_us).await?;
         let act = if paused { "pause" } else { "resume" };
         ledger::audit(&mut tx, now_us, who, act, name, 1).await?;
@@ -277,7 +277,7 @@ impl Inspect {
         if let Some(route) = route {
             self.0.transport().forget(route).await?;
         }
-        let mut tx = db.begin().await?;
+        let mut tx = db.begin_own().await?;
         let now_us = db.clock().now_us();
         let dropped = ledger::forget(&mut tx, name, now_us).await?;
         ledger::audit(&mut tx, now_us, who, "drop-subscription", name, dropped).await?;
@@ -298,7 +298,7 @@ impl Inspect {
         let db = self.0.db();
         let routes = ledger::routes(db).await?;
         let mut cursor = Cursor {
-            seq: newest_event(&mut *db.read().await?).await?,
+            seq: newest(db, Table::Events).await?,
             ..Cursor::default()
         };
         self.0.transport().read(&mut cursor, &routes).await?;

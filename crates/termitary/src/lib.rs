@@ -73,6 +73,7 @@ pub mod clock;
 pub mod db;
 mod delivery;
 mod draft;
+mod engine;
 pub mod error;
 pub mod event;
 mod excerpt;
@@ -100,7 +101,6 @@ pub mod retry;
 pub mod schedule;
 #[cfg(all(test, feature = "testing", feature = "redis"))]
 mod simulation;
-mod sqlite;
 pub mod subscription;
 mod task;
 #[cfg(feature = "testing")]

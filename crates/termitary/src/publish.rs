@@ -5,13 +5,14 @@ use sqlx::{Sqlite, Transaction};
 
 use crate::db::Db;
 use crate::draft::{Draft, Published};
+use crate::engine::LentSqlite;
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 
-/// Publishing inside a plain sqlx transaction on the same database file, for code that
+/// Publishing inside a plain sqlx transaction on the same database, for code that
 /// has a pool of its own and does not use [`Tx`](crate::Tx).
 ///
-/// Such a transaction takes no turn: it competes with the writers of this process for
+/// On SQLite such a transaction takes no turn: it competes with the writers of this process for
 /// SQLite's write lock, as another process does. Workers notice its commit by polling,
 /// within about 10 ms.
 #[async_trait]
@@ -38,11 +39,30 @@ impl Publish for Transaction<'_, Sqlite> {
         event: impl Into<Outgoing<E>> + Send,
     ) -> Result<Published, Error> {
         let draft = Draft::typed(event.into(), db.as_source())?;
-        let mut published = crate::ledger::publish(&mut **self, db.source(), &[draft]).await?;
-        published
-            .pop()
-            .ok_or_else(|| Error::internal("the ledger returned nothing"))
+        let mut lent = LentSqlite::new(self);
+        first(crate::ledger::publish_on_sqlite(&mut lent, db.source(), &[draft]).await?)
     }
+}
+
+/// The same on PostgreSQL. Workers of other processes notice the commit within about
+/// 100 ms: nothing announces it.
+#[cfg(feature = "postgres")]
+#[async_trait]
+impl Publish for Transaction<'_, sqlx::Postgres> {
+    async fn publish<E: Event>(
+        &mut self,
+        db: &Db,
+        event: impl Into<Outgoing<E>> + Send,
+    ) -> Result<Published, Error> {
+        let draft = Draft::typed(event.into(), db.as_source())?;
+        first(crate::ledger::publish_on_postgres(db, self, &[draft]).await?)
+    }
+}
+
+fn first(mut published: Vec<Published>) -> Result<Published, Error> {
+    published
+        .pop()
+        .ok_or_else(|| Error::internal("the ledger returned nothing"))
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -80,7 +100,7 @@ mod tests {
         let (db, seen) = (test.db(), Seen::default());
         let registry = Registry::new().on(subscribe("notes.see", see));
         let worker = TestWorker::start(Broker::sql(db.clone()), registry, seen.clone()).await;
-        let options = SqliteConnectOptions::new().filename(db.path());
+        let options = SqliteConnectOptions::new().filename(db.place());
         let pool = SqlitePool::connect_with(options).await.unwrap();
 
         let mut tx = pool.begin().await.unwrap();

@@ -20,7 +20,7 @@ pub(super) const LIBRARY: Tree = Tree {
         // Tools that do not depend on the domain.
         layer(&["fault", "guard", "outage", "planted", "task", "together"]),
         // The engines of the databases.
-        layer(&["sqlite"]),
+        layer(&["engine"]),
         // Every rule of deliveries, and every statement. `db` only names the public types.
         layer(&["db", "ledger"]),
         // The declarations of a program.
@@ -40,7 +40,7 @@ pub(super) const LIBRARY: Tree = Tree {
     apart: &[("broker", "handler")],
     exceptions: &[],
     sql: Sql {
-        files: &["ledger", "sqlite"],
+        files: &["ledger", "engine"],
         tables: &[("ledger", "termitary_")],
         exceptions: &[],
     },

@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::QueryBuilder;
 use termitary::Conn;
+use termitary::db::Sql;
+use termitary::db::sql::SqlRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -42,8 +43,8 @@ pub(super) struct Row {
     pub(super) entry: Option<Entry>,
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for Row {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+impl sqlx::FromRow<'_, SqlRow> for Row {
+    fn from_row(row: &SqlRow) -> sqlx::Result<Self> {
         use sqlx::Row;
         Ok(Self {
             seq: row.try_get("seq")?,
@@ -52,8 +53,8 @@ impl sqlx::FromRow<'_, SqliteRow> for Row {
     }
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for Entry {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+impl sqlx::FromRow<'_, SqlRow> for Entry {
+    fn from_row(row: &SqlRow) -> sqlx::Result<Self> {
         use sqlx::Row;
         let changes: Option<String> = row.try_get("changes")?;
         Ok(Self {
@@ -115,7 +116,7 @@ fn viewer(caller: Caller) -> Option<Uuid> {
 }
 
 /// Selects the entries that `viewer` sees before (`<`) or after (`>`) the entry `seq`.
-fn select(viewer: Option<Uuid>, comparison: &str, seq: i64) -> QueryBuilder<Sqlite> {
+fn select(viewer: Option<Uuid>, comparison: &str, seq: i64) -> QueryBuilder<Sql> {
     let mut query = QueryBuilder::new(
         "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us FROM activity a",
     );
@@ -136,8 +137,8 @@ pub(super) struct Recorded {
     pub(super) viewers: Vec<Uuid>,
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for Recorded {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+impl sqlx::FromRow<'_, SqlRow> for Recorded {
+    fn from_row(row: &SqlRow) -> sqlx::Result<Self> {
         use sqlx::Row as _;
         let viewers: String = row.try_get("viewers")?;
         Ok(Self {

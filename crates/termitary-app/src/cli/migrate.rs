@@ -9,7 +9,7 @@ use crate::config::Config;
 
 pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
     let system = System::open(&config, Access::Create).await?;
-    let file = system.db.path().display().to_string();
+    let file = system.db.place();
     system.db.close().await;
     if args.json {
         return output::json(&json!({ "database": file, "version": env!("CARGO_PKG_VERSION") }));

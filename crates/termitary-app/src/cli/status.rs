@@ -19,10 +19,7 @@ pub(super) async fn run(config: Config, args: &JsonArgs) -> anyhow::Result<()> {
         None => String::new(),
     };
     let events = output::count(status.events, "event", "events");
-    output::line(&format!(
-        "{}{through}: {events} kept\n",
-        system.db.path().display()
-    ))?;
+    output::line(&format!("{}{through}: {events} kept\n", system.db.place()))?;
     subscriptions(&status)?;
     output::line("")?;
     schedules(&status)?;

@@ -108,10 +108,13 @@ impl System {
 
 /// The secret that the API processes of this installation share.
 pub(super) fn secret(config: &Config, db: &Db) -> Result<Secret, Mistake> {
-    match &config.secret {
-        Some(secret) => Ok(secret.clone()),
-        None => Secret::beside(db.path()).map_err(|error| Mistake::new(output::chain(&error))),
+    if let Some(secret) = &config.secret {
+        return Ok(secret.clone());
     }
+    let file = db.path().ok_or_else(|| {
+        Mistake::new("TERMITARY_SECRET is needed with PostgreSQL: set it to 32 random bytes, the same for every API process")
+    })?;
+    Secret::beside(file).map_err(|error| Mistake::new(output::chain(&error)))
 }
 
 async fn open_database(config: &Config) -> anyhow::Result<Db> {

@@ -2,7 +2,8 @@
 
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{QueryBuilder, Row as _};
+use termitary::db::Sql;
 use uuid::Uuid;
 
 use super::due::Due;
@@ -177,7 +178,7 @@ pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<R
     Ok(Json(page).into_response())
 }
 
-async fn page(app: &App, mut statement: QueryBuilder<Sqlite>) -> Result<String, ApiError> {
+async fn page(app: &App, mut statement: QueryBuilder<Sql>) -> Result<String, ApiError> {
     let mut reader = app.db().read().await?;
     let row = statement.build().fetch_one(&mut *reader).await?;
     Ok(list_item::lossy(row.try_get(0)?).into_owned())

@@ -3,8 +3,9 @@
 //! search slows down other requests.
 
 use futures_util::TryStreamExt as _;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{QueryBuilder, Row as _};
 use termitary::Reader;
+use termitary::db::Sql;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -21,7 +22,7 @@ const YIELD_AFTER: usize = 64 * 1024;
 
 /// A search. Its statement returns a title, a description and the JSON of each todo.
 pub(super) struct Search {
-    pub(super) statement: QueryBuilder<Sqlite>,
+    pub(super) statement: QueryBuilder<Sql>,
     pub(super) needle: Needle,
     /// The most todos to return.
     pub(super) most: usize,

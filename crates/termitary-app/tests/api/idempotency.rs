@@ -105,7 +105,7 @@ async fn a_repeated_registration_gets_the_same_token_that_nobody_else_can_read()
     let token = first.text_at("/token");
     for secret in [token.as_str(), PASSWORD, key] {
         for suffix in ["", "-wal"] {
-            let path = format!("{}{suffix}", app.db().path().display());
+            let path = format!("{}{suffix}", app.db().place());
             let stored = std::fs::read(path).unwrap_or_default();
             let found = stored
                 .windows(secret.len())
@@ -172,7 +172,7 @@ async fn a_request_that_changed_nothing_is_not_kept_and_its_key_stays_free() {
 #[tokio::test]
 async fn nothing_is_written_for_the_key_of_somebody_without_a_session() {
     let app = TestApp::start().await;
-    let before = app.db().path().metadata().unwrap().len();
+    let before = app.db().path().unwrap().metadata().unwrap().len();
     let long = "x".repeat(60_000);
     for n in 0..50 {
         let key = format!("k{n}");
@@ -188,7 +188,7 @@ async fn nothing_is_written_for_the_key_of_somebody_without_a_session() {
         }
     }
     assert_eq!(kept(&app).await, 0);
-    let ahead = format!("{}-wal", app.db().path().display());
+    let ahead = format!("{}-wal", app.db().place());
     let written = std::fs::metadata(ahead).map_or(0, |file| file.len());
     assert!(written + before < 4_000_000, "{written} bytes");
 }

@@ -58,7 +58,7 @@ async fn readiness_wants_the_tables_of_this_version() {
 #[tokio::test]
 async fn readiness_wants_the_database_file_in_its_place() {
     let app = TestApp::start().await;
-    let path = app.db().path().to_owned();
+    let path = app.db().path().unwrap().to_owned();
     let aside = path.with_extension("aside");
     std::fs::rename(&path, &aside).unwrap();
     std::fs::copy(&aside, &path).unwrap();
@@ -105,7 +105,7 @@ async fn a_process_whose_every_write_fails_is_not_ready() {
         panic!("never {wanted}");
     };
     ready(200).await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.db().path());
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.db().place());
     let mut stranger = sqlx::SqliteConnection::connect_with(&options)
         .await
         .unwrap();

@@ -176,7 +176,7 @@ impl Inner {
     /// Records one message; returns its row.
     async fn send_sql(&self, db: &Db, name: &str, data: &str) -> Result<i64, Error> {
         let old = self.pruning.lock().old();
-        let mut tx = db.begin().await?;
+        let mut tx = db.begin_own().await?;
         let seq = rows::send(&mut tx, name, data, db.clock().now_us()).await?;
         let mut deleted = 0;
         if let Some(old) = old {
@@ -184,6 +184,7 @@ impl Inner {
         }
         tx.commit().await?;
         self.pruning.lock().sent(seq, deleted);
+        db.announce();
         Ok(seq)
     }
 
@@ -231,9 +232,7 @@ impl Listener {
             if !self.inner.upgrade().is_some_and(|inner| inner.is_heard()) {
                 return Ok(());
             }
-            let version: i64 = sqlx::query_scalar("PRAGMA data_version")
-                .fetch_one(&mut *conn)
-                .await?;
+            let version = self.db.version(&mut conn).await?;
             if seen != Some(version) {
                 self.pass_on(&mut conn, start, seq).await?;
                 seen = Some(version);
@@ -253,11 +252,11 @@ impl Listener {
     ) -> Result<(), Error> {
         let mut at = match *seq {
             Some(seq) => seq,
-            None => rows::before(conn, start.after, start.since_us).await?,
+            None => rows::before(&self.db, start.after, start.since_us).await?,
         };
         loop {
             *seq = Some(at);
-            let rows = rows::after(conn, at).await?;
+            let rows = rows::after(&self.db, conn, at).await?;
             let Some(last) = rows.last() else {
                 return Ok(());
             };
@@ -298,7 +297,7 @@ mod tests {
 
     /// Another process on the same file: its own connections, its own handle.
     async fn neighbour(db: &TestDb) -> Broadcasts {
-        let url = format!("sqlite://{}", db.db().path().display());
+        let url = format!("sqlite://{}", db.db().place());
         let options = crate::db::Options::default().clock(db.clock().clone());
         Broadcasts::sql(Db::open_with(&url, options).await.unwrap())
     }
@@ -313,7 +312,7 @@ mod tests {
         here.send("a", "just before").await.unwrap();
         // The listener gets no connection before all is sent.
         let mut busy = Vec::new();
-        for _ in 0..crate::sqlite::READERS {
+        for _ in 0..crate::engine::sqlite::READERS {
             busy.push(db.db().read().await.unwrap());
         }
         let mut receiver = here.subscribe();

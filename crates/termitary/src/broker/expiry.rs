@@ -56,7 +56,7 @@ impl Expiry {
         let mut taken = 0;
         for page in over.chunks(PAGE) {
             fault::point!("reclaim.before");
-            let mut tx = db.begin().await?;
+            let mut tx = db.begin_own().await?;
             taken += ledger::crash(&mut tx, page, db.clock().now_us()).await?;
             fault::point!("reclaim.before_commit");
             tx.commit_and_wake().await?;
@@ -71,7 +71,7 @@ impl Expiry {
     async fn could_renew(&self, db: &Db) -> bool {
         let prompt = (self.lease / 10).max(Duration::from_millis(500));
         let asked = Instant::now();
-        let written = match db.begin().await {
+        let written = match db.begin_own().await {
             Ok(tx) => tx.rollback().await.is_ok(),
             Err(_) => false,
         };

@@ -19,12 +19,12 @@ use crate::clock::days;
 use crate::db::Db;
 use crate::delivery::{Claim, Counts, Cursor, Leased, Route, Settlement, WorkerId};
 use crate::draft::{Draft, Published};
+use crate::engine::sqlite::writable;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::ledger;
 use crate::ledger::workers::{self, WorkerRow, WorkerStatus};
 use crate::registry::Registry;
-use crate::sqlite::writable;
 
 use self::broadcast::Broadcasts;
 pub use self::bus::Bus;
@@ -100,7 +100,7 @@ impl BrokerBuilder {
     pub fn redis(self, config: RedisConfig) -> Result<Broker, Error> {
         let Self { db, lease } = self;
         let config = config.with_lease(lease);
-        let link = redis::Link::new(&config, db.ledger(), db.path())?;
+        let link = redis::Link::new(&config, db.ledger(), &db.place())?;
         let redis = Arc::new(redis::Redis::new(db.clone(), link.clone(), config));
         db.carried_by(Arc::downgrade(&redis) as _);
         Ok(Broker {
@@ -222,7 +222,11 @@ impl Broker {
     }
 
     pub(crate) fn mode(&self) -> &'static str {
-        if self.relays() { "redis" } else { "sqlite" }
+        match self.db.path() {
+            _ if self.relays() => "redis",
+            Some(_) => "sqlite",
+            None => "postgres",
+        }
     }
 
     /// Number of leases of one subscription that are useful at once: while one reply of Redis is
@@ -245,7 +249,10 @@ impl Broker {
         registry.check()?;
         let routes = ledger::declare(&self.db, &registry.declaration(), worker)
             .await
-            .map_err(|error| writable(self.db.path(), error))?;
+            .map_err(|error| match self.db.path() {
+                Some(path) => writable(path, error),
+                None => error,
+            })?;
         let declared = self.transport.declare(&routes).await;
         self.unless_unreachable(
             declared,

@@ -4,7 +4,8 @@
 //! by its routes.
 
 use super::rows::Text;
-use super::single_writer::{self, newest};
+use super::single_writer::{self, Table, complete};
+use super::sql::{Statement, statement};
 use crate::db::{Conn, Db, Tx};
 use crate::error::Error;
 
@@ -13,14 +14,17 @@ pub(crate) const PAGE: i64 = 1_000;
 
 /// Notes that the subscription is owed every event that is there now.
 pub(super) async fn start(conn: &mut Conn, subscription: i64) -> Result<(), Error> {
-    sqlx::query(concat!(
+    // On PostgreSQL events of transactions that run now belong to it, too: the last one
+    // is determined after the commit.
+    const START: Statement = statement!(
         "UPDATE termitary_subscriptions SET retained_seq = 0, retained_last = ",
-        newest!("termitary_events"),
+        [newest_event],
         " WHERE id = $1"
-    ))
-    .bind(subscription)
-    .execute(conn)
-    .await?;
+    );
+    sqlx::query(START.on(conn))
+        .bind(subscription)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -31,8 +35,8 @@ pub(crate) struct Progress {
     name: Text,
     /// The last event that was looked at.
     pub(crate) at: i64,
-    /// The last event of its past.
-    pub(crate) last: i64,
+    /// The last event of its past. `None`: an event of a transaction that runs may be one.
+    retained_last: Option<i64>,
     /// The number of deliveries that the last page made.
     #[sqlx(default)]
     pub(crate) owed: i64,
@@ -43,13 +47,18 @@ impl Progress {
         &self.name.0
     }
 
+    /// The last event of its past; `i64::MAX` if that is not known yet.
+    pub(crate) fn last(&self) -> i64 {
+        self.retained_last.unwrap_or(i64::MAX)
+    }
+
     pub(crate) fn is_over(&self) -> bool {
-        self.at >= self.last
+        self.at >= self.last()
     }
 }
 
 const FIRST: &str = "
-    SELECT id, name, retained_seq AS at, COALESCE(retained_last, 0) AS last
+    SELECT id, name, retained_seq AS at, retained_last
     FROM termitary_subscriptions WHERE retained_seq IS NOT NULL ORDER BY id LIMIT 1";
 
 /// A subscription whose past is not copied yet.
@@ -72,7 +81,11 @@ pub(crate) async fn step(db: &Db) -> Result<Option<Progress>, Error> {
     let Some(mut progress) = first else {
         return Ok(None);
     };
-    let end = page_end(&mut tx, &progress).await?;
+    #[cfg(feature = "postgres")]
+    if progress.retained_last.is_none() {
+        progress.retained_last = Some(gap::last(&mut tx, progress.id).await?);
+    }
+    let end = page_end(db, &mut tx, &progress).await?;
     progress.owed = owe(&mut tx, &progress, end, db.clock().now_us()).await?;
     progress.at = end;
     let rest = (!progress.is_over()).then_some(end);
@@ -86,7 +99,9 @@ pub(crate) async fn step(db: &Db) -> Result<Option<Progress>, Error> {
 }
 
 /// The last event of the next page.
-async fn page_end(tx: &mut Tx, progress: &Progress) -> Result<i64, Error> {
+async fn page_end(db: &Db, tx: &mut Tx, progress: &Progress) -> Result<i64, Error> {
+    // Events of transactions that still run come later.
+    let complete = complete(db, Table::Events).await?;
     let end: Option<i64> = sqlx::query_scalar(
         "SELECT seq FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT 1 OFFSET $2 + 0",
     )
@@ -94,25 +109,71 @@ async fn page_end(tx: &mut Tx, progress: &Progress) -> Result<i64, Error> {
     .bind(PAGE - 1)
     .fetch_optional(&mut *tx)
     .await?;
-    Ok(end.unwrap_or(progress.last).min(progress.last))
+    let last = progress.last().min(complete);
+    Ok(end.unwrap_or(last).min(last).max(progress.at))
 }
 
 /// Owes the subscription the events of a page that its routes name.
 async fn owe(tx: &mut Tx, page: &Progress, end: i64, now_us: i64) -> Result<i64, Error> {
-    let done = sqlx::query(
+    const OWE: Statement = statement!(
         "INSERT INTO termitary_deliveries (event, subscription, state, due_us, settled_us)
          SELECT e.seq, $1, 0, $2, $2 FROM termitary_events e
          WHERE e.seq > $3 AND e.seq <= $4
-           AND e.name IN (SELECT event FROM termitary_routes WHERE subscription = $1)
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(page.id)
-    .bind(now_us)
-    .bind(page.at)
-    .bind(end)
-    .execute(&mut *tx)
-    .await?;
+           AND e.name IN (SELECT event FROM termitary_routes WHERE subscription = $1)",
+        [in_the_gap "$1"],
+        " ON CONFLICT DO NOTHING"
+    );
+    let done = sqlx::query(OWE.on(tx))
+        .bind(page.id)
+        .bind(now_us)
+        .bind(page.at)
+        .bind(end)
+        .execute(&mut *tx)
+        .await?;
     Ok(done.rows_affected() as i64)
+}
+
+/// On PostgreSQL a publish that runs while routes are added may have read the old ones.
+/// Its events are owed afterwards: those that a snapshot from before the end of that
+/// transaction does not show.
+#[cfg(feature = "postgres")]
+pub(super) mod gap {
+    use super::super::single_writer::{Table, newest};
+    use crate::db::{Conn, Db};
+    use crate::error::Error;
+
+    /// Notes that these subscriptions, whose routes this transaction adds to, are owed the
+    /// events of transactions that run now. A past that is being copied goes on.
+    pub(in crate::ledger) async fn start(
+        db: &Db,
+        conn: &mut Conn,
+        subscriptions: &[i64],
+    ) -> Result<(), Error> {
+        let decided = newest(db, Table::Events).await?;
+        sqlx::query(
+            "UPDATE termitary_subscriptions SET
+                retained_snapshot = CASE WHEN retained_seq IS NULL THEN pg_current_snapshot()::text END,
+                retained_seq = coalesce(retained_seq, $2), retained_last = NULL
+             WHERE id = ANY ($1::bigint[])",
+        )
+        .bind(super::super::sql::array(subscriptions))
+        .bind(decided)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+
+    /// Determines the last event, after the routes were committed.
+    pub(super) async fn last(conn: &mut Conn, subscription: i64) -> Result<i64, Error> {
+        Ok(sqlx::query_scalar(
+            "UPDATE termitary_subscriptions SET retained_last =
+                (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM termitary_events_seq_seq)
+             WHERE id = $1 RETURNING retained_last",
+        )
+        .bind(subscription)
+        .fetch_one(conn)
+        .await?)
+    }
 }
 
 #[cfg(test)]

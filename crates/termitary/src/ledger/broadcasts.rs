@@ -1,8 +1,8 @@
-//! Broadcasts on their way to other processes on this file.
+//! Broadcasts on their way to other processes on this database.
 
 use super::rows::Bytes;
-use super::single_writer::newest;
-use crate::db::Conn;
+use super::single_writer::{Table, complete, newest};
+use crate::db::{Conn, Db};
 use crate::error::Error;
 
 /// The most messages that one statement deletes.
@@ -42,25 +42,30 @@ pub(crate) async fn prune(conn: &mut Conn, seq: i64, most: u64) -> Result<u64, E
 
 /// The row before the first message after row `seq` that was sent at `since_us` or
 /// later.
-pub(crate) async fn before(conn: &mut Conn, seq: i64, since_us: i64) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar(concat!(
-        "SELECT COALESCE(
-            (SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2), ",
-        newest!("termitary_broadcasts"),
-        ")"
-    ))
+pub(crate) async fn before(db: &Db, seq: i64, since_us: i64) -> Result<i64, Error> {
+    let newest = newest(db, Table::Broadcasts).await?;
+    let before: Option<i64> = sqlx::query_scalar(
+        "SELECT MIN(seq) - 1 FROM termitary_broadcasts WHERE seq > $1 AND time_us >= $2",
+    )
     .bind(seq)
     .bind(since_us)
-    .fetch_one(conn)
-    .await?)
+    .fetch_one(&mut *db.read().await?)
+    .await?;
+    Ok(before.map_or(newest, |before| before.min(newest)))
 }
 
 /// Up to 500 messages after row `seq`: row, name and payload.
-pub(crate) async fn after(conn: &mut Conn, seq: i64) -> Result<Vec<(i64, Bytes, Bytes)>, Error> {
+pub(crate) async fn after(
+    db: &Db,
+    conn: &mut Conn,
+    seq: i64,
+) -> Result<Vec<(i64, Bytes, Bytes)>, Error> {
+    let complete = complete(db, Table::Broadcasts).await?;
     Ok(sqlx::query_as(
-        "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 ORDER BY seq LIMIT 500",
+        "SELECT seq, name, data FROM termitary_broadcasts WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT 500",
     )
     .bind(seq)
+    .bind(complete)
     .fetch_all(conn)
     .await?)
 }

@@ -9,10 +9,11 @@ use tokio::runtime::Handle;
 
 use super::{lease_and_commit, publish_and_commit};
 use crate::draft::Draft;
+use crate::engine::Conn;
+use crate::engine::sqlite::{AfterDisk, CommitHook, Work};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::lock::RwLock;
-use crate::sqlite::{AfterDisk, CommitHook, Conn, Work};
 
 /// Committed events, each by its `seq` and leased to the relay, on their way to
 /// every subscription that they reach.
@@ -91,6 +92,34 @@ fn drafts(left: Vec<Work>) -> Vec<Draft> {
     let mut drafts = each.next().map(|first| *first).unwrap_or_default();
     drafts.extend(each.flat_map(|more| *more));
     drafts
+}
+
+#[cfg(feature = "postgres")]
+impl Publisher {
+    /// Records the drafts in an open transaction on PostgreSQL. Returns what is to be done
+    /// once it has committed.
+    pub(super) async fn record(
+        &self,
+        conn: &mut Conn,
+        drafts: Vec<Draft>,
+    ) -> Result<Option<AfterDisk>, Error> {
+        let runtime = Handle::current();
+        let carrier = self.carrier();
+        if let Some(carrier) = carrier
+            && let Some(trust) = carrier.trust(conn, &runtime).await?
+        {
+            let committed =
+                super::on_postgres::lease(conn.postgres()?, &self.source, drafts, trust).await?;
+            return Ok(committed.map(|committed| -> AfterDisk {
+                Box::new(move || {
+                    carrier.load(committed);
+                    runtime.spawn(carrier.carry());
+                })
+            }));
+        }
+        super::on_postgres::record(conn.postgres()?, &self.source, &drafts).await?;
+        Ok(None)
+    }
 }
 
 #[async_trait]

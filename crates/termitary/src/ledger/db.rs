@@ -13,10 +13,11 @@ use super::carrier::{Carrier, Publisher};
 use super::{Tx, schema};
 use crate::clock::Clock;
 use crate::draft::Source;
+#[cfg(feature = "postgres")]
+use crate::engine::postgres;
+use crate::engine::sqlite::{AT_START, Request, Settings, path_of, until_unlocked, writable};
+use crate::engine::{Conn, Engine, Home, Reader, sqlite};
 use crate::error::Error;
-use crate::sqlite::{
-    AT_START, Engine, Pooled, Reader, Request, Settings, path_of, until_unlocked, writable,
-};
 
 /// A handle to the database; cheap to clone.
 #[derive(Clone)]
@@ -29,19 +30,25 @@ struct Inner {
     /// The identity of the ledger, set once the file is open.
     ledger: OnceLock<Uuid>,
     /// Notified after a commit that published, so that nobody polls for it.
-    published: Notify,
-    /// The folder of a test's file, kept as long as the file may be read.
+    published: Arc<Notify>,
+    /// The home of a test's database, kept as long as that may be read.
     #[cfg(feature = "testing")]
-    _folder: Option<Arc<tempfile::TempDir>>,
+    _home: Option<TestHome>,
 }
+
+/// The folder or the server of a test's database.
+#[cfg(feature = "testing")]
+type TestHome = Arc<dyn std::any::Any + Send + Sync>;
 
 /// The options of [`Db::open_with`].
 pub struct Options {
     clock: Clock,
     source: String,
     pub(crate) settings: Settings,
+    #[cfg(feature = "postgres")]
+    postgres: postgres::Settings,
     #[cfg(feature = "testing")]
-    folder: Option<Arc<tempfile::TempDir>>,
+    home: Option<TestHome>,
 }
 
 impl Default for Options {
@@ -50,8 +57,10 @@ impl Default for Options {
             clock: Clock::system(),
             source: "/termitary/app".to_owned(),
             settings: Settings::default(),
+            #[cfg(feature = "postgres")]
+            postgres: postgres::Settings::default(),
             #[cfg(feature = "testing")]
-            folder: None,
+            home: None,
         }
     }
 }
@@ -69,10 +78,10 @@ impl Options {
         self
     }
 
-    /// A folder that is removed with the last handle to this database.
+    /// The home of the database, which is dropped with the last handle to it.
     #[cfg(feature = "testing")]
-    pub(crate) fn within(mut self, folder: tempfile::TempDir) -> Self {
-        self.folder = Some(Arc::new(folder));
+    pub(crate) fn within(mut self, home: impl std::any::Any + Send + Sync) -> Self {
+        self.home = Some(Arc::new(home));
         self
     }
 
@@ -81,18 +90,34 @@ impl Options {
     /// cannot.
     pub fn durable(mut self, durable: bool) -> Self {
         self.settings.durable = durable;
+        #[cfg(feature = "postgres")]
+        {
+            self.postgres.fast = !durable;
+        }
+        self
+    }
+
+    /// The schema of the ledger on PostgreSQL. It is then the first one in the search
+    /// path of connections, so that the tables of the program are made there, too: this
+    /// keeps several programs in one database apart. Without it the ledger is in the
+    /// schema `termitary`, and the search path stays that of the server.
+    #[cfg(feature = "postgres")]
+    pub fn schema(mut self, schema: &str) -> Self {
+        self.postgres.schema = Some(schema.to_owned());
         self
     }
 }
 
 impl Db {
-    /// Opens `sqlite://path`. Creates the file, for its user alone, and the ledger's
-    /// tables if they are missing. Waits up to a minute for a write lock of another
-    /// process.
+    /// Opens `sqlite://path` or, with the feature `postgres`,
+    /// `postgres://user:password@host/database`. Creates the ledger's tables if they are
+    /// missing, and the SQLite file, for its user alone. Waits up to a minute for a write
+    /// lock of another process on the file.
     ///
     /// # Errors
     ///
-    /// `is_invalid()` if the URL, the folder or the file is wrong;
+    /// `is_invalid()` if the URL, the folder or the file is wrong, or the server refuses
+    /// the user or the database;
     /// `is_newer_schema()` if a newer version of this crate wrote the file;
     /// `is_unavailable()` if a retry may help.
     pub async fn open(url: &str) -> Result<Self, Error> {
@@ -105,35 +130,82 @@ impl Db {
     ///
     /// The errors of [`Db::open`].
     pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
+        if is_postgres(url) {
+            return Box::pin(Self::open_postgres(url, options)).await;
+        }
         let path = path_of(url)?;
         until_unlocked(&path, AT_START, || async {
-            let db = Self::connect(&path, &options).await?;
-            schema::migrate(&db).await?;
-            let _ = db.0.ledger.set(schema::identity(&db).await?); // set once
-            Ok(db)
+            let publisher = Arc::new(Publisher::new(options.source.clone()));
+            let hook = Arc::clone(&publisher) as _;
+            let engine = sqlite::Engine::open(&path, options.settings, hook).await?;
+            Self::over(Engine::Sqlite(engine), publisher, &options).await
         })
         .await
         .map_err(|error| writable(&path, error))
     }
 
-    async fn connect(path: &Path, options: &Options) -> Result<Self, Error> {
+    #[cfg(feature = "postgres")]
+    async fn open_postgres(url: &str, options: Options) -> Result<Self, Error> {
+        let engine = postgres::Engine::open(url, &options.postgres).await?;
         let publisher = Arc::new(Publisher::new(options.source.clone()));
-        let engine = Engine::open(path, options.settings, Arc::clone(&publisher) as _).await?;
-        Ok(Self(Arc::new(Inner {
+        Self::over(Engine::Postgres(Box::new(engine)), publisher, &options).await
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    async fn open_postgres(_url: &str, _options: Options) -> Result<Self, Error> {
+        Err(Error::invalid(
+            "this program was built without PostgreSQL: build termitary with the feature `postgres`",
+        ))
+    }
+
+    /// Opens the ledger in the database of a pool. The pool serves [`Db::begin`];
+    /// brokers and reads have connections of their own with the same options.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Db::open`].
+    #[cfg(feature = "postgres")]
+    pub async fn postgres(pool: sqlx::PgPool) -> Result<Self, Error> {
+        Self::postgres_with(pool, Options::default()).await
+    }
+
+    /// [`Db::postgres`] with options.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Db::open`].
+    #[cfg(feature = "postgres")]
+    pub async fn postgres_with(pool: sqlx::PgPool, options: Options) -> Result<Self, Error> {
+        let engine = postgres::Engine::over(pool, &options.postgres).await?;
+        let publisher = Arc::new(Publisher::new(options.source.clone()));
+        Self::over(Engine::Postgres(Box::new(engine)), publisher, &options).await
+    }
+
+    /// The ledger on an engine, whose tables are made if they are missing.
+    async fn over(
+        engine: Engine,
+        publisher: Arc<Publisher>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let db = Self(Arc::new(Inner {
             engine,
             clock: options.clock.clone(),
             publisher,
             ledger: OnceLock::new(),
-            published: Notify::new(),
+            published: Arc::new(Notify::new()),
             #[cfg(feature = "testing")]
-            _folder: options.folder.clone(),
-        })))
+            _home: options.home.clone(),
+        }));
+        schema::migrate(&db).await?;
+        let _ = db.0.ledger.set(schema::identity(&db).await?); // set once
+        Ok(db)
     }
 
-    /// Begins a write transaction. Until it ends, the pages that it changes are kept in
-    /// memory as they were: split a change of gigabytes into several transactions.
+    /// Begins a write transaction.
     ///
-    /// SQLite takes one writer at a time. This waits for the turn to write for up to
+    /// SQLite takes one writer at a time, and keeps the pages that it changes in memory
+    /// as they were until it ends: split a change of gigabytes into several transactions.
+    /// This waits for the turn to write for up to
     /// five seconds. A transaction that runs no statement for three seconds, while
     /// others wait or beside a worker, is ended and rolled back: its next statement and
     /// its commit return an error.
@@ -152,8 +224,26 @@ impl Db {
 
     /// [`Db::begin`] for the code at `place`.
     pub(crate) async fn begin_at(&self, place: &'static Location<'static>) -> Result<Tx, Error> {
-        let conn = self.0.engine.begin(place).await?;
+        let conn = match &self.0.engine {
+            Engine::Sqlite(engine) => engine.begin(place).await?,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => engine.begin().await?,
+        };
         Ok(Tx::new(conn, self.clone()))
+    }
+
+    /// [`Db::begin`] for the ledger's own statements.
+    #[track_caller]
+    pub(crate) fn begin_own(&self) -> impl Future<Output = Result<Tx, Error>> + Send {
+        self.begin_own_at(Location::caller())
+    }
+
+    async fn begin_own_at(&self, place: &'static Location<'static>) -> Result<Tx, Error> {
+        match &self.0.engine {
+            Engine::Sqlite(_) => self.begin_at(place).await,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => Ok(Tx::new(engine.begin_broker().await?, self.clone())),
+        }
     }
 
     /// [`Db::begin`] for the start of a process, such as its migrations: waits for a
@@ -164,7 +254,10 @@ impl Db {
     ///
     /// The errors of [`Db::begin`].
     pub async fn begin_at_start(&self) -> Result<Tx, Error> {
-        until_unlocked(self.path(), AT_START, || self.begin()).await
+        match self.path() {
+            Some(path) => until_unlocked(path, AT_START, || self.begin()).await,
+            None => self.begin().await,
+        }
     }
 
     /// A connection that can only read. Up to eight are in use at a time; a further
@@ -175,7 +268,11 @@ impl Db {
     /// `is_unavailable()` if no connection became free in time, or the database is
     /// closed.
     pub async fn read(&self) -> Result<Reader, Error> {
-        self.0.engine.read().await
+        match &self.0.engine {
+            Engine::Sqlite(engine) => engine.read().await,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => Ok(Reader::new(Home::Postgres(engine.read().await?))),
+        }
     }
 
     /// A connection that can only read, of two kept apart from [`Db::read`] for reads
@@ -186,7 +283,11 @@ impl Db {
     ///
     /// The errors of [`Db::read`].
     pub async fn read_long(&self) -> Result<Reader, Error> {
-        self.0.engine.read_long().await
+        match &self.0.engine {
+            Engine::Sqlite(engine) => engine.read_long().await,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => Ok(Reader::new(Home::Postgres(engine.read_long().await?))),
+        }
     }
 
     /// Returns whether the ledger's tables still have the version of this program. A newer
@@ -209,6 +310,11 @@ impl Db {
         self.0.publisher.source()
     }
 
+    #[cfg(feature = "postgres")]
+    pub(super) fn publisher(&self) -> &Publisher {
+        &self.0.publisher
+    }
+
     /// The clock and the service, for a draft.
     pub(crate) fn as_source(&self) -> Source<'_> {
         Source {
@@ -217,15 +323,56 @@ impl Db {
         }
     }
 
-    /// The database file.
-    pub fn path(&self) -> &Path {
-        self.0.engine.path()
+    /// The database file, if this is SQLite.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0.engine {
+            Engine::Sqlite(engine) => Some(engine.path()),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => None,
+        }
+    }
+
+    /// The database as a person knows it: the file, or the server and the database on it.
+    /// It has no user and no password.
+    pub fn place(&self) -> String {
+        match &self.0.engine {
+            Engine::Sqlite(engine) => engine.path().display().to_string(),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => engine.place().to_owned(),
+        }
+    }
+
+    /// The URL of a database on a server, for another handle in a test.
+    #[cfg(feature = "testing")]
+    pub(crate) fn url(&self) -> String {
+        match &self.0.engine {
+            Engine::Sqlite(engine) => format!("sqlite://{}", engine.path().display()),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => engine.url(),
+        }
+    }
+
+    /// The engine.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn sqlite(&self) -> Option<&sqlite::Engine> {
+        match &self.0.engine {
+            Engine::Sqlite(engine) => Some(engine),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => None,
+        }
     }
 
     /// Closes every connection; the last one tidies the write-ahead log.
     pub async fn close(&self) {
         self.0.publisher.close().await;
-        self.0.engine.close().await;
+        match &self.0.engine {
+            Engine::Sqlite(engine) => engine.close().await,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => engine.close().await,
+        }
     }
 
     /// Returns an error if the database file, or the write-ahead log beside it, was
@@ -235,18 +382,23 @@ impl Db {
     ///
     /// `is_unavailable()`, with the way out.
     pub fn is_in_place(&self) -> Result<(), Error> {
-        self.0.engine.is_in_place()
+        self.sqlite().map_or(Ok(()), sqlite::Engine::is_in_place)
     }
 
     /// Returns an error if the calling task has a transaction open and would wait for
     /// itself if it wrote outside of it.
     pub(crate) async fn unless_own(&self) -> Result<(), Error> {
-        self.0.engine.unless_own().await
+        match self.sqlite() {
+            Some(engine) => engine.unless_own().await,
+            None => Ok(()),
+        }
     }
 
     /// Ends a transaction of this process that stands still.
     pub(crate) fn look_at_turn(&self) {
-        self.0.engine.look_at_turn();
+        if let Some(engine) = self.sqlite() {
+            engine.look_at_turn();
+        }
     }
 
     /// Runs `work` on the writing thread, in a transaction that it shares with other
@@ -266,7 +418,10 @@ impl Db {
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Error> + Send + 'static,
         then: impl FnOnce(T) -> U + Send + 'static,
     ) -> Result<U, Error> {
-        self.0.engine.write_then(work, then).await
+        match self.sqlite() {
+            Some(engine) => engine.write_then(work, then).await,
+            None => Err(not_sqlite()),
+        }
     }
 
     /// Runs `request` on the writing thread.
@@ -276,17 +431,45 @@ impl Db {
 
     /// [`Db::request`], with its wait counted from `since`.
     pub(crate) fn request_since(&self, request: Box<dyn Request>, since: Instant) {
-        self.0.engine.request(request, since);
+        match self.sqlite() {
+            Some(engine) => engine.request(request, since),
+            None => request.reply(&Err(not_sqlite())),
+        }
     }
 
     /// The longest wait of a write for its turn.
     pub(crate) fn patience(&self) -> Duration {
-        self.0.engine.patience()
+        self.sqlite().map_or(PATIENCE, sqlite::Engine::patience)
     }
 
     /// The connection for lease renewal, which never waits behind a handler.
-    pub(crate) async fn renewer(&self) -> Result<Pooled, Error> {
-        self.0.engine.renewer().await
+    pub(crate) async fn renewer(&self) -> Result<Home, Error> {
+        match &self.0.engine {
+            Engine::Sqlite(engine) => Ok(Home::Sqlite(engine.renewer().await?)),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => Ok(Home::Postgres(engine.broker().await?)),
+        }
+    }
+
+    /// A number that changes when another process may have committed something. It is
+    /// comparable on one connection only.
+    pub(crate) async fn version(&self, conn: &mut Conn) -> Result<i64, Error> {
+        match &self.0.engine {
+            Engine::Sqlite(_) => Ok(sqlx::query_scalar("PRAGMA data_version")
+                .fetch_one(conn)
+                .await?),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => Ok(engine.news().version(engine, &self.0.published)),
+        }
+    }
+
+    /// Tells this process, and on PostgreSQL the others, that events were committed.
+    pub(crate) fn announce(&self) {
+        self.0.published.notify_waiters();
+        #[cfg(feature = "postgres")]
+        if let Engine::Postgres(engine) = &self.0.engine {
+            engine.news().ring(engine);
+        }
     }
 
     /// Notified after each commit of this process that published events.
@@ -297,7 +480,10 @@ impl Db {
     /// Returns once everything that can be read now is on the disk: needed before
     /// something outside is ended because of it.
     pub(crate) async fn on_disk(&self) -> Result<(), Error> {
-        self.0.engine.on_disk().await
+        match self.sqlite() {
+            Some(engine) => engine.on_disk().await,
+            None => Ok(()),
+        }
     }
 
     /// The identity of the ledger in this file, the same for every process.
@@ -313,20 +499,32 @@ impl Db {
     /// Returns whether nobody writes.
     #[cfg(test)]
     pub(crate) fn at_rest(&self) -> bool {
-        self.0.engine.at_rest()
+        self.sqlite().is_some_and(sqlite::Engine::at_rest)
     }
 
     /// Returns whether nobody writes, reads or renews leases.
     #[cfg(all(test, feature = "testing"))]
     pub(crate) fn is_unused(&self) -> bool {
-        self.0.engine.is_unused()
+        self.sqlite().is_some_and(sqlite::Engine::is_unused)
     }
 
     /// The number of callers that wait to write.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        self.0.engine.waiting()
+        self.sqlite().map_or(0, sqlite::Engine::waiting)
     }
+}
+
+/// The longest wait of a write on PostgreSQL for a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn is_postgres(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    matches!(scheme, Some("postgres" | "postgresql"))
+}
+
+fn not_sqlite() -> Error {
+    Error::internal("only SQLite has a thread that writes")
 }
 
 #[cfg(test)]

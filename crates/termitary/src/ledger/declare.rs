@@ -6,10 +6,13 @@ use serde_json::json;
 
 use crate::db::{Conn, Db, Tx};
 use crate::delivery::Route;
+#[cfg(feature = "postgres")]
+use crate::engine::EngineKind;
 use crate::error::Error;
 use crate::fault;
 
 use super::rows::Text;
+use super::sql::{Statement, statement};
 use super::ticks::DeclaredSchedule;
 use super::workers::WorkerRow;
 use super::{backfill, event_changes, single_writer, state, ticks};
@@ -78,6 +81,12 @@ pub(crate) async fn declare(
         if !route.known && subscription.from_retained {
             backfill::start(&mut tx, route.id).await?;
         }
+    }
+    #[cfg(feature = "postgres")]
+    if tx.engine() == EngineKind::Postgres {
+        let joins = |route: &&Route| !route.known || !route.fresh.is_empty();
+        let joining: Vec<_> = routes.iter().filter(joins).map(|route| route.id).collect();
+        backfill::gap::start(db, &mut tx, &joining).await?;
     }
     release_parked(&mut tx, &readable(declaration, &routes), now).await?;
     for schedule in &declaration.schedules {
@@ -166,6 +175,24 @@ pub(crate) async fn has_route(db: &Db, event: &str) -> Result<bool, Error> {
     )
 }
 
+const RECORD: Statement = statement!(
+    // A number is given once: a worker that does not know yet that its subscription
+    // was dropped must not lease from the next one.
+    "INSERT INTO termitary_subscriptions AS s (id, name, event, version, since_us, seen_us)
+     SELECT COALESCE((SELECT max(id) FROM (SELECT id FROM termitary_subscriptions
+                        UNION ALL SELECT subscription FROM termitary_dropped) n), 0)
+            + row_number() OVER (), ", [text 0], ", ", [text 1], ", ", [int 2], ", $2, $2 FROM ", [rows], " WHERE true
+     ON CONFLICT (name) DO UPDATE SET
+        event = excluded.event,
+        version = CASE WHEN s.version > excluded.version THEN s.version ELSE excluded.version END,
+        seen_us = excluded.seen_us
+     RETURNING name, id"
+);
+
+const KNOWN: Statement = statement!(
+    "SELECT name FROM termitary_subscriptions WHERE name IN (SELECT ", [text 0], " FROM ", [rows], ")"
+);
+
 /// Records subscriptions, each by its name, its event and the version that it reads;
 /// returns the id of each, and whether it was known before.
 async fn record(
@@ -174,28 +201,16 @@ async fn record(
     now: i64,
 ) -> Result<HashMap<String, (i64, bool)>, Error> {
     let rows = json!(rows.collect::<Vec<_>>()).to_string();
-    let known: Vec<String> = sqlx::query_scalar(
-        "SELECT name FROM termitary_subscriptions WHERE name IN (SELECT value->>0 FROM json_each($1))",
-    )
-    .bind(&rows)
-    .fetch_all(&mut *tx)
-    .await?;
+    let known: Vec<String> = sqlx::query_scalar(KNOWN.on(tx))
+        .bind(&rows)
+        .fetch_all(&mut *tx)
+        .await?;
     let known: HashSet<_> = known.into_iter().collect();
-    let recorded: Vec<(String, i64)> = sqlx::query_as(
-        // A number is given once: a worker that does not know yet that its subscription
-        // was dropped must not lease from the next one.
-        "INSERT INTO termitary_subscriptions (id, name, event, version, since_us, seen_us)
-         SELECT (SELECT max(COALESCE((SELECT max(id) FROM termitary_subscriptions), 0),
-                            COALESCE((SELECT max(subscription) FROM termitary_dropped), 0)))
-                + row_number() OVER (), value->>0, value->>1, value->>2, $2, $2 FROM json_each($1) WHERE true
-         ON CONFLICT (name) DO UPDATE SET
-            event = excluded.event, version = max(version, excluded.version), seen_us = excluded.seen_us
-         RETURNING name, id",
-    )
-    .bind(&rows)
-    .bind(now)
-    .fetch_all(&mut *tx)
-    .await?;
+    let recorded: Vec<(String, i64)> = sqlx::query_as(RECORD.on(tx))
+        .bind(&rows)
+        .bind(now)
+        .fetch_all(&mut *tx)
+        .await?;
     Ok(recorded
         .into_iter()
         .map(|(name, id)| {
@@ -204,6 +219,16 @@ async fn record(
         })
         .collect())
 }
+
+const BACK: Statement = statement!(
+    "DELETE FROM termitary_former WHERE (event, subscription) IN
+        (SELECT ", [text 0], ", ", [int 1], " FROM ", [rows], ")"
+);
+
+const ROUTE: Statement = statement!(
+    "INSERT INTO termitary_routes (event, subscription)
+     SELECT ", [text 0], ", ", [int 1], " FROM ", [rows], " WHERE true ON CONFLICT DO NOTHING"
+);
 
 /// Routes are added to: during a rolling deploy the older code's alias must go on
 /// reaching the subscription. Only who moves to another event leaves some.
@@ -214,21 +239,15 @@ async fn reroute(tx: &mut Tx, routes: &[Route]) -> Result<(), Error> {
         events.map(|event| json!([event, id])).collect::<Vec<_>>()
     };
     let rows: Vec<_> = routes.iter().flat_map(of).collect();
-    sqlx::query(
-        "INSERT INTO termitary_routes (event, subscription)
-         SELECT value->>0, value->>1 FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
-    )
-    .bind(json!(rows).to_string())
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query(ROUTE.on(tx))
+        .bind(json!(rows).to_string())
+        .execute(&mut *tx)
+        .await?;
     // One that moved back.
-    sqlx::query(
-        "DELETE FROM termitary_former WHERE (event, subscription) IN
-            (SELECT value->>0, value->>1 FROM json_each($1))",
-    )
-    .bind(json!(rows).to_string())
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query(BACK.on(tx))
+        .bind(json!(rows).to_string())
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
@@ -245,21 +264,30 @@ async fn with_all_names(tx: &mut Tx, routes: &mut [Route]) -> Result<(), Error> 
     Ok(())
 }
 
+const LEAVE: [Statement; 2] = [
+    statement!(
+        "INSERT INTO termitary_former (event, subscription)
+         SELECT ", [text 1], ", s.id FROM ", [rows], "
+         JOIN termitary_subscriptions s ON s.name = ", [text 0], " WHERE true ON CONFLICT DO NOTHING"
+    ),
+    statement!(
+        "DELETE FROM termitary_routes WHERE (event, subscription) IN
+            (SELECT ", [text 1], ", s.id FROM ", [rows], "
+             JOIN termitary_subscriptions s ON s.name = ", [text 0], ")"
+    ),
+];
+
 /// Names that reach a subscription no longer: each with the subscription's name first.
 async fn leave_former(tx: &mut Tx, former: &[(String, String)]) -> Result<(), Error> {
     if former.is_empty() {
         return Ok(());
     }
     let rows = json!(former).to_string();
-    for sql in [
-        "INSERT INTO termitary_former (event, subscription)
-         SELECT j.value->>1, s.id FROM json_each($1) j
-         JOIN termitary_subscriptions s ON s.name = j.value->>0 WHERE true ON CONFLICT DO NOTHING",
-        "DELETE FROM termitary_routes WHERE (event, subscription) IN
-            (SELECT j.value->>1, s.id FROM json_each($1) j
-             JOIN termitary_subscriptions s ON s.name = j.value->>0)",
-    ] {
-        sqlx::query(sql).bind(&rows).execute(&mut *tx).await?;
+    for statement in LEAVE {
+        sqlx::query(statement.on(tx))
+            .bind(&rows)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(())
 }
@@ -292,7 +320,7 @@ fn of_event(id: i64, name: String, event: String) -> Route {
 
 /// Forgets a route of [`former`]: nothing is left on it.
 pub(crate) async fn forget_former(db: &Db, former: &Route) -> Result<(), Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_own().await?;
     sqlx::query("DELETE FROM termitary_former WHERE subscription = $1 AND event = $2")
         .bind(former.id)
         .bind(former.events.first())
@@ -304,32 +332,35 @@ pub(crate) async fn forget_former(db: &Db, former: &Route) -> Result<(), Error> 
 /// `state >= 3` names the index, as what is bound is not known when the plan is made;
 /// `CROSS JOIN` and the inner query keep the order, whatever statistics say.
 /// A scalar, as an `EXISTS` may become a join that walks through the events.
-macro_rules! readable {
-    () => {
-        "AND d.reason IN ('version', 'unknown-name')
-         AND (SELECT e.version <= j.value->>1 AND e.name IN (SELECT n.value FROM json_each(j.value->>2) n)
-              FROM termitary_events e WHERE e.seq = d.event)"
+macro_rules! releasable {
+    ([$($before:tt),+], $parked:literal, $after:literal) => {
+        statement!(
+            $($before,)+
+            " FROM ", [rows], " CROSS JOIN termitary_deliveries d
+             WHERE d.state >= 3 AND d.state = ", $parked, " AND d.subscription = ", [int 0], "
+               AND d.reason IN ('version', 'unknown-name')
+               AND (SELECT e.version <= ", [int 1], " AND e.name IN ", [inner_texts 2], "
+                    FROM termitary_events e WHERE e.seq = d.event)",
+            $after
+        )
     };
 }
-pub(super) const RELEASE: &str = concat!("
+pub(super) const RELEASE: Statement = releasable!(
+    ["
     UPDATE termitary_deliveries SET state = $2, due_us = $3, crashes = 0, reason = NULL, error = NULL, settled_us = $3
     WHERE (event, subscription) IN
-        (SELECT d.event, d.subscription FROM json_each($1) j CROSS JOIN termitary_deliveries d
-         WHERE d.state >= 3 AND d.state = $4 AND d.subscription = j.value->>0 ", readable!(), ")");
-
-/// Finds out whether [`RELEASE`] would change anything.
-pub(super) const RELEASES: &str = concat!(
-    "
-    SELECT EXISTS (SELECT 1 FROM json_each($1) j CROSS JOIN termitary_deliveries d
-        WHERE d.state >= 3 AND d.state = $2 AND d.subscription = j.value->>0 ",
-    readable!(),
+        (SELECT d.event, d.subscription"],
+    "$4",
     ")"
 );
+
+/// Finds out whether [`RELEASE`] would change anything.
+pub(super) const RELEASES: Statement = releasable!(["SELECT EXISTS (SELECT 1"], "$2", ")");
 
 /// Makes deliveries due again that were parked because the version was too new or the
 /// name unknown, and that a worker now registers to read. Returns how many.
 async fn release_parked(tx: &mut Tx, read: &[Readable], now: i64) -> Result<u64, Error> {
-    let done = sqlx::query(RELEASE)
+    let done = sqlx::query(RELEASE.on(tx))
         .bind(json!(read).to_string())
         .bind(state::PENDING)
         .bind(now)
@@ -343,11 +374,13 @@ async fn release_parked(tx: &mut Tx, read: &[Readable], now: i64) -> Result<u64,
 /// it goes on parking events. Returns how many were released.
 pub(crate) async fn release(db: &Db, read: &[Readable]) -> Result<u64, Error> {
     // Looks before it writes: mostly there is nothing.
-    let waiting: bool = sqlx::query_scalar(RELEASES)
+    let mut conn = db.read().await?;
+    let waiting: bool = sqlx::query_scalar(RELEASES.on(&conn))
         .bind(json!(read).to_string())
         .bind(state::PARKED)
-        .fetch_one(&mut *db.read().await?)
+        .fetch_one(&mut *conn)
         .await?;
+    drop(conn);
     if !waiting {
         return Ok(0);
     }

@@ -66,7 +66,7 @@ impl World {
 
     async fn write(
         &self,
-        query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+        query: sqlx::query::Query<'_, crate::db::Sql, crate::db::sql::SqlArguments>,
     ) {
         let mut tx = self.broker.db().begin().await.unwrap();
         query.execute(&mut *tx).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_worker_that_starts_walks_through_neither_events_nor_deliveries() {
     for statement in ["", "ANALYZE"] {
         world.write(sqlx::query(statement)).await;
         for sql in [RELEASE, RELEASES] {
-            let plan = world.plan(sql).await;
+            let plan = world.plan(sql.sqlite).await;
             let index = "termitary_deliveries_letters (state=? AND subscription=?)";
             assert!(plan.iter().any(|step| step.contains(index)), "{plan:?}");
             let walks = ["SCAN d", "SCAN e", "SCAN termitary"];

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::clocks;
+use super::sql::{Statement, statement};
 use crate::clock::{hours, micros};
 use crate::db::{Conn, Db};
 use crate::error::Error;
@@ -112,24 +113,26 @@ impl DueLater {
     }
 }
 
+const BRING: Statement = statement!(
+    "UPDATE termitary_deliveries AS d SET
+        due_us = $2 + CASE WHEN d.due_us > ", [int 3], " THEN d.due_us - (", [int 3], ") ELSE 0 END,
+        settled_us = CASE WHEN d.settled_us IS NOT NULL THEN $2 END
+     FROM ", [rows], "
+     WHERE d.event = ", [int 0], " AND d.subscription = ", [int 1], " AND d.due_us = ", [int 2], "
+       AND d.state IN (0, -1)"
+);
+
 /// Each waits from now on for as long as was meant.
 async fn bring(db: &Db, wrong: &[Wrong]) -> Result<u64, Error> {
     if wrong.is_empty() {
         return Ok(0);
     }
-    let mut tx = db.begin().await?;
-    let done = sqlx::query(
-        "UPDATE termitary_deliveries AS d SET
-            due_us = $2 + max(0, d.due_us - (j.value->>3)),
-            settled_us = CASE WHEN d.settled_us IS NOT NULL THEN $2 END
-         FROM json_each($1) j
-         WHERE d.event = j.value->>0 AND d.subscription = j.value->>1 AND d.due_us = j.value->>2
-           AND d.state IN (0, -1)",
-    )
-    .bind(json!(wrong).to_string())
-    .bind(db.clock().now_us())
-    .execute(&mut *tx)
-    .await?;
+    let mut tx = db.begin_own().await?;
+    let done = sqlx::query(BRING.on(&tx))
+        .bind(json!(wrong).to_string())
+        .bind(db.clock().now_us())
+        .execute(&mut *tx)
+        .await?;
     tx.commit_and_wake().await?;
     Ok(done.rows_affected())
 }
@@ -147,7 +150,7 @@ async fn release_holds(db: &Db, latest_us: i64) -> Result<u64, Error> {
     if !found {
         return Ok(0);
     }
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_own().await?;
     let done = sqlx::query(
         "UPDATE termitary_deliveries SET lease_us = $2 WHERE state = 1 AND lease_us > $1",
     )

@@ -6,6 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::rows::{Bytes, Text};
+use super::sql::{Statement, statement};
 use crate::db::Conn;
 use crate::error::Error;
 
@@ -56,24 +57,41 @@ pub(crate) async fn known(
     Ok(known)
 }
 
+/// Reads the deliveries of a route (`$2`) and of the events `$1`.
+macro_rules! known {
+    ($columns:tt, $id:tt) => {
+        statement!(
+            "SELECT ",
+            $columns,
+            " FROM (
+                SELECT e.seq, ",
+            $id,
+            " AS id, d.state, d.attempts, d.fence, d.entry,
+                    (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2) AS doubt_ms,
+                    CASE WHEN d.entry IS NULL AND d.lease_us < $3 THEN 1 END AS soon_owed
+                FROM ",
+            [rows],
+            " JOIN termitary_events e ON e.seq = ",
+            [an_int],
+            "
+                LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2) k"
+        )
+    };
+}
+
 async fn rows(
     conn: &mut Conn,
     route: i64,
     seqs: &[i64],
     soon_us: i64,
 ) -> Result<HashMap<i64, KnownRow>, Error> {
-    let rows: Bytes = sqlx::query_scalar(
-        "SELECT json_group_array(json_array(e.seq, hex(e.id), d.state, d.attempts, d.fence, d.entry,
-            (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2),
-            d.entry IS NULL AND d.lease_us < $3))
-         FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value
-         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
-    )
-    .bind(json!(seqs).to_string())
-    .bind(route)
-    .bind(soon_us)
-    .fetch_one(&mut *conn)
-    .await?;
+    const GATHERED: Statement = known!([gathered "seq, id, state, attempts, fence, entry, doubt_ms, soon_owed"], [hex "e.id"]);
+    let rows: Bytes = sqlx::query_scalar(GATHERED.on(conn))
+        .bind(json!(seqs).to_string())
+        .bind(route)
+        .bind(soon_us)
+        .fetch_one(&mut *conn)
+        .await?;
     let rows = match serde_json::from_slice::<Vec<KnownRow>>(&rows.0) {
         Ok(rows) => rows,
         Err(_) => rows_one_by_one(conn, route, seqs, soon_us).await?,
@@ -89,18 +107,13 @@ async fn rows_one_by_one(
     seqs: &[i64],
     soon_us: i64,
 ) -> Result<Vec<KnownRow>, Error> {
-    let rows: Vec<StoredRow> = sqlx::query_as(
-        "SELECT e.seq, e.id, d.state, d.attempts, d.fence, d.entry,
-            (SELECT doubt_ms FROM termitary_subscriptions WHERE id = $2) AS doubt_ms,
-            d.entry IS NULL AND d.lease_us < $3 AS soon_owed
-         FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value
-         LEFT JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
-    )
-    .bind(json!(seqs).to_string())
-    .bind(route)
-    .bind(soon_us)
-    .fetch_all(conn)
-    .await?;
+    const ROWS: Statement = known!("*", "e.id");
+    let rows: Vec<StoredRow> = sqlx::query_as(ROWS.on(conn))
+        .bind(json!(seqs).to_string())
+        .bind(route)
+        .bind(soon_us)
+        .fetch_all(conn)
+        .await?;
     Ok(rows.into_iter().filter_map(StoredRow::read).collect())
 }
 
@@ -131,21 +144,27 @@ impl StoredRow {
     }
 }
 
+const ADOPTED: Statement = statement!(
+    "SELECT e.id, CASE d.state WHEN 2 THEN d.entry END
+     FROM ",
+    [rows],
+    " JOIN termitary_events e ON e.id = ",
+    [a_uuid],
+    "
+     JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2"
+);
+
 async fn adopted(
     conn: &mut Conn,
     route: i64,
     events: &[Uuid],
 ) -> Result<HashMap<Uuid, Option<String>>, Error> {
     let ids: Vec<_> = events.iter().map(|id| id.simple().to_string()).collect();
-    let found: Vec<(Uuid, Option<Text>)> = sqlx::query_as(
-        "SELECT e.id, CASE d.state WHEN 2 THEN d.entry END
-         FROM json_each($1) j JOIN termitary_events e ON e.id = unhex(j.value)
-         JOIN termitary_deliveries d ON d.event = e.seq AND d.subscription = $2",
-    )
-    .bind(json!(ids).to_string())
-    .bind(route)
-    .fetch_all(conn)
-    .await?;
+    let found: Vec<(Uuid, Option<Text>)> = sqlx::query_as(ADOPTED.on(conn))
+        .bind(json!(ids).to_string())
+        .bind(route)
+        .fetch_all(conn)
+        .await?;
     Ok(found
         .into_iter()
         .map(|(id, entry)| (id, entry.map(|entry| entry.0)))

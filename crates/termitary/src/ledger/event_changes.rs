@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::declare::DeclaredSubscription;
 use super::rows::Text;
+use super::sql::{Statement, statement};
 use super::workers::LIVE;
 use crate::clock::micros;
 use crate::db::Conn;
@@ -156,19 +157,21 @@ fn quoted(names: &BTreeSet<String>) -> String {
     quoted.join(", ")
 }
 
+const KNOWN: Statement = statement!(
+    "SELECT s.name, s.event, r.event FROM termitary_subscriptions s
+     LEFT JOIN termitary_routes r ON r.subscription = s.id
+     WHERE s.name IN ", [texts "$1"]
+);
+
 async fn known(
     conn: &mut Conn,
     subscriptions: &[DeclaredSubscription],
 ) -> Result<BTreeMap<String, Known>, Error> {
     let names: Vec<_> = subscriptions.iter().map(|it| &it.name).collect();
-    let rows: Vec<(Text, Text, Option<Text>)> = sqlx::query_as(
-        "SELECT s.name, s.event, r.event FROM termitary_subscriptions s
-         LEFT JOIN termitary_routes r ON r.subscription = s.id
-         WHERE s.name IN (SELECT value FROM json_each($1))",
-    )
-    .bind(json!(names).to_string())
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<(Text, Text, Option<Text>)> = sqlx::query_as(KNOWN.on(conn))
+        .bind(json!(names).to_string())
+        .fetch_all(conn)
+        .await?;
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     for (Text(name), Text(event), route) in rows {
         let of = known.entry(name).or_default();

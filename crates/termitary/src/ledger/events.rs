@@ -6,6 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::rows::{Bytes, StoredEvent, Unreadable, event_columns};
+use super::sql::{Statement, statement};
 use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
@@ -30,13 +31,25 @@ impl Events {
 /// An event as one JSON array. Rows cross from the database's thread one by one, and
 /// that costs more than most statements: what a hot path reads is gathered into a
 /// single one (`json_group_array`).
-macro_rules! event_json {
-    () => {
-        "json_array(e.seq, hex(e.id), e.name, e.version, e.source, e.time_us, e.key, e.traceparent, iif(e.cause IS NULL, NULL, hex(e.cause)), e.data)"
-    };
-}
+const GATHERED: Statement = statement!(
+    "SELECT ", [gathered "seq, id, name, version, source, time_us, key, traceparent, cause, data"], " FROM (
+        SELECT e.seq, ", [hex "e.id"], " AS id, e.name, e.version, e.source, e.time_us, e.key, e.traceparent,
+            CASE WHEN e.cause IS NOT NULL THEN ", [hex "e.cause"], " END AS cause, e.data
+        FROM ", [rows], " JOIN termitary_events e ON e.seq = ", [an_int], ") g"
+);
 
-/// An event as [`event_json`] writes it.
+const ONE_BY_ONE: Statement = statement!(
+    "SELECT ",
+    [an_int],
+    " AS seq, ",
+    (event_columns),
+    " FROM ",
+    [rows],
+    " LEFT JOIN termitary_events e ON e.seq = ",
+    [an_int]
+);
+
+/// An event as [`GATHERED`] writes it.
 #[derive(serde::Deserialize)]
 struct Gathered {
     seq: i64,
@@ -77,14 +90,10 @@ pub(super) async fn events(conn: &mut Conn, seqs: &[i64]) -> Result<Events, Erro
     if seqs.is_empty() {
         return Ok(events);
     }
-    let rows: Bytes = sqlx::query_scalar(concat!(
-        "SELECT json_group_array(",
-        event_json!(),
-        ") FROM json_each($1) j JOIN termitary_events e ON e.seq = j.value"
-    ))
-    .bind(json!(seqs).to_string())
-    .fetch_one(&mut *conn)
-    .await?;
+    let rows: Bytes = sqlx::query_scalar(GATHERED.on(conn))
+        .bind(json!(seqs).to_string())
+        .fetch_one(&mut *conn)
+        .await?;
     if let Ok(rows) = serde_json::from_slice::<Vec<Gathered>>(&rows.0)
         && rows.len() == seqs.len()
     {
@@ -93,14 +102,10 @@ pub(super) async fn events(conn: &mut Conn, seqs: &[i64]) -> Result<Events, Erro
         }
         return Ok(events);
     }
-    let rows: Vec<StoredEvent> = sqlx::query_as(concat!(
-        "SELECT j.value AS seq, ",
-        event_columns!(),
-        " FROM json_each($1) j LEFT JOIN termitary_events e ON e.seq = j.value"
-    ))
-    .bind(json!(seqs).to_string())
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<StoredEvent> = sqlx::query_as(ONE_BY_ONE.on(conn))
+        .bind(json!(seqs).to_string())
+        .fetch_all(conn)
+        .await?;
     for row in rows {
         events.add(row);
     }

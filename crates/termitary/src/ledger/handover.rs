@@ -10,24 +10,20 @@ use rusqlite::{Connection, params};
 
 use super::gathered;
 use super::rows::{Bytes, Text};
-use super::sql::{Row, change, column, held, json, leased_under, returning, set};
-use crate::db::Conn;
+use super::sql::{Row, Statement, change, held, held_returning, json, piece, statement};
+use crate::db::{Conn, Db};
+use crate::engine::Engine;
 use crate::error::Error;
 
-const ENTRY: &str = held!("entry = ", column!(3));
-const TRUST: &str = held!("lease_us = ", column!(3));
-const UNDO: &str = held!("state = 0, fence = d.fence - 1, worker = NULL, lease_us = NULL");
-const OWE: &str = held!("state = 0, worker = NULL, lease_us = NULL, entry = NULL");
-const RENEW: &str = returning!(held!("worker = ", column!(3), ", lease_us = ", column!(4)));
-const REFENCE: &str = returning!(concat!(
-    held!(
-        "fence = d.fence + 1, lease_us = $2, worker = ",
-        column!(3),
-        ", entry = ",
-        column!(4)
-    ),
+const ENTRY: Statement = held!(["entry = ", [text 3]]);
+const TRUST: Statement = held!(["lease_us = ", [int 3]]);
+const UNDO: Statement = held!(["state = 0, fence = d.fence - 1, worker = NULL, lease_us = NULL"]);
+const OWE: Statement = held!(["state = 0, worker = NULL, lease_us = NULL, entry = NULL"]);
+const RENEW: Statement = held_returning!(["worker = ", [text 3], ", lease_us = ", [int 4]]);
+const REFENCE: Statement = held_returning!(
+    ["fence = d.fence + 1, lease_us = $2, worker = ", [text 3], ", entry = ", [text 4]],
     " AND d.fence < 9223372036854775807"
-));
+);
 
 /// Records the stream entry that carries each delivery.
 pub(crate) async fn record_entries(
@@ -42,16 +38,16 @@ pub(crate) async fn record_entries(
         .map(drop)
 }
 
+const NOT_FANNED: Statement =
+    statement!("UPDATE termitary_events SET fanned = 0 WHERE seq IN ", [ints "$1"]);
+
 /// Undoes a hand-over that certainly did not happen.
 pub(crate) async fn undo(conn: &mut Conn, fresh: &[i64], rows: &[Row]) -> Result<(), Error> {
     change(conn, UNDO, &rows).await?;
-    sqlx::query(concat!(
-        "UPDATE termitary_events SET fanned = 0 WHERE seq IN ",
-        set!("$1")
-    ))
-    .bind(json(&fresh))
-    .execute(conn)
-    .await?;
+    sqlx::query(NOT_FANNED.on(conn))
+        .bind(json(&fresh))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -77,7 +73,7 @@ pub(crate) async fn renew(
     conn: &mut Conn,
     rows: &[(i64, i64, i64, &str, i64)],
 ) -> Result<Vec<Row>, Error> {
-    Ok(sqlx::query_as(RENEW)
+    Ok(sqlx::query_as(RENEW.on(conn))
         .bind(json(&rows))
         .fetch_all(conn)
         .await?)
@@ -104,7 +100,7 @@ pub(crate) async fn refence(
              entry,
          }| { (seq, route, fence, worker, entry) },
     );
-    Ok(sqlx::query_as(REFENCE)
+    Ok(sqlx::query_as(REFENCE.on(conn))
         .bind(json(&rows.collect::<Vec<_>>()))
         .bind(until_us)
         .fetch_all(conn)
@@ -161,7 +157,7 @@ pub(crate) async fn overdue(
 /// delivery on its way there, without an entry, is trusted until `soon_us` at most.
 pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "UPDATE termitary_deliveries SET lease_us = CASE WHEN entry IS NULL THEN min(lease_us, $2) ELSE 0 END
+        "UPDATE termitary_deliveries SET lease_us = CASE WHEN entry IS NOT NULL THEN 0 WHEN lease_us < $2 THEN lease_us ELSE $2 END
          WHERE state = 1 AND crashes < 2 AND (worker = 'relay' OR lease_us < $1)",
     )
     .bind(now_us)
@@ -173,24 +169,49 @@ pub(crate) async fn distrust(conn: &mut Conn, now_us: i64, soon_us: i64) -> Resu
 
 /// Counts the deliveries of each subscription that are handed to Redis.
 pub(crate) async fn counts(conn: &mut Conn) -> Result<HashMap<i64, u64>, Error> {
-    let rows: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT subscription, COUNT(*) FROM termitary_deliveries INDEXED BY termitary_deliveries_leased
-         WHERE state = 1 AND crashes < 2 GROUP BY subscription",
-    )
-    .fetch_all(conn)
-    .await?;
+    const COUNTS: Statement = statement!(
+        "SELECT subscription, COUNT(*) FROM termitary_deliveries", [by "termitary_deliveries_leased"], "
+         WHERE state = 1 AND crashes < 2 GROUP BY subscription"
+    );
+    let rows: Vec<(i64, i64)> = sqlx::query_as(COUNTS.on(conn)).fetch_all(conn).await?;
     let rows = rows.into_iter().map(|(route, n)| (route, n as u64));
     Ok(rows.collect())
 }
 
 /// Makes events pending again that the process that committed them leased until
 /// `until_us`, and that certainly did not arrive on their streams.
-pub(crate) fn give_back(conn: &Connection, seqs: &[i64], until_us: i64) -> Result<(), Error> {
+pub(crate) async fn give_back(db: &Db, seqs: Vec<i64>, until_us: i64) -> Result<(), Error> {
+    match db.engine() {
+        Engine::Sqlite(_) => {
+            db.write(move |conn| give_back_on_sqlite(conn, &seqs, until_us))
+                .await
+        }
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(_) => {
+            const GIVE_BACK: &str = concat!(
+                "WITH d AS (UPDATE termitary_deliveries AS d SET state = 0, fence = 0, worker = NULL, lease_us = NULL
+                    WHERE d.event = ANY ($1::bigint[]) ",
+                piece!(postgres [leased_under "1"]),
+                " AND d.worker = 'relay' AND d.entry IS NULL AND d.lease_us = $2 RETURNING d.event)
+                 UPDATE termitary_events SET fanned = 0 WHERE seq IN (SELECT event FROM d)"
+            );
+            let mut conn = db.renewer().await?;
+            sqlx::query(GIVE_BACK)
+                .bind(seqs)
+                .bind(until_us)
+                .execute(conn.postgres()?)
+                .await?;
+            Ok(())
+        }
+    }
+}
+
+fn give_back_on_sqlite(conn: &Connection, seqs: &[i64], until_us: i64) -> Result<(), Error> {
     // Only that lease: a later one may have the same fence.
     let mut deliveries = conn.prepare_cached(concat!(
         "UPDATE termitary_deliveries AS d SET state = 0, fence = 0, worker = NULL, lease_us = NULL
          WHERE d.event = ?1 ",
-        leased_under!("1"),
+        piece!(sqlite [leased_under "1"]),
         " AND d.worker = 'relay' AND d.entry IS NULL AND d.lease_us = ?2"
     ))?;
     let mut events =
@@ -209,21 +230,54 @@ pub(crate) async fn leased_between(
     first_us: i64,
     last_us: i64,
 ) -> Result<HashSet<i64>, Error> {
-    let seqs: String = sqlx::query_scalar(
-        "SELECT json_group_array(event) FROM termitary_deliveries
-         WHERE state = 1 AND lease_us BETWEEN $1 AND $2",
-    )
-    .bind(first_us)
-    .bind(last_us)
-    .fetch_one(conn)
-    .await?;
+    const LEASED: Statement = statement!(
+        "SELECT ", [listed "event"], " FROM termitary_deliveries
+         WHERE state = 1 AND lease_us BETWEEN $1 AND $2"
+    );
+    let seqs: String = sqlx::query_scalar(LEASED.on(conn))
+        .bind(first_us)
+        .bind(last_us)
+        .fetch_one(conn)
+        .await?;
     gathered(&seqs)
 }
 
 /// Records the stream entry that carries each event to all its subscriptions, and trusts
 /// Redis with them until `until_us`, if that is given. The lease of a worker that renewed
 /// it stays.
-pub(crate) fn record_events(
+pub(crate) async fn record_events(
+    db: &Db,
+    entries: Vec<(i64, String)>,
+    until_us: Option<i64>,
+) -> Result<(), Error> {
+    match db.engine() {
+        Engine::Sqlite(_) => {
+            db.write(move |conn| record_events_on_sqlite(conn, &entries, until_us))
+                .await
+        }
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(_) => {
+            const RECORD: &str = concat!(
+                "UPDATE termitary_deliveries AS d SET entry = n.entry,
+                    lease_us = CASE WHEN d.worker = 'relay' THEN coalesce($3, d.lease_us) ELSE d.lease_us END
+                 FROM unnest($1::bigint[], $2::text[]) AS n (event, entry) WHERE d.event = n.event ",
+                piece!(postgres [leased_under "1"]),
+                " AND d.entry IS NULL"
+            );
+            let (seqs, entries): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+            let mut conn = db.renewer().await?;
+            sqlx::query(RECORD)
+                .bind(seqs)
+                .bind(entries)
+                .bind(until_us)
+                .execute(conn.postgres()?)
+                .await?;
+            Ok(())
+        }
+    }
+}
+
+fn record_events_on_sqlite(
     conn: &Connection,
     entries: &[(i64, String)],
     until_us: Option<i64>,
@@ -232,7 +286,7 @@ pub(crate) fn record_events(
         "UPDATE termitary_deliveries AS d SET entry = ?2,
             lease_us = iif(d.worker = 'relay', coalesce(?3, d.lease_us), d.lease_us)
          WHERE d.event = ?1 ",
-        leased_under!("1"),
+        piece!(sqlite [leased_under "1"]),
         " AND d.entry IS NULL"
     ))?;
     for (seq, entry) in entries {

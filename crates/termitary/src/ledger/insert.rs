@@ -1,13 +1,13 @@
-//! Inserting events: one statement for many.
+//! Inserting events on SQLite: one statement for many.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use sqlx::Executor;
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteQueryResult};
-use sqlx::{Executor, Sqlite};
 
 use crate::draft::Draft;
+use crate::engine::sql::{Sql, SqlArguments, SqlQueryResult};
 use crate::error::Error;
 
 /// Rows of the largest statement.
@@ -60,7 +60,7 @@ pub(super) struct Inserts {
     sql: [OnceLock<String>; ROWS],
 }
 
-type Insert<'a> = Query<'a, Sqlite, SqliteArguments>;
+type Insert<'a> = Query<'a, Sql, SqlArguments>;
 
 impl Inserts {
     pub(super) const fn new(first: &'static str, fanned: &'static str, then: &'static str) -> Self {
@@ -120,7 +120,7 @@ impl Inserts {
         drafts: &[Draft],
     ) -> Result<Vec<Option<i64>>, Error>
     where
-        for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+        for<'c> &'c mut C: Executor<'c, Database = Sql>,
     {
         let mut seqs = Vec::with_capacity(drafts.len());
         for chunk in drafts.chunks(ROWS) {
@@ -138,7 +138,7 @@ impl Inserts {
 }
 
 /// AUTOINCREMENT: one statement's rows follow each other.
-pub(super) fn seqs_before(done: &SqliteQueryResult, rows: usize) -> Range<i64> {
+pub(super) fn seqs_before(done: &SqlQueryResult, rows: usize) -> Range<i64> {
     let after = done.last_insert_rowid() + 1;
     after - rows as i64..after
 }
@@ -146,7 +146,7 @@ pub(super) fn seqs_before(done: &SqliteQueryResult, rows: usize) -> Range<i64> {
 /// The rows of those that are no duplicates.
 async fn seqs_of<C: Send>(conn: &mut C, drafts: &[Draft]) -> Result<Vec<Option<i64>>, Error>
 where
-    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+    for<'c> &'c mut C: Executor<'c, Database = Sql>,
 {
     let mut seqs = Vec::with_capacity(drafts.len());
     for draft in drafts {

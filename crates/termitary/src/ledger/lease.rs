@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::Envelope;
 
 use super::rows::{StoredEvent, Unreadable, event_columns};
-use super::sql::{Row, column, free, held, json, returning};
+use super::sql::{Row, Statement, held, held_returning, json};
 use super::state;
 
 const EVENT: &str = concat!(
@@ -57,7 +57,8 @@ pub(crate) async fn renew(
     claims: &[Row],
     until_us: i64,
 ) -> Result<Vec<Row>, Error> {
-    Ok(sqlx::query_as(returning!(held!("lease_us = $2")))
+    const RENEW: Statement = held_returning!(["lease_us = $2"]);
+    Ok(sqlx::query_as(RENEW.on(conn))
         .bind(json(&claims))
         .bind(until_us)
         .fetch_all(conn)
@@ -77,18 +78,18 @@ const SUSPECT_WAIT_US: i64 = 10_000_000;
 /// which is leased alone from then on; two more quarantine it. A row may name the end of
 /// its lease: it then changes only if nobody renewed it. Binds $2 [`CRASH_LIMIT`], $3
 /// dead, $4 suspect, $5 now, $6 a suspect's wait.
-const CRASH: &str = concat!(
-    held!(
-        "crashes = min(crashes, 1000000) + 1,
+const CRASH: Statement = held!(
+    [
+        "crashes = CASE WHEN crashes < 1000000 THEN crashes ELSE 1000000 END + 1,
          state = CASE WHEN crashes + 1 >= $2 THEN $3 WHEN crashes + 1 >= 2 THEN $4 ELSE 0 END,
          reason = CASE WHEN crashes + 1 >= $2 THEN 'crashed' END,
          error = CASE WHEN crashes + 1 >= $2 THEN 'the worker process ended ' || (crashes + 1) || ' times while it held this, the last two times alone' END,
          settled_us = $5,
          due_us = CASE WHEN crashes = 0 THEN $5 ELSE $5 + $6 END,
          ",
-        free!()
-    ),
-    " AND COALESCE(d.lease_us, 0) = COALESCE(", column!(3), ", d.lease_us, 0)"
+        [free]
+    ],
+    " AND COALESCE(d.lease_us, 0) = COALESCE(", [int 3], ", d.lease_us, 0)"
 );
 
 /// A lease as it stands in the ledger.
@@ -158,7 +159,7 @@ pub(crate) async fn crash_held(conn: &mut Conn, rows: &[Row], now_us: i64) -> Re
 }
 
 async fn crash_rows(conn: &mut Conn, rows: String, now_us: i64) -> Result<u64, Error> {
-    let done = sqlx::query(CRASH)
+    let done = sqlx::query(CRASH.on(conn))
         .bind(rows)
         .bind(CRASH_LIMIT)
         .bind(state::DEAD)

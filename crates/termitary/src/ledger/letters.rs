@@ -2,15 +2,15 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use crate::db::{Conn, Db};
+use crate::db::{Conn, Db, Sql};
 use crate::error::Error;
 use crate::event::Envelope;
 
 use super::rows::{StoredEvent, Text, clamped, event_columns, stands_in_for};
-use super::sql::{Row, column, json, rows};
+use super::sql::{Row, Statement, json, statement};
 use super::state;
 
 /// A delivery that will not run by itself: dead, or parked.
@@ -119,7 +119,7 @@ pub(crate) async fn letters(
     filter: &LetterFilter,
     limit: u32,
 ) -> Result<Vec<Letter>, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+    let mut query = QueryBuilder::<Sql>::new(SELECT);
     push_filter(&mut query, filter);
     query
         .push(" ORDER BY d.event, d.subscription LIMIT ")
@@ -144,7 +144,7 @@ pub(crate) async fn letter(db: &Db, event: Uuid) -> Result<Vec<Letter>, Error> {
     .await
 }
 
-fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &LetterFilter) {
+fn push_filter(query: &mut QueryBuilder<Sql>, filter: &LetterFilter) {
     if let Some(seq) = filter.event.and_then(stands_in_for) {
         query.push(" AND d.event = ").push_bind(seq);
     } else if let Some(event) = filter.event {
@@ -183,7 +183,7 @@ pub(crate) async fn matching(
     filter: &LetterFilter,
     resolve: Resolve,
 ) -> Result<Vec<Row>, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new(
+    let mut query = QueryBuilder::<Sql>::new(
         "SELECT d.event, d.subscription, d.fence FROM termitary_deliveries d WHERE d.state >= 3 AND d.state <= 4",
     );
     push_filter(&mut query, filter);
@@ -209,7 +209,7 @@ pub(crate) async fn resolve(
         Resolve::Replay => REPLAY,
         Resolve::Drop => DROP,
     };
-    let done = sqlx::query(sql)
+    let done = sqlx::query(sql.on(conn))
         .bind(json(&letters))
         .bind(now_us)
         .execute(conn)
@@ -220,24 +220,24 @@ pub(crate) async fn resolve(
 /// The same for letters, which nobody holds, as `held!` does for leases.
 macro_rules! these {
     ($set:literal) => {
-        concat!(
+        statement!(
             "UPDATE termitary_deliveries AS d SET ",
             $set,
             " FROM ",
-            rows!(),
+            [rows],
             " WHERE d.event = ",
-            column!(0),
+            [int 0],
             " AND d.subscription = ",
-            column!(1),
+            [int 1],
             " AND d.fence = ",
-            column!(2),
+            [int 2],
             " AND d.state >= 3 AND d.state <= 4"
         )
     };
 }
 
 /// A replay starts afresh: all attempts again, no crashes held against it.
-pub(super) const REPLAY: &str = these!(
+pub(super) const REPLAY: Statement = these!(
     "state = 0, attempts = 0, crashes = 0, reason = NULL, error = NULL, settled_us = $2, due_us = $2"
 );
-pub(super) const DROP: &str = these!("state = 2, reason = 'dropped', settled_us = $2");
+pub(super) const DROP: Statement = these!("state = 2, reason = 'dropped', settled_us = $2");

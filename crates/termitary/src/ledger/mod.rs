@@ -23,6 +23,8 @@ pub(crate) mod handover;
 mod insert;
 mod lease;
 pub(crate) mod letters;
+#[cfg(feature = "postgres")]
+mod on_postgres;
 #[cfg(test)]
 mod plans_tests;
 mod publish;
@@ -43,6 +45,7 @@ pub(crate) mod ticks;
 #[cfg(test)]
 mod twice_tests;
 mod tx;
+pub(crate) mod verbs;
 pub(crate) mod workers;
 
 pub(crate) use adopt::{adopt, adopt_done};
@@ -56,7 +59,9 @@ pub(crate) use declare::{
 pub(crate) use due_later::DueLater;
 pub(crate) use lease::{Lease, Whose, crash, crash_held, renew, stale};
 pub(crate) use letters::{letter, letters, matching, resolve};
-pub(crate) use publish::{Parked, park_foreign, publish};
+#[cfg(feature = "postgres")]
+pub(crate) use publish::publish_on_postgres;
+pub(crate) use publish::{Parked, park_foreign, publish, publish_on_sqlite};
 pub(crate) use publish_last::reached;
 use publish_last::{lease_and_commit, publish_and_commit};
 pub(crate) use read::{count_events, heads, read, tally};

@@ -22,12 +22,12 @@ async fn no_statement_of_an_event_walks_through_a_table() {
     let mut statements = batch::statements();
     statements.extend(
         [
-            settle::SETTLE,
+            settle::SETTLE.sqlite,
             broadcasts::PRUNE,
             suspects::NEXT,
-            rows::PARK,
-            letters::REPLAY,
-            letters::DROP,
+            rows::PARK.sqlite,
+            letters::REPLAY.sqlite,
+            letters::DROP.sqlite,
         ]
         .map(str::to_owned),
     );

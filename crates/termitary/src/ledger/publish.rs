@@ -1,16 +1,17 @@
 //! Recording events and the deliveries that are owed for them.
 
-use sqlx::{Executor, Sqlite};
+use sqlx::Executor;
 use uuid::Uuid;
 
-use crate::db::Conn;
+use crate::db::{Conn, Sql};
 use crate::draft::{Draft, Published};
+use crate::engine::EngineKind;
 use crate::error::Error;
 
 use super::declare::BRIDGE;
 use super::insert::{FANNED, Inserts, WAITS, owed, owed_now};
 use super::rows::{Bytes, known_or_stand_in};
-use super::sql::{column, json, rows};
+use super::sql::{Statement, json, piece, statement};
 use super::state;
 use crate::event::Envelope;
 
@@ -21,22 +22,51 @@ const OWE: &str = owed!(pending, "e.seq BETWEEN $1 AND $2");
 
 const DELAY: &str = concat!(
     "UPDATE termitary_deliveries AS d SET due_us = ",
-    column!(1),
+    piece!(sqlite [int 1]),
     " FROM ",
-    rows!(),
+    piece!(sqlite[rows]),
     " WHERE d.event = ",
-    column!(0)
+    piece!(sqlite [int 0])
 );
 
 /// Records the drafts and one pending delivery for each subscription that their names
 /// reach, all within the caller's transaction. Returns the receipts in order.
-pub(crate) async fn publish<C: Send>(
+pub(crate) async fn publish(
+    conn: &mut Conn,
+    source: &str,
+    drafts: &[Draft],
+) -> Result<Vec<Published>, Error> {
+    #[cfg(feature = "postgres")]
+    if conn.engine() == EngineKind::Postgres {
+        return super::on_postgres::record(conn.postgres()?, source, drafts).await;
+    }
+    publish_on_sqlite(conn, source, drafts).await
+}
+
+/// The same in a transaction on PostgreSQL that is not ours.
+#[cfg(feature = "postgres")]
+pub(crate) async fn publish_on_postgres(
+    db: &crate::db::Db,
+    conn: &mut sqlx::PgConnection,
+    drafts: &[Draft],
+) -> Result<Vec<Published>, Error> {
+    let crate::engine::Engine::Postgres(engine) = db.engine() else {
+        return Err(Error::invalid(
+            "the transaction is on PostgreSQL, and the ledger on SQLite: use one database for both",
+        ));
+    };
+    engine.show_ledger(conn).await?;
+    super::on_postgres::record(conn, db.source(), drafts).await
+}
+
+/// The same on SQLite, also in a transaction that is not ours.
+pub(crate) async fn publish_on_sqlite<C: Send>(
     conn: &mut C,
     source: &str,
     drafts: &[Draft],
 ) -> Result<Vec<Published>, Error>
 where
-    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+    for<'c> &'c mut C: Executor<'c, Database = Sql>,
 {
     let unique = drafts.iter().all(|draft| draft.dedup.is_none());
     let seqs = if unique {
@@ -72,7 +102,7 @@ pub(super) fn count(published: usize) {
 /// Owes the deliveries of the events that were inserted just now.
 async fn owe<C: Send>(conn: &mut C, seqs: &[Option<i64>]) -> Result<(), Error>
 where
-    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+    for<'c> &'c mut C: Executor<'c, Database = Sql>,
 {
     let inserted = seqs.iter().flatten();
     let (Some(first), Some(last)) = (inserted.clone().min(), inserted.max()) else {
@@ -90,7 +120,7 @@ where
 /// Delays the deliveries that are not due at once.
 async fn delay<C: Send>(conn: &mut C, drafts: &[Draft], seqs: &[Option<i64>]) -> Result<(), Error>
 where
-    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+    for<'c> &'c mut C: Executor<'c, Database = Sql>,
 {
     let delayed: Vec<_> = drafts
         .iter()
@@ -109,7 +139,7 @@ where
 
 async fn first_with<C: Send>(conn: &mut C, source: &str, dedup: &str) -> Result<Uuid, Error>
 where
-    for<'c> &'c mut C: Executor<'c, Database = Sqlite>,
+    for<'c> &'c mut C: Executor<'c, Database = Sql>,
 {
     let (seq, id): (i64, Bytes) =
         sqlx::query_as("SELECT seq, id FROM termitary_events WHERE source = $1 AND dedup = $2")
@@ -128,6 +158,10 @@ pub(super) async fn insert_fanned(conn: &mut Conn, envelope: &Envelope) -> Resul
         due_us: 0,
         dedup: None,
     };
+    #[cfg(feature = "postgres")]
+    if conn.engine() == EngineKind::Postgres {
+        return super::on_postgres::record_fanned(conn.postgres()?, &draft).await;
+    }
     let query = FANNED_EVENTS.query(std::slice::from_ref(&draft));
     Ok(query.execute(conn).await?.last_insert_rowid())
 }
@@ -140,6 +174,22 @@ pub(crate) struct Parked {
     pub(crate) error: String,
 }
 
+/// Records events without any delivery; returns the `seq` of each, in order, and `None`
+/// for a duplicate.
+async fn record_bare(conn: &mut Conn, drafts: &[Draft]) -> Result<Vec<Option<i64>>, Error> {
+    #[cfg(feature = "postgres")]
+    if conn.engine() == EngineKind::Postgres {
+        return super::on_postgres::record_bare(conn.postgres()?, drafts).await;
+    }
+    EVENTS.run(conn, drafts).await
+}
+
+const PARK_FOREIGN: Statement = statement!(
+    "INSERT INTO termitary_deliveries (event, subscription, state, due_us, reason, error, settled_us)
+     SELECT ", [int 0], ", s.id, $2, ", [int 1], ", ", [text 2], ", ", [text 3], ", ", [int 1], "
+     FROM ", [rows], " JOIN termitary_subscriptions s ON s.name = $3"
+);
+
 /// Keeps input from outside that no program here can read, parked under [`BRIDGE`].
 pub(crate) async fn park_foreign(conn: &mut Conn, parked: Vec<Parked>) -> Result<(), Error> {
     if parked.is_empty() {
@@ -151,20 +201,16 @@ pub(crate) async fn park_foreign(conn: &mut Conn, parked: Vec<Parked>) -> Result
         drafts.push(one.draft);
         whys.push((one.reason, one.error));
     }
-    let seqs = EVENTS.run(conn, &drafts).await?;
+    let seqs = record_bare(conn, &drafts).await?;
     let rows = seqs.iter().zip(&drafts).zip(&whys);
     let rows: Vec<_> = rows
         .filter_map(|((seq, draft), (reason, error))| Some(((*seq)?, draft.due_us, reason, error)))
         .collect();
-    sqlx::query(concat!(
-        "INSERT INTO termitary_deliveries (event, subscription, state, due_us, reason, error, settled_us)
-         SELECT ", column!(0), ", s.id, $2, ", column!(1), ", ", column!(2), ", ", column!(3), ", ", column!(1), "
-         FROM ", rows!(), " JOIN termitary_subscriptions s ON s.name = $3"
-    ))
-    .bind(json(&rows))
-    .bind(state::PARKED)
-    .bind(BRIDGE)
-    .execute(&mut *conn)
-    .await?;
+    sqlx::query(PARK_FOREIGN.on(conn))
+        .bind(json(&rows))
+        .bind(state::PARKED)
+        .bind(BRIDGE)
+        .execute(&mut *conn)
+        .await?;
     Ok(())
 }

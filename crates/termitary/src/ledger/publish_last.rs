@@ -5,12 +5,13 @@ use std::collections::HashMap;
 
 use super::insert::{FANNED, seqs_before};
 use super::insert::{Inserts, ROWS, WAITS, owed_now};
-use super::publish::{count, publish};
+use super::publish::{count, publish_on_sqlite as publish};
 use super::rows::Text;
 use super::{Committed, Trust};
 use crate::draft::Draft;
+use crate::engine::Conn;
+use crate::engine::sqlite::{COMMIT, nothing_lost};
 use crate::error::Error;
-use crate::sqlite::{COMMIT, Conn, nothing_lost};
 
 /// For what takes several statements: the commit looks again.
 const LOOK: &str = concat!(nothing_lost!(), "; SAVEPOINT termitary_all");

@@ -6,6 +6,8 @@ use crate::event::Envelope;
 
 use super::gathered;
 use super::rows::{StoredEvent, Text, event_columns};
+use super::single_writer::{Table, complete};
+use super::sql::{Statement, statement};
 
 /// Events after `seq` in commit order, and the `seq` to go on from. Rows that cannot be
 /// read are left out, with a line in the log.
@@ -13,10 +15,11 @@ pub(crate) async fn read(db: &Db, after: i64, limit: u32) -> Result<(Vec<Envelop
     let rows: Vec<StoredEvent> = sqlx::query_as(concat!(
         "SELECT e.seq, ",
         event_columns!(),
-        " FROM termitary_events e WHERE e.seq > $1 ORDER BY e.seq LIMIT $2 + 0"
+        " FROM termitary_events e WHERE e.seq > $1 AND e.seq <= $3 ORDER BY e.seq LIMIT $2 + 0"
     ))
     .bind(after)
     .bind(i64::from(limit))
+    .bind(complete(db, Table::Events).await?)
     .fetch_all(&mut *db.read().await?)
     .await?;
     let next = rows.last().map_or(after, |row| row.seq);
@@ -56,35 +59,38 @@ pub(crate) struct Tally {
 /// Counts per subscription. Finished deliveries are counted as they finish,
 /// so this reads only what is unfinished.
 pub(crate) async fn tally(db: &Db) -> Result<Vec<Tally>, Error> {
-    Ok(sqlx::query_as(
+    const TALLY: Statement = statement!(
         "SELECT s.id, s.name, s.event, s.done,
             (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id)
             + (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.crashes >= 2 AND d.state <= 1 AND d.state = -1 AND d.subscription = s.id) AS pending,
             (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id AND d.due_us <= $1)
             + (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.crashes >= 2 AND d.state <= 1 AND d.state = -1 AND d.subscription = s.id AND d.due_us <= $1) AS due,
-            (SELECT COUNT(*) FROM termitary_deliveries d INDEXED BY termitary_deliveries_leased WHERE d.state = 1 AND d.subscription = s.id) AS leased,
+            (SELECT COUNT(*) FROM termitary_deliveries d", [by "termitary_deliveries_leased"], " WHERE d.state = 1 AND d.subscription = s.id) AS leased,
             (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state >= 3 AND d.state = 3 AND d.subscription = s.id) AS dead,
             (SELECT COUNT(*) FROM termitary_deliveries d WHERE d.state >= 3 AND d.state = 4 AND d.subscription = s.id) AS parked,
             (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = s.id) AS oldest_us
-         FROM termitary_subscriptions s ORDER BY s.name",
-    )
-    .bind(db.clock().now_us())
-    .fetch_all(&mut *db.read().await?)
-    .await?)
+         FROM termitary_subscriptions s ORDER BY s.name"
+    );
+    let mut conn = db.read().await?;
+    Ok(sqlx::query_as(TALLY.on(&conn))
+        .bind(db.clock().now_us())
+        .fetch_all(&mut *conn)
+        .await?)
 }
 
 /// Of these subscriptions, those that have something pending, and when the first of
 /// it is due.
 pub(crate) async fn heads(conn: &mut Conn, routes: &[i64]) -> Result<Vec<(i64, i64)>, Error> {
-    let heads: String = sqlx::query_scalar(
-        "SELECT json_group_array(json_array(route, due_us)) FROM (
-            SELECT j.value AS route,
-                (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = j.value) AS due_us
-            FROM json_each($1) j)
-         WHERE due_us IS NOT NULL",
-    )
-    .bind(serde_json::json!(routes).to_string())
-    .fetch_one(conn)
-    .await?;
+    const HEADS: Statement = statement!(
+        "SELECT ", [gathered "route, due_us"], " FROM (
+            SELECT ", [an_int], " AS route,
+                (SELECT MIN(d.due_us) FROM termitary_deliveries d WHERE d.state = 0 AND d.subscription = ", [an_int], ") AS due_us
+            FROM ", [rows], ") h
+         WHERE due_us IS NOT NULL"
+    );
+    let heads: String = sqlx::query_scalar(HEADS.on(conn))
+        .bind(serde_json::json!(routes).to_string())
+        .fetch_one(conn)
+        .await?;
     gathered(&heads)
 }

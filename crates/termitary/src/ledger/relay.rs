@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::events::{Events, events};
 use super::gathered;
 use super::rows::{Unreadable, counters, park};
-use super::sql::{Row, column, json, returning, rows, set};
+use super::sql::{Row, Statement, json, statement};
 use crate::db::Conn;
 use crate::error::Error;
 use crate::event::Envelope;
@@ -73,6 +73,13 @@ struct Candidates {
     unreadable: Vec<(Unreadable, i64)>,
 }
 
+const CANDIDATES: Statement = statement!(
+    "SELECT ", [gathered "event, attempts, fence, size"], " FROM (
+        SELECT d.event, d.attempts, d.fence, coalesce(octet_length(e.data), 0) AS size
+        FROM termitary_deliveries d LEFT JOIN termitary_events e ON e.seq = d.event
+        WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3 + 0) c"
+);
+
 async fn candidates(
     conn: &mut Conn,
     routes: &[i64],
@@ -87,17 +94,12 @@ async fn candidates(
     } = Candidates::default();
     let mut room = bytes;
     for route in routes {
-        let rows: String = sqlx::query_scalar(
-            "SELECT json_group_array(json_array(event, attempts, fence, size)) FROM (
-                SELECT d.event, d.attempts, d.fence, coalesce(octet_length(e.data), 0) AS size
-                FROM termitary_deliveries d LEFT JOIN termitary_events e ON e.seq = d.event
-                WHERE d.state = 0 AND d.subscription = $1 AND d.due_us <= $2 ORDER BY d.due_us LIMIT $3 + 0)",
-        )
-        .bind(route)
-        .bind(now_us)
-        .bind(share as i64)
-        .fetch_one(&mut *conn)
-        .await?;
+        let rows: String = sqlx::query_scalar(CANDIDATES.on(conn))
+            .bind(route)
+            .bind(now_us)
+            .bind(share as i64)
+            .fetch_one(&mut *conn)
+            .await?;
         let rows: Vec<(i64, i64, i64, i64)> = gathered(&rows)?;
         for (seq, attempts, fence, size) in rows {
             if room <= 0 && !found.is_empty() {
@@ -121,6 +123,18 @@ async fn candidates(
     Ok(Candidates { found, unreadable })
 }
 
+const FAN: Statement =
+    statement!("UPDATE termitary_events SET fanned = 1 WHERE seq IN ", [ints "$1"]);
+
+const FRESH: Statement = statement!(
+    "SELECT ", [listed "e.seq"], " FROM termitary_events e
+     WHERE e.seq IN ", [ints "$1"], " AND e.fanned = 0
+       AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d
+                       WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2
+                           OR NOT EXISTS (SELECT 1 FROM termitary_routes r
+                                          WHERE r.event = e.name AND r.subscription = d.subscription)))"
+);
+
 /// Of the candidates, the events that no subscription was given anything of,
 /// and that all of them may have now and read the stream of: one that moved to
 /// another event does not.
@@ -133,74 +147,58 @@ async fn claim_fresh(conn: &mut Conn, candidates: &[Row], now_us: i64) -> Result
     if first.is_empty() {
         return Ok(Vec::new());
     }
-    let fresh: String = sqlx::query_scalar(
-        "SELECT json_group_array(e.seq) FROM termitary_events e
-         WHERE e.seq IN (SELECT value FROM json_each($1)) AND e.fanned = 0
-           AND NOT EXISTS (SELECT 1 FROM termitary_deliveries d
-                           WHERE d.event = e.seq AND (d.state <> 0 OR d.fence <> 0 OR d.due_us > $2
-                               OR NOT EXISTS (SELECT 1 FROM termitary_routes r
-                                              WHERE r.event = e.name AND r.subscription = d.subscription)))",
-    )
-    .bind(json(&first))
-    .bind(now_us)
-    .fetch_one(&mut *conn)
-    .await?;
-    sqlx::query(concat!(
-        "UPDATE termitary_events SET fanned = 1 WHERE seq IN ",
-        set!("$1")
-    ))
-    .bind(&fresh)
-    .execute(conn)
-    .await?;
+    let fresh: String = sqlx::query_scalar(FRESH.on(conn))
+        .bind(json(&first))
+        .bind(now_us)
+        .fetch_one(&mut *conn)
+        .await?;
+    sqlx::query(FAN.on(conn)).bind(&fresh).execute(conn).await?;
     gathered(&fresh)
 }
+
+const LEASED: Statement = statement!(
+    "SELECT ", [gathered "event, subscription, fence"], " FROM termitary_deliveries
+     WHERE event IN ", [ints "$1"]
+);
+
+const LEASE: Statement = statement!(
+    "UPDATE termitary_deliveries SET state = 1, worker = 'relay', lease_us = $2, fence = 1, entry = NULL
+     WHERE event IN ", [ints "$1"]
+);
 
 async fn lease_fresh(conn: &mut Conn, fresh: &[i64], until_us: i64) -> Result<Vec<Row>, Error> {
     if fresh.is_empty() {
         return Ok(Vec::new());
     }
     let fresh = json(&fresh);
-    sqlx::query(
-        concat!(
-            "UPDATE termitary_deliveries SET state = 1, worker = 'relay', lease_us = $2, fence = 1, entry = NULL
-             WHERE event IN ",
-            set!("$1")
-        ),
-    )
-    .bind(&fresh)
-    .bind(until_us)
-    .execute(&mut *conn)
-    .await?;
-    let rows: String = sqlx::query_scalar(concat!(
-        "SELECT json_group_array(json_array(event, subscription, fence)) FROM termitary_deliveries
-             WHERE event IN ",
-        set!("$1")
-    ))
-    .bind(&fresh)
-    .fetch_one(conn)
-    .await?;
+    sqlx::query(LEASE.on(conn))
+        .bind(&fresh)
+        .bind(until_us)
+        .execute(&mut *conn)
+        .await?;
+    let rows: String = sqlx::query_scalar(LEASED.on(conn))
+        .bind(&fresh)
+        .fetch_one(conn)
+        .await?;
     gathered(&rows)
 }
+
+const AGAIN: Statement = statement!(
+    "UPDATE termitary_deliveries AS d
+     SET state = 1, worker = 'relay', lease_us = $2, fence = d.fence + 1, entry = NULL
+     FROM ", [rows], " WHERE d.event = ", [int 0], " AND d.subscription = ", [int 1],
+    " AND d.state + 0 = 0 RETURNING event, subscription, fence"
+);
 
 async fn lease_again(conn: &mut Conn, rows: &[&Row], until_us: i64) -> Result<Vec<Row>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_as(returning!(concat!(
-        "UPDATE termitary_deliveries AS d
-             SET state = 1, worker = 'relay', lease_us = $2, fence = d.fence + 1, entry = NULL
-             FROM ",
-        rows!(),
-        " WHERE d.event = ",
-        column!(0),
-        " AND d.subscription = ",
-        column!(1),
-        " AND d.state = 0"
-    )))
-    .bind(json(&rows))
-    .bind(until_us)
-    .fetch_all(conn)
-    .await?)
+    Ok(sqlx::query_as(AGAIN.on(conn))
+        .bind(json(&rows))
+        .bind(until_us)
+        .fetch_all(conn)
+        .await?)
 }
 
 /// Returns whether there are events since `since_us` that no subscription got and that

@@ -7,7 +7,8 @@ use crate::db::{Db, Tx};
 use crate::error::Error;
 use crate::fault;
 
-use super::single_writer::newest_broadcast;
+use super::single_writer::{Table, newest};
+use super::sql::{Statement, statement};
 use super::{broadcasts, clocks, ticks};
 
 /// The time for which a finished event is kept.
@@ -39,6 +40,15 @@ struct Passed {
     finished: bool,
 }
 
+const PASS: Statement = statement!(
+    "SELECT e.seq, e.time_us,
+        NOT EXISTS (SELECT 1 FROM termitary_deliveries d
+                    WHERE d.event = e.seq AND d.state <> 2",
+    [of_a_subscription],
+    ") AS finished
+     FROM (SELECT seq, time_us FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT $2 + 0) e"
+);
+
 impl Walk {
     /// Reads one page of events, and deletes those that are older than [`RETENTION`] and
     /// whose every delivery is done; returns whether there may be more. A page with
@@ -49,21 +59,16 @@ impl Walk {
         let now = clocks::earliest(db).await?;
         let old = now.saturating_sub(micros(RETENTION));
         let wrong = now.saturating_add(micros(AHEAD));
-        let mut tx = db.begin().await?;
-        let page: Vec<Passed> = sqlx::query_as(
-            "SELECT e.seq, e.time_us,
-                NOT EXISTS (SELECT 1 FROM termitary_deliveries d
-                            WHERE d.event = e.seq AND d.state <> 2) AS finished
-             FROM (SELECT seq, time_us FROM termitary_events WHERE seq > $1 ORDER BY seq LIMIT $2 + 0) e",
-        )
-        .bind(self.at)
-        .bind(PAGE)
-        .fetch_all(&mut *tx)
-        .await?;
+        let mut tx = db.begin_own().await?;
+        let page: Vec<Passed> = sqlx::query_as(PASS.on(&tx))
+            .bind(self.at)
+            .bind(PAGE)
+            .fetch_all(&mut *tx)
+            .await?;
         let over = page.iter().filter(|it| it.time_us < old && it.finished);
         let over: Vec<_> = over.map(|it| it.seq).collect();
         delete(&mut tx, &over).await?;
-        let more_broadcasts = self.at == 0 && self.prune_broadcasts(&mut tx).await?;
+        let more_broadcasts = self.at == 0 && self.prune_broadcasts(db, &mut tx).await?;
         ticks::delete_before(&mut tx, now.saturating_sub(micros(TICK_RETENTION))).await?;
         if !over.is_empty() {
             fault::point!("retain.before_commit");
@@ -83,23 +88,28 @@ impl Walk {
 
     /// At the beginning of a walk, and so long after the last one; returns whether
     /// there are more.
-    async fn prune_broadcasts(&mut self, tx: &mut Tx) -> Result<bool, Error> {
+    async fn prune_broadcasts(&mut self, db: &Db, tx: &mut Tx) -> Result<bool, Error> {
         let page = PAGE as u64;
         let more = broadcasts::prune(tx, self.broadcasts, page).await? == page;
         if !more {
-            self.broadcasts = newest_broadcast(tx).await?;
+            self.broadcasts = newest(db, Table::Broadcasts).await?;
         }
         Ok(more)
     }
 }
 
+const DELETE: [Statement; 2] = [
+    statement!("DELETE FROM termitary_deliveries WHERE event IN ", [ints "$1"]),
+    statement!("DELETE FROM termitary_events WHERE seq IN ", [ints "$1"]),
+];
+
 async fn delete(tx: &mut Tx, events: &[i64]) -> Result<(), Error> {
     let page = serde_json::json!(events).to_string();
-    for sql in [
-        "DELETE FROM termitary_deliveries WHERE event IN (SELECT value FROM json_each($1))",
-        "DELETE FROM termitary_events WHERE seq IN (SELECT value FROM json_each($1))",
-    ] {
-        sqlx::query(sql).bind(&page).execute(&mut *tx).await?;
+    for statement in DELETE {
+        sqlx::query(statement.on(tx))
+            .bind(&page)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(())
 }

@@ -7,13 +7,13 @@ use std::fmt;
 
 use serde_json::json;
 use serde_json::value::RawValue;
-use sqlx::sqlite::{SqliteTypeInfo, SqliteValueRef};
-use sqlx::{Decode, Sqlite, Type};
+use sqlx::{Database, Decode, Type};
 use uuid::Uuid;
 
-use super::sql::{column, free, rows};
+use super::sql::{Statement, statement};
 use crate::clock::from_micros;
-use crate::db::Conn;
+use crate::db::{Conn, Sql};
+use crate::engine::sql::SqlValueRef;
 use crate::error::Error;
 use crate::event::{Envelope, as_json_text};
 
@@ -39,27 +39,39 @@ impl Bytes {
     }
 }
 
+/// Reads the bytes of a text, of a blob or of a UUID.
 macro_rules! reads_bytes {
     ($type:ty, $make:expr) => {
-        impl Type<Sqlite> for $type {
-            fn type_info() -> SqliteTypeInfo {
-                <[u8] as Type<Sqlite>>::type_info()
+        impl<DB: Database> Type<DB> for $type
+        where
+            Vec<u8>: Type<DB>,
+        {
+            fn type_info() -> DB::TypeInfo {
+                <Vec<u8> as Type<DB>>::type_info()
             }
 
-            fn compatible(column: &SqliteTypeInfo) -> bool {
-                <[u8] as Type<Sqlite>>::compatible(column)
+            fn compatible(_: &DB::TypeInfo) -> bool {
+                true
             }
         }
 
-        impl<'r> Decode<'r, Sqlite> for $type {
-            fn decode(value: SqliteValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
-                let bytes = <&[u8] as Decode<Sqlite>>::decode(value)?;
-                Ok($make(bytes))
+        impl<'r> Decode<'r, Sql> for $type {
+            fn decode(value: SqlValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
+                value.bytes().map($make)
+            }
+        }
+
+        #[cfg(feature = "postgres")]
+        impl<'r> Decode<'r, sqlx::Postgres> for $type {
+            fn decode(
+                value: sqlx::postgres::PgValueRef<'r>,
+            ) -> Result<Self, sqlx::error::BoxDynError> {
+                value.as_bytes().map($make)
             }
         }
     };
 }
-reads_bytes!(Text, |bytes| Text(
+reads_bytes!(Text, |bytes: &[u8]| Text(
     String::from_utf8_lossy(bytes).into_owned()
 ));
 reads_bytes!(Bytes, |bytes: &[u8]| Bytes(bytes.to_vec()));
@@ -213,17 +225,19 @@ pub(crate) fn counters(seq: i64, attempts: i64, fence: i64) -> Result<(u32, i64)
 
 /// Parks deliveries that were not leased before this transaction: as JSON arrays of row,
 /// route and error, and now. Both drivers bind by number only what is written as `?1`. Numbered in both ways of binding.
-pub(super) const PARK: &str = concat!(
+pub(super) const PARK: Statement = statement!(
     "UPDATE termitary_deliveries AS d SET state = 4, reason = 'unreadable', error = ",
-    column!(2),
-    ", settled_us = ?2, ",
-    free!(),
+    [text 2],
+    ", settled_us = ",
+    [numbered 2],
+    ", ",
+    [free],
     " FROM ",
-    rows!("?1"),
+    [rows_numbered 1],
     " WHERE d.event = ",
-    column!(0),
+    [int 0],
     " AND d.subscription = ",
-    column!(1),
+    [int 1],
     " AND d.state <= 1"
 );
 
@@ -247,7 +261,7 @@ pub(crate) async fn park(
         .iter()
         .map(|(unreadable, route)| park_row(unreadable, *route))
         .collect();
-    sqlx::query(PARK)
+    sqlx::query(PARK.on(conn))
         .bind(json!(rows).to_string())
         .bind(now_us)
         .execute(conn)

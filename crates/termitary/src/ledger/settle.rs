@@ -9,35 +9,36 @@ use serde_json::json;
 use sqlx::{Either, Executor};
 
 use super::adopt::{Adopted, adopt_delivery, adopt_event};
-use super::sql::{self, Row, column, done, free, held, leased_under, returning};
+use super::sql::{self, Row, Statement, held_returning, piece, statement};
 use super::{SIZES, size_for, state};
 use crate::db::Conn;
 use crate::delivery::{Claim, Origin, Outcome, Settlement};
+use crate::engine::EngineKind;
 use crate::error::Error;
 use crate::planted;
 
 /// A suspect (-1) that is pending again stays one.
-pub(super) const SETTLE: &str = returning!(held!(
+pub(super) const SETTLE: Statement = held_returning!([
     "state = CASE WHEN ",
-    column!(3),
+    [int 3],
     " = 0 AND d.crashes >= 2 THEN -1 ELSE ",
-    column!(3),
+    [int 3],
     " END,
         due_us = COALESCE(",
-    column!(4),
+    [int 4],
     ", d.due_us), attempts = d.attempts + (",
-    column!(5),
+    [int 5],
     "),
         reason = ",
-    column!(6),
+    [text 6],
     ", error = COALESCE(",
-    column!(7),
+    [text 7],
     ", d.error), settled_us = ",
-    column!(8),
+    [int 8],
     ",
         ",
-    free!()
-));
+    [free]
+]);
 
 /// The row of [`SETTLE`] for an attempt that did not simply succeed. `now_us` is stored
 /// beside a due time, too: see [`super::due_later`].
@@ -47,6 +48,7 @@ pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_j
     Some(match &settlement.outcome {
         Outcome::Done { .. } => return None,
         Outcome::Retry { due_us, error } => {
+            let error = without_zeros(error);
             json!([seq, route, fence, PENDING, due_us, 1, null, error, now_us])
         }
         Outcome::Snooze { due_us } => {
@@ -58,14 +60,25 @@ pub(super) fn settle_row(settlement: &Settlement, now_us: i64) -> Option<serde_j
             counted,
         } => {
             let counted = i64::from(*counted);
+            let error = without_zeros(error);
             json!([
                 seq, route, fence, DEAD, null, counted, reason, error, now_us
             ])
         }
         Outcome::Parked { reason, error } => {
+            let error = without_zeros(error);
             json!([seq, route, fence, PARKED, null, 0, reason, error, now_us])
         }
     })
+}
+
+/// A text without zero bytes, which PostgreSQL does not store.
+pub(super) fn without_zeros(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}").into()
+    } else {
+        text.into()
+    }
 }
 
 pub(super) async fn add_done(conn: &mut Conn, route: i64, n: i64) -> Result<(), Error> {
@@ -100,15 +113,17 @@ pub(crate) async fn finish(conn: &mut Conn, claim: &Claim, now_us: i64) -> Resul
 
 /// In one way to the database's thread, as others wait for their turn.
 async fn finish_row(conn: &mut Conn, seq: i64, claim: &Claim, now_us: i64) -> Result<bool, Error> {
-    const FINISH: &str = concat!(
+    const FINISH: Statement = statement!(
+        [after_cte "finished"],
         "UPDATE termitary_deliveries AS d SET ",
-        done!("$4"),
+        [done "$4"],
         " WHERE d.event = $1 AND d.subscription = $2 ",
-        leased_under!("$3"),
-        ";
-         UPDATE termitary_subscriptions SET done = done + 1 WHERE id = $2 AND changes() = 1"
+        [leased_under "$3"],
+        [then "finished"],
+        "UPDATE termitary_subscriptions SET done = done + 1 WHERE id = $2 AND ",
+        [changed "finished"]
     );
-    let done = sqlx::query(planted::owned(FINISH))
+    let done = sqlx::query(planted::owned(FINISH.on(conn)))
         .bind(seq)
         .bind(claim.route)
         .bind(claim.fence)
@@ -143,8 +158,8 @@ fn settle_done_sql(rows: usize, before: &str, returning: &str) -> &'static str {
          UPDATE termitary_deliveries AS d SET {} FROM ended
          WHERE d.event = ended.event AND d.subscription = ended.subscription {}{returning}",
         vec!["(?,?,?)"; rows].join(","),
-        done!("(SELECT at FROM now)"),
-        leased_under!("ended.fence")
+        piece!(sqlite [done "(SELECT at FROM now)"]),
+        piece!(sqlite [leased_under "ended.fence"])
     );
     planted::owned(sql.leak())
 }
@@ -164,7 +179,9 @@ pub(crate) async fn settle(
         .iter()
         .map(|s| s.claim.row().is_some_and(|row| held.remove(&row)))
         .collect();
-    count_done(conn, settlements, &held).await?;
+    if conn.engine() == EngineKind::Sqlite {
+        count_done(conn, settlements, &held).await?;
+    }
     Ok(settlements
         .iter()
         .zip(held)
@@ -182,6 +199,11 @@ async fn settle_done(
         .filter(|s| s.outcome == Outcome::Done { committed: false })
         .filter_map(|s| s.claim.row())
         .collect();
+    #[cfg(feature = "postgres")]
+    if conn.engine() == EngineKind::Postgres {
+        let held = super::on_postgres::settle_done(conn.postgres()?, &done, now_us).await?;
+        return Ok(held.into_iter().collect());
+    }
     let mut held = HashSet::with_capacity(done.len());
     let mut rest = &done[..];
     while !rest.is_empty() {
@@ -255,7 +277,7 @@ async fn settle_others(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_as(planted::owned(SETTLE))
+    Ok(sqlx::query_as(planted::owned(SETTLE.on(conn)))
         .bind(sql::json(&rows))
         .fetch_all(conn)
         .await?)

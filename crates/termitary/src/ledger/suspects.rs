@@ -11,6 +11,7 @@ use serde_json::json;
 use super::lease::{event, leased};
 use super::rows::{counters, park};
 use super::single_writer::alone;
+use super::sql::{Statement, statement};
 use crate::db::{Conn, Db};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
@@ -21,15 +22,17 @@ const PAGE: i64 = 100;
 
 /// Returns whether a suspect of these subscriptions is due.
 pub(crate) async fn waiting(db: &Db, routes: &[i64]) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar(
+    const WAITING: Statement = statement!(
         "SELECT EXISTS (SELECT 1 FROM termitary_deliveries
          WHERE crashes >= 2 AND state <= 1 AND state = -1 AND due_us <= $1
-           AND subscription IN (SELECT value FROM json_each($2)))",
-    )
-    .bind(db.clock().now_us())
-    .bind(json!(routes).to_string())
-    .fetch_one(&mut *db.read().await?)
-    .await?)
+           AND subscription IN ", [ints "$2"], ")"
+    );
+    let mut conn = db.read().await?;
+    Ok(sqlx::query_scalar(WAITING.on(&conn))
+        .bind(db.clock().now_us())
+        .bind(json!(routes).to_string())
+        .fetch_one(&mut *conn)
+        .await?)
 }
 
 /// Reserves due suspects for `worker` until `window_us` from now; returns how many. None
@@ -41,28 +44,29 @@ pub(crate) async fn reserve(
     routes: &[i64],
     window_us: i64,
 ) -> Result<u64, Error> {
-    let mut tx = alone(db).await?;
     // A reservation that seems to last longer than any was made by a clock
     // that runs ahead: it counts for nothing.
-    let rows = sqlx::query(
+    const RESERVE: Statement = statement!(
         "UPDATE termitary_deliveries SET worker = $1, lease_us = $2 + $3
          WHERE (event, subscription) IN (
              SELECT event, subscription FROM termitary_deliveries
              WHERE crashes >= 2 AND state <= 1 AND state = -1 AND due_us <= $2
-               AND subscription IN (SELECT value FROM json_each($4))
+               AND subscription IN ", [ints "$4"], "
              ORDER BY due_us LIMIT $5 + 0)
            AND NOT EXISTS (
              SELECT 1 FROM termitary_deliveries o
              WHERE o.crashes >= 2 AND o.state <= 1 AND o.worker <> $1
-               AND o.lease_us > $2 AND (o.state = 1 OR o.lease_us <= $2 + 2 * $3))",
-    )
-    .bind(&**worker)
-    .bind(db.clock().now_us())
-    .bind(window_us)
-    .bind(json!(routes).to_string())
-    .bind(PAGE)
-    .execute(&mut *tx)
-    .await?;
+               AND o.lease_us > $2 AND (o.state = 1 OR o.lease_us <= $2 + 2 * $3))"
+    );
+    let mut tx = alone(db).await?;
+    let rows = sqlx::query(RESERVE.on(&tx))
+        .bind(&**worker)
+        .bind(db.clock().now_us())
+        .bind(window_us)
+        .bind(json!(routes).to_string())
+        .bind(PAGE)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     Ok(rows.rows_affected())
 }

@@ -54,12 +54,13 @@ pub(crate) async fn declare(
     now_us: i64,
 ) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO termitary_schedules (name, event, cron, timezone, last_us, seen_us)
+        "INSERT INTO termitary_schedules AS s (name, event, cron, timezone, last_us, seen_us)
          VALUES ($1, $2, $3, $4, $5, $5)
          ON CONFLICT (name) DO UPDATE SET
             event = excluded.event, seen_us = excluded.seen_us,
-            last_us = CASE WHEN cron <> excluded.cron OR timezone <> excluded.timezone
-                           THEN max(last_us, excluded.last_us) ELSE last_us END,
+            last_us = CASE WHEN (s.cron <> excluded.cron OR s.timezone <> excluded.timezone)
+                            AND s.last_us < excluded.last_us
+                           THEN excluded.last_us ELSE s.last_us END,
             cron = excluded.cron, timezone = excluded.timezone",
     )
     .bind(&schedule.name)
@@ -89,7 +90,7 @@ pub(crate) async fn settle(
     now_us: i64,
 ) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE termitary_schedules SET last_us = max(last_us, $2),
+        "UPDATE termitary_schedules SET last_us = CASE WHEN last_us < $2 THEN $2 ELSE last_us END,
             failing_us = CASE WHEN $3 IS NOT NULL THEN COALESCE(failing_us, $4) WHEN $5 THEN NULL ELSE failing_us END,
             failure = CASE WHEN $3 IS NOT NULL THEN $3 WHEN $5 THEN NULL ELSE failure END
          WHERE name = $1",
@@ -116,7 +117,7 @@ pub(crate) async fn pause(
     now_us: i64,
 ) -> Result<(), Error> {
     let row = sqlx::query(
-        "UPDATE termitary_schedules SET paused = $2, last_us = max(last_us, $3) WHERE name = $1",
+        "UPDATE termitary_schedules SET paused = $2, last_us = CASE WHEN last_us < $3 THEN $3 ELSE last_us END WHERE name = $1",
     )
     .bind(name)
     .bind(paused)

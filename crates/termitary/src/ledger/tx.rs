@@ -5,27 +5,27 @@ use std::ops::{Deref, DerefMut};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use sqlx::sqlite::{SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
-use sqlx::{Describe, Execute, Executor, SqlStr};
+use sqlx::{Describe, Either, Execute, Executor, SqlStr};
 
 use super::Db;
 use crate::draft::{Draft, Published};
+use crate::engine::sql::{Sql, SqlQueryResult, SqlRow, SqlStatement, SqlTypeInfo};
+use crate::engine::sqlite::Work;
+use crate::engine::{Conn, EngineKind};
 use crate::error::Error;
 use crate::event::{Event, Outgoing};
 use crate::fault;
-use crate::sqlite::{Conn, Step, Work};
 
 /// A write transaction. Dropped without [`Tx::commit`], it rolls back.
 ///
-/// Statements run on it: `query.execute(&mut *tx)`. Code that needs sqlx's own connection, such as
-/// a savepoint, begins with [`Conn::sqlite`]:
+/// Statements run on it: `query.execute(&mut *tx)`, on SQLite and on PostgreSQL. A
+/// savepoint is a transaction in it:
 ///
 /// ```
 /// use termitary::sqlx::Connection as _;
 ///
 /// async fn all_or_none(tx: &mut termitary::Tx) -> Result<(), termitary::Error> {
-///     let mut conn = tx.sqlite()?;
-///     let mut savepoint = conn.begin().await?;
+///     let mut savepoint = tx.begin().await?;
 ///     termitary::sqlx::query("UPDATE counters SET n = n + 1")
 ///         .execute(&mut *savepoint)
 ///         .await?;
@@ -103,16 +103,36 @@ impl Tx {
     /// `is_unavailable()` if the database could not commit, or the transaction was
     /// ended because it ran no statement for too long: nothing of it is real.
     pub async fn commit(self) -> Result<(), Error> {
-        let left = (!self.drafts.is_empty()).then(|| Box::new(self.drafts) as Work);
         if !self.published {
-            return self.conn.commit(left).await;
+            return self.conn.commit(None).await;
         }
         fault::point!("publish.before_commit");
-        self.conn.commit(left).await?;
+        let db = self.db.clone();
+        self.commit_drafts().await?;
         fault::point!("publish.after_commit");
-        self.db.published().notify_waiters();
+        db.announce();
         fault::point!("publish.told");
         Ok(())
+    }
+
+    async fn commit_drafts(self) -> Result<(), Error> {
+        let Self { conn, drafts, .. } = self;
+        if drafts.is_empty() {
+            return conn.commit(None).await;
+        }
+        match conn.engine() {
+            EngineKind::Sqlite => conn.commit(Some(Box::new(drafts) as Work)).await,
+            #[cfg(feature = "postgres")]
+            EngineKind::Postgres => {
+                let mut conn = conn;
+                let then = self.db.publisher().record(&mut conn, drafts).await?;
+                conn.commit(None).await?;
+                if let Some(then) = then {
+                    then();
+                }
+                Ok(())
+            }
+        }
     }
 
     /// [`Tx::commit`] for code of this crate that published through the ledger.
@@ -154,23 +174,23 @@ impl DerefMut for Tx {
 // `&mut *tx` is the connection for a `Tx`, and the `Tx` itself for a `&mut Tx` or
 // for a `LedgerTx`: statements run on both.
 impl<'c> Executor<'c> for &'c mut Tx {
-    type Database = sqlx::Sqlite;
+    type Database = Sql;
 
-    fn execute<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<SqliteQueryResult, sqlx::Error>>
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<SqlQueryResult, sqlx::Error>>
     where
         'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
+        E: 'q + Execute<'q, Sql>,
     {
         (&mut **self).execute(query)
     }
 
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Step>
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<SqlQueryResult, SqlRow>, sqlx::Error>>
     where
         'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
+        E: 'q + Execute<'q, Sql>,
     {
         (&mut **self).fetch_many(query)
     }
@@ -178,10 +198,10 @@ impl<'c> Executor<'c> for &'c mut Tx {
     fn fetch_optional<'e, 'q: 'e, E>(
         self,
         query: E,
-    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>>
+    ) -> BoxFuture<'e, Result<Option<SqlRow>, sqlx::Error>>
     where
         'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
+        E: 'q + Execute<'q, Sql>,
     {
         (&mut **self).fetch_optional(query)
     }
@@ -189,8 +209,8 @@ impl<'c> Executor<'c> for &'c mut Tx {
     fn prepare_with<'e>(
         self,
         sql: SqlStr,
-        parameters: &'e [SqliteTypeInfo],
-    ) -> BoxFuture<'e, Result<SqliteStatement, sqlx::Error>>
+        parameters: &'e [SqlTypeInfo],
+    ) -> BoxFuture<'e, Result<SqlStatement, sqlx::Error>>
     where
         'c: 'e,
     {
@@ -198,7 +218,7 @@ impl<'c> Executor<'c> for &'c mut Tx {
     }
 
     #[doc(hidden)]
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<sqlx::Sqlite>, sqlx::Error>>
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Sql>, sqlx::Error>>
     where
         'c: 'e,
     {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::rows::Text;
+use super::sql::{Statement, statement};
 use crate::clock::{from_micros, micros, secs};
 use crate::db::{Conn, Db};
 use crate::delivery::WorkerId;
@@ -117,13 +118,14 @@ pub(crate) async fn written_outside(
     from_us: i64,
     to_us: i64,
 ) -> Result<Vec<(String, i64)>, Error> {
-    Ok(sqlx::query_as(
-        "SELECT hex(id), seen_us FROM termitary_workers WHERE seen_us < $1 OR seen_us > $2",
-    )
-    .bind(from_us)
-    .bind(to_us)
-    .fetch_all(conn)
-    .await?)
+    const OUTSIDE: Statement = statement!(
+        "SELECT ", [hex "id"], ", seen_us FROM termitary_workers WHERE seen_us < $1 OR seen_us > $2"
+    );
+    Ok(sqlx::query_as(OUTSIDE.on(conn))
+        .bind(from_us)
+        .bind(to_us)
+        .fetch_all(conn)
+        .await?)
 }
 
 /// Deletes the row of [`written_outside`], unless its worker has written it again.
@@ -131,7 +133,10 @@ pub(crate) async fn delete_unchanged(
     conn: &mut Conn,
     (id, seen_us): &(String, i64),
 ) -> Result<(), Error> {
-    sqlx::query("DELETE FROM termitary_workers WHERE hex(id) = $1 AND seen_us = $2")
+    const DELETE: Statement = statement!(
+        "DELETE FROM termitary_workers WHERE ", [hex "id"], " = $1 AND seen_us = $2"
+    );
+    sqlx::query(DELETE.on(conn))
         .bind(id)
         .bind(seen_us)
         .execute(conn)
@@ -141,7 +146,7 @@ pub(crate) async fn delete_unchanged(
 
 /// Deletes the row of a worker that ends.
 pub(crate) async fn delete(db: &Db, id: &str) -> Result<(), Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_own().await?;
     sqlx::query("DELETE FROM termitary_workers WHERE id = $1")
         .bind(id)
         .execute(&mut *tx)

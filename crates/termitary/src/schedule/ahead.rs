@@ -50,7 +50,7 @@ pub(super) async fn bring_back(
 /// Ticks to come that were skipped as missed were not missed.
 async fn reset(db: &Db, name: &str, last_us: i64, now: Timestamp) -> Result<bool, Error> {
     let now_us = now.as_microsecond();
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_own().await?;
     if !ticks::set_back(&mut tx, name, last_us, now_us).await? {
         tx.rollback().await?;
         return Ok(false);

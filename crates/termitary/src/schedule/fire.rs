@@ -92,7 +92,7 @@ async fn write(
     made: Vec<Made>,
     failure: Option<String>,
 ) -> Result<Option<Option<Error>>, Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = ledger::single_writer::alone(db).await?;
     if ticks::read(&mut tx, &schedule.name).await?.as_ref() != Some(record) {
         tx.rollback().await?;
         return Ok(None);
@@ -234,7 +234,7 @@ pub(crate) async fn run_now(db: &Db, schedule: &Schedule, who: &str) -> Result<U
         ))
     })?;
     let id = draft.envelope.id;
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_own().await?;
     ledger::publish(&mut tx, db.source(), &[draft]).await?;
     ledger::audit(&mut tx, db.clock().now_us(), who, "run", &schedule.name, 1).await?;
     tx.commit_and_wake().await?;

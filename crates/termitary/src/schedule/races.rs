@@ -45,7 +45,7 @@ impl Scheduler {
         let db = Db::open_with(url, Options::default().clock(clock))
             .await
             .unwrap();
-        let mut tx = db.begin().await.unwrap();
+        let mut tx = db.begin_own().await.unwrap();
         declare(&mut tx, &schedule.declared(), db.clock().now_us())
             .await
             .unwrap();

@@ -133,7 +133,7 @@ async fn template() -> Vec<u8> {
     sqlx::raw_sql(TABLES).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
     Broker::sql(db.clone()).declare(&registry()).await.unwrap();
-    let path = db.path().to_owned();
+    let path = db.path().unwrap().to_owned();
     db.close().await;
     std::fs::read(path).unwrap()
 }
@@ -150,7 +150,7 @@ impl World {
         let folder = folder();
         std::fs::write(folder.path().join("sim.db"), TEMPLATE.get().unwrap()).unwrap();
         let db = open(&folder, seed).await;
-        let url = format!("sqlite://{}", db.path().display());
+        let url = format!("sqlite://{}", db.place());
         let observer = SqliteConnection::connect(&url).await.unwrap();
         let machine = |_| Broker::builder(db.clone()).lease(LEASE).sql();
         let mut world = Self {

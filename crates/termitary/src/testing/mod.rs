@@ -77,6 +77,30 @@ impl TestDb {
         Self { db }
     }
 
+    /// A fresh database on the PostgreSQL server that all tests of this process share; the
+    /// clock stands at 2026-01-15T12:00:00Z.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres() -> Self {
+        let start = Timestamp::from_second(START).unwrap_or_default();
+        Self::postgres_with(Clock::manual(start, 7)).await
+    }
+
+    /// [`TestDb::postgres`] on this clock.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres_with(clock: Clock) -> Self {
+        let made = tokio::task::spawn_blocking(|| TestPostgres::shared().create_database());
+        let database = must(made.await, "a database on the shared server");
+        let url = database.url().to_owned();
+        let options = Options::default().clock(clock).within(database);
+        let db = must(Db::open_with(&url, options).await, "a test database");
+        Self { db }
+    }
+
+    /// The URL of the database, for another handle.
+    pub fn url(&self) -> String {
+        self.db.url()
+    }
+
     /// The database.
     pub fn db(&self) -> &Db {
         &self.db
@@ -187,12 +211,13 @@ impl TestWorker {
     /// Reads the counts from a drop, where nothing can be awaited: on a thread
     /// and connections of its own, since this test's runtime stands still.
     fn leftover(&self) -> Result<Option<String>, String> {
-        let path = self.broker.db().path();
-        if !path.exists() {
-            return Err(format!("{} is gone", path.display()));
-        }
-        let url = format!("sqlite://{}", path.display());
-        let options = Options::default().clock(self.broker.db().clock().clone());
+        let db = self.broker.db();
+        let url = match db.path() {
+            Some(path) if !path.exists() => return Err(format!("{} is gone", path.display())),
+            Some(path) => format!("sqlite://{}", path.display()),
+            None => db.url(),
+        };
+        let options = Options::default().clock(db.clock().clone());
         let read = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -297,7 +322,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_worker_that_cannot_look_for_what_the_test_leaves_behind_fails_the_test() {
         let (db, worker) = untidy().await;
-        must(std::fs::remove_file(db.db().path()), "a file to remove");
+        must(std::fs::remove_file(db.db().place()), "a file to remove");
         let text = said(move || drop(worker));
         assert!(text.contains("cannot look for deliveries"), "{text}");
     }

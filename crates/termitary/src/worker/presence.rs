@@ -102,7 +102,7 @@ pub(super) async fn report<S: Send + Sync + 'static>(core: Arc<Core<S>>, lanes: 
 async fn sign_in<S>(core: &Core<S>, subscriptions: &str, watch: &mut Watch) -> Result<(), Error> {
     let db = core.broker.db();
     let now = db.clock().now_us();
-    let mut tx = db.begin().await?;
+    let mut tx = db.begin_own().await?;
     core.row
         .write(&mut tx, subscriptions, core.running(), now)
         .await?;

@@ -129,7 +129,8 @@ struct Copy {
 impl Copy {
     /// Logs at the beginning, every ten seconds, and at the end.
     fn log(&mut self, progress: &Progress) {
-        let Progress { id, at, last, .. } = *progress;
+        let Progress { id, at, .. } = *progress;
+        let last = progress.last();
         let subscription = progress.name();
         let begins = self.logged.is_none_or(|(of, _)| of != id);
         if begins {

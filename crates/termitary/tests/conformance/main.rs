@@ -126,6 +126,8 @@ macro_rules! sentences {
 
 suite!(sqlite);
 suite!(redis);
+suite!(postgres);
+suite!(postgres_and_redis);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ping {

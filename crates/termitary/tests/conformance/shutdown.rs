@@ -22,11 +22,12 @@ async fn hang(_: Ping, State(seen): State<Seen>) -> HandlerResult {
 async fn counts(broker: &Broker) -> ((u64, u64, u64), i64) {
     let status = broker.inspect().status().await.unwrap();
     let of = &status.subscriptions[0];
-    let blamed: i64 =
-        sqlx::query_scalar("SELECT COALESCE(SUM(attempts + crashes), 0) FROM termitary_deliveries")
-            .fetch_one(&mut *broker.db().read().await.unwrap())
-            .await
-            .unwrap();
+    let blamed: i64 = sqlx::query_scalar(
+        "SELECT CAST(COALESCE(SUM(attempts + crashes), 0) AS BIGINT) FROM termitary_deliveries",
+    )
+    .fetch_one(&mut *broker.db().read().await.unwrap())
+    .await
+    .unwrap();
     ((of.pending, of.leased, of.done), blamed)
 }
 

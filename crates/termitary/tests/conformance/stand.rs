@@ -1,7 +1,6 @@
 //! The brokers under test: each one an address, at which as many processes'
 //! worth of workers and publishers take part as a test wants.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use termitary::broker::RedisConfig;
@@ -41,9 +40,27 @@ impl Stand {
         }
     }
 
+    pub(crate) async fn postgres() -> Self {
+        Self {
+            db: TestDb::postgres().await,
+            redis: None,
+        }
+    }
+
+    pub(crate) async fn postgres_and_redis() -> Self {
+        Self {
+            db: TestDb::postgres().await,
+            redis: Some(TestRedis::start()),
+        }
+    }
+
     /// A broker with connections of its own, as another process would have.
     pub(crate) fn broker(&self) -> Broker {
         self.address().broker(self.db().clone())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.db.url()
     }
 
     pub(crate) fn db(&self) -> &Db {
@@ -57,7 +74,7 @@ impl Stand {
     /// The address for another process.
     pub(crate) fn address(&self) -> Address {
         Address {
-            path: self.db().path().to_owned(),
+            url: self.db.url(),
             clock: self.clock().clone(),
             redis: self.redis.as_ref().map(TestRedis::config),
         }
@@ -120,10 +137,12 @@ impl Stand {
     }
 
     async fn crashes(&self) -> i64 {
-        sqlx::query_scalar("SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries")
-            .fetch_one(&mut *self.db().read().await.unwrap())
-            .await
-            .unwrap()
+        sqlx::query_scalar(
+            "SELECT CAST(COALESCE(SUM(crashes), 0) AS BIGINT) FROM termitary_deliveries",
+        )
+        .fetch_one(&mut *self.db().read().await.unwrap())
+        .await
+        .unwrap()
     }
 
     /// Writes behind the engine's back.
@@ -150,7 +169,7 @@ impl Stand {
 /// Everything that another process needs to take part.
 #[derive(Clone)]
 pub(crate) struct Address {
-    path: PathBuf,
+    url: String,
     clock: Clock,
     redis: Option<RedisConfig>,
 }
@@ -164,9 +183,8 @@ impl Address {
 
     /// Opens everything anew.
     pub(crate) async fn open(&self) -> Broker {
-        let url = format!("sqlite://{}", self.path.display());
         let options = Options::default().clock(self.clock.clone());
-        self.broker(Db::open_with(&url, options).await.unwrap())
+        self.broker(Db::open_with(&self.url, options).await.unwrap())
     }
 
     fn broker(&self, db: Db) -> Broker {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use termitary::inspect::{LetterFilter, LetterState};
 use termitary::prelude::*;
 use termitary::testing::TestWorker;
@@ -33,6 +33,13 @@ const EVENTS: &[(&str, &str)] = &[
     ("data", "''"),
     ("data", "CAST(x'22ff22' AS TEXT)"),
 ];
+/// The same on PostgreSQL, which keeps types and UTF-8.
+const POSTGRES_EVENTS: &[(&str, &str)] = &[
+    ("version", "4294967296"),
+    ("version", "-1"),
+    ("data", "'{'"),
+    ("data", "''"),
+];
 /// The same of its delivery.
 const DELIVERIES: &[(&str, &str)] = &[
     ("attempts", "-1"),
@@ -53,19 +60,63 @@ const READABLE: &[(&str, &str, &str)] = &[
 
 const SECRET: &str = "secret-key";
 
-struct Spoiler(SqliteConnection);
+struct Spoiler(Theirs);
+
+enum Theirs {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
 
 impl Spoiler {
     async fn of(stand: &Stand) -> Self {
-        let url = format!("sqlite://{}", stand.db().path().display());
-        Self(SqliteConnection::connect(&url).await.unwrap())
+        let url = stand.url();
+        Self(if stand.db().path().is_some() {
+            Theirs::Sqlite(SqliteConnection::connect(&url).await.unwrap())
+        } else {
+            let mut conn = PgConnection::connect(&url).await.unwrap();
+            let path = "SET search_path TO termitary";
+            sqlx::raw_sql(path).execute(&mut conn).await.unwrap();
+            Theirs::Postgres(conn)
+        })
+    }
+
+    /// The ways to spoil an event that this database lets happen.
+    fn events(&self) -> &'static [(&'static str, &'static str)] {
+        match &self.0 {
+            Theirs::Sqlite(_) => EVENTS,
+            Theirs::Postgres(_) => POSTGRES_EVENTS,
+        }
+    }
+
+    /// Returns whether the value needs no column of another type.
+    fn takes(&self, value: &str) -> bool {
+        matches!(self.0, Theirs::Sqlite(_)) || !value.starts_with("CAST(x")
+    }
+
+    /// The value in place of bytes that are no text, where there cannot be any.
+    fn possible(&self, sql: &str) -> String {
+        match &self.0 {
+            Theirs::Sqlite(_) => sql.to_owned(),
+            Theirs::Postgres(_) => {
+                let sql = sql.split("CAST(x'").enumerate().map(|(n, part)| match n {
+                    0 => part.to_owned(),
+                    _ => part
+                        .replacen("' AS TEXT)", "'", 1)
+                        .replacen("", "'strange ", 1),
+                });
+                sql.collect::<String>().replace(" 7, 0)", " true, 0)")
+            }
+        }
     }
 
     async fn run(&mut self, sql: String) {
-        let done = sqlx::raw_sql(AssertSqlSafe(sql.clone()))
-            .execute(&mut self.0)
-            .await;
-        assert!(done.unwrap().rows_affected() > 0, "{sql}");
+        let sql = self.possible(&sql);
+        let statement = sqlx::raw_sql(AssertSqlSafe(sql.clone()));
+        let changed = match &mut self.0 {
+            Theirs::Sqlite(conn) => statement.execute(conn).await.unwrap().rows_affected(),
+            Theirs::Postgres(conn) => statement.execute(conn).await.unwrap().rows_affected(),
+        };
+        assert!(changed > 0, "{sql}");
     }
 
     /// Sets a column of the event's row or of its delivery's.
@@ -76,15 +127,18 @@ impl Spoiler {
     }
 
     async fn last(&mut self) -> i64 {
-        let last = sqlx::query_scalar("SELECT MAX(seq) FROM termitary_events");
-        last.fetch_one(&mut self.0).await.unwrap()
+        let last = "SELECT MAX(seq) FROM termitary_events";
+        match &mut self.0 {
+            Theirs::Sqlite(conn) => sqlx::query_scalar(last).fetch_one(conn).await.unwrap(),
+            Theirs::Postgres(conn) => sqlx::query_scalar(last).fetch_one(conn).await.unwrap(),
+        }
     }
 }
 
 /// Publishes one event for each way to spoil a row, and spoils it; between them events
 /// that stay whole. Returns how many cannot be read, and the numbers of all others.
 async fn publish_and_spoil(stand: &Stand, spoiler: &mut Spoiler) -> (usize, Vec<u32>) {
-    let spoilt = EVENTS.iter().map(|way| ("events", *way));
+    let spoilt = spoiler.events().iter().map(|way| ("events", *way));
     let spoilt = spoilt.chain(DELIVERIES.iter().map(|way| ("deliveries", *way)));
     let (mut unreadable, mut others) = (0, Vec::new());
     for (n, (table, way)) in (1..).zip(spoilt) {
@@ -96,6 +150,9 @@ async fn publish_and_spoil(stand: &Stand, spoiler: &mut Spoiler) -> (usize, Vec<
         others.push(n);
     }
     for (n, (table, column, value)) in (2_000..).zip(READABLE) {
+        if !spoiler.takes(value) {
+            continue;
+        }
         stand.commit(Ping { n }).await;
         let seq = spoiler.last().await;
         spoiler.set(table, (column, value), seq).await;
@@ -115,7 +172,7 @@ fn registry() -> Registry<Seen> {
 }
 
 /// All that cannot be read is parked, and shown.
-async fn check_letters(broker: &Broker, unreadable: usize) {
+async fn check_letters(broker: &Broker, spoiler: &Spoiler, unreadable: usize) {
     let letters = broker
         .inspect()
         .letters(&LetterFilter::default(), 100)
@@ -140,7 +197,7 @@ async fn check_letters(broker: &Broker, unreadable: usize) {
             .filter(|letter| letter.error.starts_with(&start))
             .count()
     };
-    for (column, _) in EVENTS.iter().chain(DELIVERIES) {
+    for (column, _) in spoiler.events().iter().chain(DELIVERIES) {
         assert!(named(column) > 0, "{column}");
     }
 }
@@ -154,7 +211,7 @@ pub(crate) async fn a_row_that_cannot_be_read_is_parked_alone(stand: Stand) {
     worker.allow_leftovers();
     worker.settle().await;
     assert_eq!(numbers(&seen), others);
-    check_letters(&broker, unreadable).await;
+    check_letters(&broker, &spoiler, unreadable).await;
 
     // Repaired by hand, one runs again; the others can be dropped.
     let inspect = broker.inspect();
@@ -191,19 +248,24 @@ pub(crate) async fn a_row_spoilt_while_its_worker_dies_is_parked_alone(stand: St
     let broker = stand.broker();
     let hanging = Registry::new().on(subscribe("a", hang).concurrency(64));
     broker.register(&hanging).await.unwrap();
-    let ways: Vec<_> = EVENTS.iter().map(|way| ("events", *way)).collect();
+    let mut spoiler = Spoiler::of(&stand).await;
+    let ways: Vec<_> = spoiler
+        .events()
+        .iter()
+        .map(|way| ("events", *way))
+        .collect();
     let on_delivery = [
         ("entry", "CAST(x'ff7cff' AS TEXT)"),
         ("worker", "CAST(x'ff' AS TEXT)"),
     ];
     let more = DELIVERIES.iter().chain(&on_delivery);
+    let more = more.filter(|(_, value)| spoiler.takes(value));
     let ways: Vec<_> = ways
         .into_iter()
         .chain(more.map(|way| ("deliveries", *way)))
         .collect();
     let all = ways.len() as u32 * 2;
     let mut seqs = Vec::new();
-    let mut spoiler = Spoiler::of(&stand).await;
     for n in 0..all {
         stand.commit(Ping { n }).await;
         seqs.push(spoiler.last().await);
@@ -254,7 +316,7 @@ pub(crate) async fn a_suspect_that_cannot_be_read_is_parked_and_the_others_run(s
     let (seen, broker) = (Seen::default(), stand.broker());
     broker.register(&registry()).await.unwrap();
     let mut spoiler = Spoiler::of(&stand).await;
-    for (n, way) in (1..).zip(EVENTS) {
+    for (n, way) in (1..).zip(spoiler.events()) {
         stand.commit(Ping { n }).await;
         let seq = spoiler.last().await;
         spoiler.set("events", *way, seq).await;
@@ -272,7 +334,7 @@ pub(crate) async fn a_suspect_that_cannot_be_read_is_parked_and_the_others_run(s
         .letters(&LetterFilter::default(), 100)
         .await
         .unwrap();
-    assert_eq!(letters.len(), EVENTS.len());
+    assert_eq!(letters.len(), spoiler.events().len());
 }
 
 pub(crate) async fn a_lease_without_an_end_is_taken_back(stand: Stand) {
@@ -316,8 +378,8 @@ pub(crate) async fn rows_beside_events_that_cannot_be_read_keep_nobody_waiting(s
     let (seen, broker) = (Seen::default(), stand.broker());
     let mut spoiler = Spoiler::of(&stand).await;
     for sql in [
-        "INSERT INTO termitary_subscriptions (name, event, version, since_us, seen_us)
-         VALUES (CAST(x'ff' AS TEXT), CAST(x'fe' AS TEXT), -1, -9223372036854775808, 0)",
+        "INSERT INTO termitary_subscriptions (id, name, event, version, since_us, seen_us)
+         VALUES (1000, CAST(x'ff' AS TEXT), CAST(x'fe' AS TEXT), -1, -9223372036854775808, 0)",
         "INSERT INTO termitary_routes (event, subscription)
          SELECT CAST(x'fd' AS TEXT), id FROM termitary_subscriptions WHERE version = -1",
         "INSERT INTO termitary_schedules (name, event, cron, timezone, last_us, fired_us, paused, seen_us)

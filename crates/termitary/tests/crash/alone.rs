@@ -68,10 +68,11 @@ async fn a_suspect_among_others(db: TestDb, broker: Broker) {
         "one was retried"
     );
     assert_eq!(table.0.beside.load(Ordering::SeqCst), 0, "both times alone");
-    let crashes: i64 = sqlx::query_scalar("SELECT SUM(crashes) FROM termitary_deliveries")
-        .fetch_one(&mut *db.db().read().await.unwrap())
-        .await
-        .unwrap();
+    let crashes: i64 =
+        sqlx::query_scalar("SELECT CAST(SUM(crashes) AS BIGINT) FROM termitary_deliveries")
+            .fetch_one(&mut *db.db().read().await.unwrap())
+            .await
+            .unwrap();
     assert_eq!(crashes, 2, "the pause cost nobody a lease");
 }
 

@@ -53,7 +53,7 @@ fn off_by(hours: i64) -> Clock {
 
 /// Another process on the same file.
 async fn broker(db: &TestDb, hours: i64) -> Broker {
-    let url = format!("sqlite://{}", db.db().path().display());
+    let url = format!("sqlite://{}", db.db().place());
     let options = Options::default().clock(off_by(hours));
     let db = Db::open_with(&url, options).await.unwrap();
     Broker::builder(db).lease(LEASE).sql()
@@ -68,7 +68,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn crashes(db: &TestDb) -> i64 {
-    sqlx::query_scalar("SELECT SUM(crashes) FROM termitary_deliveries")
+    sqlx::query_scalar("SELECT CAST(SUM(crashes) AS BIGINT) FROM termitary_deliveries")
         .fetch_one(&mut *db.db().read().await.unwrap())
         .await
         .unwrap()

@@ -125,7 +125,7 @@ async fn run_beside(
     let mut tx = db.db().begin().await.unwrap();
     sqlx::query(TABLE).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    let url = format!("sqlite://{}", db.db().path().display());
+    let url = format!("sqlite://{}", db.db().place());
     let neighbour = Db::open(&url).await.unwrap();
     let other = Broker::builder(neighbour.clone()).lease(lease).sql();
     let broker = Broker::builder(db.db().clone()).lease(lease).sql();

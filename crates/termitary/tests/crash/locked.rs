@@ -19,7 +19,7 @@ fn registry() -> Registry<()> {
 
 /// Another process, as far as SQLite can tell.
 async fn stranger(db: &TestDb) -> SqliteConnection {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(db.db().path());
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(db.db().place());
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
@@ -38,7 +38,7 @@ async fn others_give_up(db: &TestDb) {
 /// A worker in a separate process, and the channel that stops it.
 fn start(db: &TestDb) -> (oneshot::Sender<()>, JoinHandle<Result<(), Error>>) {
     let (stop, stopped) = oneshot::channel();
-    let url = format!("sqlite://{}", db.db().path().display());
+    let url = format!("sqlite://{}", db.db().place());
     let worker = tokio::spawn(async move {
         let broker = Broker::sql(Db::open(&url).await?);
         let shutdown = async {

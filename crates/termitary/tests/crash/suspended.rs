@@ -112,7 +112,7 @@ async fn until(broker: &Broker, what: &str, query: &'static str, number: u32) {
 }
 
 const RUNS: &str = "SELECT COUNT(*) FROM rests";
-const CRASHES: &str = "SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries";
+const CRASHES: &str = "SELECT CAST(COALESCE(SUM(crashes), 0) AS BIGINT) FROM termitary_deliveries";
 
 async fn a_night(redis: Option<TestRedis>) {
     let folder = tempfile::tempdir().unwrap();

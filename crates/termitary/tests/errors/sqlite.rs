@@ -77,7 +77,7 @@ impl Service {
     }
 
     async fn stranger(&self) -> SqliteConnection {
-        let url = format!("sqlite://{}", self.db.db().path().display());
+        let url = format!("sqlite://{}", self.db.db().place());
         SqliteConnection::connect(&url).await.unwrap()
     }
 }
@@ -170,7 +170,7 @@ async fn what_turns_read_only_for_one_process_is_said_and_another_goes_on() {
     let refused = service.publish(2).await.unwrap_err();
     assert!(refused.is_unavailable(), "{refused:?}");
     assert!(format!("{refused:?}").contains("readonly"), "{refused:?}");
-    let url = format!("sqlite://{}", service.db.db().path().display());
+    let url = format!("sqlite://{}", service.db.db().place());
     let other = Broker::sql(termitary::Db::open(&url).await.unwrap());
     let mut worker = TestWorker::start(other.clone(), registry(), ()).await;
     worker.allow_leftovers();
@@ -189,7 +189,7 @@ async fn a_database_file_that_is_taken_away_takes_no_more_commits() {
         let mut service = Service::start(over_redis).await;
         service.publish(1).await.unwrap();
         eventually("the first is done", async || service.effects().await == [1]).await;
-        let path = service.db.db().path().to_owned();
+        let path = service.db.db().path().unwrap().to_owned();
         let aside = path.with_extension("aside");
         std::fs::rename(&path, &aside).unwrap();
         let refused = service.publish(2).await.unwrap_err();
@@ -217,11 +217,11 @@ async fn what_a_long_reader_kept_in_the_log_is_given_back_when_it_ends() {
         .fetch_one(&mut *reading)
         .await
         .unwrap();
-    let log = service.db.db().path().with_extension("db-wal");
+    let log = service.db.db().path().unwrap().with_extension("db-wal");
     let log = if log.exists() {
         log
     } else {
-        std::path::PathBuf::from(format!("{}-wal", service.db.db().path().display()))
+        std::path::PathBuf::from(format!("{}-wal", service.db.db().place()))
     };
     let length = || std::fs::metadata(&log).unwrap().len();
     while length() < LIMIT + LIMIT / 4 {

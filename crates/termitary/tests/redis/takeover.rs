@@ -87,11 +87,12 @@ async fn entries_that_have_grown_old_while_everybody_slept_are_left_to_their_wor
     assert_eq!(world.seen.total("slow.started"), (3, 3));
     world.seen.open_gate();
     eventually("all are done", async || world.of("slow").await.done == 3).await;
-    let crashes: i64 =
-        sqlx::query_scalar("SELECT COALESCE(SUM(crashes), 0) FROM termitary_deliveries")
-            .fetch_one(&mut *world.db.db().read().await.unwrap())
-            .await
-            .unwrap();
+    let crashes: i64 = sqlx::query_scalar(
+        "SELECT CAST(COALESCE(SUM(crashes), 0) AS BIGINT) FROM termitary_deliveries",
+    )
+    .fetch_one(&mut *world.db.db().read().await.unwrap())
+    .await
+    .unwrap();
     assert_eq!(crashes, 0);
 }
 

@@ -60,7 +60,7 @@ async fn another_process_of_the_ledger_and_its_restored_file_are_the_same_ledger
     let world = World::new(&["first"]).await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("restored.db");
-    let url = format!("sqlite://{}", world.db.db().path().display());
+    let url = format!("sqlite://{}", world.db.db().place());
     let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
     sqlx::query("VACUUM INTO $1")
         .bind(copy.to_str())

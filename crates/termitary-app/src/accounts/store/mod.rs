@@ -4,8 +4,8 @@ pub(crate) mod links;
 pub(super) mod sessions;
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
 use termitary::Conn;
+use termitary::db::sql::SqlRow;
 use uuid::Uuid;
 
 use super::{Draft, Role, User, normal_email};
@@ -21,8 +21,8 @@ macro_rules! select_users {
     };
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for User {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+impl sqlx::FromRow<'_, SqlRow> for User {
+    fn from_row(row: &SqlRow) -> sqlx::Result<Self> {
         use sqlx::Row;
         Ok(Self {
             id: row.try_get("id")?,

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde::Deserialize;
-use sqlx::sqlite::SqliteRow;
 use termitary::Conn;
+use termitary::db::sql::SqlRow;
 use uuid::Uuid;
 
 use crate::accounts::sessions::Session;
@@ -119,7 +119,7 @@ pub(in crate::accounts) async fn of_user(
     .bind(limits.idle_since)
     .fetch_all(conn)
     .await?;
-    let session = |row: &SqliteRow| {
+    let session = |row: &SqlRow| {
         let id = row.try_get("id")?;
         Ok(Session {
             id,

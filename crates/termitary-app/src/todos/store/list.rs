@@ -1,6 +1,7 @@
 //! The statements of the list of todos.
 
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::QueryBuilder;
+use termitary::db::Sql;
 use uuid::Uuid;
 
 use super::super::list_item::ListItem;
@@ -12,8 +13,8 @@ use crate::http::ApiError;
 pub(in crate::todos) fn candidates(
     caller: Caller,
     order: Order,
-    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
-) -> Result<QueryBuilder<Sqlite>, ApiError> {
+    part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
+) -> Result<QueryBuilder<Sql>, ApiError> {
     let mut query = QueryBuilder::new("SELECT todos.title, todos.description, ");
     query.push(ListItem::JSON).push(" FROM (");
     push_page(&mut query, caller, order, None, part)?;
@@ -31,8 +32,8 @@ pub(in crate::todos) fn statement(
     caller: Caller,
     order: Order,
     limit: u32,
-    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
-) -> Result<QueryBuilder<Sqlite>, ApiError> {
+    part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
+) -> Result<QueryBuilder<Sql>, ApiError> {
     let mut query = QueryBuilder::new("SELECT '[' || coalesce(group_concat(");
     query.push(ListItem::JSON).push("), '') || ']' FROM (");
     push_page(&mut query, caller, order, Some(limit), part)?;
@@ -48,11 +49,11 @@ pub(in crate::todos) fn statement(
 /// at most two pages. A todo that the caller owns and is assigned to is in both parts:
 /// `UNION` returns it once.
 fn push_page(
-    query: &mut QueryBuilder<Sqlite>,
+    query: &mut QueryBuilder<Sql>,
     caller: Caller,
     order: Order,
     limit: Option<u32>,
-    part: impl Fn(&mut QueryBuilder<Sqlite>, Sight) -> Result<(), ApiError>,
+    part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
     if caller.is_admin() {
         return part(query, Sight::All);
@@ -78,7 +79,7 @@ pub(in crate::todos) enum Sight {
 
 /// Selects the sort key and the place of the todos of a part.
 pub(in crate::todos) fn push_part(
-    query: &mut QueryBuilder<Sqlite>,
+    query: &mut QueryBuilder<Sql>,
     sight: Sight,
     order: Order,
     filter: &Filter,
@@ -103,7 +104,7 @@ pub(in crate::todos) fn push_part(
 /// For a bare parameter SQLite plans by its value and plans again for every bound value;
 /// a sum prevents that.
 pub(in crate::todos) fn push_order(
-    query: &mut QueryBuilder<Sqlite>,
+    query: &mut QueryBuilder<Sql>,
     order: Order,
     limit: Option<u32>,
 ) {
@@ -119,7 +120,7 @@ pub(in crate::todos) fn push_order(
 }
 
 fn push_filters(
-    query: &mut QueryBuilder<Sqlite>,
+    query: &mut QueryBuilder<Sql>,
     filter: &Filter,
     caller: Caller,
     now_us: i64,
@@ -158,11 +159,7 @@ fn push_filters(
     Ok(())
 }
 /// Continues after the cursor.
-pub(in crate::todos) fn push_cursor(
-    query: &mut QueryBuilder<Sqlite>,
-    order: Order,
-    cursor: &Cursor,
-) {
+pub(in crate::todos) fn push_cursor(query: &mut QueryBuilder<Sql>, order: Order, cursor: &Cursor) {
     let comparison = if order.descending { "<" } else { ">" };
     query.push(format_args!(
         " AND ({}, id) {comparison} (",

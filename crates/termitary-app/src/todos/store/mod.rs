@@ -4,9 +4,10 @@ pub(super) mod list;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::QueryBuilder;
 use termitary::Conn;
+use termitary::db::Sql;
+use termitary::db::sql::SqlRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -25,8 +26,8 @@ macro_rules! select_todos {
     };
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for Todo {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+impl sqlx::FromRow<'_, SqlRow> for Todo {
+    fn from_row(row: &SqlRow) -> sqlx::Result<Self> {
         use sqlx::Row;
         let status: &str = row.try_get("status")?;
         let priority: Option<i64> = row.try_get("priority")?;
@@ -68,7 +69,7 @@ pub(super) async fn find(
 }
 
 /// The statement that creates a todo.
-pub(super) fn insert(todo: &Todo) -> QueryBuilder<Sqlite> {
+pub(super) fn insert(todo: &Todo) -> QueryBuilder<Sql> {
     let mut change = QueryBuilder::new(
         "INSERT INTO todos (id, title, description, status, owner_id, assignee_id, priority, due_us, created_us, updated_us) VALUES (",
     );
@@ -89,7 +90,7 @@ pub(super) fn insert(todo: &Todo) -> QueryBuilder<Sqlite> {
 }
 
 /// The statement that gives a todo all values of this one.
-pub(super) fn update(todo: &Todo) -> QueryBuilder<Sqlite> {
+pub(super) fn update(todo: &Todo) -> QueryBuilder<Sql> {
     let mut change = QueryBuilder::new("UPDATE todos SET title = ");
     change
         .push_bind(&todo.title)
@@ -113,7 +114,7 @@ pub(super) fn update(todo: &Todo) -> QueryBuilder<Sqlite> {
 }
 
 /// The statement that deletes a todo.
-pub(super) fn delete(id: Uuid) -> QueryBuilder<Sqlite> {
+pub(super) fn delete(id: Uuid) -> QueryBuilder<Sql> {
     let mut change = QueryBuilder::new("DELETE FROM todos WHERE id = ");
     change.push_bind(id);
     change
@@ -182,8 +183,8 @@ pub(super) struct Comment {
     pub(super) created_at: Timestamp,
 }
 
-impl sqlx::FromRow<'_, SqliteRow> for Comment {
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+impl sqlx::FromRow<'_, SqlRow> for Comment {
+    fn from_row(row: &SqlRow) -> sqlx::Result<Self> {
         use sqlx::Row;
         Ok(Self {
             id: row.try_get("id")?,

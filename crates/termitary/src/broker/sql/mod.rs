@@ -4,6 +4,8 @@
 //! no lane received go back at once (`unseen`), and a waiting lane wakes up when
 //! its subscription has something due (`wake`).
 
+#[cfg(feature = "postgres")]
+mod gathered;
 mod publishes;
 #[cfg(test)]
 mod publishes_tests;
@@ -16,7 +18,6 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::Connection;
 
 use super::Transport;
 use super::expiry::Expiry;
@@ -24,9 +25,11 @@ use crate::clock::micros;
 use crate::db::Db;
 use crate::delivery::{Claim, Counts, Cursor, Leased, Route, Settlement, WorkerId};
 use crate::draft::{Draft, Published};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::event::Envelope;
-use crate::ledger::{self, Whose, batch};
+use crate::ledger::verbs::{self, Lease};
+use crate::ledger::{self, Whose};
 
 use publishes::Publishes;
 use unseen::Unseen;
@@ -36,6 +39,8 @@ pub(crate) struct Sql {
     db: Db,
     lease: Duration,
     publishes: Publishes,
+    #[cfg(feature = "postgres")]
+    gathered: gathered::Gathered,
     wake: Wake,
     expiry: Expiry,
 }
@@ -44,6 +49,8 @@ impl Sql {
     pub(crate) fn new(db: Db, lease: Duration) -> Self {
         Self {
             publishes: Publishes::default(),
+            #[cfg(feature = "postgres")]
+            gathered: gathered::Gathered::new(),
             wake: Wake::new(db.clone()),
             expiry: Expiry::new(lease),
             db,
@@ -59,11 +66,15 @@ impl Sql {
     ) -> Result<Vec<Leased>, Error> {
         let now_us = self.db.clock().now_us();
         let until_us = now_us.saturating_add(micros(self.lease));
-        let (route, worker) = (route.id, worker.clone());
-        let lease =
-            move |conn: &Connection| batch::lease(conn, route, &worker, max, now_us, until_us);
+        let asked = Lease {
+            route: route.id,
+            worker: worker.clone(),
+            max,
+            now_us,
+            until_us,
+        };
         let db = self.db.clone();
-        let leased = self.db.write_then(lease, |leased| Unseen::new(db, leased));
+        let leased = verbs::lease_then(&self.db, asked, |leased| Unseen::new(db, leased));
         Ok(leased.await?.look())
     }
 }
@@ -75,7 +86,11 @@ impl Transport for Sql {
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, Error> {
-        self.publishes.publish(&self.db, drafts).await
+        match self.db.engine() {
+            Engine::Sqlite(_) => self.publishes.publish(&self.db, drafts).await,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => self.gathered.publish(&self.db, drafts).await,
+        }
     }
 
     async fn lease(
@@ -117,11 +132,7 @@ impl Transport for Sql {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
-        let settlements = settlements.to_vec();
-        let now_us = self.db.clock().now_us();
-        self.db
-            .write(move |conn| batch::settle(conn, &settlements, now_us))
-            .await
+        verbs::settle(&self.db, settlements.to_vec(), self.db.clock().now_us()).await
     }
 
     async fn upkeep(&self, _worker: &WorkerId, _routes: &[Route]) -> Result<Duration, Error> {

@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::db::Db;
 use crate::draft::{Draft, Published};
+use crate::engine::sqlite::Request;
 use crate::error::Error;
 use crate::ledger::batch;
 use crate::lock::Mutex;
-use crate::sqlite::Request;
 
 type Reply = oneshot::Sender<Result<Vec<Published>, Error>>;
 

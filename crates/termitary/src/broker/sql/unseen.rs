@@ -4,9 +4,10 @@ use rusqlite::Connection;
 
 use crate::db::Db;
 use crate::delivery::{Leased, Outcome, Settlement};
+use crate::engine::Engine;
+use crate::engine::sqlite::Request;
 use crate::error::Error;
-use crate::ledger::batch;
-use crate::sqlite::Request;
+use crate::ledger::{self, batch};
 
 /// Leases that the caller has not received yet. It may be dropped at any moment: then they are
 /// released at once instead of expiring.
@@ -36,10 +37,23 @@ impl Drop for Unseen {
             outcome: Outcome::Snooze { due_us: now_us },
         };
         let settlements = self.leased.drain(..).map(release).collect();
-        self.db.request(Box::new(Release {
-            settlements,
-            now_us,
-        }));
+        match self.db.engine() {
+            Engine::Sqlite(_) => self.db.request(Box::new(Release {
+                settlements,
+                now_us,
+            })),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => {
+                let db = self.db.clone();
+                // Without a runtime they expire.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        let ended = ledger::verbs::settle(&db, settlements, now_us).await;
+                        report(&ended.map(drop));
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -55,8 +69,12 @@ impl Request for Release {
     }
 
     fn reply(self: Box<Self>, ended: &Result<(), Error>) {
-        if let Err(error) = ended {
-            tracing::warn!(error = ?error, "leases that no worker received were not released; they will expire instead");
-        }
+        report(ended);
+    }
+}
+
+fn report(ended: &Result<(), Error>) {
+    if let Err(error) = ended {
+        tracing::warn!(error = ?error, "leases that no worker received were not released; they will expire instead");
     }
 }

@@ -121,9 +121,7 @@ impl Inner {
             let Some((routes, fresh)) = self.waiting() else {
                 return Ok(());
             };
-            let version: i64 = sqlx::query_scalar("PRAGMA data_version")
-                .fetch_one(&mut *conn)
-                .await?;
+            let version = self.db.version(&mut conn).await?;
             let now = self.db.clock().now_us();
             if fresh || seen != Some(version) || now >= next_due {
                 if seen.replace(version) != Some(version) {

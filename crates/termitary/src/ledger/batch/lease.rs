@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::super::lease::leased;
 use super::super::rows::{Bytes, PARK, StoredEvent, Unreadable, counters, event_columns, park_row};
+use super::super::verbs::Lease;
 use super::{Binder, Sized, list};
 use crate::delivery::{Leased, WorkerId};
 use crate::error::Error;
@@ -35,16 +36,17 @@ pub(super) static CLAIM: LazyLock<Sized> = LazyLock::new(|| {
 /// Leases up to `max` due deliveries of one subscription until `until_us`.
 /// The transaction keeps every other writer out, so that what is read is what
 /// is claimed. A delivery whose row cannot be read is parked.
-pub(crate) fn lease(
-    conn: &Connection,
-    route: i64,
-    worker: &WorkerId,
-    max: usize,
-    now_us: i64,
-    until_us: i64,
-) -> Result<Vec<Leased>, Error> {
+pub(in crate::ledger) fn lease(conn: &Connection, asked: &Lease) -> Result<Vec<Leased>, Error> {
+    let Lease {
+        route,
+        worker,
+        max,
+        now_us,
+        until_us,
+    } = asked;
+    let (route, now_us, until_us) = (*route, *now_us, *until_us);
     let mut head = conn.prepare_cached(HEAD)?;
-    let mut rows = head.query(params![route, now_us, max as i64])?;
+    let mut rows = head.query(params![route, now_us, *max as i64])?;
     let mut found = Vec::new();
     let mut seqs = Vec::new();
     let mut unreadable = Vec::new();
@@ -76,7 +78,7 @@ fn park(
         return Ok(());
     }
     let rows: Vec<_> = unreadable.iter().map(|it| park_row(it, route)).collect();
-    conn.prepare_cached(PARK)?
+    conn.prepare_cached(PARK.sqlite)?
         .execute(params![json!(rows).to_string(), now_us])?;
     Ok(())
 }

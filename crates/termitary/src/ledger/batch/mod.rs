@@ -1,4 +1,4 @@
-//! The ledger's rules for what brokers ask, on the thread that writes
+//! The three verbs that run for every event on SQLite, on the thread that writes
 //! ([`Db::write`](crate::db::Db)): few statements for many rows, since the start
 //! of one costs as much as a row or two.
 
@@ -6,7 +6,7 @@ mod lease;
 mod publish;
 mod settle;
 
-pub(crate) use lease::lease;
+pub(super) use lease::lease;
 pub(crate) use publish::publish;
 pub(crate) use settle::settle;
 

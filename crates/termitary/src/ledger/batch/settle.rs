@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use rusqlite::Connection;
 
 use super::super::settle::{SETTLE, settle_row};
-use super::super::sql::{done, leased_under};
+use super::super::sql::piece;
 use super::{Binder, Sized};
 use crate::delivery::{Outcome, Settlement};
 use crate::error::Error;
@@ -20,9 +20,9 @@ pub(super) static DONE: LazyLock<Sized> = LazyLock::new(|| {
         let sql = format!(
             concat!(
                 "UPDATE termitary_deliveries AS d SET ",
-                done!("?1"),
+                piece!(sqlite [done "?1"]),
                 " WHERE d.subscription = ?2 AND d.event IN ({}) ",
-                leased_under!("?3")
+                piece!(sqlite [leased_under "?3"])
             ),
             events.join(",")
         );
@@ -130,7 +130,7 @@ impl Done<'_> {
 /// Settles an attempt that did not simply succeed.
 fn settle_other(conn: &Connection, settlement: &Settlement, now_us: i64) -> Result<bool, Error> {
     let rows = serde_json::Value::from_iter(settle_row(settlement, now_us));
-    let mut settle = conn.prepare_cached(planted::owned(SETTLE))?;
+    let mut settle = conn.prepare_cached(planted::owned(SETTLE.sqlite))?;
     // The first row that it returns comes after all changes.
     Ok(settle.exists([rows.to_string()])?)
 }

@@ -1,10 +1,13 @@
 //! The ledger's tables, and how an older file becomes a newer one.
 
-use super::Db;
-use crate::error::{Error, Kind};
-use crate::sqlite::Conn;
+#[cfg(feature = "postgres")]
+mod postgres;
 
-/// One step per version: step n brings a file from version n to n + 1.
+use super::Db;
+use crate::engine::{Conn, Engine};
+use crate::error::{Error, Kind};
+
+/// One step per version of a file: step n brings a file from version n to n + 1.
 /// Steps that have been released are never edited.
 const STEPS: &[&str] = &[
     include_str!("0001_ledger.sql"),
@@ -20,11 +23,39 @@ const STEPS: &[&str] = &[
     include_str!("0011_whose.sql"),
 ];
 
-/// Brings the file to this code's version; refuses one from the future.
+/// The versions of an engine's schema.
+struct Versions {
+    steps: &'static [&'static str],
+    /// Returns whether the database has a version.
+    known: &'static str,
+}
+
+const SQLITE: Versions = Versions {
+    steps: STEPS,
+    known: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'termitary_schema')",
+};
+
+fn versions(db: &Db) -> &'static Versions {
+    match db.engine() {
+        Engine::Sqlite(_) => &SQLITE,
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(_) => &postgres::VERSIONS,
+    }
+}
+
+/// Brings the database to this code's version; refuses one from the future.
 pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
-    if version(db).await? == STEPS.len() {
+    if version(db).await? == versions(db).steps.len() {
         return Ok(());
     }
+    match db.engine() {
+        Engine::Sqlite(_) => migrate_sqlite(db).await,
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(engine) => postgres::migrate(db, engine).await,
+    }
+}
+
+async fn migrate_sqlite(db: &Db) -> Result<(), Error> {
     let mut tx = db.begin().await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS termitary_schema (version INTEGER NOT NULL)")
         .execute(&mut *tx)
@@ -34,7 +65,7 @@ pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
         .fetch_one(&mut *tx)
         .await? as usize;
     if at > STEPS.len() {
-        return Err(newer(db, at));
+        return Err(newer(db, at, STEPS.len()));
     }
     if at == 0 {
         refuse_namesakes(&mut tx, db).await?;
@@ -64,26 +95,25 @@ async fn refuse_namesakes(conn: &mut Conn, db: &Db) -> Result<(), Error> {
         None => Ok(()),
         Some(names) => Err(Error::invalid(format!(
             "{} has no ledger, but tables with names of the ledger ({names}): open another file, or rename these tables",
-            db.path().display()
+            db.place()
         ))),
     }
 }
 
-/// Returns whether the file has this code's version.
+/// Returns whether the database has this code's version.
 pub(super) async fn is_current(db: &Db) -> Result<bool, Error> {
     match version(db).await {
-        Ok(at) => Ok(at == STEPS.len()),
+        Ok(at) => Ok(at == versions(db).steps.len()),
         Err(error) if error.is_newer_schema() => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 async fn version(db: &Db) -> Result<usize, Error> {
-    let known: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'termitary_schema')",
-    )
-    .fetch_one(&mut *db.read().await?)
-    .await?;
+    let Versions { steps, known } = versions(db);
+    let known: bool = sqlx::query_scalar(*known)
+        .fetch_one(&mut *db.read().await?)
+        .await?;
     if !known {
         return Ok(0);
     }
@@ -91,8 +121,8 @@ async fn version(db: &Db) -> Result<usize, Error> {
         .fetch_one(&mut *db.read().await?)
         .await?;
     let at = at as usize;
-    if at > STEPS.len() {
-        Err(newer(db, at))
+    if at > steps.len() {
+        Err(newer(db, at, steps.len()))
     } else {
         Ok(at)
     }
@@ -106,13 +136,12 @@ pub(super) async fn identity(db: &Db) -> Result<uuid::Uuid, Error> {
     id.ok_or_else(|| Error::internal("the ledger has no identity"))
 }
 
-fn newer(db: &Db, at: usize) -> Error {
+fn newer(db: &Db, at: usize, known: usize) -> Error {
     Error::new(
         Kind::NewerSchema,
         format!(
-            "the ledger in {} has schema version {at}, this program knows up to {}: start the newer program, or restore a backup from before it ran",
-            db.path().display(),
-            STEPS.len()
+            "the ledger in {} has schema version {at}, this program knows up to {known}: start the newer program, or restore a backup from before it ran",
+            db.place()
         ),
     )
 }

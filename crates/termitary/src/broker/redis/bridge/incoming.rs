@@ -26,6 +26,7 @@ use crate::delivery::WorkerId;
 use crate::draft::Draft;
 use crate::error::Error;
 use crate::event::{MAX_DATA_BYTES, cut_json_text};
+use crate::ledger::single_writer::alone;
 use crate::ledger::{self, Parked};
 use crate::outage::{Outage, Tally};
 
@@ -316,7 +317,7 @@ impl Bridging {
     }
 
     async fn try_keep(&self, taken: &[Taken]) -> Result<(), Error> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = alone(&self.db).await?;
         let (mut drafts, mut parked) = (Vec::new(), Vec::new());
         for one in taken {
             match one {

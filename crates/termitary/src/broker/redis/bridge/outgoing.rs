@@ -11,6 +11,7 @@ use crate::clock::micros;
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::ledger::relay as rows;
+use crate::ledger::single_writer::alone;
 
 /// The most events that are claimed at once, and the most claims of one round.
 const PAGE: usize = 500;
@@ -36,7 +37,7 @@ pub(crate) async fn send_unrouted(redis: &Redis) -> Result<(), Error> {
         drop(reader);
         // Before the claim: while Redis is unreachable, nothing is claimed.
         redis.link.shared().get().await?;
-        let mut tx = redis.db.begin().await?;
+        let mut tx = alone(&redis.db).await?;
         let events = rows::claim_unrouted(&mut tx, since_us, PAGE).await?;
         tx.commit().await?;
         send_out(redis, events.iter()).await;

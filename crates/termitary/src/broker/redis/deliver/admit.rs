@@ -14,6 +14,7 @@ use crate::db::Tx;
 use crate::delivery::{Claim, EntryAddress, Leased, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
+use crate::ledger::single_writer::alone;
 use crate::ledger::{self, Row};
 
 /// Entries of one read.
@@ -171,7 +172,7 @@ async fn park(
     worker: &WorkerId,
     unreadable: &[(EntryAddress, Box<Unreadable>)],
 ) -> Result<(), Error> {
-    let mut tx = redis.db.begin().await?;
+    let mut tx = alone(&redis.db).await?;
     let now_us = redis.now_us();
     for (address, unreadable) in unreadable {
         park_in(&mut tx, set, worker, address, unreadable, now_us).await?;

@@ -43,7 +43,7 @@ fn added(draft: &Draft) -> Published {
 }
 
 async fn keep(redis: &Redis, drafts: &[Draft]) -> Result<Vec<Published>, Error> {
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     let published = ledger::publish(&mut tx, redis.db.source(), drafts).await?;
     tx.commit_and_wake().await?;
     Ok(published)

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use redis::{RedisResult, Value};
-use rusqlite::Connection;
 
 use crate::broker::redis::Redis;
 use crate::broker::redis::wire::{keys, reply, script};
 use crate::delivery::{Claim, EntryAddress, Origin, Outcome, Settlement, WorkerId};
 use crate::error::Error;
 use crate::fault;
-use crate::ledger::{self, batch};
+use crate::ledger;
+use crate::ledger::single_writer::alone;
 
 /// Returns, in order, whether each claim was still valid.
 pub(crate) async fn settle(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool>, Error> {
@@ -70,7 +70,7 @@ fn is_adopted(settlement: &Settlement) -> bool {
 async fn record_done(redis: &Redis, claims: &[&Claim]) -> Result<Vec<bool>, Error> {
     let mut noted = Vec::with_capacity(claims.len());
     let now_us = redis.now_us();
-    let mut tx = redis.db.begin().await?;
+    let mut tx = alone(&redis.db).await?;
     for claim in claims {
         let first = match &claim.origin {
             Origin::Stream { envelope, entry } => {
@@ -101,11 +101,10 @@ async fn in_ledger(redis: &Redis, settlements: &[Settlement]) -> Result<Vec<bool
     let settled = if rows.iter().any(adopts) {
         adopted(redis, rows, now_us).await?
     } else {
-        let settle = move |conn: &Connection| batch::settle(conn, &rows, now_us);
-        redis.db.write(settle).await?
+        ledger::verbs::settle(&redis.db, rows, now_us).await?
     };
     if again {
-        redis.db.published().notify_waiters();
+        redis.db.announce();
     }
     for (i, one) in places.into_iter().zip(settled) {
         held[i] = one;
@@ -129,7 +128,7 @@ async fn adopted(
     now_us: i64,
 ) -> Result<Vec<bool>, Error> {
     let mut held = vec![false; settlements.len()];
-    let mut tx = redis.db.begin().await?;
+    let mut tx = alone(&redis.db).await?;
     let (mut places, mut rows) = (Vec::new(), Vec::new());
     for (i, Settlement { claim, outcome }) in settlements.into_iter().enumerate() {
         let claim = match &claim.origin {

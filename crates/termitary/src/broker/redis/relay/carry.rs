@@ -323,11 +323,8 @@ async fn give_back(
     }
     let seqs: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
     let until_us = committed.trust.until_us;
-    redis
-        .db
-        .write(move |conn| handover::give_back(conn, &seqs, until_us))
-        .await?;
-    redis.db.published().notify_waiters();
+    handover::give_back(&redis.db, seqs, until_us).await?;
+    redis.db.announce();
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::fault;
 use crate::ledger;
 use crate::ledger::relay::{Claimed, claim};
+use crate::ledger::single_writer::alone;
 use crate::ledger::{Row, handover};
 
 /// The most commands of one pipeline.
@@ -93,7 +94,7 @@ async fn page(
     due: &[i64],
     refused: &mut Refused,
 ) -> Result<(), Error> {
-    let mut tx = redis.db.begin().await?;
+    let mut tx = alone(&redis.db).await?;
     let now_us = redis.now_us();
     let until_us = redis.trusted_until_us();
     let claimed = claim(&mut tx, due, now_us, until_us, PAGE, PAGE_BYTES).await?;
@@ -208,7 +209,7 @@ async fn note(
         }
     }
     fault::point!("relay.sent");
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     handover::record_entries(&mut tx, &entries).await?;
     tx.commit().await?;
     fault::point!("relay.recorded");
@@ -228,7 +229,7 @@ async fn undo<'a>(redis: &Redis, sendings: impl Iterator<Item = &'a Sending>) ->
         all.extend(sending.rows.iter().copied());
         fresh.extend(sending.fresh.then_some(sending.seq));
     }
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     handover::undo(&mut tx, &fresh, &all).await?;
     tx.commit().await
 }
@@ -240,7 +241,7 @@ async fn doubt(redis: &Redis, sendings: &[Sending]) -> Result<(), Error> {
         .flat_map(|sending| &sending.rows)
         .map(|row| (*row, until_us))
         .collect();
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     handover::trust(&mut tx, &all).await?;
     tx.commit().await
 }

@@ -120,10 +120,7 @@ async fn record(redis: &Redis, sent: &[Sent]) -> Result<(), Error> {
         .collect();
     while !entries.is_empty() {
         let rest = entries.split_off(entries.len().min(due::CHUNK));
-        redis
-            .db
-            .write(move |conn| handover::record_events(conn, &entries, until_us))
-            .await?;
+        handover::record_events(&redis.db, entries, until_us).await?;
         entries = rest;
     }
     fault::point!("carry.recorded");

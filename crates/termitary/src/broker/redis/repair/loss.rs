@@ -84,7 +84,7 @@ impl Losses {
 /// Has the ledger trust Redis with no delivery any more: the reconciler asks for each.
 pub(crate) async fn distrust(redis: &Redis) -> Result<(), Error> {
     redis.losses.act();
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     let deliveries = handover::distrust(&mut tx, redis.now_us(), redis.doubted_until_us()).await?;
     tx.commit().await?;
     let groups = redis.losses.groups.swap(0, Ordering::AcqRel);
@@ -115,7 +115,7 @@ pub(crate) async fn check_server(
         Some(_) => Some(last(ends(&[set]).send(conn).await?)?),
         None => None, // nothing was ever read
     };
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     if let Some(until_ms) = until_ms {
         servers::given_out_until(&mut tx, set.route, until_ms).await?;
     }
@@ -135,7 +135,7 @@ pub(crate) async fn before_groups(redis: &Redis, sets: &[&StreamSet]) -> Result<
     for set in sets {
         until.push((set.route, last(ends.by_ref().take(set.streams.len()))?));
     }
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     for (route, until_ms) in until {
         servers::given_out_until(&mut tx, route, until_ms).await?;
     }
@@ -156,7 +156,7 @@ pub(crate) async fn refence(
             entry: entry.recorded(),
         })
         .collect();
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     let rows = handover::refence(&mut tx, &again, redis.trusted_until_us()).await?;
     tx.commit().await?;
     metrics::counter!("termitary_refenced_total").increment(rows.len() as u64);

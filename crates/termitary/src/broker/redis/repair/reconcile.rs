@@ -67,7 +67,7 @@ pub(crate) async fn check_page(redis: &Redis, sets: &[StreamSet]) -> Result<bool
     if !owed.is_empty() {
         fault::point!("reconcile.asked");
     }
-    let mut tx = redis.db.begin().await?;
+    let mut tx = redis.db.begin_own().await?;
     handover::trust(&mut tx, &there).await?;
     let owing = handover::owe(&mut tx, &owed).await?;
     tx.commit_and_wake().await?;

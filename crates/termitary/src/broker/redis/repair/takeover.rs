@@ -25,6 +25,7 @@ use crate::broker::redis::wire::script;
 use crate::delivery::{Claim, EntryAddress, Route, WorkerId};
 use crate::error::Error;
 use crate::fault;
+use crate::ledger::single_writer::alone;
 use crate::ledger::{self, Whose};
 
 const PAGE: usize = 100;
@@ -149,7 +150,7 @@ async fn return_to_ledger(
     }
     fault::point!("takeover.claimed");
     let now_us = redis.now_us();
-    let mut tx = redis.db.begin().await?;
+    let mut tx = alone(&redis.db).await?;
     let mut readable = Vec::with_capacity(raws.len());
     let mut ended = Vec::with_capacity(raws.len());
     for raw in &raws {

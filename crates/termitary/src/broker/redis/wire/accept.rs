@@ -2,7 +2,6 @@
 //! read or written, and again after the server lost data: this version must support its kind, and
 //! it must carry the deliveries of this ledger.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::aio::MultiplexedConnection;
@@ -27,7 +26,7 @@ pub(crate) struct Acceptance {
     server: String,
     database: i64,
     ledger: Uuid,
-    file: PathBuf,
+    place: String,
     keys: Keys,
     /// A server was accepted. One that is refused later may be accepted again, when
     /// a failover is over or an operator was there.
@@ -37,12 +36,12 @@ pub(crate) struct Acceptance {
 }
 
 impl Acceptance {
-    pub(crate) fn new(config: &RedisConfig, keys: Keys, ledger: Uuid, file: &Path) -> Self {
+    pub(crate) fn new(config: &RedisConfig, keys: Keys, ledger: Uuid, place: &str) -> Self {
         Self {
             server: config.to_string(),
             database: config.database_number(),
             ledger,
-            file: file.to_owned(),
+            place: place.to_owned(),
             keys,
             once: AtomicBool::new(false),
             warned: Mutex::default(),
@@ -94,7 +93,7 @@ impl Acceptance {
         };
         Err(self.refuse(&format!(
             "carries the deliveries of another ledger: its key `{key}` names {owner}, the database {} is {}. On one Redis they would take deliveries from each other. Use another database number or key prefix for this one; or, if the other ledger is gone for good, stop everything that uses it and delete the key: redis-cli {number}DEL {key}",
-            self.file.display(),
+            self.place,
             self.ledger
         )))
     }

@@ -1,6 +1,5 @@
 //! Connections: made when first needed, dropped at the first doubt, made again.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,7 +53,7 @@ struct Inner {
 
 impl Link {
     /// Checks the settings; connects when first used, for this ledger in this file.
-    pub(crate) fn new(config: &RedisConfig, ledger: Uuid, file: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(config: &RedisConfig, ledger: Uuid, place: &str) -> Result<Self, Error> {
         config.check()?;
         // With none or several crypto providers compiled in, rustls would panic
         // at the first connect. An application's own choice stands.
@@ -67,7 +66,7 @@ impl Link {
                 Error::invalid("the Redis settings cannot be used").caused_by(error)
             })?;
         let keys = config.keys()?;
-        let acceptance = Arc::new(Acceptance::new(config, keys.clone(), ledger, file));
+        let acceptance = Arc::new(Acceptance::new(config, keys.clone(), ledger, place));
         let shared = Wire::new(client.clone(), Arc::clone(&acceptance));
         Ok(Self(Arc::new(Inner {
             client,

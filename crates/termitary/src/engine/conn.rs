@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, Stream, TryStreamExt};
-use sqlx::sqlite::{
-    SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo,
-};
-use sqlx::{Describe, Either, Execute, Executor, SqlStr};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt};
+use sqlx::{Describe, Execute, Executor, SqlStr, SqliteConnection};
+use sqlx_core::transaction::TransactionManager;
 use tokio::sync::MappedMutexGuard;
 
-use super::commit_hook::Work;
-use super::turn::Turn;
-use super::turn_cell::TurnCell;
+#[cfg(feature = "postgres")]
+use super::postgres::PgConn;
+use super::sql::{self, Sql, SqlQueryResult, SqlRow, SqlStatement, SqlTypeInfo, Step, mapped};
+use super::sqlite::{Turn, TurnCell, Work};
 use crate::error::Error;
 use crate::lock::Mutex;
 
@@ -25,13 +24,23 @@ use crate::lock::Mutex;
 ///
 /// [`Tx`](crate::Tx), [`LedgerTx`](crate::handler::LedgerTx) and
 /// [`Reader`](crate::Reader) dereference to it. A function that only runs
-/// statements takes `&mut Conn` and serves all three.
+/// statements takes `&mut Conn` and serves all three, on SQLite and on PostgreSQL.
 pub struct Conn(Kind);
 
 enum Kind {
     /// A connection without another user.
     Own(SqliteConnection),
     Turn(InTurn),
+    #[cfg(feature = "postgres")]
+    Postgres(PgConn),
+}
+
+/// The engine that runs a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EngineKind {
+    Sqlite,
+    #[cfg(feature = "postgres")]
+    Postgres,
 }
 
 /// The connection of a transaction. Each statement borrows it for its own time:
@@ -48,8 +57,6 @@ impl Drop for InTurn {
     }
 }
 
-/// A row, or the end of a statement.
-pub(crate) type Step = Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>;
 /// The step that a running statement hands to its stream.
 type Next = Mutex<Option<Step>>;
 
@@ -66,6 +73,20 @@ impl Conn {
         Self(Kind::Own(conn))
     }
 
+    #[cfg(feature = "postgres")]
+    pub(super) fn in_postgres(conn: PgConn) -> Self {
+        Self(Kind::Postgres(conn))
+    }
+
+    /// The engine that runs the statements of this connection.
+    pub(crate) fn engine(&self) -> EngineKind {
+        match &self.0 {
+            Kind::Own(_) | Kind::Turn(_) => EngineKind::Sqlite,
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(_) => EngineKind::Postgres,
+        }
+    }
+
     pub(super) fn in_turn(turn: Turn) -> Self {
         Self(Kind::Turn(InTurn {
             cell: TurnCell::of(turn),
@@ -73,29 +94,49 @@ impl Conn {
         }))
     }
 
-    /// Lends sqlx's own connection, for code that needs that type, such as a savepoint
-    /// (`sqlx::Connection::begin`). While the guard lives, nobody can end the
-    /// transaction: one that then stands still blocks every other writer.
+    /// Lends sqlx's own connection to SQLite, for code that needs that type. While the
+    /// guard lives, nobody can end the transaction: one that then stands still blocks
+    /// every other writer.
     ///
     /// # Errors
     ///
     /// `is_unavailable()` if the transaction was ended because it ran no statement
-    /// for too long.
+    /// for too long. `is_invalid()` if the database is not SQLite.
     pub fn sqlite(&mut self) -> Result<SqliteGuard<'_>, Error> {
         Ok(SqliteGuard(self.borrow()?))
+    }
+
+    /// Lends sqlx's own connection to PostgreSQL, for code that needs that type.
+    ///
+    /// # Errors
+    ///
+    /// `is_invalid()` if the database is not PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&mut self) -> Result<&mut sqlx::PgConnection, Error> {
+        match &mut self.0 {
+            Kind::Postgres(conn) => Ok(conn),
+            Kind::Own(_) | Kind::Turn(_) => Err(Error::invalid(
+                "this connection is to SQLite, not to PostgreSQL",
+            )),
+        }
     }
 
     fn borrow(&mut self) -> Result<Borrowed<'_>, sqlx::Error> {
         match &mut self.0 {
             Kind::Own(conn) => Ok(Borrowed::Own(conn)),
             Kind::Turn(turn) => Ok(Borrowed::Turn(turn.cell.borrow()?)),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(_) => Err(not_sqlite()),
         }
     }
 
     /// Makes the work of the transaction real, with the last statements for `left`.
     pub(crate) async fn commit(self, left: Option<Work>) -> Result<(), Error> {
-        let Kind::Turn(InTurn { cell, .. }) = &self.0 else {
-            return Err(Error::internal("this connection has no transaction"));
+        let cell = match &self.0 {
+            Kind::Turn(InTurn { cell, .. }) => cell,
+            Kind::Own(_) => return Err(Error::internal("this connection has no transaction")),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(_) => return self.commit_postgres().await,
         };
         let turn = cell.take()?;
         turn.leave_to_engine();
@@ -106,14 +147,26 @@ impl Conn {
         turn.commit(left).await
     }
 
+    #[cfg(feature = "postgres")]
+    async fn commit_postgres(self) -> Result<(), Error> {
+        match self.0 {
+            Kind::Postgres(conn) => conn.commit().await,
+            Kind::Own(_) | Kind::Turn(_) => Err(Error::internal("this is SQLite")),
+        }
+    }
+
     /// Undoes the work of the transaction.
     pub(crate) async fn rollback(self) -> Result<(), Error> {
+        #[cfg(feature = "postgres")]
+        if let Kind::Postgres(conn) = self.0 {
+            return conn.rollback().await;
+        }
         match &self.0 {
             Kind::Turn(InTurn { cell, .. }) => match cell.take() {
                 Ok(turn) => turn.rollback().await,
                 Err(_) => Ok(()), // it was ended, which undid it
             },
-            Kind::Own(_) => Err(Error::internal("this connection has no transaction")),
+            _ => Err(Error::internal("this connection has no transaction")),
         }
     }
 
@@ -121,7 +174,7 @@ impl Conn {
     pub(super) fn as_own(&mut self) -> Option<&mut SqliteConnection> {
         match &mut self.0 {
             Kind::Own(conn) => Some(conn),
-            Kind::Turn(_) => None,
+            _ => None,
         }
     }
 
@@ -129,9 +182,85 @@ impl Conn {
     pub(super) fn into_own(self) -> Option<SqliteConnection> {
         match self.0 {
             Kind::Own(conn) => Some(conn),
-            Kind::Turn(_) => None,
+            _ => None,
         }
     }
+}
+
+/// Transactions in a transaction, for sqlx.
+impl Conn {
+    pub(super) async fn close_engine(self) -> Result<(), sqlx::Error> {
+        use sqlx::Connection as _;
+        match self.0 {
+            Kind::Own(conn) => conn.close().await,
+            Kind::Turn(turn) => {
+                drop(turn);
+                Ok(())
+            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(conn) => conn.close().await,
+        }
+    }
+
+    pub(super) async fn begin_nested(
+        &mut self,
+        statement: Option<SqlStr>,
+    ) -> Result<(), sqlx::Error> {
+        #[cfg(feature = "postgres")]
+        if let Kind::Postgres(conn) = &mut self.0 {
+            return sqlx::postgres::PgTransactionManager::begin(conn, statement).await;
+        }
+        sqlx::sqlite::SqliteTransactionManager::begin(&mut *self.borrow()?, statement).await
+    }
+
+    pub(super) async fn commit_nested(&mut self) -> Result<(), sqlx::Error> {
+        #[cfg(feature = "postgres")]
+        if let Kind::Postgres(conn) = &mut self.0 {
+            return sqlx::postgres::PgTransactionManager::commit(conn).await;
+        }
+        sqlx::sqlite::SqliteTransactionManager::commit(&mut *self.borrow()?).await
+    }
+
+    pub(super) async fn rollback_nested(&mut self) -> Result<(), sqlx::Error> {
+        #[cfg(feature = "postgres")]
+        if let Kind::Postgres(conn) = &mut self.0 {
+            return sqlx::postgres::PgTransactionManager::rollback(conn).await;
+        }
+        sqlx::sqlite::SqliteTransactionManager::rollback(&mut *self.borrow()?).await
+    }
+
+    pub(super) fn start_rollback_nested(&mut self) {
+        #[cfg(feature = "postgres")]
+        if let Kind::Postgres(conn) = &mut self.0 {
+            return sqlx::postgres::PgTransactionManager::start_rollback(conn);
+        }
+        // An error: the transaction was ended, and its savepoints with it.
+        if let Ok(mut conn) = self.borrow() {
+            sqlx::sqlite::SqliteTransactionManager::start_rollback(&mut conn);
+        }
+    }
+
+    /// The number of transactions that are open in each other.
+    pub(super) fn depth(&self) -> usize {
+        use sqlx::sqlite::SqliteTransactionManager;
+        match &self.0 {
+            Kind::Own(conn) => SqliteTransactionManager::get_transaction_depth(conn),
+            Kind::Turn(turn) => turn.cell.borrow().map_or(0, |conn| {
+                SqliteTransactionManager::get_transaction_depth(&conn)
+            }),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(conn) => {
+                sqlx::postgres::PgTransactionManager::get_transaction_depth(conn)
+            }
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn not_sqlite() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(Error::invalid(
+        "this connection is to PostgreSQL, not to SQLite",
+    )))
 }
 
 impl fmt::Debug for Conn {
@@ -174,48 +303,90 @@ impl DerefMut for Borrowed<'_> {
     }
 }
 
+/// Runs a statement on an engine's own connection.
+pub(super) fn many<'e, C, DB>(
+    conn: C,
+    query: Result<sql::Forward<DB>, sqlx::Error>,
+) -> BoxStream<'e, Step>
+where
+    DB: sqlx::Database,
+    C: Executor<'e, Database = DB> + 'e,
+    SqlQueryResult: From<DB::QueryResult>,
+    SqlRow: From<DB::Row>,
+{
+    match query {
+        Ok(query) => conn.fetch_many(query).map(mapped).boxed(),
+        Err(error) => stream::once(std::future::ready(Err(error))).boxed(),
+    }
+}
+
+pub(super) async fn execute<'e, C, DB>(
+    conn: C,
+    query: Result<sql::Forward<DB>, sqlx::Error>,
+) -> Result<SqlQueryResult, sqlx::Error>
+where
+    DB: sqlx::Database,
+    C: Executor<'e, Database = DB> + 'e,
+    SqlQueryResult: From<DB::QueryResult>,
+{
+    conn.execute(query?).await.map(SqlQueryResult::from)
+}
+
+pub(super) async fn optional<'e, C, DB>(
+    conn: C,
+    query: Result<sql::Forward<DB>, sqlx::Error>,
+) -> Result<Option<SqlRow>, sqlx::Error>
+where
+    DB: sqlx::Database,
+    C: Executor<'e, Database = DB> + 'e,
+    SqlRow: From<DB::Row>,
+{
+    Ok(conn.fetch_optional(query?).await?.map(SqlRow::from))
+}
+
 // `describe` exists under sqlx's feature `offline`, a part of its `macros`, which
 // this crate asks for.
 impl<'c> Executor<'c> for &'c mut Conn {
-    type Database = sqlx::Sqlite;
+    type Database = Sql;
 
-    fn execute<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<SqliteQueryResult, sqlx::Error>>
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<SqlQueryResult, sqlx::Error>>
     where
         'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
+        E: 'q + Execute<'q, Sql>,
     {
         match &mut self.0 {
-            Kind::Own(conn) => conn.execute(query),
+            Kind::Own(conn) => Box::pin(execute(conn, sql::sqlite(query))),
             Kind::Turn(turn) => Box::pin(async move {
+                let query = sql::sqlite(query)?;
                 let mut conn = turn.cell.borrow()?;
                 let mut steps = conn.fetch_many(query);
-                let mut done = SqliteQueryResult::default();
+                let mut done = sqlx::sqlite::SqliteQueryResult::default();
                 while let Some(step) = steps.try_next().await? {
                     done.extend(step.left());
                 }
-                Ok(done)
+                Ok(done.into())
             }),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(conn) => Box::pin(execute(&mut **conn, sql::postgres(query))),
         }
     }
 
     fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Step>
     where
         'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
+        E: 'q + Execute<'q, Sql>,
     {
         match &mut self.0 {
-            Kind::Own(conn) => conn.fetch_many(query),
+            Kind::Own(conn) => many(conn, sql::sqlite(query)),
             Kind::Turn(turn) => {
                 let turn: &'c InTurn = turn;
                 let next = &turn.step;
                 let work = async move {
+                    let query = sql::sqlite(query)?;
                     let mut conn = turn.cell.borrow()?;
                     let mut steps = conn.fetch_many(query);
-                    while let Some(step) = steps.try_next().await? {
-                        hand_over(next, step).await;
+                    while let Some(step) = steps.next().await {
+                        hand_over(next, mapped(Ok(step?))).await;
                     }
                     Ok(())
                 };
@@ -224,43 +395,59 @@ impl<'c> Executor<'c> for &'c mut Conn {
                     next,
                 })
             }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(conn) => many(&mut **conn, sql::postgres(query)),
         }
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
         self,
         query: E,
-    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>>
+    ) -> BoxFuture<'e, Result<Option<SqlRow>, sqlx::Error>>
     where
         'c: 'e,
-        E: 'q + Execute<'q, sqlx::Sqlite>,
+        E: 'q + Execute<'q, Sql>,
     {
         match &mut self.0 {
-            Kind::Own(conn) => conn.fetch_optional(query),
-            Kind::Turn(turn) => {
-                Box::pin(async move { turn.cell.borrow()?.fetch_optional(query).await })
-            }
+            Kind::Own(conn) => Box::pin(optional(conn, sql::sqlite(query))),
+            Kind::Turn(turn) => Box::pin(async move {
+                let query = sql::sqlite(query)?;
+                let row = turn.cell.borrow()?.fetch_optional(query).await?;
+                Ok(row.map(SqlRow::from))
+            }),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(conn) => Box::pin(optional(&mut **conn, sql::postgres(query))),
         }
     }
 
     fn prepare_with<'e>(
         self,
         sql: SqlStr,
-        parameters: &'e [SqliteTypeInfo],
-    ) -> BoxFuture<'e, Result<SqliteStatement, sqlx::Error>>
+        _parameters: &'e [SqlTypeInfo],
+    ) -> BoxFuture<'e, Result<SqlStatement, sqlx::Error>>
     where
         'c: 'e,
     {
-        Box::pin(async move { self.borrow()?.prepare_with(sql, parameters).await })
+        Box::pin(async move {
+            #[cfg(feature = "postgres")]
+            if let Kind::Postgres(conn) = &mut self.0 {
+                return (&mut **conn).prepare(sql).await.map(SqlStatement::from);
+            }
+            self.borrow()?.prepare(sql).await.map(SqlStatement::from)
+        })
     }
 
     #[doc(hidden)]
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<sqlx::Sqlite>, sqlx::Error>>
+    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, Result<Describe<Sql>, sqlx::Error>>
     where
         'c: 'e,
     {
-        Box::pin(async move { self.borrow()?.describe(sql).await })
+        Box::pin(std::future::ready(Err(not_described())))
     }
+}
+
+pub(super) fn not_described() -> sqlx::Error {
+    sqlx::Error::Protocol("statements are described by the connection of one engine".to_owned())
 }
 
 /// The steps of a statement in a transaction. The statement is a future that holds
@@ -304,8 +491,8 @@ impl<W> Drop for Steps<'_, W> {
 
 /// Leaves `step` for the stream and pauses. The stream, which polled, sees it at
 /// once and needs no waker.
-async fn hand_over(next: &Next, step: Either<SqliteQueryResult, SqliteRow>) {
-    *next.lock() = Some(Ok(step));
+async fn hand_over(next: &Next, step: Step) {
+    *next.lock() = Some(step);
     let mut paused = false;
     poll_fn(|_| {
         if std::mem::replace(&mut paused, true) {

@@ -9,7 +9,7 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use super::turn::Turn;
 use crate::error::{Error, Kind};
 
-pub(super) struct TurnCell {
+pub(in crate::engine) struct TurnCell {
     /// Locked for one statement. `None` once the turn is over or was taken away.
     turn: Mutex<Option<Turn>>,
     /// Why the transaction was ended.
@@ -17,7 +17,7 @@ pub(super) struct TurnCell {
 }
 
 impl TurnCell {
-    pub(super) fn of(turn: Turn) -> Arc<Self> {
+    pub(in crate::engine) fn of(turn: Turn) -> Arc<Self> {
         Arc::new_cyclic(|cell| {
             turn.opened(cell.clone());
             Self {
@@ -28,7 +28,9 @@ impl TurnCell {
     }
 
     /// Borrows the connection for one statement.
-    pub(super) fn borrow(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, sqlx::Error> {
+    pub(in crate::engine) fn borrow(
+        &self,
+    ) -> Result<MappedMutexGuard<'_, SqliteConnection>, sqlx::Error> {
         if self.ended.get().is_none()
             && let Ok(turn) = self.turn.try_lock()
             && let Ok(conn) = MutexGuard::try_map(turn, |turn| turn.as_mut()?.statement())
@@ -39,18 +41,18 @@ impl TurnCell {
     }
 
     /// Takes the turn out, to end it. The caller has no statement running.
-    pub(super) fn take(&self) -> Result<Turn, Error> {
+    pub(in crate::engine) fn take(&self) -> Result<Turn, Error> {
         let turn = self.turn.try_lock().ok().and_then(|mut turn| turn.take());
         turn.ok_or_else(|| self.error())
     }
 
     /// Marks the transaction as ended. Returns whether it was not yet.
-    pub(super) fn end(&self, reason: String) -> bool {
+    pub(in crate::engine) fn end(&self, reason: String) -> bool {
         self.ended.set(reason).is_ok()
     }
 
     /// The error of a transaction that was ended.
-    pub(super) fn ended(&self) -> Option<Error> {
+    pub(in crate::engine) fn ended(&self) -> Option<Error> {
         let reason = self.ended.get()?;
         Some(Error::new(Kind::Busy, reason.clone()))
     }

@@ -5,7 +5,7 @@ use std::any::Any;
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 
-use super::conn::Conn;
+use crate::engine::Conn;
 use crate::error::Error;
 
 /// The work that a turn leaves for the end of the database transaction. Only the hook

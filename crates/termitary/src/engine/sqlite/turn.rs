@@ -16,7 +16,7 @@ use crate::error::Error;
 
 /// The connection for one transaction. Dropped without [`Turn::commit`], its work is
 /// undone.
-pub(super) struct Turn {
+pub(in crate::engine) struct Turn {
     turns: Arc<Turns>,
     holding: Holding,
     slot: OwnedMutexGuard<ConnectionSlot>,
@@ -43,25 +43,25 @@ impl Turn {
     }
 
     /// The transaction is open, and this turn is in `cell`.
-    pub(super) fn opened(&self, cell: Weak<TurnCell>) {
+    pub(in crate::engine) fn opened(&self, cell: Weak<TurnCell>) {
         self.holding.opened(cell);
     }
 
     /// The connection, for one statement.
-    pub(super) fn statement(&mut self) -> Option<&mut SqliteConnection> {
+    pub(in crate::engine) fn statement(&mut self) -> Option<&mut SqliteConnection> {
         self.touched = true;
         self.turns.watch.touched();
         self.transaction.as_mut()?.conn.as_own()
     }
 
     /// The caller has left the rest to the engine: nobody ends the turn from now on.
-    pub(super) fn leave_to_engine(&self) {
+    pub(in crate::engine) fn leave_to_engine(&self) {
         self.holding.commits();
     }
 
     /// Keeps the work of the turn, and `left` for the end of the database transaction;
     /// returns once it is real.
-    pub(super) async fn commit(mut self, left: Option<Work>) -> Result<(), Error> {
+    pub(in crate::engine) async fn commit(mut self, left: Option<Work>) -> Result<(), Error> {
         let (reply, committed) = oneshot::channel();
         if let Some(transaction) = &mut self.transaction {
             transaction.left.extend(left);
@@ -79,7 +79,7 @@ impl Turn {
     }
 
     /// Undoes the work of the turn; returns once the connection is free.
-    pub(super) async fn rollback(self) -> Result<(), Error> {
+    pub(in crate::engine) async fn rollback(self) -> Result<(), Error> {
         tokio::spawn(self.undo())
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))
@@ -99,7 +99,7 @@ impl Turn {
         passes_on
     }
 
-    pub(super) async fn undo(mut self) {
+    pub(in crate::engine) async fn undo(mut self) {
         if let Some(transaction) = self.transaction.take() {
             self.slot.put_back(transaction);
         }

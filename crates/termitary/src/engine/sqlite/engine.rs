@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
 use super::commit_hook::CommitHook;
-use super::conn::Conn;
-use super::connections::{Connections, Pooled, Reader};
+use super::connections::{Connections, Pooled};
 use super::disk::Disk;
 use super::file::{self, File};
 use super::holder::{Caller, TurnWatch, WaitLimits};
@@ -18,6 +17,7 @@ use super::startup::{READ_ONLY, primary_code};
 use super::turns::Turns;
 use super::writer::{ClosureRequest, Request, Writer};
 use super::{transaction, wal_owner};
+use crate::engine::{Conn, Reader};
 use crate::error::{Error, Kind};
 
 /// The longest wait of a statement for another process's write.

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use sqlx::Connection as _;
 use tokio::time::Instant;
 
-use super::conn::Conn;
 use super::startup::primary_code;
 use super::transaction::{self, Reply, Transaction};
 use super::turns::Turns;
+use crate::engine::Conn;
 use crate::error::Error;
 
 /// The primary code of `SQLITE_ERROR`: the statement does not fit what is open.

@@ -4,7 +4,6 @@
 
 mod checkpoints;
 mod commit_hook;
-mod conn;
 mod connection_slot;
 mod connections;
 mod disk;
@@ -29,10 +28,7 @@ mod wal_owner;
 mod writer;
 
 pub(crate) use commit_hook::{AfterDisk, CommitHook, Work};
-pub(crate) use conn::Step;
-pub use conn::{Conn, SqliteGuard};
 pub(crate) use connections::Pooled;
-pub use connections::Reader;
 pub(crate) use engine::{Engine, Settings};
 #[cfg(test)]
 pub(crate) use engine::{LONG_READERS, READERS};
@@ -40,5 +36,7 @@ pub(crate) use engine::{LONG_READERS, READERS};
 pub(crate) use holder::WaitLimits;
 pub(crate) use startup::{AT_START, until_unlocked, writable};
 pub(crate) use transaction::{COMMIT, nothing_lost};
+pub(super) use turn::Turn;
+pub(super) use turn_cell::TurnCell;
 pub(crate) use url::path_of;
 pub(crate) use writer::Request;

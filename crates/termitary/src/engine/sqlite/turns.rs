@@ -21,7 +21,6 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::commit_hook::CommitHook;
-use super::conn::Conn;
 use super::connection_slot::ConnectionSlot;
 use super::disk::Disk;
 use super::file::File;
@@ -29,6 +28,7 @@ use super::holder::{Caller, HeldBy, Holding, TurnWatch};
 use super::startup::{BUSY, locked_elsewhere, primary_code};
 use super::transaction::Transaction;
 use super::turn::Turn;
+use crate::engine::Conn;
 use crate::error::Error;
 
 /// The smallest number of turns for which a second commit is worth its cost.

@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::commit_hook::{AfterDisk, CommitHook, Work};
-use super::conn::Conn;
 use super::engine::{MOST, SHARED_FOR};
 use super::startup::{BUSY, primary_code};
+use crate::engine::Conn;
 use crate::error::{Error, Kind};
 
 /// A transaction that reads first and writes later would fail with `SQLITE_BUSY` at

@@ -46,7 +46,7 @@ async fn desk(turn: Duration, idle: Duration) -> Desk {
 impl Desk {
     /// Another process, as far as SQLite can tell, with the write lock.
     fn stranger(&self) -> Connection {
-        let conn = Connection::open(self.db.path()).unwrap();
+        let conn = Connection::open(self.db.path().unwrap()).unwrap();
         conn.execute_batch("BEGIN IMMEDIATE").unwrap();
         conn
     }
@@ -90,7 +90,7 @@ async fn a_second_write_beside_an_open_transaction_of_its_own_task_is_refused_wi
         assert!(refused.is_invalid(), "{refused:?}");
         let told = refused.to_string();
         for part in [
-            "begun at crates/termitary/src/sqlite/holder_tests.rs:",
+            "begun at crates/termitary/src/engine/sqlite/holder_tests.rs:",
             "`tx.publish`",
             "commit it first",
         ] {
@@ -360,7 +360,7 @@ async fn after_a_long_turn_another_process_has_one_whoever_queues_here() {
     // Long enough that the pause after it is met on a busy machine too.
     const TURN: Duration = Duration::from_millis(1_200);
     let desk = desk(LONG, LONG).await;
-    let path = desk.db.path().to_owned();
+    let path = desk.db.path().unwrap().to_owned();
     let other = tokio::task::spawn_blocking(move || {
         let conn = Connection::open(path).unwrap();
         conn.busy_timeout(Duration::ZERO).unwrap();

@@ -9,8 +9,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::conn::Conn;
 use super::file::File;
+use crate::engine::{Conn, Home, Reader};
 use crate::error::{Error, Kind};
 use crate::lock::Mutex;
 
@@ -45,10 +45,6 @@ pub(crate) struct Pooled {
     _place: OwnedSemaphorePermit,
 }
 
-/// A connection that can only read. Statements run on it:
-/// `query.fetch_all(&mut *reader)`.
-pub struct Reader(Pooled);
-
 impl Connections {
     pub(super) fn new(options: SqliteConnectOptions, file: Arc<File>, most: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -61,7 +57,7 @@ impl Connections {
     }
 
     pub(super) async fn read(self: &Arc<Self>) -> Result<Reader, Error> {
-        self.get().await.map(Reader)
+        self.get().await.map(|conn| Reader::new(Home::Sqlite(conn)))
     }
 
     pub(super) async fn get(self: &Arc<Self>) -> Result<Pooled, Error> {
@@ -167,20 +163,6 @@ impl DerefMut for Pooled {
     }
 }
 
-impl Deref for Reader {
-    type Target = Conn;
-
-    fn deref(&self) -> &Conn {
-        &self.0
-    }
-}
-
-impl DerefMut for Reader {
-    fn deref_mut(&mut self) -> &mut Conn {
-        &mut self.0
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -241,7 +223,7 @@ mod tests {
     async fn long_reads_wait_for_each_other_and_nobody_waits_for_them() {
         let (db, _folder) = desk().await;
         let mut held = Vec::new();
-        for _ in 0..crate::sqlite::LONG_READERS {
+        for _ in 0..crate::engine::sqlite::LONG_READERS {
             held.push(db.read_long().await.unwrap());
         }
         let waits = db.read_long();
@@ -258,7 +240,7 @@ mod tests {
     async fn more_readers_than_connections_wait_until_one_comes_back() {
         let (db, _folder) = desk().await;
         let mut held = Vec::new();
-        for _ in 0..crate::sqlite::READERS {
+        for _ in 0..crate::engine::sqlite::READERS {
             held.push(db.read().await.unwrap());
         }
         let waits = db.read();

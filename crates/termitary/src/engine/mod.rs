@@ -1,0 +1,23 @@
+//! The engines of the databases: SQLite and PostgreSQL. They know no events.
+
+mod conn;
+mod lent;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+mod reader;
+pub mod sql;
+pub(crate) mod sqlite;
+
+pub(crate) use conn::EngineKind;
+pub use conn::{Conn, SqliteGuard};
+pub(crate) use lent::LentSqlite;
+pub(crate) use reader::Home;
+pub use reader::Reader;
+pub use sql::Sql;
+
+/// The engine of a database that is open.
+pub(crate) enum Engine {
+    Sqlite(sqlite::Engine),
+    #[cfg(feature = "postgres")]
+    Postgres(Box<postgres::Engine>),
+}

@@ -1,0 +1,217 @@
+//! The connections to one PostgreSQL database.
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::Horizon;
+use super::conn::PgConn;
+use super::connect::{self, Settings, Use, quoted};
+use super::news::News;
+use crate::engine::Conn;
+use crate::error::{Error, Kind};
+
+/// A database on a server.
+pub(crate) struct Engine {
+    /// For the transactions of users, which may be theirs.
+    transactions: PgPool,
+    /// For the statements of brokers, in a transaction or alone.
+    broker: PgPool,
+    readers: PgPool,
+    long_readers: PgPool,
+    /// Begins a transaction of users.
+    begin: String,
+    options: PgConnectOptions,
+    place: String,
+    schema: String,
+    news: News,
+    /// Of the sequences of [`SEQUENCES`].
+    horizons: [Horizon; 2],
+}
+
+/// The sequences whose numbers are read in order.
+const SEQUENCES: [&str; 2] = ["termitary_events_seq_seq", "termitary_broadcasts_seq_seq"];
+
+impl Engine {
+    /// Opens a database by its URL.
+    pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Self, Error> {
+        let options = connect::options(url)?;
+        let transactions = connect::pool(&options, settings, Use::Transactions);
+        Self::of(transactions, options, settings, "BEGIN".to_owned()).await
+    }
+
+    /// Opens the database of a pool, whose connections serve the transactions of users.
+    pub(crate) async fn over(pool: PgPool, settings: &Settings) -> Result<Self, Error> {
+        let options = (*pool.connect_options()).clone();
+        let begin = format!("BEGIN; {}", shown(settings.schema()));
+        Self::of(pool, options, settings, begin).await
+    }
+
+    async fn of(
+        transactions: PgPool,
+        options: PgConnectOptions,
+        settings: &Settings,
+        begin: String,
+    ) -> Result<Self, Error> {
+        let place = format!(
+            "{}:{}/{}",
+            options.get_host(),
+            options.get_port(),
+            options
+                .get_database()
+                .unwrap_or_else(|| options.get_username()),
+        );
+        let conn = transactions.acquire().await;
+        let conn = conn.map_err(|error| connect::refused(&place, error))?;
+        connect::new_enough(&place, conn.server_version_num().unwrap_or(u32::MAX))?;
+        drop(conn);
+        let options = options.application_name("termitary");
+        Ok(Self {
+            transactions,
+            broker: connect::pool(&options, settings, Use::Broker),
+            readers: connect::pool(&options, settings, Use::Read),
+            long_readers: connect::pool(&options, settings, Use::LongRead),
+            begin,
+            options,
+            place,
+            schema: settings.schema().to_owned(),
+            news: News::of(settings.schema()),
+            horizons: SEQUENCES.map(Horizon::of),
+        })
+    }
+
+    /// Begins a transaction of a user.
+    pub(crate) async fn begin(&self) -> Result<Conn, Error> {
+        self.begin_on(&self.transactions, self.begin.clone()).await
+    }
+
+    /// Begins a transaction of a broker.
+    pub(crate) async fn begin_broker(&self) -> Result<Conn, Error> {
+        self.begin_on(&self.broker, "BEGIN".to_owned()).await
+    }
+
+    /// Begins in a task of its own: a caller that stops waiting would leave an open
+    /// transaction in the pool (launchbadge/sqlx#4385).
+    async fn begin_on(&self, pool: &PgPool, begin: String) -> Result<Conn, Error> {
+        let pool = pool.clone();
+        let opening = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        let opened = opening
+            .await
+            .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?;
+        let transaction = opened.map_err(|error| self.unreachable(error))?;
+        Ok(Conn::in_postgres(PgConn::Transaction(transaction)))
+    }
+
+    /// A connection for single statements of brokers.
+    pub(crate) async fn broker(&self) -> Result<Conn, Error> {
+        self.of_pool(&self.broker).await
+    }
+
+    /// A connection that can only read.
+    pub(crate) async fn read(&self) -> Result<Conn, Error> {
+        self.of_pool(&self.readers).await
+    }
+
+    /// A connection that can only read, for reads that may take seconds.
+    pub(crate) async fn read_long(&self) -> Result<Conn, Error> {
+        self.of_pool(&self.long_readers).await
+    }
+
+    async fn of_pool(&self, pool: &PgPool) -> Result<Conn, Error> {
+        let conn = pool
+            .acquire()
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        Ok(Conn::in_postgres(PgConn::Pooled(conn)))
+    }
+
+    /// Lets a transaction that is not ours find the tables of the ledger.
+    pub(crate) async fn show_ledger(&self, conn: &mut sqlx::PgConnection) -> Result<(), Error> {
+        let shown = AssertSqlSafe(shown(&self.schema));
+        sqlx::query(shown).execute(conn).await?;
+        Ok(())
+    }
+
+    fn unreachable(&self, error: sqlx::Error) -> Error {
+        match error {
+            sqlx::Error::PoolTimedOut => Error::new(
+                Kind::Unavailable,
+                format!(
+                    "no connection to the database {} became free in time",
+                    self.place
+                ),
+            ),
+            sqlx::Error::PoolClosed => Error::new(Kind::Unavailable, "the database is closed"),
+            sqlx::Error::Io(_) => connect::refused(&self.place, error),
+            other => other.into(),
+        }
+    }
+
+    /// The options for a connection beside the pools.
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// The address with the password, for another handle in a test.
+    #[cfg(feature = "testing")]
+    pub(crate) fn url(&self) -> String {
+        use sqlx::ConnectOptions as _;
+        self.options.to_url_lossy().to_string()
+    }
+
+    pub(super) fn broker_pool(&self) -> &PgPool {
+        &self.broker
+    }
+
+    /// Commits of other processes.
+    pub(crate) fn news(&self) -> &News {
+        &self.news
+    }
+
+    /// The part of a sequence of [`SEQUENCES`] that is decided.
+    pub(crate) fn horizon(&self, sequence: usize) -> &Horizon {
+        &self.horizons[sequence]
+    }
+
+    /// The server and the database, without user and password.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The schema of the ledger.
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The same, as an identifier in a statement.
+    pub(crate) fn quoted_schema(&self) -> String {
+        quoted(&self.schema)
+    }
+
+    /// Closes every connection.
+    pub(crate) async fn close(&self) {
+        for pool in [
+            &self.readers,
+            &self.long_readers,
+            &self.broker,
+            &self.transactions,
+        ] {
+            pool.close().await;
+        }
+    }
+}
+
+/// The statement that adds the schema of the ledger to the search path of a transaction
+/// which does not have it.
+fn shown(schema: &str) -> String {
+    format!(
+        "SELECT set_config('search_path', current_setting('search_path') || ', ' || {}, true)
+         WHERE NOT {} = ANY (current_schemas(false))",
+        literal(&quoted(schema)),
+        literal(schema)
+    )
+}
+
+/// A text in single quotes.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
