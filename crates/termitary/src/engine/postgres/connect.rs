@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx_core::Url;
 
 use crate::error::{Error, Kind};
 
@@ -59,10 +60,43 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The parameters of a URL that are used; one that is misspelt would be ignored.
+const PARAMETERS: [&str; 15] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "ssl-mode",
+    "ssl-root-cert",
+];
+
 /// The options in a URL.
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, Error> {
+    let wrong = |why: String| {
+        Error::invalid(format!(
+            "DATABASE_URL is no address of a PostgreSQL database, such as postgres://user:password@host:5432/database: {why}"
+        ))
+    };
+    let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+    let known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
+    if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !known(name)) {
+        return Err(wrong(format!(
+            "it has the parameter `{name}`, which is unknown: write one of {}",
+            PARAMETERS.join(", ")
+        )));
+    }
+    // The text of this error may repeat a value.
     PgConnectOptions::from_str(url).map_err(|error| {
-        Error::invalid("DATABASE_URL is no address of a PostgreSQL database: write postgres://user:password@host:5432/database").caused_by(error)
+        wrong("a parameter has no value that is possible".to_owned()).caused_by(error)
     })
 }
 
@@ -125,10 +159,16 @@ pub(super) fn refused(place: &str, error: sqlx::Error) -> Error {
         Some(_) => (Kind::Unavailable, "refused the connection"),
         None => (Kind::Unavailable, "does not respond"),
     };
-    let kind = if matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) {
-        Kind::Invalid
-    } else {
-        kind
+    // rustls refuses a certificate as data that it cannot use.
+    let untrusted = |io: &std::io::Error| io.kind() == std::io::ErrorKind::InvalidData;
+    let (kind, why) = match &error {
+        sqlx::Error::Io(io) if !untrusted(io) => (kind, why),
+        sqlx::Error::Tls(_) | sqlx::Error::Io(_) => (
+            Kind::Invalid,
+            "cannot be reached by TLS as DATABASE_URL asks for: check sslmode, sslrootcert and the server's certificate",
+        ),
+        sqlx::Error::Configuration(_) => (Kind::Invalid, "cannot be used as DATABASE_URL says"),
+        _ => (kind, why),
     };
     Error::new(kind, format!("the database {place} {why}")).caused_by(error)
 }
@@ -142,4 +182,134 @@ pub(super) fn new_enough(place: &str, version: u32) -> Result<(), Error> {
         "the database {place} is PostgreSQL {}, and Termitary needs 14 or newer: update the server",
         version / 10_000
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        options(url).map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn a_url_says_what_is_used_and_nothing_else() {
+        assert_eq!(
+            refused("postgres://app:secret@db.example:5433/shop?sslmode=require"),
+            ""
+        );
+        assert_eq!(
+            refused("postgresql://localhost/shop?options[search_path]=a"),
+            ""
+        );
+        for (url, named) in [
+            (
+                "postgres://app:secret@db.example/shop?sslmod=verify-full",
+                "`sslmod`",
+            ),
+            (
+                "postgres://app:secret@db.example/shop?sslmode=maybe",
+                "a parameter",
+            ),
+            ("postgres://app:secret@db.example:port/shop", "port"),
+        ] {
+            let told = refused(url);
+            assert!(told.contains(named), "{told}");
+            assert!(!told.contains("secret"), "{told}");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tls_tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use crate::db::Db;
+    use crate::testing::TestPostgres;
+
+    fn openssl(folder: &Path, arguments: &str) {
+        let mut openssl = Command::new("openssl");
+        let made = openssl
+            .current_dir(folder)
+            .args(arguments.split(' '))
+            .output();
+        let made = made.unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+    }
+
+    fn authority(folder: &Path, name: &str) {
+        openssl(
+            folder,
+            &format!(
+                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.crt"
+            ),
+        );
+    }
+
+    /// A certificate of `authority` for this machine, readable by the server's user.
+    fn certificate(folder: &Path, authority: &str) {
+        std::fs::write(
+            folder.join("names"),
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        )
+        .unwrap();
+        openssl(
+            folder,
+            "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in server.csr -days 2 -CA {authority}.crt -CAkey {authority}.key -CAcreateserial -extfile names -out server.crt"
+            ),
+        );
+        let user = Command::new("id")
+            .args(["-u", "postgres"])
+            .output()
+            .unwrap();
+        if let Ok(user) = String::from_utf8_lossy(&user.stdout).trim().parse() {
+            // Not as another user than root: then the server runs as this one.
+            let _ = std::os::unix::fs::chown(folder, Some(user), None);
+            let _ = std::os::unix::fs::chown(folder.join("server.key"), Some(user), None);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_is_trusted_by_its_certificate_and_refused_without_the_right_one() {
+        let folder = tempfile::tempdir().unwrap();
+        authority(folder.path(), "ours");
+        authority(folder.path(), "another");
+        certificate(folder.path(), "ours");
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let server = TestPostgres::conf(&[
+            ("ssl", "on"),
+            ("ssl_cert_file", &file("server.crt")),
+            ("ssl_key_file", &file("server.key")),
+        ]);
+        let open = async |parameters: String| {
+            Db::open(&format!("{}?{parameters}", server.url("postgres"))).await
+        };
+        let trusted = format!("sslmode=verify-full&sslrootcert={}", file("ours.crt"));
+        let db = open(trusted).await.unwrap();
+        let encrypted: bool =
+            sqlx::query_scalar("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+                .fetch_one(&mut *db.read().await.unwrap())
+                .await
+                .unwrap();
+        assert!(encrypted);
+        let wrong = format!("sslmode=verify-full&sslrootcert={}", file("another.crt"));
+        let refused = open(wrong).await.err().unwrap();
+        assert!(refused.is_invalid(), "{refused:?}");
+        assert!(refused.to_string().contains("sslrootcert"), "{refused}");
+
+        let plain = format!("{}?sslmode=require", TestPostgres::shared().url("postgres"));
+        let refused = Db::open(&plain).await.err().unwrap();
+        assert!(refused.is_invalid(), "{refused:?}");
+    }
 }
