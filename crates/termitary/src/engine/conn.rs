@@ -114,7 +114,7 @@ impl Conn {
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Result<&mut sqlx::PgConnection, Error> {
         match &mut self.0 {
-            Kind::Postgres(conn) => Ok(conn),
+            Kind::Postgres(conn) => Ok(conn.doubted().0),
             Kind::Own(_) | Kind::Turn(_) => Err(Error::invalid(
                 "this connection is to SQLite, not to PostgreSQL",
             )),
@@ -303,6 +303,29 @@ impl DerefMut for Borrowed<'_> {
     }
 }
 
+/// The steps of a statement on PostgreSQL, which clear the doubt once all of them came.
+#[cfg(feature = "postgres")]
+struct Doubted<'e> {
+    steps: BoxStream<'e, Step>,
+    doubt: &'e mut bool,
+    failed: bool,
+}
+
+#[cfg(feature = "postgres")]
+impl Stream for Doubted<'_> {
+    type Item = Step;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        let step = self.steps.poll_next_unpin(cx);
+        match &step {
+            Poll::Ready(Some(Err(_))) => self.failed = true,
+            Poll::Ready(None) => *self.doubt = self.failed,
+            _ => {}
+        }
+        step
+    }
+}
+
 /// Runs a statement on an engine's own connection.
 pub(super) fn many<'e, C, DB>(
     conn: C,
@@ -367,7 +390,15 @@ impl<'c> Executor<'c> for &'c mut Conn {
                 Ok(done.into())
             }),
             #[cfg(feature = "postgres")]
-            Kind::Postgres(conn) => Box::pin(execute(&mut **conn, sql::postgres(query))),
+            Kind::Postgres(conn) => {
+                let query = sql::postgres(query);
+                let (conn, doubt) = conn.doubted();
+                Box::pin(async move {
+                    let done = execute(conn, query).await?;
+                    *doubt = false;
+                    Ok(done)
+                })
+            }
         }
     }
 
@@ -396,7 +427,15 @@ impl<'c> Executor<'c> for &'c mut Conn {
                 })
             }
             #[cfg(feature = "postgres")]
-            Kind::Postgres(conn) => many(&mut **conn, sql::postgres(query)),
+            Kind::Postgres(conn) => {
+                let (conn, doubt) = conn.doubted();
+                let steps = many(conn, sql::postgres(query));
+                Box::pin(Doubted {
+                    steps,
+                    doubt,
+                    failed: false,
+                })
+            }
         }
     }
 
@@ -416,7 +455,15 @@ impl<'c> Executor<'c> for &'c mut Conn {
                 Ok(row.map(SqlRow::from))
             }),
             #[cfg(feature = "postgres")]
-            Kind::Postgres(conn) => Box::pin(optional(&mut **conn, sql::postgres(query))),
+            Kind::Postgres(conn) => {
+                let query = sql::postgres(query);
+                let (conn, doubt) = conn.doubted();
+                Box::pin(async move {
+                    let row = optional(conn, query).await?;
+                    *doubt = false;
+                    Ok(row)
+                })
+            }
         }
     }
 

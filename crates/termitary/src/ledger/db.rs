@@ -196,9 +196,18 @@ impl Db {
             #[cfg(feature = "testing")]
             _home: options.home.clone(),
         }));
-        schema::migrate(&db).await?;
+        let migrated = schema::migrate(&db).await;
+        migrated.map_err(|error| db.explained(error))?;
         let _ = db.0.ledger.set(schema::identity(&db).await?); // set once
         Ok(db)
+    }
+
+    fn explained(&self, error: Error) -> Error {
+        match &self.0.engine {
+            Engine::Sqlite(_) => error,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(engine) => engine.explained(error),
+        }
     }
 
     /// Begins a write transaction.
@@ -210,12 +219,15 @@ impl Db {
     /// others wait or beside a worker, is ended and rolled back: its next statement and
     /// its commit return an error.
     ///
+    /// PostgreSQL takes as many as its pool has connections, 16 unless the pool is the
+    /// program's own; one more waits for up to 30 seconds.
+    ///
     /// Cancelling this future is safe: the transaction is rolled back.
     ///
     /// # Errors
     ///
-    /// `is_unavailable()` if the turn did not come in time; the message names the
-    /// holder of the turn, and since when. `is_invalid()` if the calling task has a
+    /// `is_unavailable()` if the turn or a connection did not come in time; on SQLite the
+    /// message names the holder of the turn, and since when. `is_invalid()` if the calling task has a
     /// transaction open itself and does nothing with it: it would wait for itself.
     #[track_caller]
     pub fn begin(&self) -> impl Future<Output = Result<Tx, Error>> + Send {

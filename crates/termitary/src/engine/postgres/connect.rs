@@ -138,12 +138,18 @@ pub(super) fn pool(options: &PgConnectOptions, settings: &Settings, used: Use) -
         .connect_lazy_with(options.clone().options(set))
 }
 
+/// The words for missing rights.
+const NO_RIGHTS: &str = "does not give this user the rights that it needs: let its owner run `termitary migrate`, or grant them";
+
+/// The code of an error of the server.
+fn code(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    error.code().map(std::borrow::Cow::into_owned)
+}
+
 /// Explains why a first connection failed.
 pub(super) fn refused(place: &str, error: sqlx::Error) -> Error {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    let (kind, why) = match code.as_deref() {
+    let (kind, why) = match code(&error).as_deref() {
         Some("28P01" | "28000") => (
             Kind::Invalid,
             "refuses the user or the password: check both in DATABASE_URL",
@@ -152,10 +158,7 @@ pub(super) fn refused(place: &str, error: sqlx::Error) -> Error {
             Kind::Invalid,
             "has no such database: create it first (createdb), or name another one in DATABASE_URL",
         ),
-        Some("42501") => (
-            Kind::Invalid,
-            "does not give this user the rights that it needs: let its owner run `termitary migrate`, or grant them",
-        ),
+        Some("42501") => (Kind::Invalid, NO_RIGHTS),
         Some(_) => (Kind::Unavailable, "refused the connection"),
         None => (Kind::Unavailable, "does not respond"),
     };
@@ -171,6 +174,28 @@ pub(super) fn refused(place: &str, error: sqlx::Error) -> Error {
         _ => (kind, why),
     };
     Error::new(kind, format!("the database {place} {why}")).caused_by(error)
+}
+
+/// Explains why no connection of a pool came in time.
+pub(super) fn exhausted(place: &str, pool: &PgPool, error: sqlx::Error) -> Error {
+    let most = pool.options().get_max_connections();
+    if (pool.size() as usize).saturating_sub(pool.num_idle()) < most as usize {
+        return refused(place, error);
+    }
+    let waited = pool.options().get_acquire_timeout().as_secs_f64();
+    let why = format!(
+        "all {most} connections to the database {place} stayed in use for {waited} s: end transactions sooner, or begin fewer at once"
+    );
+    Error::unavailable(why).caused_by(error)
+}
+
+/// An error of missing rights, in those words; any other as it is.
+pub(super) fn without_rights(place: &str, error: Error) -> Error {
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+    if source.and_then(code).as_deref() != Some("42501") {
+        return error;
+    }
+    Error::invalid(format!("the database {place} {NO_RIGHTS}")).caused_by(error)
 }
 
 /// Refuses a server that is too old.

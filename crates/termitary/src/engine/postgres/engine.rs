@@ -92,13 +92,13 @@ impl Engine {
     /// Begins in a task of its own: a caller that stops waiting would leave an open
     /// transaction in the pool (launchbadge/sqlx#4385).
     async fn begin_on(&self, pool: &PgPool, begin: String) -> Result<Conn, Error> {
-        let pool = pool.clone();
-        let opening = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        let from = pool.clone();
+        let opening = tokio::spawn(async move { from.begin_with(AssertSqlSafe(begin)).await });
         let opened = opening
             .await
             .map_err(|error| Error::internal("the runtime stopped").caused_by(error))?;
-        let transaction = opened.map_err(|error| self.unreachable(error))?;
-        Ok(Conn::in_postgres(PgConn::Transaction(transaction)))
+        let transaction = opened.map_err(|error| self.unreachable(pool, error))?;
+        Ok(Conn::in_postgres(PgConn::transaction(transaction)))
     }
 
     /// A connection for single statements of brokers.
@@ -120,8 +120,8 @@ impl Engine {
         let conn = pool
             .acquire()
             .await
-            .map_err(|error| self.unreachable(error))?;
-        Ok(Conn::in_postgres(PgConn::Pooled(conn)))
+            .map_err(|error| self.unreachable(pool, error))?;
+        Ok(Conn::in_postgres(PgConn::pooled(conn)))
     }
 
     /// Lets a transaction that is not ours find the tables of the ledger.
@@ -131,19 +131,18 @@ impl Engine {
         Ok(())
     }
 
-    fn unreachable(&self, error: sqlx::Error) -> Error {
+    fn unreachable(&self, pool: &PgPool, error: sqlx::Error) -> Error {
         match error {
-            sqlx::Error::PoolTimedOut => Error::new(
-                Kind::Unavailable,
-                format!(
-                    "no connection to the database {} became free in time",
-                    self.place
-                ),
-            ),
+            sqlx::Error::PoolTimedOut => connect::exhausted(&self.place, pool, error),
             sqlx::Error::PoolClosed => Error::new(Kind::Unavailable, "the database is closed"),
             sqlx::Error::Io(_) => connect::refused(&self.place, error),
             other => other.into(),
         }
+    }
+
+    /// Explains an error of the ledger's start.
+    pub(crate) fn explained(&self, error: Error) -> Error {
+        connect::without_rights(&self.place, error)
     }
 
     /// The options for a connection beside the pools.
