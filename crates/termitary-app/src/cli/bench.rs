@@ -19,9 +19,11 @@ pub(super) async fn run(config: Config, args: BenchArgs) -> anyhow::Result<()> {
             .map(|setting| setting.variable)
             .collect(),
     };
-    let report = termitary_bench::run(args, environment, async || signals.next().await)
-        .await
-        .map_err(mistake)?;
+    let report = Box::pin(termitary_bench::run(args, environment, async || {
+        signals.next().await
+    }))
+    .await
+    .map_err(mistake)?;
     if json {
         return output::json(&report);
     }

@@ -139,7 +139,7 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Schedule(args) => schedule::run(config, args.command).await,
         Command::Subscription(args) => subscription::run(config, args.command).await,
         Command::User(args) => user::run(config, args.command).await,
-        Command::Bench(args) => bench::run(config, args).await,
+        Command::Bench(args) => Box::pin(bench::run(config, args)).await,
         Command::BenchWorker => termitary_bench::run_worker().await,
         Command::Health(args) => health::run(config, &args).await,
         Command::Completions(args) => completions::run(&args),

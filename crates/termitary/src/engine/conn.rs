@@ -50,6 +50,22 @@ struct InTurn {
     step: Next,
 }
 
+impl InTurn {
+    async fn commit(self, left: Option<Work>) -> Result<(), Error> {
+        let turn = self.cell.take()?;
+        turn.leave_to_engine();
+        if let Some(error) = self.cell.ended() {
+            turn.rollback().await?;
+            return Err(error);
+        }
+        turn.commit(left).await
+    }
+}
+
+pub(super) fn no_transaction() -> Error {
+    Error::internal("this connection has no transaction")
+}
+
 impl Drop for InTurn {
     fn drop(&mut self) {
         // On the runtime of the caller, even if the watchdog looks at the cell now.
@@ -130,43 +146,27 @@ impl Conn {
         }
     }
 
-    /// Makes the work of the transaction real, with the last statements for `left`.
+    /// Makes the work of the transaction real; on SQLite with the last statements for
+    /// `left`.
     pub(crate) async fn commit(self, left: Option<Work>) -> Result<(), Error> {
-        let cell = match &self.0 {
-            Kind::Turn(InTurn { cell, .. }) => cell,
-            Kind::Own(_) => return Err(Error::internal("this connection has no transaction")),
-            #[cfg(feature = "postgres")]
-            Kind::Postgres(_) => return self.commit_postgres().await,
-        };
-        let turn = cell.take()?;
-        turn.leave_to_engine();
-        if let Some(error) = cell.ended() {
-            turn.rollback().await?;
-            return Err(error);
-        }
-        turn.commit(left).await
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn commit_postgres(self) -> Result<(), Error> {
         match self.0 {
+            Kind::Turn(turn) => turn.commit(left).await,
+            Kind::Own(_) => Err(no_transaction()),
+            #[cfg(feature = "postgres")]
             Kind::Postgres(conn) => conn.commit().await,
-            Kind::Own(_) | Kind::Turn(_) => Err(Error::internal("this is SQLite")),
         }
     }
 
     /// Undoes the work of the transaction.
     pub(crate) async fn rollback(self) -> Result<(), Error> {
-        #[cfg(feature = "postgres")]
-        if let Kind::Postgres(conn) = self.0 {
-            return conn.rollback().await;
-        }
-        match &self.0 {
-            Kind::Turn(InTurn { cell, .. }) => match cell.take() {
+        match self.0 {
+            Kind::Turn(turn) => match turn.cell.take() {
                 Ok(turn) => turn.rollback().await,
                 Err(_) => Ok(()), // it was ended, which undid it
             },
-            _ => Err(Error::internal("this connection has no transaction")),
+            Kind::Own(_) => Err(no_transaction()),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(conn) => conn.rollback().await,
         }
     }
 
@@ -174,7 +174,9 @@ impl Conn {
     pub(super) fn as_own(&mut self) -> Option<&mut SqliteConnection> {
         match &mut self.0 {
             Kind::Own(conn) => Some(conn),
-            _ => None,
+            Kind::Turn(_) => None,
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(_) => None,
         }
     }
 
@@ -182,7 +184,9 @@ impl Conn {
     pub(super) fn into_own(self) -> Option<SqliteConnection> {
         match self.0 {
             Kind::Own(conn) => Some(conn),
-            _ => None,
+            Kind::Turn(_) => None,
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(_) => None,
         }
     }
 }

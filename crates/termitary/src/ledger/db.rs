@@ -131,7 +131,12 @@ impl Db {
     /// The errors of [`Db::open`].
     pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
         if is_postgres(url) {
+            #[cfg(feature = "postgres")]
             return Box::pin(Self::open_postgres(url, options)).await;
+            #[cfg(not(feature = "postgres"))]
+            return Err(Error::invalid(
+                "this program was built without PostgreSQL: build termitary with the feature `postgres`",
+            ));
         }
         let path = path_of(url)?;
         until_unlocked(&path, AT_START, || async {
@@ -149,13 +154,6 @@ impl Db {
         let engine = postgres::Engine::open(url, &options.postgres).await?;
         let publisher = Arc::new(Publisher::new(options.source.clone()));
         Self::over(Engine::Postgres(Box::new(engine)), publisher, &options).await
-    }
-
-    #[cfg(not(feature = "postgres"))]
-    async fn open_postgres(_url: &str, _options: Options) -> Result<Self, Error> {
-        Err(Error::invalid(
-            "this program was built without PostgreSQL: build termitary with the feature `postgres`",
-        ))
     }
 
     /// Opens the ledger in the database of a pool. The pool serves [`Db::begin`];
@@ -369,6 +367,10 @@ impl Db {
         &self.0.engine
     }
 
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unnecessary_wraps, reason = "there is one engine then")
+    )]
     fn sqlite(&self) -> Option<&sqlite::Engine> {
         match &self.0.engine {
             Engine::Sqlite(engine) => Some(engine),

@@ -41,11 +41,10 @@ pub(crate) async fn newest(db: &Db, table: Table) -> Result<i64, Error> {
 /// The same as a bound for a reader of rows: nothing above it may be passed. SQLite shows
 /// no row above.
 pub(crate) async fn complete(db: &Db, table: Table) -> Result<i64, Error> {
-    match db.engine() {
-        Engine::Sqlite(_) => Ok(i64::MAX),
-        #[cfg(feature = "postgres")]
-        Engine::Postgres(_) => newest(db, table).await,
+    if db.path().is_some() {
+        return Ok(i64::MAX);
     }
+    newest(db, table).await
 }
 
 /// Begins a transaction that reads rows and then changes them, and relies on them being

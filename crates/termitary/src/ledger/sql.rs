@@ -17,7 +17,10 @@ pub(crate) type Row = (i64, i64, i64);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Statement {
     pub(super) sqlite: &'static str,
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "only PostgreSQL runs it")
+    )]
     pub(super) postgres: &'static str,
 }
 

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres, Transaction};
 
+use crate::engine::conn::no_transaction;
 use crate::error::Error;
 
 /// Goes back to its pool when it is dropped; a transaction is rolled back first.
@@ -46,14 +47,14 @@ impl PgConn {
         }
         match self.home {
             Home::Transaction(transaction) => Ok(transaction.commit().await?),
-            Home::Pooled(_) => Err(Error::internal("this connection has no transaction")),
+            Home::Pooled(_) => Err(no_transaction()),
         }
     }
 
     pub(in crate::engine) async fn rollback(self) -> Result<(), Error> {
         match self.home {
             Home::Transaction(transaction) => Ok(transaction.rollback().await?),
-            Home::Pooled(_) => Err(Error::internal("this connection has no transaction")),
+            Home::Pooled(_) => Err(no_transaction()),
         }
     }
 
