@@ -34,6 +34,18 @@ pub async fn migrate(db: &Db) -> anyhow::Result<()> {
     }
 }
 
+/// Returns true if the database has the application's tables, of any version.
+pub(crate) async fn is_there(db: &Db) -> Result<bool, termitary::Error> {
+    let mut conn = db.read().await?;
+    let known = match db.path() {
+        Some(_) => {
+            "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations')"
+        }
+        None => "SELECT to_regclass('_sqlx_migrations') IS NOT NULL",
+    };
+    Ok(sqlx::query_scalar(known).fetch_one(&mut *conn).await?)
+}
+
 /// Returns true if the tables are at this program's version.
 pub(crate) async fn is_migrated(db: &Db) -> Result<bool, termitary::Error> {
     let applied: Option<i64> =

@@ -1,6 +1,8 @@
 //! The operator's interface: counts, dead letters, schedules, the stream of events. Its types are
 //! plain data that serializes.
 
+mod doctor;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use crate::ledger::{self, ticks, workers};
 use crate::registry::Registry;
 use crate::schedule::{fire, status};
 
+pub use self::doctor::{Finding, Level};
 pub use crate::ledger::letters::{Letter, LetterFilter, LetterState};
 pub use crate::ledger::workers::WorkerStatus;
 pub use crate::schedule::status::{ScheduleFailure, ScheduleStatus};

@@ -64,6 +64,9 @@ pub(super) enum Command {
         after_help = "Examples:\n  termitary status\n  termitary status --json | jq '.subscriptions[] | select(.dead > 0)'\n\nDue: can run now. Dead: given up, see `termitary dead list`. Parked: kept, because\nno code here can read it."
     )]
     Status(JsonArgs),
+    /// Examine the database, Redis, workers and schedules for risks
+    #[command(after_help = DOCTOR)]
+    Doctor(JsonArgs),
     /// List, replay or drop deliveries that were given up or cannot be read
     Dead(DeadArgs),
     /// List, run, pause or resume schedules
@@ -117,6 +120,13 @@ Takes about a minute, with the real engine and full durability. Works in a scrat
 folder beside the configured database and, with Redis, under a key prefix of its
 own: your data is neither read nor changed, and Ctrl-C leaves nothing behind.
 Stop other programs, or you measure them too.";
+
+const DOCTOR: &str = "Examples:
+  termitary doctor
+  termitary doctor --json | jq '.[] | select(.level == \"risk\")'
+
+Each finding names the work that it puts at risk, and what to do. Changes nothing.
+Exit code 0: no risk. 1: at least one.";
 
 /// The arguments of `publish`.
 #[derive(Args)]

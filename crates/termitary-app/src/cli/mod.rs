@@ -11,6 +11,7 @@ mod completions;
 mod confirm;
 mod database_file;
 mod dead;
+mod doctor;
 mod events;
 mod health;
 mod migrate;
@@ -135,6 +136,7 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(config, args).await,
         Command::Events(args) => events::run(&args),
         Command::Status(args) => status::run(config, &args).await,
+        Command::Doctor(args) => doctor::run(config, &args).await,
         Command::Dead(args) => dead::run(config, args.command).await,
         Command::Schedule(args) => schedule::run(config, args.command).await,
         Command::Subscription(args) => subscription::run(config, args.command).await,

@@ -33,6 +33,8 @@ pub(super) enum Access {
     Look,
     /// The same, at letters, which no transport carries.
     Letters,
+    /// Examines a ledger, which may also be of another version, and changes nothing.
+    Examine,
 }
 
 impl Access {
@@ -41,7 +43,7 @@ impl Access {
     }
 
     pub(super) fn looks(self) -> bool {
-        matches!(self, Self::Look | Self::Letters)
+        matches!(self, Self::Look | Self::Letters | Self::Examine)
     }
 }
 
@@ -62,7 +64,7 @@ impl System {
     /// and registers the subscriptions, so that events published from then on wait for them.
     pub(super) async fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
         database_file::check(&file_of(&config.database_url), access).await?;
-        let db = open_database(config).await?;
+        let db = open_database(config, access).await?;
         let broker = broker(config, db.clone())?;
         let registry = wiring::registry();
         if !access.looks() {
@@ -75,7 +77,9 @@ impl System {
                 .await
                 .context("cannot register the subscriptions")?;
         }
-        check_mode(config, &broker, access).await?;
+        if access != Access::Examine {
+            check_mode(config, &broker, access).await?;
+        }
         Ok(Self {
             db,
             broker,
@@ -117,8 +121,12 @@ pub(super) fn secret(config: &Config, db: &Db) -> Result<Secret, Mistake> {
     Secret::beside(file).map_err(|error| Mistake::new(output::chain(&error)))
 }
 
-async fn open_database(config: &Config) -> anyhow::Result<Db> {
-    Db::open_with(&config.database_url, Options::default().service("todo"))
+async fn open_database(config: &Config, access: Access) -> anyhow::Result<Db> {
+    let mut options = Options::default().service("todo");
+    if access == Access::Examine {
+        options = options.as_found();
+    }
+    Db::open_with(&config.database_url, options)
         .await
         .with_context(|| format!("DATABASE_URL is `{}`", redact(&config.database_url)))
         .map_err(mistake_unless_temporary)

@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod canary;
 mod dead_letters;
+mod doctor;
 mod foreign;
 mod help;
 mod http;

@@ -210,7 +210,6 @@ impl Broker {
         }
     }
 
-    /// The name of the transport, for operators.
     /// A live worker whose deliveries travel another way. One whose clock is ahead may have
     /// ended long ago, and only a worker deletes its row: it must not keep workers away.
     pub(crate) async fn worker_of_another_mode(&self) -> Result<Option<WorkerStatus>, Error> {
@@ -221,6 +220,16 @@ impl Broker {
         }))
     }
 
+    /// The facts that Redis tells about itself; `None` if there is no Redis.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn redis_facts(&self) -> Option<Result<redis::RedisFacts, Error>> {
+        match &self.redis {
+            Some(redis) => Some(redis.facts().await),
+            None => None,
+        }
+    }
+
+    /// The name of the transport, for operators.
     pub(crate) fn mode(&self) -> &'static str {
         match self.db.path() {
             _ if self.relays() => "redis",

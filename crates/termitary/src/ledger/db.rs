@@ -44,6 +44,8 @@ type TestHome = Arc<dyn std::any::Any + Send + Sync>;
 pub struct Options {
     clock: Clock,
     source: String,
+    /// The tables stay as they are.
+    as_found: bool,
     pub(crate) settings: Settings,
     #[cfg(feature = "postgres")]
     postgres: postgres::Settings,
@@ -56,6 +58,7 @@ impl Default for Options {
         Self {
             clock: Clock::system(),
             source: "/termitary/app".to_owned(),
+            as_found: false,
             settings: Settings::default(),
             #[cfg(feature = "postgres")]
             postgres: postgres::Settings::default(),
@@ -75,6 +78,15 @@ impl Options {
     /// The publishing service's name; events carry `/termitary/<service>`.
     pub fn service(mut self, service: &str) -> Self {
         self.source = format!("/termitary/{service}");
+        self
+    }
+
+    /// Opens the ledger as it is: no table is made or changed. An operator's look at the
+    /// database of a program of another version changes nothing in it.
+    /// [`Db::is_current`] returns whether the tables are those of this version; nothing
+    /// else works if they are not.
+    pub fn as_found(mut self) -> Self {
+        self.as_found = true;
         self
     }
 
@@ -194,8 +206,12 @@ impl Db {
             #[cfg(feature = "testing")]
             _home: options.home.clone(),
         }));
-        let migrated = schema::migrate(&db).await;
-        migrated.map_err(|error| db.explained(error))?;
+        if !options.as_found {
+            let migrated = schema::migrate(&db).await;
+            migrated.map_err(|error| db.explained(error))?;
+        } else if !schema::is_current(&db).await? {
+            return Ok(db);
+        }
         let _ = db.0.ledger.set(schema::identity(&db).await?); // set once
         Ok(db)
     }

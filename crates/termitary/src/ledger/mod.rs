@@ -20,6 +20,8 @@ pub(crate) mod entries;
 mod event_changes;
 mod events;
 pub(crate) mod handover;
+#[cfg(feature = "postgres")]
+pub(crate) mod health;
 mod insert;
 mod lease;
 pub(crate) mod letters;

@@ -34,6 +34,9 @@ pub struct ScheduleStatus {
     /// still to come for every living worker. The next worker that looks sets it
     /// back to its own time, once a tick would be missing.
     pub settled_ahead: Option<Timestamp>,
+    /// The first tick that no scheduler has settled yet, if it is over.
+    #[serde(skip)]
+    pub(crate) unsettled: Option<Timestamp>,
 }
 
 /// Why a schedule cannot make its event.
@@ -63,7 +66,10 @@ pub(crate) async fn list(db: &Db) -> Result<Vec<ScheduleStatus>, Error> {
             let from = if wrong { now } else { now.max(settled) };
             let rule = Rule::parse(&row.cron.0, &row.timezone.0).ok();
             let rule = rule.filter(|_| !row.paused);
+            let unsettled = rule.as_ref().filter(|_| !wrong);
+            let unsettled = unsettled.and_then(|rule| rule.next_after(settled));
             ScheduleStatus {
+                unsettled: unsettled.filter(|tick| *tick <= now),
                 next: rule.and_then(|rule| next_of(&rule, &row.name.0, from, &early)),
                 name: row.name.0,
                 cron: row.cron.0,

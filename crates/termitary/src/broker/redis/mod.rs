@@ -17,6 +17,7 @@ mod deliver;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
+mod facts;
 #[cfg(feature = "hot-paths")]
 pub(crate) mod hot_paths;
 mod relay;
@@ -49,6 +50,7 @@ use self::wire::link::Wire;
 use self::wire::sharing::Sharing;
 use crate::outage::Outage;
 
+pub(crate) use self::facts::RedisFacts;
 pub use self::wire::config::{Bridge, RedisConfig};
 pub(crate) use self::wire::link::Link;
 #[cfg(all(debug_assertions, feature = "testing"))]

@@ -8,6 +8,7 @@ mod connection_slot;
 mod connections;
 mod disk;
 mod engine;
+mod facts;
 mod file;
 #[cfg(test)]
 mod file_tests;
@@ -32,6 +33,7 @@ pub(crate) use connections::Pooled;
 pub(crate) use engine::{Engine, Settings};
 #[cfg(test)]
 pub(crate) use engine::{LONG_READERS, READERS};
+pub(crate) use facts::FileFacts;
 #[cfg(test)]
 pub(crate) use holder::WaitLimits;
 pub(crate) use startup::{AT_START, until_unlocked, writable};

@@ -156,7 +156,9 @@ pub(crate) fn refused_by_a_cluster() -> Option<&'static str> {
 mod tags {
     use redis::{Arg, Cmd};
 
-    const WITHOUT_KEYS: &[&[u8]] = &[b"EXEC", b"INFO", b"MULTI", b"PING", b"PUBLISH", b"SCRIPT"];
+    const WITHOUT_KEYS: &[&[u8]] = &[
+        b"CONFIG", b"EXEC", b"INFO", b"MULTI", b"PING", b"PUBLISH", b"SCRIPT",
+    ];
     /// The key is the first argument.
     #[cfg(any(test, all(debug_assertions, feature = "testing")))]
     const WITH_ONE_KEY: &[&[u8]] = &[
