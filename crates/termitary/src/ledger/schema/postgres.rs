@@ -10,7 +10,10 @@ use crate::error::Error;
 
 /// One step per version: step n brings a schema from version n to n + 1.
 /// Steps that have been released are never edited.
-const STEPS: &[&str] = &[include_str!("postgres/0001_ledger.sql")];
+const STEPS: &[&str] = &[
+    include_str!("postgres/0001_ledger.sql"),
+    include_str!("postgres/0002_publish.sql"),
+];
 
 pub(super) const VERSIONS: Versions = Versions {
     steps: STEPS,
@@ -56,7 +59,7 @@ async fn prepare(conn: &mut Conn, engine: &Engine) -> Result<(), Error> {
     let schema = engine.quoted_schema();
     let prepare = format!(
         "CREATE SCHEMA IF NOT EXISTS {schema};
-         SET LOCAL search_path TO {schema};
+         SET LOCAL search_path TO {schema}, pg_temp;
          CREATE TABLE IF NOT EXISTS termitary_schema (version bigint NOT NULL)"
     );
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(conn).await?;
