@@ -71,8 +71,9 @@ mod tests {
     use std::sync::Arc;
 
     use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+    use sqlx::{Database, Pool, Transaction};
 
-    use super::Publish as _;
+    use super::Publish;
     use crate::lock::Mutex;
     use crate::prelude::{Broker, Event, HandlerResult, Registry, State, subscribe};
     use crate::testing::{TestDb, TestWorker};
@@ -94,14 +95,14 @@ mod tests {
         Ok(())
     }
 
-    #[tokio::test]
-    async fn an_event_of_a_plain_transaction_is_handled_if_that_commits_and_else_never() {
-        let test = TestDb::open().await;
+    /// Publishes in transactions of a pool that commit, roll back or repeat an id.
+    async fn publish_in<DB: Database>(test: &TestDb, pool: Pool<DB>)
+    where
+        for<'c> Transaction<'c, DB>: Publish,
+    {
         let (db, seen) = (test.db(), Seen::default());
         let registry = Registry::new().on(subscribe("notes.see", see));
         let worker = TestWorker::start(Broker::sql(db.clone()), registry, seen.clone()).await;
-        let options = SqliteConnectOptions::new().filename(db.place());
-        let pool = SqlitePool::connect_with(options).await.unwrap();
 
         let mut tx = pool.begin().await.unwrap();
         tx.publish(db, Noted { n: 1 }).await.unwrap();
@@ -118,5 +119,59 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, [2, 20, 30]);
         pool.close().await;
+    }
+
+    #[tokio::test]
+    async fn an_event_of_a_plain_transaction_is_handled_if_that_commits_and_else_never() {
+        let test = TestDb::open().await;
+        let options = SqliteConnectOptions::new().filename(test.db().place());
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        publish_in(&test, pool).await;
+    }
+
+    #[cfg(feature = "postgres")]
+    mod on_postgres {
+        use sqlx::postgres::{PgConnectOptions, PgPool};
+
+        use super::super::*;
+        use super::{Noted, publish_in};
+        use crate::db::Options;
+        use crate::testing::TestDb;
+
+        /// A pool of a program, with this search path.
+        async fn pool(test: &TestDb, search_path: &str) -> PgPool {
+            let options: PgConnectOptions = test.url().parse().unwrap();
+            let options = options.options([("search_path", search_path)]);
+            PgPool::connect_with(options).await.unwrap()
+        }
+
+        #[tokio::test]
+        async fn an_event_of_a_plain_transaction_is_handled_whatever_its_search_path() {
+            for search_path in ["\"$user\", public", "termitary", "", "elsewhere"] {
+                let test = TestDb::postgres().await;
+                publish_in(&test, pool(&test, search_path).await).await;
+            }
+        }
+
+        #[tokio::test]
+        async fn publishing_leaves_the_search_path_as_it_was_and_takes_its_own_ledger() {
+            let test = TestDb::postgres().await;
+            let options = Options::default().schema("other");
+            let other = Db::open_with(&test.url(), options).await.unwrap();
+            let pool = pool(&test, "termitary").await;
+            let mut tx = pool.begin().await.unwrap();
+            tx.publish(&other, Noted { n: 1 }).await.unwrap();
+            let path: String = sqlx::query_scalar("SELECT current_setting('search_path')")
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap();
+            assert_eq!(path, "termitary");
+            tx.commit().await.unwrap();
+            for (db, events) in [(test.db(), 0), (&other, 1)] {
+                let kept = crate::ledger::count_events(db).await.unwrap();
+                assert_eq!(kept, events, "{}", db.place());
+            }
+            pool.close().await;
+        }
     }
 }

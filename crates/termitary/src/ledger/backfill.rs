@@ -118,9 +118,8 @@ async fn owe(tx: &mut Tx, page: &Progress, end: i64, now_us: i64) -> Result<i64,
     const OWE: Statement = statement!(
         "INSERT INTO termitary_deliveries (event, subscription, state, due_us, settled_us)
          SELECT e.seq, $1, 0, $2, $2 FROM termitary_events e
-         WHERE e.seq > $3 AND e.seq <= $4
-           AND e.name IN (SELECT event FROM termitary_routes WHERE subscription = $1)",
-        [in_the_gap "$1"],
+         WHERE e.seq > $3 AND e.seq <= $4 AND ",
+        [reaches "$1"],
         " ON CONFLICT DO NOTHING"
     );
     let done = sqlx::query(OWE.on(tx))
@@ -139,20 +138,35 @@ async fn owe(tx: &mut Tx, page: &Progress, end: i64, now_us: i64) -> Result<i64,
 #[cfg(feature = "postgres")]
 pub(super) mod gap {
     use super::super::single_writer::{Table, newest};
+    use super::super::sql::{json, piece};
     use crate::db::{Conn, Db};
     use crate::error::Error;
 
+    const SINCE: &str = concat!(
+        "UPDATE termitary_routes AS t SET snapshot = pg_current_snapshot() FROM ",
+        piece!(postgres[rows]),
+        " WHERE t.event = ",
+        piece!(postgres [text 0]),
+        " AND t.subscription = ",
+        piece!(postgres [int 1])
+    );
+
     /// Notes that these subscriptions, whose routes this transaction adds to, are owed the
-    /// events of transactions that run now. A past that is being copied goes on.
+    /// events of transactions that run now. A past that is being copied goes on. `routes`
+    /// are the new ones by which nothing from before is owed.
     pub(in crate::ledger) async fn start(
         db: &Db,
         conn: &mut Conn,
         subscriptions: &[i64],
+        routes: &[(&str, i64)],
     ) -> Result<(), Error> {
+        sqlx::query(SINCE)
+            .bind(json(&routes))
+            .execute(&mut *conn)
+            .await?;
         let decided = newest(db, Table::Events).await?;
         sqlx::query(
             "UPDATE termitary_subscriptions SET
-                retained_snapshot = CASE WHEN retained_seq IS NULL THEN pg_current_snapshot()::text END,
                 retained_seq = coalesce(retained_seq, $2), retained_last = NULL
              WHERE id = ANY ($1::bigint[])",
         )

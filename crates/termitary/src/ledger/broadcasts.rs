@@ -2,6 +2,7 @@
 
 use super::rows::Bytes;
 use super::single_writer::{Table, complete, newest};
+use super::sql::{Statement, statement};
 use crate::db::{Conn, Db};
 use crate::error::Error;
 
@@ -20,14 +21,17 @@ pub(crate) async fn send(
     data: &str,
     now_us: i64,
 ) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar(
-        "INSERT INTO termitary_broadcasts (time_us, name, data) VALUES ($1, $2, $3) RETURNING seq",
-    )
-    .bind(now_us)
-    .bind(name)
-    .bind(data)
-    .fetch_one(conn)
-    .await?)
+    const SEND: Statement = statement!(
+        "INSERT INTO termitary_broadcasts (time_us, name, data) SELECT $1, $2, $3",
+        [began],
+        " RETURNING seq"
+    );
+    Ok(sqlx::query_scalar(SEND.on(conn))
+        .bind(now_us)
+        .bind(name)
+        .bind(data)
+        .fetch_one(conn)
+        .await?)
 }
 
 /// Deletes up to `most` messages up to row `seq`; returns how many.

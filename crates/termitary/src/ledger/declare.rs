@@ -86,7 +86,8 @@ pub(crate) async fn declare(
     if tx.engine() == EngineKind::Postgres {
         let joins = |route: &&Route| !route.known || !route.fresh.is_empty();
         let joining: Vec<_> = routes.iter().filter(joins).map(|route| route.id).collect();
-        backfill::gap::start(db, &mut tx, &joining).await?;
+        let from_now = from_now(&routes, subscriptions);
+        backfill::gap::start(db, &mut tx, &joining, &from_now).await?;
     }
     release_parked(&mut tx, &readable(declaration, &routes), now).await?;
     for schedule in &declaration.schedules {
@@ -98,6 +99,25 @@ pub(crate) async fn declare(
     fault::point!("declare.before_commit");
     tx.commit().await?;
     Ok(routes)
+}
+
+/// The new routes by which nothing from before is owed.
+#[cfg(feature = "postgres")]
+fn from_now<'a>(
+    routes: &'a [Route],
+    subscriptions: &[DeclaredSubscription],
+) -> Vec<(&'a str, i64)> {
+    let mut from_now = Vec::new();
+    for (route, subscription) in routes.iter().zip(subscriptions) {
+        let names = match route.known {
+            true => &route.fresh,
+            false => &route.events,
+        };
+        if route.known || !subscription.from_retained {
+            from_now.extend(names.iter().map(|name| (&**name, route.id)));
+        }
+    }
+    from_now
 }
 
 /// The events that a subscription's code reads: its row, the highest version, the names.

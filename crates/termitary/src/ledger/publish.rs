@@ -55,8 +55,12 @@ pub(crate) async fn publish_on_postgres(
             "the transaction is on PostgreSQL, and the ledger on SQLite: use one database for both",
         ));
     };
-    engine.show_ledger(conn).await?;
-    super::on_postgres::record(conn, db.source(), drafts).await
+    let search_path = engine.show_ledger(conn).await?;
+    let published = super::on_postgres::record(conn, db.source(), drafts).await?;
+    if let Some(search_path) = search_path {
+        engine.hide_ledger(conn, &search_path).await?;
+    }
+    Ok(published)
 }
 
 /// The same on SQLite, also in a transaction that is not ours.

@@ -122,15 +122,21 @@ macro_rules! piece {
     (postgres [changed $name:literal]) => { concat!("EXISTS (SELECT 1 FROM ", $name, ")") };
     // The newest event, if it is known in the transaction.
     (sqlite [newest_event]) => { "(SELECT COALESCE(MAX(seq), 0) FROM termitary_events)" };
-    (postgres [newest_event]) => { "NULL, retained_snapshot = NULL" };
-    // Of the events `e` those that a snapshot does not show, if the subscription has one.
-    (sqlite [in_the_gap $subscription:literal]) => { "" };
-    (postgres [in_the_gap $subscription:literal]) => {
+    (postgres [newest_event]) => { "NULL" };
+    // The event `e` reaches a subscription. On PostgreSQL it is not from before its route.
+    (sqlite [reaches $subscription:literal]) => {
+        concat!("e.name IN (SELECT event FROM termitary_routes WHERE subscription = ", $subscription, ")")
+    };
+    (postgres [reaches $subscription:literal]) => {
         concat!(
-            " AND NOT coalesce((SELECT pg_visible_in_snapshot(e.xid, s.retained_snapshot::pg_snapshot)
-                FROM termitary_subscriptions s WHERE s.id = ", $subscription, "), false)"
+            "EXISTS (SELECT 1 FROM termitary_routes r WHERE r.event = e.name AND r.subscription = ", $subscription,
+            " AND NOT coalesce(pg_visible_in_snapshot(e.xid, r.snapshot), false))"
         )
     };
+    // One row, made once the transaction has its id: a `seq` that the statement takes comes
+    // after it (see `Horizon`).
+    (sqlite [began]) => { "" };
+    (postgres [began]) => { " FROM (SELECT pg_current_xact_id() OFFSET 0) AS began" };
     // The delivery `d` belongs to a subscription: on PostgreSQL a publish may owe one to a
     // subscription that is dropped meanwhile.
     (sqlite [of_a_subscription]) => { "" };

@@ -158,9 +158,10 @@ impl TestWorker {
     pub async fn settle(&self) {
         let patience = tokio::time::Instant::now() + PATIENCE;
         loop {
+            // First: copying the past makes deliveries.
+            let past = ledger::backfill::next(self.broker.db()).await;
             let status = self.status().await;
             let waits = |s: &SubscriptionStatus| s.due > 0 || s.leased > 0;
-            let past = ledger::backfill::next(self.broker.db()).await;
             if must(past, "the retained events").is_none()
                 && !status.subscriptions.iter().any(waits)
             {

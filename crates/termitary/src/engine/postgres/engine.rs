@@ -124,10 +124,26 @@ impl Engine {
         Ok(Conn::in_postgres(PgConn::pooled(conn)))
     }
 
-    /// Lets a transaction that is not ours find the tables of the ledger.
-    pub(crate) async fn show_ledger(&self, conn: &mut sqlx::PgConnection) -> Result<(), Error> {
+    /// Lets a transaction that is not ours find the tables of the ledger. Returns its
+    /// search path if it has another one now: see [`Engine::hide_ledger`].
+    pub(crate) async fn show_ledger(
+        &self,
+        conn: &mut sqlx::PgConnection,
+    ) -> Result<Option<String>, Error> {
         let shown = AssertSqlSafe(shown(&self.schema));
-        sqlx::query(shown).execute(conn).await?;
+        Ok(sqlx::query_scalar(shown).fetch_optional(conn).await?)
+    }
+
+    /// Gives a transaction its own search path again.
+    pub(crate) async fn hide_ledger(
+        &self,
+        conn: &mut sqlx::PgConnection,
+        search_path: &str,
+    ) -> Result<(), Error> {
+        sqlx::query("SELECT set_config('search_path', $1, true)")
+            .bind(search_path)
+            .execute(conn)
+            .await?;
         Ok(())
     }
 
@@ -199,14 +215,23 @@ impl Engine {
     }
 }
 
-/// The statement that adds the schema of the ledger to the search path of a transaction
-/// which does not have it.
+/// The statement that lets a transaction find the ledger, unless it does: the schema is
+/// the last one in its search path, or the first one if another ledger is there. Returns
+/// the search path as it was.
 fn shown(schema: &str) -> String {
+    let quoted = quoted(schema);
+    let found = "to_regclass('termitary_schema')";
+    let own = format!(
+        "to_regclass({})",
+        literal(&format!("{quoted}.termitary_schema"))
+    );
+    let path = "nullif(current_setting('search_path'), '')";
+    let schema = literal(&quoted);
     format!(
-        "SELECT set_config('search_path', current_setting('search_path') || ', ' || {}, true)
-         WHERE NOT {} = ANY (current_schemas(false))",
-        literal(&quoted(schema)),
-        literal(schema)
+        "SELECT current_setting('search_path'), set_config('search_path', CASE
+            WHEN {found} IS NULL THEN concat_ws(', ', {path}, {schema})
+            ELSE concat_ws(', ', {schema}, {path}) END, true)
+         WHERE coalesce({found} <> {own}, true)"
     )
 }
 

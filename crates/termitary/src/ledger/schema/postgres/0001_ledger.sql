@@ -32,15 +32,17 @@ CREATE TABLE termitary_subscriptions (
     doubt_ms bigint NOT NULL DEFAULT 0,
     -- Events that the subscription is owed beside those that its routes give it: up to
     -- retained_seq they were looked at, retained_last is the last one (null: not known
-    -- yet). With a snapshot only those that it does not show.
+    -- yet).
     retained_seq bigint,
-    retained_last bigint,
-    retained_snapshot text
+    retained_last bigint
 ) WITH (fillfactor = 50);
 
 CREATE TABLE termitary_routes (
     event text NOT NULL,
     subscription bigint NOT NULL REFERENCES termitary_subscriptions (id) ON DELETE CASCADE,
+    -- Added with this view of the transactions: the events of those that it does not show
+    -- are owed, the others are from before. Null: the whole past is owed.
+    snapshot pg_snapshot,
     PRIMARY KEY (event, subscription)
 );
 CREATE INDEX termitary_routes_subscription ON termitary_routes (subscription);
