@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::{Describe, Execute, Executor, SqlStr, SqliteConnection};
 
-use super::conn::{execute, many, optional};
+use super::executor::{execute, many, not_described, optional};
 use super::sql::{self, Sql, SqlQueryResult, SqlRow, SqlStatement, SqlTypeInfo, Step};
 
 /// sqlx's own connection to SQLite, for the statements of the ledger.
@@ -63,6 +63,6 @@ impl<'c> Executor<'c> for &'c mut LentSqlite<'_> {
     where
         'c: 'e,
     {
-        Box::pin(std::future::ready(Err(super::conn::not_described())))
+        Box::pin(std::future::ready(Err(not_described())))
     }
 }

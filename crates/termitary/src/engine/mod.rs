@@ -1,7 +1,9 @@
 //! The engines of the databases: SQLite and PostgreSQL. They know no events.
 
 mod conn;
+mod executor;
 mod lent;
+mod nested;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod reader;

@@ -104,7 +104,7 @@ impl Options {
         self.settings.durable = durable;
         #[cfg(feature = "postgres")]
         {
-            self.postgres.fast = !durable;
+            self.postgres.durable = durable;
         }
         self
     }

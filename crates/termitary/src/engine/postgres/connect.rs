@@ -30,12 +30,21 @@ const PINNED: [(&str, &str); 7] = [
 ];
 
 /// The choices of a program for its database.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The schema of the ledger, if it is not [`Settings::SCHEMA`].
     pub(crate) schema: Option<String>,
     /// Commits wait for the disk.
-    pub(crate) fast: bool,
+    pub(crate) durable: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            schema: None,
+            durable: true,
+        }
+    }
 }
 
 impl Settings {
@@ -122,7 +131,7 @@ impl Use {
 /// A pool that connects when it is first needed.
 pub(super) fn pool(options: &PgConnectOptions, settings: &Settings, used: Use) -> PgPool {
     let mut set = vec![("search_path", settings.search_path())];
-    if settings.fast {
+    if !settings.durable {
         set.push(("synchronous_commit", "off".to_owned()));
     }
     if matches!(used, Use::Broker | Use::Read) {
