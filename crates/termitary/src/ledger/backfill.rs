@@ -83,7 +83,7 @@ pub(crate) async fn step(db: &Db) -> Result<Option<Progress>, Error> {
     };
     #[cfg(feature = "postgres")]
     if progress.retained_last.is_none() {
-        progress.retained_last = Some(gap::last(&mut tx, progress.id).await?);
+        progress.retained_last = gap::last(&mut tx, progress.id).await?;
     }
     let end = page_end(db, &mut tx, &progress).await?;
     progress.owed = owe(&mut tx, &progress, end, db.clock().now_us()).await?;
@@ -167,7 +167,8 @@ pub(super) mod gap {
         let decided = newest(db, Table::Events).await?;
         sqlx::query(
             "UPDATE termitary_subscriptions SET
-                retained_seq = coalesce(retained_seq, $2), retained_last = NULL
+                retained_seq = coalesce(retained_seq, $2), retained_last = NULL,
+                retained_xid = pg_current_xact_id()
              WHERE id = ANY ($1::bigint[])",
         )
         .bind(super::super::sql::array(subscriptions))
@@ -177,8 +178,20 @@ pub(super) mod gap {
         Ok(())
     }
 
-    /// Determines the last event, after the routes were committed.
-    pub(super) async fn last(conn: &mut Conn, subscription: i64) -> Result<i64, Error> {
+    /// Determines the last event, after the routes were committed. `None` while a
+    /// transaction still reads the old ones: one that is repeatable read does to its end.
+    pub(super) async fn last(conn: &mut Conn, subscription: i64) -> Result<Option<i64>, Error> {
+        let reads_old_ones: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity a, termitary_subscriptions s
+                WHERE s.id = $1 AND a.datname = current_database() AND a.pid <> pg_backend_pid()
+                  AND age(a.backend_xmin) >= age(s.retained_xid::xid))",
+        )
+        .bind(subscription)
+        .fetch_one(&mut *conn)
+        .await?;
+        if reads_old_ones {
+            return Ok(None);
+        }
         Ok(sqlx::query_scalar(
             "UPDATE termitary_subscriptions SET retained_last =
                 (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM termitary_events_seq_seq)

@@ -232,3 +232,26 @@ async fn a_new_alias_gets_the_events_of_a_transaction_that_was_open() {
     worker.settle().await;
     assert_eq!(seen.all(), [2, 3, 4, 5, 6]);
 }
+
+#[tokio::test]
+async fn a_new_subscription_gets_the_events_of_a_transaction_that_reads_the_old_routes() {
+    let world = World::new().await;
+    let seen = Seen::default();
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+    let mut old = world.pool.begin_with(begin).await.unwrap();
+    sqlx::query("SELECT 1 FROM pg_class")
+        .execute(&mut *old)
+        .await
+        .unwrap();
+    let registry = Registry::new().on(subscribe("notes.see", see));
+    let worker = TestWorker::start(world.broker.clone(), registry, seen.clone()).await;
+    world.published(Noted { n: 1 }).await;
+    while seen.all().is_empty() {
+        tokio::time::sleep(SOON / 10).await;
+    }
+    old.publish(world.db(), Noted { n: 2 }).await.unwrap();
+    world.published(Noted { n: 3 }).await;
+    old.commit().await.unwrap();
+    worker.settle().await;
+    assert_eq!(seen.all(), [1, 2, 3]);
+}

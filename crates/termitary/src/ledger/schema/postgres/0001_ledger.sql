@@ -32,9 +32,10 @@ CREATE TABLE termitary_subscriptions (
     doubt_ms bigint NOT NULL DEFAULT 0,
     -- Events that the subscription is owed beside those that its routes give it: up to
     -- retained_seq they were looked at, retained_last is the last one (null: not known
-    -- yet).
+    -- yet). retained_xid added its routes last.
     retained_seq bigint,
-    retained_last bigint
+    retained_last bigint,
+    retained_xid xid8
 ) WITH (fillfactor = 50);
 
 CREATE TABLE termitary_routes (
