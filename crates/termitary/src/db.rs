@@ -3,4 +3,4 @@
 
 pub use crate::engine::sql;
 pub use crate::engine::{Conn, Reader, Sql, SqliteGuard};
-pub use crate::ledger::{Db, Options, Tx};
+pub use crate::ledger::{Db, Migration, Options, Tx};

@@ -47,7 +47,7 @@ pub(super) enum Command {
     #[command(
         after_help = "The API and the workers also do this when they start.\n\nExample:\n  DATABASE_URL=sqlite:///var/lib/termitary/termitary.db termitary migrate"
     )]
-    Migrate(JsonArgs),
+    Migrate(MigrateArgs),
     /// Publish an event by its name and print its id
     #[command(after_help = PUBLISH)]
     Publish(PublishArgs),
@@ -173,6 +173,19 @@ pub(super) struct JsonArgs {
     /// Print JSON, for programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// The arguments of `migrate`.
+#[derive(Args)]
+pub(super) struct MigrateArgs {
+    /// Change nothing; exit with 1 if the database is behind this version
+    #[arg(long, conflicts_with = "sql")]
+    pub(super) check: bool,
+    /// Change nothing; print the SQL that brings the ledger to this version
+    #[arg(long, conflicts_with = "json")]
+    pub(super) sql: bool,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
 }
 
 /// The arguments of `dead`.

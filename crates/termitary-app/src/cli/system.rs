@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use termitary::db::Options;
+use termitary::db::{Migration, Options};
 use termitary::{Broker, Db, Registry};
 
 use super::{database_file, output};
@@ -121,8 +121,20 @@ pub(super) fn secret(config: &Config, db: &Db) -> Result<Secret, Mistake> {
     Secret::beside(file).map_err(|error| Mistake::new(output::chain(&error)))
 }
 
-async fn open_database(config: &Config, access: Access) -> anyhow::Result<Db> {
-    let mut options = Options::default().service("todo");
+/// The steps that the ledger lacks; nothing is changed.
+pub(super) async fn migration(config: &Config) -> anyhow::Result<Option<Migration>> {
+    Db::migration(&config.database_url, options())
+        .await
+        .with_context(|| format!("DATABASE_URL is `{}`", redact(&config.database_url)))
+        .map_err(mistake_unless_temporary)
+}
+
+fn options() -> Options {
+    Options::default().service("todo")
+}
+
+pub(super) async fn open_database(config: &Config, access: Access) -> anyhow::Result<Db> {
+    let mut options = options();
     if access == Access::Examine {
         options = options.as_found();
     }

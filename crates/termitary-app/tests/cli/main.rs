@@ -14,6 +14,7 @@ mod journey;
 mod limits;
 mod locked;
 mod memory;
+mod migrations;
 mod own_program;
 mod readme;
 mod redis_kinds;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::Tx;
 use super::carrier::{Carrier, Publisher};
-use super::{Tx, schema};
+use super::schema::{self, Migration};
 use crate::clock::Clock;
 use crate::draft::Source;
 #[cfg(feature = "postgres")]
@@ -146,9 +147,7 @@ impl Db {
             #[cfg(feature = "postgres")]
             return Box::pin(Self::open_postgres(url, options)).await;
             #[cfg(not(feature = "postgres"))]
-            return Err(Error::invalid(
-                "this program was built without PostgreSQL: build termitary with the feature `postgres`",
-            ));
+            return Err(without_postgres());
         }
         let path = path_of(url)?;
         until_unlocked(&path, AT_START, || async {
@@ -163,9 +162,23 @@ impl Db {
 
     #[cfg(feature = "postgres")]
     async fn open_postgres(url: &str, options: Options) -> Result<Self, Error> {
-        let engine = postgres::Engine::open(url, &options.postgres).await?;
+        let engine = Self::postgres_engine(url, &options).await?;
         let publisher = Arc::new(Publisher::new(options.source.clone()));
-        Self::over(Engine::Postgres(Box::new(engine)), publisher, &options).await
+        Self::over(engine, publisher, &options).await
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn postgres_engine(url: &str, options: &Options) -> Result<Engine, Error> {
+        let engine = postgres::Engine::open(url, &options.postgres).await?;
+        Ok(Engine::Postgres(Box::new(engine)))
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn postgres_engine(
+        _url: &str,
+        _options: &Options,
+    ) -> impl Future<Output = Result<Engine, Error>> {
+        std::future::ready(Err(without_postgres()))
     }
 
     /// Opens the ledger in the database of a pool. The pool serves [`Db::begin`];
@@ -191,13 +204,33 @@ impl Db {
         Self::over(Engine::Postgres(Box::new(engine)), publisher, &options).await
     }
 
-    /// The ledger on an engine, whose tables are made if they are missing.
-    async fn over(
-        engine: Engine,
-        publisher: Arc<Publisher>,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        let db = Self(Arc::new(Inner {
+    /// The migration that [`Db::open_with`] would run, without running it. `None`: the
+    /// ledger's tables have the version of this program.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Db::open`].
+    pub async fn migration(url: &str, options: Options) -> Result<Option<Migration>, Error> {
+        let publisher = Arc::new(Publisher::new(options.source.clone()));
+        let engine = if is_postgres(url) {
+            Box::pin(Self::postgres_engine(url, &options)).await?
+        } else {
+            let path = path_of(url)?;
+            if !path.exists() {
+                return Ok(Some(Migration::of_new_file()));
+            }
+            let hook = Arc::clone(&publisher) as _;
+            Engine::Sqlite(sqlite::Engine::open(&path, options.settings, hook).await?)
+        };
+        let db = Self::on(engine, publisher, &options);
+        let pending = schema::pending(&db).await;
+        db.close().await;
+        pending.map_err(|error| db.explained(error))
+    }
+
+    /// The ledger on an engine.
+    fn on(engine: Engine, publisher: Arc<Publisher>, options: &Options) -> Self {
+        Self(Arc::new(Inner {
             engine,
             clock: options.clock.clone(),
             publisher,
@@ -205,7 +238,16 @@ impl Db {
             published: Arc::new(Notify::new()),
             #[cfg(feature = "testing")]
             _home: options.home.clone(),
-        }));
+        }))
+    }
+
+    /// The ledger on an engine, whose tables are made if they are missing.
+    async fn over(
+        engine: Engine,
+        publisher: Arc<Publisher>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let db = Self::on(engine, publisher, options);
         if !options.as_found {
             let migrated = schema::migrate(&db).await;
             migrated.map_err(|error| db.explained(error))?;
@@ -551,6 +593,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn is_postgres(url: &str) -> bool {
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
     matches!(scheme, Some("postgres" | "postgresql"))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn without_postgres() -> Error {
+    Error::invalid(
+        "this program was built without PostgreSQL: build termitary with the feature `postgres`",
+    )
 }
 
 fn not_sqlite() -> Error {

@@ -68,6 +68,7 @@ pub(crate) use publish_last::reached;
 use publish_last::{lease_and_commit, publish_and_commit};
 pub(crate) use read::{count_events, heads, read, tally};
 pub(crate) use retention::{Walk, forget};
+pub use schema::Migration;
 pub(crate) use settle::{finish, settle};
 pub(crate) use sql::Row;
 pub use tx::Tx;

@@ -38,6 +38,8 @@ use tokio::task::JoinHandle;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::db::{Db, Options};
+#[cfg(feature = "postgres")]
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::inspect::{Status, SubscriptionStatus};
 use crate::ledger;
@@ -219,6 +221,11 @@ impl TestWorker {
             None => db.url(),
         };
         let options = Options::default().clock(db.clock().clone());
+        #[cfg(feature = "postgres")]
+        let options = match db.engine() {
+            Engine::Postgres(engine) => options.schema(engine.schema()),
+            Engine::Sqlite(_) => options,
+        };
         let read = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

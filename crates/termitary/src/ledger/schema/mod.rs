@@ -2,6 +2,8 @@
 
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(all(test, feature = "postgres", feature = "testing"))]
+mod postgres_tests;
 
 use super::Db;
 use crate::engine::{Conn, Engine};
@@ -23,29 +25,81 @@ const STEPS: &[&str] = &[
     include_str!("0011_whose.sql"),
 ];
 
-/// The versions of an engine's schema.
-struct Versions {
-    steps: &'static [&'static str],
-    /// Returns whether the database has a version.
-    known: &'static str,
+fn steps(db: &Db) -> &'static [&'static str] {
+    match db.engine() {
+        Engine::Sqlite(_) => STEPS,
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(_) => postgres::STEPS,
+    }
 }
 
-const SQLITE: Versions = Versions {
-    steps: STEPS,
-    known: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'termitary_schema')",
-};
+/// The steps that the tables of a ledger lack: see [`Db::migration`].
+#[derive(Clone, Debug)]
+pub struct Migration {
+    from: usize,
+    to: usize,
+    sql: String,
+}
 
-fn versions(db: &Db) -> &'static Versions {
-    match db.engine() {
-        Engine::Sqlite(_) => &SQLITE,
-        #[cfg(feature = "postgres")]
-        Engine::Postgres(_) => &postgres::VERSIONS,
+impl Migration {
+    /// The version of the tables; 0 if there are none.
+    pub fn from(&self) -> usize {
+        self.from
     }
+
+    /// The version of this program.
+    pub fn to(&self) -> usize {
+        self.to
+    }
+
+    /// The statements, in a transaction, for a person who runs them by hand.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// The steps for a SQLite file that is not there.
+    pub(super) fn of_new_file() -> Self {
+        Self {
+            from: 0,
+            to: STEPS.len(),
+            sql: sqlite_script(0),
+        }
+    }
+}
+
+/// The steps that a database lacks.
+pub(super) async fn pending(db: &Db) -> Result<Option<Migration>, Error> {
+    let (from, to) = (version(db).await?, steps(db).len());
+    let script = || match db.engine() {
+        Engine::Sqlite(_) => sqlite_script(from),
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(engine) => postgres::script(engine, from),
+    };
+    Ok((from < to).then(|| Migration {
+        from,
+        to,
+        sql: script(),
+    }))
+}
+
+fn sqlite_script(at: usize) -> String {
+    let steps = STEPS[at..].join("\n");
+    format!(
+        "BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS termitary_schema (version INTEGER NOT NULL);
+
+{steps}
+DELETE FROM termitary_schema;
+INSERT INTO termitary_schema (version) VALUES ({});
+COMMIT;
+",
+        STEPS.len()
+    )
 }
 
 /// Brings the database to this code's version; refuses one from the future.
 pub(super) async fn migrate(db: &Db) -> Result<(), Error> {
-    if version(db).await? == versions(db).steps.len() {
+    if version(db).await? == steps(db).len() {
         return Ok(());
     }
     match db.engine() {
@@ -103,29 +157,38 @@ async fn refuse_namesakes(conn: &mut Conn, db: &Db) -> Result<(), Error> {
 /// Returns whether the database has this code's version.
 pub(super) async fn is_current(db: &Db) -> Result<bool, Error> {
     match version(db).await {
-        Ok(at) => Ok(at == versions(db).steps.len()),
+        Ok(at) => Ok(at == steps(db).len()),
         Err(error) if error.is_newer_schema() => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 async fn version(db: &Db) -> Result<usize, Error> {
-    let Versions { steps, known } = versions(db);
-    let known: bool = sqlx::query_scalar(*known)
-        .fetch_one(&mut *db.read().await?)
-        .await?;
+    let at = match db.engine() {
+        Engine::Sqlite(_) => version_on_sqlite(db).await?,
+        #[cfg(feature = "postgres")]
+        Engine::Postgres(engine) => postgres::version(db, engine).await?,
+    };
+    let known = steps(db).len();
+    if at > known {
+        return Err(newer(db, at, known));
+    }
+    Ok(at)
+}
+
+async fn version_on_sqlite(db: &Db) -> Result<usize, Error> {
+    let known: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'termitary_schema')",
+    )
+    .fetch_one(&mut *db.read().await?)
+    .await?;
     if !known {
         return Ok(0);
     }
     let at: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM termitary_schema")
         .fetch_one(&mut *db.read().await?)
         .await?;
-    let at = at as usize;
-    if at > steps.len() {
-        Err(newer(db, at, steps.len()))
-    } else {
-        Ok(at)
-    }
+    Ok(at as usize)
 }
 
 /// The identity of this ledger.
@@ -150,6 +213,25 @@ fn newer(db: &Db, at: usize, known: usize) -> Error {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_text_of_a_migration_makes_the_ledger_that_opening_makes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.db");
+        let url = format!("sqlite://{}", file.display());
+        let pending = async || {
+            Db::migration(&url, crate::db::Options::default())
+                .await
+                .unwrap()
+        };
+        let migration = pending().await.unwrap();
+        assert_eq!((migration.from(), migration.to()), (0, STEPS.len()));
+        assert!(!file.exists(), "looking creates no file");
+        let by_hand = rusqlite::Connection::open(&file).unwrap();
+        by_hand.execute_batch(migration.sql()).unwrap();
+        assert!(pending().await.is_none());
+        assert!(Db::open(&url).await.unwrap().is_current().await.unwrap());
+    }
 
     #[tokio::test]
     async fn a_file_with_tables_of_its_own_gets_a_ledger_and_one_with_our_names_is_left_alone() {
