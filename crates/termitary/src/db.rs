@@ -2,5 +2,5 @@
 //! events become real together.
 
 pub use crate::engine::sql;
-pub use crate::engine::{Conn, Reader, Sql, SqliteGuard};
-pub use crate::ledger::{Db, Migration, Options, Tx};
+pub use crate::engine::{Conn, Dialect, Reader, Sql, SqliteGuard};
+pub use crate::ledger::{Db, Migration, Options, Sequence, Tx};

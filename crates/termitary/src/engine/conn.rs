@@ -37,6 +37,16 @@ pub(crate) enum EngineKind {
     Postgres,
 }
 
+/// The dialect of SQL that a database understands, for a statement that is not the same
+/// in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// SQLite.
+    Sqlite,
+    /// PostgreSQL.
+    Postgres,
+}
+
 /// The connection of a transaction. Each statement borrows it for its own time:
 /// between two statements the engine can end the transaction.
 pub(super) struct InTurn {
@@ -94,6 +104,15 @@ impl Conn {
             Kind::Own(_) | Kind::Turn(_) => EngineKind::Sqlite,
             #[cfg(feature = "postgres")]
             Kind::Postgres(_) => EngineKind::Postgres,
+        }
+    }
+
+    /// The dialect of the statements that run on this connection.
+    pub fn dialect(&self) -> Dialect {
+        match self.engine() {
+            EngineKind::Sqlite => Dialect::Sqlite,
+            #[cfg(feature = "postgres")]
+            EngineKind::Postgres => Dialect::Postgres,
         }
     }
 

@@ -11,7 +11,7 @@ pub mod sql;
 pub(crate) mod sqlite;
 
 pub(crate) use conn::EngineKind;
-pub use conn::{Conn, SqliteGuard};
+pub use conn::{Conn, Dialect, SqliteGuard};
 pub(crate) use lent::LentSqlite;
 pub(crate) use reader::Home;
 pub use reader::Reader;

@@ -17,7 +17,7 @@ use crate::draft::Source;
 #[cfg(feature = "postgres")]
 use crate::engine::postgres;
 use crate::engine::sqlite::{AT_START, Request, Settings, path_of, until_unlocked, writable};
-use crate::engine::{Conn, Engine, Home, Reader, sqlite};
+use crate::engine::{Conn, Dialect, Engine, Home, Reader, sqlite};
 use crate::error::Error;
 
 /// A handle to the database; cheap to clone.
@@ -397,6 +397,15 @@ impl Db {
             Engine::Sqlite(engine) => Some(engine.path()),
             #[cfg(feature = "postgres")]
             Engine::Postgres(_) => None,
+        }
+    }
+
+    /// The dialect of the statements that run on this database.
+    pub fn dialect(&self) -> Dialect {
+        match &self.0.engine {
+            Engine::Sqlite(_) => Dialect::Sqlite,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => Dialect::Postgres,
         }
     }
 

@@ -28,7 +28,7 @@ struct State {
 const LOOKS: usize = 64;
 
 impl Horizon {
-    pub(super) fn of(sequence: &str) -> Self {
+    pub(crate) fn of(sequence: &str) -> Self {
         Self {
             last: format!("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}"),
             state: Mutex::default(),
