@@ -142,14 +142,27 @@ fn tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     machine::prepare()?;
     let python = smtp::python(workspace)?;
     let postgres = postgres::Server::start(postgres::SHARED_CONF)?;
-    let mut command =
-        sheltered(workspace.cargo("test --workspace --all-features --locked --no-fail-fast"));
-    command
-        .env(smtp::PYTHON, python)
-        .env(postgres::SHARED_URL, postgres.address())
-        .env("INSTA_UPDATE", "no");
+    let run = "test --workspace --all-features --locked --no-fail-fast";
+    let prepared = |more: &str| {
+        let mut command = sheltered(workspace.cargo(&format!("{run}{more}")));
+        command
+            .env(smtp::PYTHON, &python)
+            .env(postgres::SHARED_URL, postgres.address())
+            .env("INSTA_UPDATE", "no");
+        command
+    };
+    watch(&mut prepared(""), tally)?;
+    println!("\nThe suite of the API again, on PostgreSQL:");
+    watch(prepared(" --test api").env(TEST_DATABASE, "postgres"), tally)
+}
+
+/// Names the database of the suite of the API.
+const TEST_DATABASE: &str = "TERMITARY_TEST_DATABASE";
+
+/// Runs tests, counts them, and names those that failed.
+fn watch(command: &mut Command, tally: &mut Tally) -> Result<()> {
     let mut failed = Vec::new();
-    let result = command::watch(&mut command, |line| {
+    let result = command::watch(command, |line| {
         tally.count(line);
         if let Some(name) = line
             .strip_prefix("test ")

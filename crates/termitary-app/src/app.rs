@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use termitary::db::Sequence;
 use termitary::{Broker, Bus, Db};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -37,6 +38,7 @@ struct Inner {
     security: security::Log,
     searches: Searches,
     todo_credit: Credit<Uuid>,
+    feed: Sequence,
     /// Counts the changes after which sessions may have ended.
     session_changes: watch::Sender<u64>,
     searches_by_name: Rate<Uuid>,
@@ -62,6 +64,7 @@ impl App {
             sessions: Sessions::new(broker.db().clone(), &settings),
             security: security::Log::new(broker.db().clock().clone()),
             todo_credit: Credit::default(),
+            feed: broker.db().sequence("activity_seq_seq"),
             session_changes: watch::Sender::new(0),
             searches: Quota::new(SEARCHES, SEARCHES_PER_USER),
             searches_by_name: Rate::new(60, Duration::from_secs(1)),
@@ -128,6 +131,11 @@ impl App {
     /// The todos that users may create before theirs are counted again.
     pub(crate) fn todo_credit(&self) -> &Credit<Uuid> {
         &self.0.todo_credit
+    }
+
+    /// The numbers of the entries of the feed.
+    pub(crate) fn feed(&self) -> &Sequence {
+        &self.0.feed
     }
 
     /// Tells this process that a committed change ended sessions: their live streams

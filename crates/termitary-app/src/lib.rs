@@ -27,6 +27,7 @@ pub mod schema;
 mod secret;
 mod security;
 pub mod settings;
+mod sql;
 pub mod todos;
 pub mod users;
 pub mod wiring;

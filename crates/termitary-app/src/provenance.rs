@@ -4,8 +4,8 @@
 //! written beside the event, in its transaction.
 
 use jiff::Timestamp;
-use sqlx::QueryBuilder;
-use termitary::db::Sql;
+use sqlx::{Execute as _, QueryBuilder};
+use termitary::db::{Dialect, Sql};
 use termitary::{Conn, Event, Tx};
 use uuid::Uuid;
 
@@ -60,7 +60,7 @@ pub(crate) async fn change_and_publish<E: Event>(
     let published = tx.publish(event.keyed(subject)).await?;
     let viewers: Vec<String> = provenance.viewers.iter().map(Uuid::to_string).collect();
     if !change.sql().as_str().is_empty() {
-        change.push("; ");
+        change = before_another(change, tx.dialect())?;
     }
     change.push("INSERT INTO provenance (event, actor, viewers, at_us) VALUES (");
     change
@@ -71,6 +71,24 @@ pub(crate) async fn change_and_publish<E: Event>(
         .push_bind(now.as_microsecond());
     change.push(")").build().execute(&mut *tx).await?;
     Ok(())
+}
+
+/// The statement with another one to follow, which go to the database together.
+fn before_another(
+    mut first: QueryBuilder<Sql>,
+    dialect: Dialect,
+) -> Result<QueryBuilder<Sql>, sqlx::Error> {
+    if dialect == Dialect::Sqlite {
+        first.push("; ");
+        return Ok(first);
+    }
+    let mut query = first.build();
+    let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?;
+    let text = format!("WITH first AS ({}) ", query.sql().as_str());
+    Ok(QueryBuilder::with_arguments(
+        text,
+        arguments.unwrap_or_default(),
+    ))
 }
 
 /// The provenance of an event; `None` if another service published it.

@@ -8,11 +8,23 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection as _, FromRow, SqliteConnection};
-use termitary::Db;
+use sqlx::{Connection as _, FromRow, PgConnection, SqliteConnection};
+use termitary::db::Dialect;
 use termitary::db::sql::SqlRow;
+use termitary::{Conn, Db};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+use crate::sql::take_turn;
+
+/// Of the files of SQLite.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+static MIGRATIONS_OF_POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
+
+fn migrations(dialect: Dialect) -> &'static Migrator {
+    match dialect {
+        Dialect::Sqlite => &MIGRATIONS,
+        Dialect::Postgres => &MIGRATIONS_OF_POSTGRES,
+    }
+}
 
 /// Brings the application's own tables to this program's version.
 ///
@@ -20,10 +32,18 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 ///
 /// If a newer version of the program wrote the tables, or if the database fails.
 pub async fn migrate(db: &Db) -> anyhow::Result<()> {
-    // One immediate transaction: of two processes that start together, the second
-    // waits and finds everything done.
+    // A user without the right to create tables can run a program of their version.
+    if db.dialect() == Dialect::Postgres && is_complete(db).await? {
+        return Ok(());
+    }
+    // One transaction: of two processes that start together, the second waits and finds
+    // everything done. On SQLite it is an immediate one.
     let mut tx = db.begin_at_start().await?;
-    let migrated = MIGRATIONS.run(&mut *tx.sqlite()?).await;
+    take_turn(&mut tx, "migrations").await?;
+    let migrated = match db.dialect() {
+        Dialect::Sqlite => MIGRATIONS.run(&mut *tx.sqlite()?).await,
+        Dialect::Postgres => migrate_postgres(&mut tx).await?,
+    };
     match migrated {
         Ok(()) => Ok(tx.commit().await?),
         Err(MigrateError::VersionMissing(version)) => bail!(
@@ -46,13 +66,63 @@ pub(crate) async fn is_there(db: &Db) -> Result<bool, termitary::Error> {
     Ok(sqlx::query_scalar(known).fetch_one(&mut *conn).await?)
 }
 
+/// Returns true if exactly this program's migrations of PostgreSQL were applied.
+async fn is_complete(db: &Db) -> anyhow::Result<bool> {
+    let mut reader = db.read().await?;
+    let contents = Contents::of(reader.postgres()?).await?;
+    let known = MIGRATIONS_OF_POSTGRES.iter();
+    let known = known.map(|one| (one.version, one.checksum.to_vec()));
+    Ok(contents.migrations == Some(known.collect()))
+}
+
+/// The tables of the program go into the first schema of the search path.
+async fn migrate_postgres(conn: &mut Conn) -> anyhow::Result<Result<(), MigrateError>> {
+    let contents = Contents::of(conn.postgres()?).await?;
+    if let Some(theirs) = contents.foreign_tables_on_postgres() {
+        bail!(
+            "the database contains tables of another program with names of this one ({}), so nothing was written: name a database of its own in DATABASE_URL",
+            theirs.join(", ")
+        );
+    }
+    let mut migrations = Migrator {
+        migrations: MIGRATIONS_OF_POSTGRES.migrations.clone(),
+        ..Migrator::DEFAULT
+    };
+    // The transaction has its turn.
+    migrations.set_locking(false);
+    Ok(migrations.run(conn.postgres()?).await)
+}
+
+/// The secret of the installation, which is created if there is none. Processes that start
+/// together get the same.
+pub(crate) async fn secret(db: &Db, new: &str) -> Result<String, termitary::Error> {
+    let mut tx = db.begin().await?;
+    let created = sqlx::query(
+        "INSERT INTO installation (id, secret) VALUES (1, $1) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(new)
+    .execute(&mut *tx)
+    .await?;
+    let secret = sqlx::query_scalar("SELECT secret FROM installation WHERE id = 1")
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    if created.rows_affected() > 0 {
+        tracing::warn!(
+            "TERMITARY_SECRET is not set: a secret was generated and is kept in the database; set one to keep it apart from copies of the database"
+        );
+    }
+    Ok(secret)
+}
+
 /// Returns true if the tables are at this program's version.
 pub(crate) async fn is_migrated(db: &Db) -> Result<bool, termitary::Error> {
     let applied: Option<i64> =
         sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
             .fetch_one(&mut *db.read().await?)
             .await?;
-    Ok(applied == MIGRATIONS.iter().map(|migration| migration.version).max())
+    let known = migrations(db.dialect());
+    Ok(applied == known.iter().map(|migration| migration.version).max())
 }
 
 /// Commits one row, to prove that the database accepts writes.
@@ -66,6 +136,18 @@ pub(crate) async fn probe_write(db: &Db) -> anyhow::Result<()> {
     .execute(&mut *tx)
     .await?;
     Ok(tx.commit().await?)
+}
+
+const APPLIED: &str = "SELECT version, checksum FROM _sqlx_migrations ORDER BY version";
+
+/// Returns true if a PostgreSQL database has the tables of a ledger. Changes nothing.
+pub(crate) async fn has_ledger_on_server(url: &str) -> sqlx::Result<bool> {
+    let mut conn = PgConnection::connect(url).await?;
+    let found = sqlx::query_scalar("SELECT to_regclass('termitary.termitary_schema') IS NOT NULL")
+        .fetch_one(&mut conn)
+        .await?;
+    conn.close().await?;
+    Ok(found)
 }
 
 /// The contents of a database file that may belong to another program.
@@ -91,12 +173,41 @@ impl Contents {
             migrations: None,
         };
         if contents.tables.contains("_sqlx_migrations") {
-            let applied =
-                sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations ORDER BY version");
-            contents.migrations = Some(applied.fetch_all(&mut conn).await?);
+            contents.migrations = Some(sqlx::query_as(APPLIED).fetch_all(&mut conn).await?);
         }
         conn.close().await?;
         Ok(contents)
+    }
+
+    /// Reads the schema of a PostgreSQL database that new tables go into.
+    async fn of(conn: &mut PgConnection) -> sqlx::Result<Self> {
+        let tables: Vec<String> = sqlx::query_scalar(
+            "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()",
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let mut contents = Self {
+            tables: tables.into_iter().collect(),
+            migrations: None,
+        };
+        if contents.tables.contains("_sqlx_migrations") {
+            contents.migrations = Some(sqlx::query_as(APPLIED).fetch_all(conn).await?);
+        }
+        Ok(contents)
+    }
+
+    /// The tables of another program that are in the way of this one's. Others may share
+    /// the database.
+    fn foreign_tables_on_postgres(&self) -> Option<Vec<String>> {
+        let ours = &MIGRATIONS_OF_POSTGRES;
+        match &self.migrations {
+            Some(applied) if applied.is_empty() || is_ours(ours, applied) => return None,
+            Some(_) => return Some(vec!["_sqlx_migrations".to_owned()]),
+            None => {}
+        }
+        let ours = own_tables(ours);
+        let tables: Vec<String> = self.tables.intersection(&ours).cloned().collect();
+        (!tables.is_empty()).then_some(tables)
     }
 
     /// Returns true if the file has the tables of a ledger.
@@ -112,8 +223,8 @@ impl Contents {
             return None;
         }
         let tables: Vec<String> = match &self.migrations {
-            Some(applied) if applied.is_empty() || is_ours(applied) => return None,
-            None if self.has_ledger() => self.tables.intersection(&own_tables()).cloned().collect(),
+            Some(applied) if applied.is_empty() || is_ours(&MIGRATIONS, applied) => return None,
+            None if self.has_ledger() => self.tables.intersection(&own_tables(&MIGRATIONS)).cloned().collect(),
             _ => self.tables.iter().cloned().collect(),
         };
         (!tables.is_empty()).then_some(tables)
@@ -121,8 +232,8 @@ impl Contents {
 }
 
 /// Returns true if these migrations, by version and checksum, are this program's.
-fn is_ours(applied: &[(i64, Vec<u8>)]) -> bool {
-    MIGRATIONS.iter().next().is_some_and(|first| {
+fn is_ours(migrations: &Migrator, applied: &[(i64, Vec<u8>)]) -> bool {
+    migrations.iter().next().is_some_and(|first| {
         let is_first = |(version, checksum): &(i64, Vec<u8>)| {
             *version == first.version && checksum[..] == first.checksum[..]
         };
@@ -131,8 +242,8 @@ fn is_ours(applied: &[(i64, Vec<u8>)]) -> bool {
 }
 
 /// The names of the application's own tables.
-fn own_tables() -> BTreeSet<String> {
-    let texts = MIGRATIONS.iter().map(|migration| migration.sql.as_str());
+fn own_tables(migrations: &Migrator) -> BTreeSet<String> {
+    let texts = migrations.iter().map(|migration| migration.sql.as_str());
     let after = texts.flat_map(|text| text.split("CREATE TABLE ").skip(1));
     after
         .filter_map(|rest| rest.split([' ', '(', '\n']).next())

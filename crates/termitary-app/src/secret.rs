@@ -1,6 +1,6 @@
 //! The installation's secret: the keys that hash and seal data in the database are
-//! derived from it. It is not in the database, and all processes of one installation
-//! share it.
+//! derived from it. All processes of one installation share it. It is not in a database
+//! file; a PostgreSQL database keeps it unless the configuration gives it.
 
 use std::fmt;
 use std::io::{ErrorKind, Write as _};
@@ -52,6 +52,15 @@ impl Secret {
         Self::from_text(&text).with_context(|| format!("the secret in {}", file.display()))
     }
 
+    /// The text of a new secret.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no randomness.
+    pub(crate) fn new_text() -> anyhow::Result<String> {
+        Ok(URL_SAFE_NO_PAD.encode(random::bytes::<32>()?))
+    }
+
     fn of(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
@@ -98,7 +107,7 @@ pub(crate) fn file_beside(database: &Path) -> PathBuf {
 /// Writes a new secret, unless another process did so at the same moment; returns the
 /// one in the file. The file appears with its content.
 fn create(file: &Path) -> anyhow::Result<String> {
-    let text = URL_SAFE_NO_PAD.encode(random::bytes::<32>()?);
+    let text = Secret::new_text()?;
     let folder = file.parent().filter(|folder| *folder != Path::new(""));
     let folder = folder.unwrap_or(Path::new("."));
     let failed = || {

@@ -64,6 +64,8 @@ pub(super) const APPLICATION: Tree = Tree {
         layer(&["settings"]),
         layer(&["config"]),
         layer(&["logging"]),
+        // The words of SQL.
+        layer(&["sql"]),
         // Tools of several features.
         layer(&["mailer", "provenance", "schema", "security"]),
         layer(&["accounts"]),
@@ -88,6 +90,7 @@ pub(super) const APPLICATION: Tree = Tree {
             "todos::store",
             "provenance",
             "schema",
+            "sql",
         ],
         tables: &[
             ("accounts", "links"),
@@ -101,6 +104,7 @@ pub(super) const APPLICATION: Tree = Tree {
             ("mail", "mail_devices"),
             ("mail", "mails_counted"),
             ("provenance", "provenance"),
+            ("schema", "installation"),
             ("schema", "write_probe"),
             ("todos", "comments"),
             ("todos", "overdue_reminders"),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::links::{self, Purpose};
 use super::{Role, User, Which, sessions, store};
 use crate::provenance::{self, Provenance};
+use crate::sql::take_turn;
 use crate::users::events::{UserEmailChanged, UserEmailConfirmed, UserUpdated};
 
 /// A reason why a change of an account is refused.
@@ -135,9 +136,14 @@ async fn publish<E: termitary::Event>(
     provenance::publish(tx, event, user, known, now).await
 }
 
-/// Returns true if this user is the only admin.
+/// Returns true if this user is the only admin, which no other transaction changes before
+/// this one ends.
 pub(crate) async fn is_last_admin(conn: &mut Conn, user: &User) -> sqlx::Result<bool> {
-    Ok(user.role == Role::Admin && !store::has_other_admin(conn, user.id).await?)
+    if user.role != Role::Admin {
+        return Ok(false);
+    }
+    take_turn(conn, "admins").await?;
+    Ok(!store::has_other_admin(conn, user.id).await?)
 }
 
 /// The event of changed fields.

@@ -25,8 +25,9 @@ pub(crate) use passwords::{Passwords, PasswordsBusy, check_own_password, check_p
 pub(crate) use sessions::{Session, Sessions, Which};
 pub(crate) use store::sessions::session_ids;
 pub(crate) use store::{
-    credentials, delete, exists, find, find_by_email, links, page, password_hash,
-    renew_password_hash, update,
+    credentials, delete, exists, exists_to_refer_to, find, find_by_email, find_by_email_to_change,
+    find_to_change, links, page, password_hash, password_hash_to_change, renew_password_hash,
+    update,
 };
 
 /// The role of a user.

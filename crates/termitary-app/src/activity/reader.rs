@@ -16,6 +16,9 @@ use crate::app::App;
 /// The feed is read at this interval even without a broadcast.
 const POLL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
+/// The next look at entries that the reader must not pass yet: a transaction that took a
+/// smaller number still runs.
+const SOON: Duration = Duration::from_millis(20);
 /// The entries of one read.
 const PAGE: u32 = 500;
 
@@ -40,9 +43,10 @@ impl Reader {
         let mut poll = ticking(POLL);
         let mut check = ticking(app.settings().stream_check);
         let mut ended = app.session_changes();
-        let mut warned = false;
+        let (mut warned, mut soon) = (false, false);
         loop {
             let checks = tokio::select! {
+                () = tokio::time::sleep(SOON), if soon => false,
                 () = new_entries(&mut broadcasts) => false,
                 _ = poll.tick() => false,
                 _ = check.tick() => true,
@@ -59,7 +63,7 @@ impl Reader {
                 continue;
             }
             match self.read_on(&app).await {
-                Ok(()) => warned = false,
+                Ok(more) => (warned, soon) = (false, more),
                 Err(error) => {
                     if !std::mem::replace(&mut warned, true) {
                         tracing::warn!(error = %error, "live streams wait, since the feed cannot be read");
@@ -70,18 +74,21 @@ impl Reader {
         }
     }
 
-    async fn read_on(&self, app: &App) -> Result<(), termitary::Error> {
+    /// Returns true if there are entries that cannot be read in order yet.
+    async fn read_on(&self, app: &App) -> Result<bool, termitary::Error> {
+        let complete = app.feed().complete().await?;
         let mut reader = app.db().read().await?;
+        let newest = store::newest(&mut reader).await?;
         let Some(mut position) = self.hub.position() else {
-            self.hub.begin(store::newest(&mut reader).await?);
-            return Ok(());
+            self.hub.begin(newest.min(complete));
+            return Ok(newest > complete);
         };
         loop {
-            let entries = store::after(&mut reader, position, PAGE).await?;
+            let entries = store::after(&mut reader, position, complete, PAGE).await?;
             self.hub.hand_out(&entries);
             match entries.last() {
                 Some(last) if entries.len() == PAGE as usize => position = last.row.seq,
-                _ => return Ok(()),
+                _ => return Ok(newest > complete),
             }
         }
     }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::accounts::Caller;
 use crate::schema::{Rows, instant, readable_row};
+use crate::sql::{Statement, statement, storable};
 
 /// An entry of the feed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -69,23 +70,34 @@ impl sqlx::FromRow<'_, SqlRow> for Entry {
     }
 }
 
+/// Of several statements PostgreSQL returns the number of rows of the last one: the new
+/// entry. Its transaction has its id before the entry takes its number: see
+/// [`termitary::db::Sequence`].
+const INSERT: Statement = Statement {
+    sqlite: "INSERT INTO activity (id, event, subject, actor, title, changes, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (id) DO NOTHING;
+         INSERT INTO activity_viewers (user_id, seq)
+         SELECT DISTINCT unhex(q.value, '-'), a.seq FROM activity a, json_each($8) q WHERE a.id = $1 AND changes() = 1",
+    postgres: "WITH began AS MATERIALIZED (SELECT pg_current_xact_id() AS xid),
+         new AS (INSERT INTO activity (id, event, subject, actor, title, changes, at_us, xid)
+            SELECT $1, $2, $3, $4, $5, $6, $7, began.xid FROM began ON CONFLICT (id) DO NOTHING RETURNING seq),
+         viewers AS (INSERT INTO activity_viewers (user_id, seq)
+            SELECT DISTINCT q.value::uuid, new.seq FROM new, jsonb_array_elements_text($8::jsonb) q (value))
+         SELECT seq FROM new",
+};
+
 /// Writes an entry and its viewers; returns true if it is new.
 pub(super) async fn insert(conn: &mut Conn, entry: &Entry, viewers: &[Uuid]) -> sqlx::Result<bool> {
     let changes = entry
         .changes
         .as_ref()
         .map(|changes| serde_json::json!(changes).to_string());
-    let written = sqlx::query(
-        "INSERT INTO activity (id, event, subject, actor, title, changes, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (id) DO NOTHING;
-         INSERT INTO activity_viewers (user_id, seq)
-         SELECT DISTINCT unhex(j.value, '-'), a.seq FROM activity a, json_each($8) j WHERE a.id = $1 AND changes() = 1",
-    )
+    let written = sqlx::query(INSERT.on(conn))
     .bind(entry.id)
     .bind(&entry.event)
-    .bind(&entry.subject)
+    .bind(&*storable(&entry.subject))
     .bind(entry.actor)
-    .bind(&entry.title)
+    .bind(entry.title.as_deref().map(|title| storable(title).into_owned()))
     .bind(changes)
     .bind(entry.at.as_microsecond())
     .bind(serde_json::json!(viewers).to_string())
@@ -155,26 +167,35 @@ pub(super) async fn newest(conn: &mut Conn) -> sqlx::Result<i64> {
         .await
 }
 
-/// Entries after `seq`, the oldest first. The database has one writer, so the numbers
-/// follow the commits: none appears later with a smaller number.
-pub(super) async fn after(conn: &mut Conn, seq: i64, limit: u32) -> sqlx::Result<Vec<Recorded>> {
-    sqlx::query_as(
+/// Entries after `seq` up to `complete`, the oldest first. Up to there no entry appears
+/// later with a smaller number.
+pub(super) async fn after(
+    conn: &mut Conn,
+    seq: i64,
+    complete: i64,
+    limit: u32,
+) -> sqlx::Result<Vec<Recorded>> {
+    const AFTER: Statement = statement!(
         "SELECT a.seq, a.id, a.event, a.subject, a.actor, a.title, a.changes, a.at_us,
-            (SELECT json_group_array(hex(v.user_id)) FROM activity_viewers v WHERE v.seq = a.seq) AS viewers
-         FROM activity a WHERE a.seq > $1 ORDER BY a.seq LIMIT $2",
-    )
+            (SELECT ", [gather], [json_id "v.user_id"], [gathered],
+        " FROM activity_viewers v WHERE v.seq = a.seq) AS viewers
+         FROM activity a WHERE a.seq > $1 AND a.seq <= $2 ORDER BY a.seq LIMIT $3",
+    );
+    sqlx::query_as(AFTER.on(conn))
     .bind(seq)
+    .bind(complete)
     .bind(i64::from(limit))
     .fetch_all(conn)
     .await
 }
 
-/// The entries that `viewer` (`None`: an admin) may see after `seq`, the oldest first.
+/// The entries that `viewer` (`None`: an admin) may see after `seq` and up to `complete`, the oldest first.
 /// Returns `None` if they are more than `limit`, or if some were deleted.
 pub(super) async fn missed(
     conn: &mut Conn,
     viewer: Option<Uuid>,
     seq: i64,
+    complete: i64,
     limit: u32,
 ) -> sqlx::Result<Option<Vec<Row>>> {
     let oldest: Option<i64> = sqlx::query_scalar("SELECT MIN(seq) FROM activity")
@@ -185,6 +206,8 @@ pub(super) async fn missed(
     }
     let mut query = select(viewer, ">", seq);
     query
+        .push(" AND a.seq <= ")
+        .push_bind(complete)
         .push(" ORDER BY a.seq LIMIT 1 + ")
         .push_bind(i64::from(limit));
     let rows: Vec<Row> = query.build_query_as().fetch_all(conn).await?;
@@ -200,7 +223,7 @@ pub(super) async fn delete_before(
 ) -> sqlx::Result<u64> {
     let done = sqlx::query(
         "DELETE FROM activity WHERE seq IN (
-            SELECT seq FROM (SELECT seq, at_us FROM activity ORDER BY seq LIMIT $2) WHERE at_us < $1)",
+            SELECT seq FROM (SELECT seq, at_us FROM activity ORDER BY seq LIMIT $2) AS oldest WHERE at_us < $1)",
     )
     .bind(before_us)
     .bind(i64::from(limit))
@@ -236,12 +259,13 @@ pub(super) async fn keep_tickets(
     sessions: &[Uuid],
     most: u32,
 ) -> sqlx::Result<()> {
-    sqlx::query(
-        "DELETE FROM stream_tickets WHERE rowid IN
-         (SELECT rowid FROM stream_tickets
-          WHERE session_id IN (SELECT unhex(value, '-') FROM json_each($1))
-          ORDER BY rowid DESC LIMIT -1 OFFSET $2)",
-    )
+    const DELETE_OLDEST: Statement = statement!(
+        "DELETE FROM stream_tickets WHERE hash IN
+         (SELECT hash FROM stream_tickets
+          WHERE session_id IN (SELECT ", [a_uuid], " FROM ", [texts "$1"], ")
+          ORDER BY ", [nth], " DESC", [no_limit], " OFFSET $2)",
+    );
+    sqlx::query(DELETE_OLDEST.on(conn))
     .bind(serde_json::json!(sessions).to_string())
     .bind(i64::from(most))
     .execute(conn)

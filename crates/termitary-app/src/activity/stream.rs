@@ -186,11 +186,12 @@ impl Live {
 
     /// Prepares the entries after the last one sent.
     async fn catch_up(&mut self) -> Result<(), ApiError> {
+        let complete = self.app.feed().complete().await?;
         let mut reader = self.app.db().read().await?;
-        let missed =
-            store::missed(&mut reader, self.subscriber.viewer(), self.sent, RESUMED).await?;
+        let viewer = self.subscriber.viewer();
+        let missed = store::missed(&mut reader, viewer, self.sent, complete, RESUMED).await?;
         let Some(rows) = missed else {
-            self.sent = store::newest(&mut reader).await?;
+            self.sent = store::newest(&mut reader).await?.min(complete);
             self.ready.push_back(frames::reload(self.sent));
             return Ok(());
         };

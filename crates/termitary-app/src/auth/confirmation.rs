@@ -51,10 +51,10 @@ async fn confirm_email(
 pub(super) async fn use_link(app: &App, token: &str) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    let Link { user, email } = links::find(&mut tx, Purpose::Confirm, token, now)
+    let Link { user, email } = links::find_to_use(&mut tx, Purpose::Confirm, token, now)
         .await?
         .ok_or_else(invalid_link)?;
-    let user = accounts::find(&mut tx, user)
+    let user = accounts::find_to_change(&mut tx, user)
         .await?
         .ok_or_else(invalid_link)?;
     match changes::confirm(&mut tx, user, &email, now).await? {

@@ -117,24 +117,21 @@ impl Attempt {
         {
             self.counts.retain(|count| count.kind != Kind::Elsewhere);
         }
-        let longest_us = limits.longest_wait.as_micros() as i64;
         let mut wait_us = 0;
         for count in &self.counts {
-            let wait = store::blocked_until_us(&mut tx, &count.scope).await? - now_us;
-            // A longer wait comes from a clock that was ahead: it would lock the account
-            // until that day.
-            if wait <= longest_us {
-                wait_us = wait_us.max(wait);
-            }
+            let blocked_us = store::blocked_until_us(&mut tx, &count.scope).await?;
+            wait_us = wait_us.max(counted_wait(blocked_us, limits, now_us));
         }
         if wait_us > 0 {
-            return Err(ApiError::TooMany {
-                detail: "Too many attempts: wait before the next one.",
-                retry_after: Duration::from_micros(wait_us as u64) + Duration::from_millis(999),
-            });
+            return Err(too_many(wait_us));
         }
         for Count { scope, free, .. } in &self.counts {
-            count(&mut tx, scope, *free, limits, now_us).await?;
+            let blocked_us = count(&mut tx, scope, *free, limits, now_us).await?;
+            // Another attempt was counted since the look above.
+            let wait_us = counted_wait(blocked_us, limits, now_us);
+            if wait_us > 0 {
+                return Err(too_many(wait_us));
+            }
         }
         tx.commit().await?;
         Ok(self)
@@ -163,17 +160,37 @@ impl Attempt {
     }
 }
 
+/// The microseconds to wait until a time. A longer wait than the longest comes from a clock
+/// that was ahead: it would lock the account until that day.
+fn counted_wait(until_us: i64, limits: LoginLimits, now_us: i64) -> i64 {
+    let wait_us = until_us - now_us;
+    if wait_us <= limits.longest_wait.as_micros() as i64 {
+        wait_us.max(0)
+    } else {
+        0
+    }
+}
+
+fn too_many(wait_us: i64) -> ApiError {
+    ApiError::TooMany {
+        detail: "Too many attempts: wait before the next one.",
+        retry_after: Duration::from_micros(wait_us as u64) + Duration::from_millis(999),
+    }
+}
+
+/// Counts one attempt; returns the time until which attempts had to wait before it.
 async fn count(
     conn: &mut Conn,
     scope: &str,
     free: u32,
     limits: LoginLimits,
     now_us: i64,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<i64> {
     let oldest_us = now_us - limits.longest_wait.as_micros() as i64;
-    let failures = store::count_failure(conn, scope, now_us, oldest_us).await?;
-    let wait = wait_after(failures - i64::from(free), limits);
-    store::block_until(conn, scope, now_us + wait.as_micros() as i64).await
+    let counted = store::count_failure(conn, scope, now_us, oldest_us).await?;
+    let wait = wait_after(counted.failures - i64::from(free), limits);
+    store::block_until(conn, scope, now_us + wait.as_micros() as i64).await?;
+    Ok(counted.blocked_until_us)
 }
 
 /// The wait after the failures beyond the free ones: each doubles it.

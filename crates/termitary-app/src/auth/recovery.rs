@@ -101,8 +101,10 @@ pub(super) async fn use_link(
     let hash = app.passwords().hash(new_password).await?;
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    let link = find(app, &mut tx, token).await?;
-    let user = accounts::find(&mut tx, link.user)
+    let link = links::find_to_use(&mut tx, Purpose::Reset, token, now)
+        .await?
+        .ok_or_else(invalid_link)?;
+    let user = accounts::find_to_change(&mut tx, link.user)
         .await?
         .filter(|user| user.email == link.email)
         .ok_or_else(invalid_link)?;

@@ -174,7 +174,7 @@ pub(super) async fn login(
     let now = app.now();
     let mut tx = app.db().begin().await?;
     // The user may be deleted or the password changed while it was being checked.
-    if accounts::password_hash(&mut tx, user).await?.as_ref() != Some(&stored) {
+    if accounts::password_hash_to_change(&mut tx, user).await?.as_ref() != Some(&stored) {
         return Err(wrong_login());
     }
     if let Some(renewed) = renewed {
@@ -250,7 +250,7 @@ async fn change_password(
 
     let now = app.now();
     let mut tx = app.db().begin().await?;
-    if accounts::password_hash(&mut tx, caller.user)
+    if accounts::password_hash_to_change(&mut tx, caller.user)
         .await?
         .as_ref()
         != Some(&proven.hash)

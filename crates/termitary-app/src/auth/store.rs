@@ -20,19 +20,28 @@ pub(super) async fn blocked_until_us(conn: &mut Conn, scope: &str) -> sqlx::Resu
     Ok(until.unwrap_or(0))
 }
 
-/// Counts a failure and returns their number. Older failures than `oldest_us` count no
-/// more.
+/// The count of a scope.
+#[derive(sqlx::FromRow)]
+pub(super) struct Counted {
+    pub(super) failures: i64,
+    /// The time until which attempts must wait.
+    pub(super) blocked_until_us: i64,
+}
+
+/// Counts a failure. Older failures than `oldest_us` count no more. Other transactions that
+/// count in this scope wait until this one ends.
 pub(super) async fn count_failure(
     conn: &mut Conn,
     scope: &str,
     now_us: i64,
     oldest_us: i64,
-) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "INSERT INTO attempt_limits (scope, failures, blocked_until_us, last_us) VALUES ($1, 1, 0, $2)
+) -> sqlx::Result<Counted> {
+    sqlx::query_as(
+        "INSERT INTO attempt_limits AS old (scope, failures, blocked_until_us, last_us) VALUES ($1, 1, 0, $2)
          ON CONFLICT (scope) DO UPDATE SET
-             failures = CASE WHEN max(last_us, blocked_until_us) <= $3 THEN 1 ELSE failures + 1 END, last_us = $2
-         RETURNING failures",
+             failures = CASE WHEN old.last_us <= $3 AND old.blocked_until_us <= $3 THEN 1 ELSE old.failures + 1 END,
+             last_us = $2
+         RETURNING failures, blocked_until_us",
     )
     .bind(scope)
     .bind(now_us)
@@ -53,7 +62,7 @@ pub(super) async fn block_until(conn: &mut Conn, scope: &str, until_us: i64) -> 
 /// Takes one failure back, and the wait with it.
 pub(super) async fn uncount_failure(conn: &mut Conn, scope: &str) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE attempt_limits SET failures = max(failures - 1, 0), blocked_until_us = 0 WHERE scope = $1",
+        "UPDATE attempt_limits SET failures = CASE WHEN failures > 0 THEN failures - 1 ELSE 0 END, blocked_until_us = 0 WHERE scope = $1",
     )
     .bind(scope)
     .execute(conn)

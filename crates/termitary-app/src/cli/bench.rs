@@ -8,6 +8,12 @@ use super::system::file_of;
 use crate::config::{Config, Mistake, documented};
 
 pub(super) async fn run(config: Config, args: BenchArgs) -> anyhow::Result<()> {
+    if config.on_postgres() {
+        return Err(Mistake::new(
+            "DATABASE_URL names a PostgreSQL database, and `termitary bench` measures SQLite files, with Redis or without: set DATABASE_URL to a file, such as DATABASE_URL=sqlite://termitary.db",
+        )
+        .into());
+    }
     let mut signals = Signals::listen()?;
     let json = args.json;
     let environment = Environment {

@@ -10,6 +10,7 @@ mod bench;
 mod completions;
 mod confirm;
 mod database_file;
+mod database_server;
 mod dead;
 mod doctor;
 mod events;

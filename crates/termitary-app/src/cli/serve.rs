@@ -10,6 +10,7 @@ use termitary::Worker;
 use tokio::net::TcpListener;
 
 use super::banner;
+use super::database_server;
 use super::reachable;
 use super::signals::Stop;
 use super::system::{self, Access, System};
@@ -56,20 +57,27 @@ pub(super) async fn run(config: Config, role: Role) -> anyhow::Result<()> {
     } else {
         Access::Create
     };
-    // Opening may wait for the lock of another process; a signal ends the wait.
+    // Opening may wait for the lock of another process, or for the server of the database; a
+    // signal ends the wait.
+    let open = async {
+        if config.on_postgres() {
+            database_server::wait(&config).await;
+        }
+        System::open(&config, access).await
+    };
     let system = tokio::select! {
-        system = System::open(&config, access) => system?,
+        system = open => system?,
         () = stop.drain.cancelled() => return Ok(()),
     };
     // A worker seals nothing, so it need not be able to read the secret.
-    let secret = || {
+    let secret = async || {
         if role.api() {
-            system::secret(&config, &system.db)
+            system::secret(&config, &system.db).await
         } else {
             Ok(Secret::default())
         }
     };
-    let app = system.app(&config, config.local_url(port), secret)?;
+    let app = system.app(&config, config.local_url(port), secret).await?;
     banner::print(&config, role, port);
     let result = serve(&config, &system, &app, listener, role, &stop).await;
     // Closing may wait for the lock of another process: then the log stays as it is.

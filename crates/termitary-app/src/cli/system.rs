@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use termitary::db::{Migration, Options};
 use termitary::{Broker, Db, Registry};
 
-use super::{database_file, output};
+use super::{database_file, database_server, output};
 use crate::app::App;
 use crate::config::{Config, MailTransport, Mistake, redact};
 use crate::mailer::Mailer;
@@ -47,9 +47,9 @@ impl Access {
     }
 }
 
-/// Returns true if the database file exists.
+/// Returns true if the database file exists. A server's database always does.
 pub(super) fn exists(config: &Config) -> bool {
-    file_of(&config.database_url).exists()
+    config.on_postgres() || file_of(&config.database_url).exists()
 }
 
 /// An open system.
@@ -63,7 +63,11 @@ impl System {
     /// Opens everything. A command that does more than look brings the database to this version
     /// and registers the subscriptions, so that events published from then on wait for them.
     pub(super) async fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
-        database_file::check(&file_of(&config.database_url), access).await?;
+        if config.on_postgres() {
+            database_server::check(config, access).await?;
+        } else {
+            database_file::check(&file_of(&config.database_url), access).await?;
+        }
         let db = open_database(config, access).await?;
         let broker = broker(config, db.clone())?;
         let registry = wiring::registry();
@@ -71,7 +75,7 @@ impl System {
             check_redis(config, &broker).await?;
             schema::migrate(&db)
                 .await
-                .map_err(mistake_unless_temporary)?;
+                .map_err(|error| mistake_unless_temporary(config, error))?;
             broker
                 .register(&registry)
                 .await
@@ -89,17 +93,17 @@ impl System {
 
     /// The application on this system. The secret is created last, so that a wrong setting
     /// leaves no file behind.
-    pub(super) fn app(
+    pub(super) async fn app(
         &self,
         config: &Config,
         public_url: String,
-        secret: impl FnOnce() -> Result<Secret, Mistake>,
+        secret: impl AsyncFnOnce() -> anyhow::Result<Secret>,
     ) -> anyhow::Result<App> {
         let mailer = mailer(config)?;
         let settings = Settings {
             public_url: config.public_url.clone().unwrap_or(public_url),
             trusted_proxy_hops: config.trusted_proxies,
-            secret: secret()?,
+            secret: secret().await?,
             connections: config.connections,
             cors_origins: config.cors_origins.clone(),
             activity_kept: config.activity_kept,
@@ -111,14 +115,15 @@ impl System {
 }
 
 /// The secret that the API processes of this installation share.
-pub(super) fn secret(config: &Config, db: &Db) -> Result<Secret, Mistake> {
+pub(super) async fn secret(config: &Config, db: &Db) -> anyhow::Result<Secret> {
     if let Some(secret) = &config.secret {
         return Ok(secret.clone());
     }
-    let file = db.path().ok_or_else(|| {
-        Mistake::new("TERMITARY_SECRET is needed with PostgreSQL: set it to 32 random bytes, the same for every API process")
-    })?;
-    Secret::beside(file).map_err(|error| Mistake::new(output::chain(&error)))
+    if let Some(file) = db.path() {
+        return Secret::beside(file).map_err(|error| Mistake::new(output::chain(&error)).into());
+    }
+    let kept = schema::secret(db, &Secret::new_text()?).await?;
+    Secret::from_text(&kept).with_context(|| format!("the secret in {}", db.place()))
 }
 
 /// The steps that the ledger lacks; nothing is changed.
@@ -141,11 +146,14 @@ pub(super) async fn open_database(config: &Config, access: Access) -> anyhow::Re
     Db::open_with(&config.database_url, options)
         .await
         .with_context(|| format!("DATABASE_URL is `{}`", redact(&config.database_url)))
-        .map_err(mistake_unless_temporary)
+        .map_err(|error| mistake_unless_temporary(config, error))
 }
 
 /// A mistake in the configuration, unless a retry may help.
-fn mistake_unless_temporary(error: anyhow::Error) -> anyhow::Error {
+fn mistake_unless_temporary(config: &Config, error: anyhow::Error) -> anyhow::Error {
+    if error.chain().any(database_server::lacks_rights) {
+        return database_server::no_rights(config).into();
+    }
     let temporary = |cause: &(dyn std::error::Error + 'static)| {
         let known = cause.downcast_ref::<termitary::Error>();
         known.is_some_and(termitary::Error::is_unavailable)

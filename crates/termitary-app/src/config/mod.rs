@@ -10,9 +10,11 @@ mod variables;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+use sqlx::postgres::PgConnectOptions;
 use termitary::broker::RedisConfig;
 
 use crate::secret::Secret;
@@ -24,7 +26,7 @@ pub(crate) use variables::{in_environment, knows, secrets};
 
 /// The configuration of a process.
 pub struct Config {
-    /// A `sqlite://` URL.
+    /// A `sqlite://` or a `postgres://` URL.
     pub database_url: String,
     /// Redis, if events travel through it.
     pub redis: Option<RedisConfig>,
@@ -154,6 +156,11 @@ impl Config {
         self.log_json.unwrap_or(self.production && !terminal)
     }
 
+    /// Returns true if the database is on a PostgreSQL server.
+    pub(crate) fn on_postgres(&self) -> bool {
+        is_postgres(&self.database_url)
+    }
+
     /// The address of the API for a client on this machine.
     pub fn local_url(&self, port: u16) -> String {
         let host = match self.host.as_str() {
@@ -168,12 +175,15 @@ impl Config {
 
 fn database_url(url: Option<String>) -> Result<String, Mistake> {
     let url = url.unwrap_or_else(|| "sqlite://termitary.db".to_owned());
-    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return Err(Mistake::of(
-            "DATABASE_URL",
-            &redact(&url),
-            "this version supports only SQLite; PostgreSQL comes with a later one. Write sqlite:// and a path, such as sqlite://termitary.db",
-        ));
+    if is_postgres(&url) {
+        return match PgConnectOptions::from_str(&url) {
+            Ok(_) => Ok(url),
+            Err(_) => Err(Mistake::of(
+                "DATABASE_URL",
+                &redact(&url),
+                "no address of a PostgreSQL database. Write postgres://user:password@host:5432/database",
+            )),
+        };
     }
     let path = url
         .strip_prefix("sqlite:")
@@ -188,9 +198,13 @@ fn database_url(url: Option<String>) -> Result<String, Mistake> {
         None => Err(Mistake::of(
             "DATABASE_URL",
             &redact(&url),
-            "not a database URL. Write sqlite:// and a path, such as sqlite://termitary.db",
+            "not a database URL. Write sqlite:// and a path, such as sqlite://termitary.db, or postgres://user:password@host/database",
         )),
     }
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres:") || url.starts_with("postgresql:")
 }
 
 /// Ignores the REDIS_PORT of the form `tcp://…` that Kubernetes sets in every container

@@ -1,9 +1,12 @@
 //! URLs without their passwords, for messages and logs.
 
+use std::borrow::Cow;
+
 /// `url` with its password replaced.
 ///
 /// Works on invalid URLs too: a mistyped URL still contains the password.
 pub fn redact(url: &str) -> String {
+    let url = &*without_parameter(url);
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(s, r)| (s, r));
     // A password may contain an unencoded `/` or `@`: cutting at the last `@` is safe.
     let Some((login, host)) = rest.rsplit_once('@') else {
@@ -17,6 +20,20 @@ pub fn redact(url: &str) -> String {
     };
     let joint = if scheme.is_empty() { "" } else { "://" };
     escape(&format!("{scheme}{joint}{login}@{host}"))
+}
+
+/// `url` without the value of its parameter `password`.
+fn without_parameter(url: &str) -> Cow<'_, str> {
+    const NAME: &str = "password=";
+    let Some((path, query)) = url.split_once('?') else {
+        return url.into();
+    };
+    let hidden = |part: &str| match part.starts_with(NAME) {
+        true => format!("{NAME}***"),
+        false => part.to_owned(),
+    };
+    let parts: Vec<String> = query.split('&').map(hidden).collect();
+    format!("{path}?{}", parts.join("&")).into()
 }
 
 /// `text` with control characters made visible, so that foreign text cannot control the
@@ -52,6 +69,10 @@ mod tests {
         assert_eq!(redact("redis://db:6379"), "redis://db:6379");
         assert_eq!(redact("ada:secret@db"), "ada:***@db");
         assert_eq!(redact("redis://secret@db"), "redis://***@db");
+        assert_eq!(
+            redact("postgres://ada@db/x?password=secret&sslmode=require"),
+            "postgres://***@db/x?password=***&sslmode=require"
+        );
     }
 
     #[test]

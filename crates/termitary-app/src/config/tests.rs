@@ -40,13 +40,21 @@ fn a_bad_port_is_named_with_the_way_out() {
 }
 
 #[test]
-fn postgresql_is_said_to_come_later_without_its_password() {
-    let text = mistake(&[("DATABASE_URL", "postgres://u:hunter2@db/x")]);
-    assert!(
-        text.contains("sqlite://") && text.contains("PostgreSQL"),
-        "{text}"
-    );
-    assert!(!text.contains("hunter2"), "{text}");
+fn a_postgresql_url_is_taken_and_a_bad_one_shown_without_its_password() {
+    for scheme in ["postgres", "postgresql"] {
+        let url = format!("{scheme}://u:hunter2@db/x");
+        let config = parse(&[("DATABASE_URL", &url)]).unwrap();
+        assert!(config.on_postgres() && config.database_url == url);
+    }
+    for url in [
+        "postgres://u:hunter2@db:port/x",
+        "postgres://u@db:port/x?password=hunter2&sslmode=require",
+        "postgres:u:hunter2@db:port",
+    ] {
+        let text = mistake(&[("DATABASE_URL", url)]);
+        assert!(text.contains("postgres://user:password@host"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }
 
 #[test]

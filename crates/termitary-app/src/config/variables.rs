@@ -45,7 +45,7 @@ const SETTINGS: &[Setting] = &[
     secret(
         "DATABASE_URL",
         "URL",
-        "The database: sqlite:// and a path. A missing file is created. [default: sqlite://termitary.db]",
+        "The database: sqlite:// and a path, or postgres://user:password@host[:port]/database. A missing file is created, a missing PostgreSQL database is not. [default: sqlite://termitary.db]",
     ),
     secret(
         "REDIS_URL",
@@ -116,7 +116,7 @@ const SETTINGS: &[Setting] = &[
     secret(
         "TERMITARY_SECRET",
         "SECRET",
-        "At least 32 random characters, the same for every API process: responses kept for Idempotency-Key are sealed with it. A change only loses those. [default: generated into a file beside the database, such as termitary.db.secret]",
+        "At least 32 random characters, the same for every API process: responses kept for Idempotency-Key are sealed with it. A change only loses those. [default: generated into a file beside the database, such as termitary.db.secret; with PostgreSQL into the database]",
     ),
     plain(
         "TERMITARY_CORS_ORIGINS",

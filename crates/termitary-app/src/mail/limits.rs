@@ -87,6 +87,8 @@ pub(super) async fn count(
     now: Timestamp,
 ) -> sqlx::Result<Verdict> {
     let delivery = short_hash(claim.delivery);
+    let recipient = short_hash(&counted_as(claim.kind, claim.to));
+    store::count_in_turn(conn, &recipient, claim.actor).await?;
     let counted = store::is_mail_counted(conn, &delivery).await?;
     if counted {
         return Ok(Verdict::Send);
@@ -101,7 +103,6 @@ pub(super) async fn count(
         // Requests of others never leave an owner without a link that works.
         must_go = newest_us.is_none();
     }
-    let recipient = short_hash(&counted_as(claim.kind, claim.to));
     let limit = claim.kind.limit(limits);
     let received = store::mails_to(conn, &recipient, claim.kind.as_str(), now).await?;
     if received.reached(limit) && !must_go {

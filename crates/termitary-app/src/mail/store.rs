@@ -6,6 +6,8 @@ use termitary::Conn;
 use termitary::clock::{days, hours};
 use uuid::Uuid;
 
+use crate::sql::take_turn;
+
 /// Mails of the last hour and of the last day.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub(super) struct Counts {
@@ -19,6 +21,19 @@ pub(super) struct CountedMail<'a> {
     pub(super) recipient: &'a [u8],
     pub(super) kind: &'static str,
     pub(super) actor: Option<Uuid>,
+}
+
+/// Waits until no other transaction counts mails to this recipient or because of this actor.
+pub(super) async fn count_in_turn(
+    conn: &mut Conn,
+    recipient: &[u8],
+    actor: Option<Uuid>,
+) -> sqlx::Result<()> {
+    take_turn(conn, &format!("mails to {recipient:02x?}")).await?;
+    match actor {
+        Some(actor) => take_turn(conn, &format!("mails of {actor}")).await,
+        None => Ok(()),
+    }
 }
 
 /// Returns true if the mail of this delivery is counted already.
@@ -148,6 +163,7 @@ pub(super) async fn insert_traits(
     event: Uuid,
     now: Timestamp,
 ) -> sqlx::Result<()> {
+    take_turn(conn, &format!("devices of {user}")).await?;
     let seen_before: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM mail_devices WHERE user_id = $1 AND event <> $2)",
     )

@@ -85,7 +85,7 @@ async fn add_comment(
         created_at: app.now(),
     };
     let mut tx = app.db().begin().await?;
-    store::find(&mut tx, id, Some(caller))
+    store::find_to_change(&mut tx, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     store::insert_comment(&mut tx, &comment).await?;

@@ -106,7 +106,7 @@ pub(super) async fn hand_over(
 async fn hand_over_batch(tx: &mut Tx, app: &App, user: Uuid) -> Result<(), termitary::Error> {
     let now = app.now();
     // Read again inside the transaction, so that nothing changes in between.
-    for old in store::of_user(tx, user, BATCH).await?.readable {
+    for old in store::of_user_to_change(tx, user, BATCH).await?.readable {
         let assignee = old.assignee.filter(|&assignee| assignee != user);
         if old.owner == user && assignee.is_none() {
             let event = TodoDeleted {

@@ -2,8 +2,6 @@
 //! serialized like a [`Todo`](super::todo::Todo). Its texts are JSON already and are
 //! copied unchanged.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -12,6 +10,7 @@ use uuid::Uuid;
 use super::due::Due;
 use super::todo::{Priority, Status};
 use crate::schema::{Rows, instant};
+use crate::sql::{Statement, statement};
 
 /// Deserialized by position, as in [`ListItem::JSON`]; serialized by name.
 #[derive(Deserialize, Serialize)]
@@ -37,7 +36,12 @@ pub(super) struct ListItem<'a> {
 
 impl ListItem<'_> {
     /// The expression that makes one from a row of `todos`, in the order of the fields.
-    pub(super) const JSON: &'static str = "json_array(hex(todos.id), CAST(todos.title AS TEXT), CAST(todos.description AS TEXT), todos.status, hex(todos.owner_id), iif(todos.assignee_id IS NULL, NULL, hex(todos.assignee_id)), todos.priority, todos.due_us, todos.created_us, todos.updated_us)";
+    pub(super) const JSON: Statement = statement!(
+        [json_array], [json_id "todos.id"], ", ", [json_text "todos.title"], ", ",
+        [json_text "todos.description"], ", todos.status, ", [json_id "todos.owner_id"], ", ",
+        [json_uuid "todos.assignee_id"],
+        ", todos.priority, todos.due_us, todos.created_us, todos.updated_us)",
+    );
 
     /// The title as text.
     pub(super) fn title(&self) -> String {
@@ -69,11 +73,6 @@ fn read_one(row: &RawValue) -> Option<ListItem<'_>> {
         tracing::warn!(id, table = "todos", "left out a row that cannot be read");
     }
     todo.ok()
-}
-
-/// A text of the database, which may hold what is not UTF-8.
-pub(super) fn lossy(text: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(text)
 }
 
 fn of_rank<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Priority>, D::Error> {

@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
-use sqlx::{QueryBuilder, Row as _};
+use sqlx::QueryBuilder;
 use termitary::db::Sql;
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use crate::accounts::Caller;
 use crate::app::App;
 use crate::casefold::Needle;
 use crate::http::{ApiError, Json, Page, decode, page_size};
+use crate::sql;
 
 /// The query of the list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -113,7 +114,7 @@ impl Order {
             (Field::Updated, _) => "updated_us",
             (Field::Title, _) => "title",
             (Field::Due, false) => "COALESCE(due_us, 9223372036854775807)",
-            (Field::Due, true) => "COALESCE(due_us, -9223372036854775808)",
+            (Field::Due, true) => "COALESCE(due_us, -9223372036854775807 - 1)",
             (Field::Priority, false) => "COALESCE(priority, 9)",
             (Field::Priority, true) => "COALESCE(priority, -9)",
         }
@@ -150,19 +151,20 @@ pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<R
     }
     // A search cannot limit its statement: it reads the texts to find matches.
     let most = needle.is_none().then_some(limit);
+    let dialect = app.db().dialect();
     let part = |query: &mut _, sight| {
-        store::push_part(query, sight, order, filter, caller, now_us)?;
+        store::push_part(query, dialect, sight, order, filter, caller, now_us)?;
         if let Some(cursor) = &cursor {
             store::push_cursor(query, order, cursor);
         }
-        store::push_order(query, order, most);
+        store::push_order(query, dialect, order, most);
         Ok(())
     };
     let json = match needle {
-        None => page(app, store::statement(caller, order, limit, part)?).await?,
+        None => page(app, store::statement(dialect, caller, order, limit, part)?).await?,
         Some(needle) => {
             let search = Search {
-                statement: store::candidates(caller, order, part)?,
+                statement: store::candidates(dialect, caller, order, part)?,
                 needle,
                 most: limit as usize + 1,
             };
@@ -181,7 +183,7 @@ pub(super) async fn list(app: &App, filter: &Filter, caller: Caller) -> Result<R
 async fn page(app: &App, mut statement: QueryBuilder<Sql>) -> Result<String, ApiError> {
     let mut reader = app.db().read().await?;
     let row = statement.build().fetch_one(&mut *reader).await?;
-    Ok(list_item::lossy(row.try_get(0)?).into_owned())
+    Ok(sql::lossy(&row, 0)?.into_owned())
 }
 
 fn check_cursor(order: Order, sort: &str, cursor: &Cursor) -> Result<(), ApiError> {

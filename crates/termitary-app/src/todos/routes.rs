@@ -77,7 +77,7 @@ async fn create(
 
 async fn check_assignee(conn: &mut Conn, assignee: Option<Uuid>) -> Result<(), ApiError> {
     match assignee {
-        Some(user) if !accounts::exists(conn, user).await? => {
+        Some(user) if !accounts::exists_to_refer_to(conn, user).await? => {
             Err(ApiError::field("assignee", "is not the id of a user"))
         }
         _ => Ok(()),
@@ -119,7 +119,7 @@ async fn change(
         admit_reopened(&app, caller, id).await?;
     }
     let mut tx = app.db().begin().await?;
-    let old = store::find(&mut tx, id, Some(caller))
+    let old = store::find_to_change(&mut tx, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     let new = changed(&old, body);
@@ -252,7 +252,7 @@ async fn delete(
     Id(id): Id,
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.db().begin().await?;
-    let todo = store::find(&mut tx, id, Some(caller))
+    let todo = store::find_to_change(&mut tx, id, Some(caller))
         .await?
         .ok_or(ApiError::NotFound)?;
     if !caller.may_act_for(todo.owner) {

@@ -3,17 +3,18 @@
 //! search slows down other requests.
 
 use futures_util::TryStreamExt as _;
-use sqlx::{QueryBuilder, Row as _};
-use termitary::Reader;
-use termitary::db::Sql;
+use sqlx::{Connection as _, QueryBuilder};
+use termitary::{Conn, Reader};
+use termitary::db::{Dialect, Sql};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::list_item::lossy;
+use super::store::list as store;
 use crate::app::App;
 use crate::casefold::Needle;
 use crate::http::ApiError;
 use crate::quota::Full;
+use crate::sql::{lossy, lossy_or_null};
 
 /// The database checks the deadline after this number of its instructions.
 const INSTRUCTIONS: i32 = 1_000;
@@ -53,16 +54,26 @@ impl Search {
         mut reader: Reader,
         deadline: Instant,
     ) -> Result<Vec<String>, ApiError> {
+        if reader.dialect() == Dialect::Postgres {
+            // A limit of the transaction, which leaves none on the connection.
+            let mut tx = reader.begin().await?;
+            store::limit_time(&mut tx, deadline.duration_since(Instant::now())).await?;
+            return self.find_on(&mut tx).await;
+        }
         interrupt_at(deadline, &mut reader).await?;
-        let mut rows = self.statement.build().fetch(&mut *reader);
+        self.find_on(&mut reader).await
+    }
+
+    async fn find_on(&mut self, conn: &mut Conn) -> Result<Vec<String>, ApiError> {
+        let mut rows = self.statement.build().fetch(conn);
         let (mut found, mut searched) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
-            let title = lossy(row.try_get(0)?);
-            let description = row.try_get::<Option<&[u8]>, _>(1)?.map(lossy);
+            let title = lossy(&row, 0)?;
+            let description = lossy_or_null(&row, 1)?;
             let description = description.as_deref();
             if self.needle.is_in(&title) || description.is_some_and(|text| self.needle.is_in(text))
             {
-                found.push(lossy(row.try_get(2)?).into_owned());
+                found.push(lossy(&row, 2)?.into_owned());
                 if found.len() == self.most {
                     break;
                 }

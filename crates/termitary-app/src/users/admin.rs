@@ -87,7 +87,7 @@ async fn set_password(
     let proven = auth::prove(&app, caller, &client, Some(&body.current_password)).await?;
     let hash = app.passwords().hash(&body.new_password).await?;
     let mut tx = app.db().begin().await?;
-    let user = accounts::find(&mut tx, id)
+    let user = accounts::find_to_change(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
     accounts::check_own_password(&body.new_password, &user.email, &user.name)

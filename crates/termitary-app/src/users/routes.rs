@@ -201,7 +201,7 @@ async fn change(
     };
 
     let mut tx = app.db().begin().await?;
-    let old = accounts::find(&mut tx, id)
+    let old = accounts::find_to_change(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
     if let Some(proven) = &proven {
@@ -331,7 +331,7 @@ async fn delete(
     }
     let proven = auth::prove(&app, caller, &client, Some(&body.current_password)).await?;
     let mut tx = app.db().begin().await?;
-    let user = accounts::find(&mut tx, id)
+    let user = accounts::find_to_change(&mut tx, id)
         .await?
         .ok_or(ApiError::NotFound)?;
     if changes::is_last_admin(&mut tx, &user).await? {

@@ -14,13 +14,13 @@ const BAD_SETTINGS: &[(&str, &str, &[&str])] = &[
     ),
     (
         "DATABASE_URL",
-        "postgres://u:hunter2@db/x",
-        &["DATABASE_URL", "PostgreSQL", "sqlite://"],
+        "postgres://u:hunter2@db:port/x",
+        &["DATABASE_URL", "PostgreSQL", "postgres://user"],
     ),
     (
         "DATABASE_URL",
         "mysql://u:hunter2@db/x",
-        &["DATABASE_URL", "sqlite://"],
+        &["DATABASE_URL", "sqlite://", "postgres://"],
     ),
     (
         "DATABASE_URL",

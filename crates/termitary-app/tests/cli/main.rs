@@ -16,6 +16,7 @@ mod locked;
 mod memory;
 mod migrations;
 mod own_program;
+mod postgres_mode;
 mod readme;
 mod redis_kinds;
 mod redis_mode;

@@ -8,6 +8,7 @@ use termitary::clock::{days, hours};
 use uuid::Uuid;
 
 use crate::random::{self, token_hash};
+use crate::sql::{Statement, statement};
 
 /// Leaked tokens are recognized by this.
 const PREFIX: &str = "ttm_";
@@ -75,10 +76,11 @@ pub(crate) async fn create(
     .execute(&mut *conn)
     .await
     .context("cannot store a link")?;
-    sqlx::query(
+    const DELETE_OLDEST: Statement = statement!(
         "DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links
-         WHERE user_id = $1 AND purpose = $2 ORDER BY created_us DESC, token_hash LIMIT -1 OFFSET $3)",
-    )
+         WHERE user_id = $1 AND purpose = $2 ORDER BY created_us DESC, token_hash", [no_limit], " OFFSET $3)",
+    );
+    sqlx::query(DELETE_OLDEST.on(conn))
     .bind(user)
     .bind(purpose.as_str())
     .bind(LIVE)
@@ -95,15 +97,39 @@ pub(crate) async fn find(
     token: &str,
     now: Timestamp,
 ) -> sqlx::Result<Option<Link>> {
-    sqlx::query_as(
-        "SELECT l.user_id AS user, l.email FROM links l JOIN users u ON u.id = l.user_id
-         WHERE l.token_hash = $1 AND l.purpose = $2 AND l.expires_us > $3",
-    )
-    .bind(token_hash(token).to_vec())
-    .bind(purpose.as_str())
-    .bind(now.as_microsecond())
-    .fetch_optional(conn)
-    .await
+    find_with(FIND.sqlite, conn, purpose, token, now).await
+}
+
+/// [`find`] in a transaction that uses the link up.
+pub(crate) async fn find_to_use(
+    conn: &mut Conn,
+    purpose: Purpose,
+    token: &str,
+    now: Timestamp,
+) -> sqlx::Result<Option<Link>> {
+    find_with(FIND.on(conn), conn, purpose, token, now).await
+}
+
+/// On PostgreSQL the link stays as it is read until the transaction ends.
+const FIND: Statement = statement!(
+    "SELECT l.user_id AS user, l.email FROM links l JOIN users u ON u.id = l.user_id
+     WHERE l.token_hash = $1 AND l.purpose = $2 AND l.expires_us > $3",
+    [to_change "l"]
+);
+
+async fn find_with(
+    find: &'static str,
+    conn: &mut Conn,
+    purpose: Purpose,
+    token: &str,
+    now: Timestamp,
+) -> sqlx::Result<Option<Link>> {
+    sqlx::query_as(find)
+        .bind(token_hash(token).to_vec())
+        .bind(purpose.as_str())
+        .bind(now.as_microsecond())
+        .fetch_optional(conn)
+        .await
 }
 
 /// The creation time, in microseconds, of the user's newest link that still works.

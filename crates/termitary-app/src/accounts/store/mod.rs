@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Draft, Role, User, normal_email};
 use crate::schema::{Rows, instant};
+use crate::sql::{Statement, statement, storable};
 
 /// A statement that reads whole users.
 macro_rules! select_users {
@@ -45,10 +46,31 @@ pub(crate) async fn find(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<User>
         .await
 }
 
+/// [`find`] in a transaction that changes the user, or something because of what it read.
+pub(crate) async fn find_to_change(conn: &mut Conn, id: Uuid) -> sqlx::Result<Option<User>> {
+    const FIND: Statement = statement!((select_users "WHERE id = $1"), [to_change]);
+    sqlx::query_as(FIND.on(conn))
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
 /// The user whose account has this address.
 pub(crate) async fn find_by_email(conn: &mut Conn, email: &str) -> sqlx::Result<Option<User>> {
     sqlx::query_as(select_users!("WHERE email = $1"))
-        .bind(normal_email(email))
+        .bind(&*storable(&normal_email(email)))
+        .fetch_optional(conn)
+        .await
+}
+
+/// [`find_by_email`] in a transaction that changes the user.
+pub(crate) async fn find_by_email_to_change(
+    conn: &mut Conn,
+    email: &str,
+) -> sqlx::Result<Option<User>> {
+    const FIND: Statement = statement!((select_users "WHERE email = $1"), [to_change]);
+    sqlx::query_as(FIND.on(conn))
+        .bind(&*storable(&normal_email(email)))
         .fetch_optional(conn)
         .await
 }
@@ -59,6 +81,16 @@ pub(crate) async fn exists(conn: &mut Conn, id: Uuid) -> sqlx::Result<bool> {
         .bind(id)
         .fetch_one(conn)
         .await
+}
+
+/// Returns true if a user has this id; they are not deleted before the transaction ends.
+pub(crate) async fn exists_to_refer_to(conn: &mut Conn, id: Uuid) -> sqlx::Result<bool> {
+    const FIND: Statement = statement!("SELECT id FROM users WHERE id = $1", [to_refer_to]);
+    let found: Option<Uuid> = sqlx::query_scalar(FIND.on(conn))
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
 }
 
 /// Users by id, which is by time of creation: at most `limit` after the user `after`.
@@ -125,13 +157,26 @@ pub(crate) async fn credentials(
     email: &str,
 ) -> sqlx::Result<Option<(Uuid, String)>> {
     sqlx::query_as("SELECT id, password_hash FROM users WHERE email = $1")
-        .bind(email)
+        .bind(&*storable(email))
         .fetch_optional(conn)
         .await
 }
 
 pub(crate) async fn password_hash(conn: &mut Conn, user: Uuid) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
+        .bind(user)
+        .fetch_optional(conn)
+        .await
+}
+
+/// [`password_hash`] in a transaction that relies on it.
+pub(crate) async fn password_hash_to_change(
+    conn: &mut Conn,
+    user: Uuid,
+) -> sqlx::Result<Option<String>> {
+    const FIND: Statement =
+        statement!("SELECT password_hash FROM users WHERE id = $1", [to_change]);
+    sqlx::query_scalar(FIND.on(conn))
         .bind(user)
         .fetch_optional(conn)
         .await
@@ -207,8 +252,13 @@ pub(super) async fn set_email(
     .bind(email)
     .bind(now.as_microsecond())
     .execute(conn)
-    .await?;
-    Ok(moved.rows_affected() > 0)
+    .await;
+    match moved {
+        Ok(moved) => Ok(moved.rows_affected() > 0),
+        // Another transaction gave it to another account at the same moment.
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Marks the address as confirmed; returns true the first time.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::accounts::sessions::Session;
 use crate::accounts::{Caller, Role};
 use crate::schema::{instant, readable_row};
+use crate::sql::{Statement, statement};
 
 /// The two times that a session is compared with, in microseconds: it is over if it
 /// expired before `now`, or if its last use is not after `idle_since`.
@@ -48,12 +49,14 @@ pub(in crate::accounts) async fn by_hashes(
     hashes: &[[u8; 32]],
     limits: Limits,
 ) -> sqlx::Result<String> {
-    sqlx::query_scalar(
-        "SELECT json_group_array(json_array(q.key, hex(s.id), hex(s.user_id), u.role, s.last_used_us))
-         FROM json_each($1) q CROSS JOIN sessions s ON s.token_hash = unhex(q.value)
-         JOIN users u ON u.id = s.user_id
+    const FIND: Statement = statement!(
+        "SELECT ", [gather], [json_array], "q.key, ", [json_id "s.id"], ", ", [json_id "s.user_id"],
+        ", u.role, s.last_used_us)", [gathered],
+        " FROM ", [texts "$1"], " ", [join], " sessions s ON s.token_hash = ", [a_hash],
+        " JOIN users u ON u.id = s.user_id
          WHERE s.expires_us > $2 AND s.last_used_us > $3",
-    )
+    );
+    sqlx::query_scalar(FIND.on(conn))
     .bind(json_of(hashes))
     .bind(limits.now)
     .bind(limits.idle_since)
@@ -85,11 +88,12 @@ pub(in crate::accounts) async fn by_ids(
     sessions: &[Uuid],
     limits: Limits,
 ) -> sqlx::Result<Vec<Caller>> {
-    let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
-        "SELECT s.id, s.user_id, u.role FROM json_each($1) q
-         CROSS JOIN sessions s ON s.id = unhex(q.value, '-') JOIN users u ON u.id = s.user_id
+    const FIND: Statement = statement!(
+        "SELECT s.id, s.user_id, u.role FROM ", [texts "$1"], " ", [join],
+        " sessions s ON s.id = ", [a_uuid], " JOIN users u ON u.id = s.user_id
          WHERE s.expires_us > $2 AND s.last_used_us > $3",
-    )
+    );
+    let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(FIND.on(conn))
     .bind(serde_json::json!(sessions).to_string())
     .bind(limits.now)
     .bind(limits.idle_since)
@@ -165,10 +169,11 @@ pub(in crate::accounts) async fn insert(conn: &mut Conn, new: &New<'_>) -> sqlx:
     .bind(new.agent)
     .execute(&mut *conn)
     .await?;
-    sqlx::query(
+    const END_OLDEST: Statement = statement!(
         "DELETE FROM sessions WHERE id IN
-         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC LIMIT -1 OFFSET $2)",
-    )
+         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC", [no_limit], " OFFSET $2)",
+    );
+    sqlx::query(END_OLDEST.on(conn))
     .bind(new.user)
     .bind(i64::from(new.most))
     .execute(conn)

@@ -92,9 +92,10 @@ fn local_part(email: &str) -> String {
 /// The application on the database.
 async fn open(config: &Config) -> anyhow::Result<(System, App)> {
     let system = System::open(config, Access::Change).await?;
-    let app = system.app(config, config.local_url(config.port), || {
-        Ok(Secret::default())
-    })?;
+    let url = config.local_url(config.port);
+    let app = system
+        .app(config, url, async || Ok(Secret::default()))
+        .await?;
     Ok((system, app))
 }
 

@@ -15,6 +15,7 @@ use termitary::Conn;
 use super::seal::Seal;
 use crate::app::App;
 use crate::http::ApiError;
+use crate::sql::take_turn;
 
 /// A longer response is not kept, but the row shows that its request was done.
 const LONGEST: usize = 64 * 1024;
@@ -73,11 +74,18 @@ impl Slot {
     /// committed once this one is.
     pub(super) async fn find_in_turn(&self, app: &App) -> Result<Option<Found>, ApiError> {
         let mut tx = app.db().begin().await?;
+        self.take_turn(&mut tx).await?;
         let found = self.read(&mut tx, app).await?;
         if found.is_some() {
             tx.commit().await?;
         }
         Ok(found)
+    }
+
+    /// Waits until no other transaction keeps a response in this scope, whose keys are
+    /// numbered.
+    async fn take_turn(&self, conn: &mut Conn) -> sqlx::Result<()> {
+        take_turn(conn, &format!("answers of {}", self.scope.name)).await
     }
 
     async fn read(&self, conn: &mut Conn, app: &App) -> Result<Option<Found>, ApiError> {
@@ -114,6 +122,7 @@ impl Slot {
         kind: &str,
         body: &[u8],
     ) -> Result<bool, ApiError> {
+        self.take_turn(conn).await?;
         delete_old(conn, app).await?;
         let answer = (body.len() <= LONGEST)
             .then(|| self.seal.close([kind.as_bytes(), b"\n", body].concat()))

@@ -1,25 +1,32 @@
 //! The statements of the list of todos.
 
+use std::time::Duration;
+
 use sqlx::QueryBuilder;
-use termitary::db::Sql;
+use termitary::Conn;
+use termitary::db::{Dialect, Sql};
 use uuid::Uuid;
 
 use super::super::list_item::ListItem;
 use super::super::listing::{Cursor, Filter, Key, Order};
 use crate::accounts::Caller;
 use crate::http::ApiError;
+use crate::sql::{Statement, statement, storable};
 
 /// The statement of a search: every todo whose text may match.
 pub(in crate::todos) fn candidates(
+    dialect: Dialect,
     caller: Caller,
     order: Order,
     part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
 ) -> Result<QueryBuilder<Sql>, ApiError> {
     let mut query = QueryBuilder::new("SELECT todos.title, todos.description, ");
-    query.push(ListItem::JSON).push(" FROM (");
-    push_page(&mut query, caller, order, None, part)?;
-    // The page is the outer loop, so its order stays.
-    query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
+    query.push(ListItem::JSON.of(dialect)).push(" FROM (");
+    push_page(&mut query, dialect, caller, order, None, part)?;
+    query.push(BACK.of(dialect));
+    if dialect == Dialect::Postgres {
+        query.push(order_of("page.", order));
+    }
     Ok(query)
 }
 
@@ -29,17 +36,41 @@ pub(in crate::todos) fn candidates(
 /// times as much as finding them. `group_concat` copies the JSON of a todo;
 /// `json_group_array` would parse it again.
 pub(in crate::todos) fn statement(
+    dialect: Dialect,
     caller: Caller,
     order: Order,
     limit: u32,
     part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
 ) -> Result<QueryBuilder<Sql>, ApiError> {
-    let mut query = QueryBuilder::new("SELECT '[' || coalesce(group_concat(");
-    query.push(ListItem::JSON).push("), '') || ']' FROM (");
-    push_page(&mut query, caller, order, Some(limit), part)?;
-    // The page is the outer loop, so its order stays.
-    query.push(") AS page CROSS JOIN todos ON todos.rowid = page.place");
+    let mut query = QueryBuilder::new("SELECT '[' || coalesce(");
+    query.push(GATHER.of(dialect)).push(ListItem::JSON.of(dialect));
+    if dialect == Dialect::Postgres {
+        query.push("::text, ','").push(order_of("page.", order));
+    }
+    query.push("), '') || ']' FROM (");
+    push_page(&mut query, dialect, caller, order, Some(limit), part)?;
+    query.push(BACK.of(dialect));
     Ok(query)
+}
+
+/// Puts the texts of all rows together.
+const GATHER: Statement = Statement {
+    sqlite: "group_concat(",
+    postgres: "string_agg(",
+};
+
+/// From the page back to the todos. On SQLite the page is the outer loop, so its order stays.
+const BACK: Statement = statement!(
+    ") AS page ", [join], " todos ON todos.", [place], " = page.place"
+);
+
+/// Makes PostgreSQL stop the statements of a transaction after this time.
+pub(in crate::todos) async fn limit_time(conn: &mut Conn, most: Duration) -> sqlx::Result<()> {
+    sqlx::query("SELECT set_config('statement_timeout', $1, true)")
+        .bind(most.as_millis().max(1).to_string())
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 /// Selects the todos of the page in order, from parts that are each limited to a page.
@@ -50,6 +81,7 @@ pub(in crate::todos) fn statement(
 /// `UNION` returns it once.
 fn push_page(
     query: &mut QueryBuilder<Sql>,
+    dialect: Dialect,
     caller: Caller,
     order: Order,
     limit: Option<u32>,
@@ -60,10 +92,10 @@ fn push_page(
     }
     query.push("SELECT * FROM (");
     part(query, Sight::Owned)?;
-    query.push(") UNION SELECT * FROM (");
+    query.push(") AS owned UNION SELECT * FROM (");
     part(query, Sight::Assigned)?;
-    query.push(")");
-    push_order(query, order, limit);
+    query.push(") AS assigned");
+    push_order(query, dialect, order, limit);
     Ok(())
 }
 
@@ -80,6 +112,7 @@ pub(in crate::todos) enum Sight {
 /// Selects the sort key and the place of the todos of a part.
 pub(in crate::todos) fn push_part(
     query: &mut QueryBuilder<Sql>,
+    dialect: Dialect,
     sight: Sight,
     order: Order,
     filter: &Filter,
@@ -87,8 +120,9 @@ pub(in crate::todos) fn push_part(
     now_us: i64,
 ) -> Result<(), ApiError> {
     query.push(format_args!(
-        "SELECT {} AS key, id, rowid AS place FROM todos WHERE ",
-        order.expression()
+        "SELECT {} AS key, id, {} AS place FROM todos WHERE ",
+        order.expression(),
+        PLACE.of(dialect)
     ));
     match sight {
         Sight::All => drop(query.push("1 = 1")),
@@ -98,6 +132,14 @@ pub(in crate::todos) fn push_part(
     push_filters(query, filter, caller, now_us)
 }
 
+const PLACE: Statement = statement!([place]);
+
+/// The order of todos by the columns of a page.
+fn order_of(page: &str, order: Order) -> String {
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    format!(" ORDER BY {page}key {direction}, {page}id {direction}, {page}place {direction}")
+}
+
 /// Orders by the key, and limits to one row more than the page: that row shows that
 /// another page follows.
 ///
@@ -105,17 +147,16 @@ pub(in crate::todos) fn push_part(
 /// a sum prevents that.
 pub(in crate::todos) fn push_order(
     query: &mut QueryBuilder<Sql>,
+    dialect: Dialect,
     order: Order,
     limit: Option<u32>,
 ) {
-    let direction = if order.descending { "DESC" } else { "ASC" };
-    query.push(format_args!(
-        " ORDER BY key {direction}, id {direction}, place {direction}"
-    ));
+    const NO_LIMIT: Statement = statement!([no_limit]);
+    query.push(order_of("", order));
     match limit {
         Some(limit) => query.push(" LIMIT 1 + ").push_bind(i64::from(limit)),
         // Without a limit, SQLite ignores the order of a part.
-        None => query.push(" LIMIT -1"),
+        None => query.push(NO_LIMIT.of(dialect)),
     };
 }
 
@@ -167,7 +208,7 @@ pub(in crate::todos) fn push_cursor(query: &mut QueryBuilder<Sql>, order: Order,
     ));
     match &cursor.at {
         Key::Number(number) => query.push_bind(*number),
-        Key::Text(text) => query.push_bind(text.clone()),
+        Key::Text(text) => query.push_bind(storable(text).into_owned()),
     };
     query.push(", ").push_bind(cursor.id).push(")");
 }
@@ -189,13 +230,13 @@ mod tests {
         };
         let order = Order::parse("-createdAt").unwrap();
         let part = |query: &mut _, sight| {
-            push_part(query, sight, order, filter, caller, 0)?;
-            push_order(query, order, Some(50));
+            push_part(query, Dialect::Sqlite, sight, order, filter, caller, 0)?;
+            push_order(query, Dialect::Sqlite, order, Some(50));
             Ok(())
         };
-        let query = statement(caller, order, 50, part).unwrap();
+        let query = statement(Dialect::Sqlite, caller, order, 50, part).unwrap();
         let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        sqlx::raw_sql(include_str!("../../../migrations/0002_todos.sql"))
+        sqlx::raw_sql(include_str!("../../../migrations/sqlite/0002_todos.sql"))
             .execute(&mut conn)
             .await
             .unwrap();

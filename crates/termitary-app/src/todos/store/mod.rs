@@ -15,6 +15,7 @@ use super::due::Due;
 use super::todo::{Priority, Status, Todo};
 use crate::accounts::Caller;
 use crate::schema::{Rows, instant};
+use crate::sql::{Statement, statement};
 
 /// The columns of a todo, with `rest` behind the table.
 macro_rules! select_todos {
@@ -58,14 +59,36 @@ pub(super) async fn find(
     id: Uuid,
     caller: Option<Caller>,
 ) -> sqlx::Result<Option<Todo>> {
+    find_with(FIND.sqlite, conn, id, caller).await
+}
+
+/// [`find`] in a transaction that changes the todo, or something because of what it read.
+pub(super) async fn find_to_change(
+    conn: &mut Conn,
+    id: Uuid,
+    caller: Option<Caller>,
+) -> sqlx::Result<Option<Todo>> {
+    find_with(FIND.on(conn), conn, id, caller).await
+}
+
+/// On PostgreSQL the todo stays as it is read until the transaction ends.
+const FIND: Statement = statement!(
+    (select_todos "WHERE id = $1 AND ($2 IS NULL OR owner_id = $2 OR assignee_id = $2)"),
+    [to_change]
+);
+
+async fn find_with(
+    find: &'static str,
+    conn: &mut Conn,
+    id: Uuid,
+    caller: Option<Caller>,
+) -> sqlx::Result<Option<Todo>> {
     let viewer = caller.filter(|caller| !caller.is_admin());
-    sqlx::query_as(select_todos!(
-        "WHERE id = $1 AND ($2 IS NULL OR owner_id = $2 OR assignee_id = $2)"
-    ))
-    .bind(id)
-    .bind(viewer.map(|viewer| viewer.user))
-    .fetch_optional(conn)
-    .await
+    sqlx::query_as(find)
+        .bind(id)
+        .bind(viewer.map(|viewer| viewer.user))
+        .fetch_optional(conn)
+        .await
 }
 
 /// The statement that creates a todo.
@@ -122,13 +145,35 @@ pub(super) fn delete(id: Uuid) -> QueryBuilder<Sql> {
 
 /// Todos that a user owns or is assigned to, at most `limit`.
 pub(super) async fn of_user(conn: &mut Conn, user: Uuid, limit: i64) -> sqlx::Result<Rows<Todo>> {
-    let rows = sqlx::query(select_todos!(
-        "WHERE owner_id = $1 OR assignee_id = $1 ORDER BY id LIMIT $2"
-    ))
-    .bind(user)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+    of_user_with(OF_USER.sqlite, conn, user, limit).await
+}
+
+/// [`of_user`] in a transaction that changes the todos.
+pub(super) async fn of_user_to_change(
+    conn: &mut Conn,
+    user: Uuid,
+    limit: i64,
+) -> sqlx::Result<Rows<Todo>> {
+    of_user_with(OF_USER.on(conn), conn, user, limit).await
+}
+
+/// On PostgreSQL the todos stay as they are read until the transaction ends.
+const OF_USER: Statement = statement!(
+    (select_todos "WHERE owner_id = $1 OR assignee_id = $1 ORDER BY id LIMIT $2"),
+    [to_change]
+);
+
+async fn of_user_with(
+    select: &'static str,
+    conn: &mut Conn,
+    user: Uuid,
+    limit: i64,
+) -> sqlx::Result<Rows<Todo>> {
+    let rows = sqlx::query(select)
+        .bind(user)
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
     Ok(Rows::of("todos", &rows))
 }
 
@@ -229,22 +274,26 @@ pub(super) async fn comments(
     Ok(Rows::of("comments", &rows))
 }
 
-/// Returns true if the todo is still open and due at this time.
+/// Returns true if the todo is still open and due at this time, and until the transaction
+/// ends.
 pub(super) async fn is_still_due(conn: &mut Conn, todo: Uuid, due: Due) -> sqlx::Result<bool> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM todos WHERE id = $1 AND status = 'open' AND due_us = $2)",
-    )
-    .bind(todo)
-    .bind(due.as_microsecond())
-    .fetch_one(conn)
-    .await
+    const FIND: Statement = statement!(
+        "SELECT id FROM todos WHERE id = $1 AND status = 'open' AND due_us = $2",
+        [to_change]
+    );
+    let found = sqlx::query(FIND.on(conn))
+        .bind(todo)
+        .bind(due.as_microsecond())
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
 }
 
 /// Counts the open todos that a user owns, up to `most`.
 pub(super) async fn count_open(conn: &mut Conn, owner: Uuid, most: u64) -> sqlx::Result<u64> {
     let count: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM
-         (SELECT 1 FROM todos WHERE owner_id = $1 AND status = 'open' LIMIT $2)",
+         (SELECT 1 FROM todos WHERE owner_id = $1 AND status = 'open' LIMIT $2) AS counted",
     )
     .bind(owner)
     .bind(i64::try_from(most).unwrap_or(i64::MAX))

@@ -34,6 +34,21 @@ pub(crate) struct TestApp {
     _db: TestDb,
 }
 
+/// Returns true if the suite runs on PostgreSQL.
+pub(crate) fn on_postgres() -> bool {
+    std::env::var("TERMITARY_TEST_DATABASE").is_ok_and(|kind| kind == "postgres")
+}
+
+/// A database of the test's own: a SQLite file, or one on the shared PostgreSQL server with
+/// `TERMITARY_TEST_DATABASE=postgres`.
+pub(crate) async fn test_db() -> TestDb {
+    if on_postgres() {
+        TestDb::postgres().await
+    } else {
+        TestDb::open().await
+    }
+}
+
 /// Somebody with a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Person {
@@ -58,7 +73,7 @@ impl TestApp {
             ..Settings::default()
         };
         change(&mut settings);
-        let db = TestDb::open().await;
+        let db = test_db().await;
         schema::migrate(db.db()).await.unwrap();
         let broker = Broker::sql(db.db().clone());
         let app = App::new(broker.clone(), Mailer::memory(), settings);
