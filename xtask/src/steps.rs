@@ -153,7 +153,10 @@ fn tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     };
     watch(&mut prepared(""), tally)?;
     println!("\nThe suite of the API again, on PostgreSQL:");
-    watch(prepared(" --test api").env(TEST_DATABASE, "postgres"), tally)
+    watch(
+        prepared(" --test api").env(TEST_DATABASE, "postgres"),
+        tally,
+    )
 }
 
 /// Names the database of the suite of the API.

@@ -224,7 +224,11 @@ impl Contents {
         }
         let tables: Vec<String> = match &self.migrations {
             Some(applied) if applied.is_empty() || is_ours(&MIGRATIONS, applied) => return None,
-            None if self.has_ledger() => self.tables.intersection(&own_tables(&MIGRATIONS)).cloned().collect(),
+            None if self.has_ledger() => self
+                .tables
+                .intersection(&own_tables(&MIGRATIONS))
+                .cloned()
+                .collect(),
             _ => self.tables.iter().cloned().collect(),
         };
         (!tables.is_empty()).then_some(tables)

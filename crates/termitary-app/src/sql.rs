@@ -46,59 +46,124 @@ macro_rules! statement {
 macro_rules! piece {
     // The texts of a JSON array that is bound, as the rows `q`: `value`, and `key`, its
     // place from 0.
-    (sqlite [texts $bound:literal]) => { concat!("json_each(", $bound, ") q") };
+    (sqlite [texts $bound:literal]) => {
+        concat!("json_each(", $bound, ") q")
+    };
     (postgres [texts $bound:literal]) => {
         concat!(
-            "(SELECT value, nth - 1 AS key FROM jsonb_array_elements_text(", $bound,
+            "(SELECT value, nth - 1 AS key FROM jsonb_array_elements_text(",
+            $bound,
             "::jsonb) WITH ORDINALITY AS q (value, nth)) q"
         )
     };
     // The value of such a row: bytes in hexadecimal digits, or a UUID.
-    (sqlite [a_hash]) => { "unhex(q.value)" };
-    (postgres [a_hash]) => { "decode(q.value, 'hex')" };
-    (sqlite [a_uuid]) => { "unhex(q.value, '-')" };
-    (postgres [a_uuid]) => { "q.value::uuid" };
+    (sqlite [a_hash]) => {
+        "unhex(q.value)"
+    };
+    (postgres [a_hash]) => {
+        "decode(q.value, 'hex')"
+    };
+    (sqlite [a_uuid]) => {
+        "unhex(q.value, '-')"
+    };
+    (postgres [a_uuid]) => {
+        "q.value::uuid"
+    };
     // A UUID in JSON, and one that may be null.
-    (sqlite [json_id $column:literal]) => { concat!("hex(", $column, ")") };
-    (postgres [json_id $column:literal]) => { $column };
+    (sqlite [json_id $column:literal]) => {
+        concat!("hex(", $column, ")")
+    };
+    (postgres [json_id $column:literal]) => {
+        $column
+    };
     (sqlite [json_uuid $column:literal]) => {
         concat!("iif(", $column, " IS NULL, NULL, hex(", $column, "))")
     };
-    (postgres [json_uuid $column:literal]) => { $column };
+    (postgres [json_uuid $column:literal]) => {
+        $column
+    };
     // A text in JSON, whatever type a column of SQLite has.
-    (sqlite [json_text $column:literal]) => { concat!("CAST(", $column, " AS TEXT)") };
-    (postgres [json_text $column:literal]) => { $column };
+    (sqlite [json_text $column:literal]) => {
+        concat!("CAST(", $column, " AS TEXT)")
+    };
+    (postgres [json_text $column:literal]) => {
+        $column
+    };
     // The first of the columns of a JSON array, and its end.
-    (sqlite [json_array]) => { "json_array(" };
-    (postgres [json_array]) => { "json_build_array(" };
+    (sqlite [json_array]) => {
+        "json_array("
+    };
+    (postgres [json_array]) => {
+        "json_build_array("
+    };
     // All rows as one JSON array.
-    (sqlite [gather]) => { "json_group_array(" };
-    (postgres [gather]) => { "coalesce(json_agg(" };
-    (sqlite [gathered]) => { ")" };
-    (postgres [gathered]) => { "), '[]')::text" };
+    (sqlite [gather]) => {
+        "json_group_array("
+    };
+    (postgres [gather]) => {
+        "coalesce(json_agg("
+    };
+    (sqlite [gathered]) => {
+        ")"
+    };
+    (postgres [gathered]) => {
+        "), '[]')::text"
+    };
     // The outer table of a join; SQLite keeps its order.
-    (sqlite [join]) => { "CROSS JOIN" };
-    (postgres [join]) => { "JOIN" };
+    (sqlite [join]) => {
+        "CROSS JOIN"
+    };
+    (postgres [join]) => {
+        "JOIN"
+    };
     // Rows without a limit, which an OFFSET or an order in a part of SQLite needs.
-    (sqlite [no_limit]) => { " LIMIT -1" };
-    (postgres [no_limit]) => { "" };
+    (sqlite [no_limit]) => {
+        " LIMIT -1"
+    };
+    (postgres [no_limit]) => {
+        ""
+    };
     // The order in which rows of `stream_tickets` were written.
-    (sqlite [nth]) => { "rowid" };
-    (postgres [nth]) => { "nth" };
+    (sqlite [nth]) => {
+        "rowid"
+    };
+    (postgres [nth]) => {
+        "nth"
+    };
     // The fastest way back to a row.
-    (sqlite [place]) => { "rowid" };
-    (postgres [place]) => { "id" };
+    (sqlite [place]) => {
+        "rowid"
+    };
+    (postgres [place]) => {
+        "id"
+    };
     // The rows stay as they are read until the transaction ends: SQLite has one writer.
-    (sqlite [to_change]) => { "" };
-    (postgres [to_change]) => { " FOR UPDATE" };
-    (sqlite [to_change $table:literal]) => { "" };
-    (postgres [to_change $table:literal]) => { concat!(" FOR UPDATE OF ", $table) };
+    (sqlite [to_change]) => {
+        ""
+    };
+    (postgres [to_change]) => {
+        " FOR UPDATE"
+    };
+    (sqlite [to_change $table:literal]) => {
+        ""
+    };
+    (postgres [to_change $table:literal]) => {
+        concat!(" FOR UPDATE OF ", $table)
+    };
     // They are not deleted until then.
-    (sqlite [to_refer_to]) => { "" };
-    (postgres [to_refer_to]) => { " FOR KEY SHARE" };
+    (sqlite [to_refer_to]) => {
+        ""
+    };
+    (postgres [to_refer_to]) => {
+        " FOR KEY SHARE"
+    };
     // A text of a macro.
-    ($dialect:ident ($same:ident $text:literal)) => { $same!($text) };
-    ($dialect:ident $text:literal) => { $text };
+    ($dialect:ident ($same:ident $text:literal)) => {
+        $same!($text)
+    };
+    ($dialect:ident $text:literal) => {
+        $text
+    };
 }
 
 pub(crate) use {piece, statement};

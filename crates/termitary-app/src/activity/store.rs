@@ -93,16 +93,21 @@ pub(super) async fn insert(conn: &mut Conn, entry: &Entry, viewers: &[Uuid]) -> 
         .as_ref()
         .map(|changes| serde_json::json!(changes).to_string());
     let written = sqlx::query(INSERT.on(conn))
-    .bind(entry.id)
-    .bind(&entry.event)
-    .bind(&*storable(&entry.subject))
-    .bind(entry.actor)
-    .bind(entry.title.as_deref().map(|title| storable(title).into_owned()))
-    .bind(changes)
-    .bind(entry.at.as_microsecond())
-    .bind(serde_json::json!(viewers).to_string())
-    .execute(conn)
-    .await?;
+        .bind(entry.id)
+        .bind(&entry.event)
+        .bind(&*storable(&entry.subject))
+        .bind(entry.actor)
+        .bind(
+            entry
+                .title
+                .as_deref()
+                .map(|title| storable(title).into_owned()),
+        )
+        .bind(changes)
+        .bind(entry.at.as_microsecond())
+        .bind(serde_json::json!(viewers).to_string())
+        .execute(conn)
+        .await?;
     Ok(written.rows_affected() > 0)
 }
 
@@ -182,11 +187,11 @@ pub(super) async fn after(
          FROM activity a WHERE a.seq > $1 AND a.seq <= $2 ORDER BY a.seq LIMIT $3",
     );
     sqlx::query_as(AFTER.on(conn))
-    .bind(seq)
-    .bind(complete)
-    .bind(i64::from(limit))
-    .fetch_all(conn)
-    .await
+        .bind(seq)
+        .bind(complete)
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await
 }
 
 /// The entries that `viewer` (`None`: an admin) may see after `seq` and up to `complete`, the oldest first.
@@ -266,11 +271,11 @@ pub(super) async fn keep_tickets(
           ORDER BY ", [nth], " DESC", [no_limit], " OFFSET $2)",
     );
     sqlx::query(DELETE_OLDEST.on(conn))
-    .bind(serde_json::json!(sessions).to_string())
-    .bind(i64::from(most))
-    .execute(conn)
-    .await
-    .map(drop)
+        .bind(serde_json::json!(sessions).to_string())
+        .bind(i64::from(most))
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 /// Returns true if the ticket is valid.

@@ -124,11 +124,13 @@ pub(crate) async fn confirm_email(app: &App, email: &str) -> anyhow::Result<User
 }
 
 async fn find(conn: &mut Conn, email: &str) -> anyhow::Result<User> {
-    accounts::find_by_email_to_change(conn, email).await?.ok_or_else(|| {
-        let text = format!(
-            "no account has the address {}: `termitary user list` shows all accounts",
-            escape(email)
-        );
-        Mistake::new(text).into()
-    })
+    accounts::find_by_email_to_change(conn, email)
+        .await?
+        .ok_or_else(|| {
+            let text = format!(
+                "no account has the address {}: `termitary user list` shows all accounts",
+                escape(email)
+            );
+            Mistake::new(text).into()
+        })
 }

@@ -174,7 +174,11 @@ pub(super) async fn login(
     let now = app.now();
     let mut tx = app.db().begin().await?;
     // The user may be deleted or the password changed while it was being checked.
-    if accounts::password_hash_to_change(&mut tx, user).await?.as_ref() != Some(&stored) {
+    if accounts::password_hash_to_change(&mut tx, user)
+        .await?
+        .as_ref()
+        != Some(&stored)
+    {
         return Err(wrong_login());
     }
     if let Some(renewed) = renewed {

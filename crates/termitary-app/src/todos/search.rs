@@ -4,8 +4,8 @@
 
 use futures_util::TryStreamExt as _;
 use sqlx::{Connection as _, QueryBuilder};
-use termitary::{Conn, Reader};
 use termitary::db::{Dialect, Sql};
+use termitary::{Conn, Reader};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 

@@ -69,8 +69,7 @@ async fn whoever_asks_beside_others_is_taken_for_nobody_else() {
 async fn a_session_that_another_process_ended_is_refused_at_once_under_load() {
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
-    let url = format!("sqlite://{}", app.db().place());
-    let other = termitary::Db::open(&url).await.unwrap();
+    let other = termitary::Db::open(&app.url()).await.unwrap();
     let before = vec![ada.token.as_str(); 50];
     let load = asked_at_once(&app, &before);
     let end = async {

@@ -7,6 +7,7 @@ use axum::http::Request;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use termitary::clock::days;
+use termitary::db::Dialect;
 use tower::ServiceExt;
 
 use crate::support::{PASSWORD, Person, TestApp};
@@ -212,7 +213,7 @@ async fn whatever_somebody_writes_among_the_broadcasts_ends_no_live_stream() {
     let good = "activity.recorded";
     for (name, data) in [
         ("activity.recorded\n", entry("todos.created", "1")),
-        ("\u{0}", "{}".to_owned()),
+        ("\u{1}", "{}".to_owned()),
         (good, entry("todos\ncreated", "1")),
         (good, entry("todos\rcreated", "1")),
         (good, entry("todos.created", "1\n2")),
@@ -450,15 +451,27 @@ async fn more_than_can_be_sent_again_and_an_id_of_no_entry_ask_for_a_reload() {
 
 /// Entries that Ada may see, and no event behind them.
 async fn fill(app: &TestApp, who: &Person, count: u32) {
+    let entries = match app.db().dialect() {
+        Dialect::Sqlite => {
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+             INSERT INTO activity (id, event, subject, at_us) SELECT randomblob(16), 'todos.created', 'x', $2 FROM n"
+        }
+        Dialect::Postgres => {
+            "INSERT INTO activity (id, event, subject, at_us, xid)
+             SELECT gen_random_uuid(), 'todos.created', 'x', $2, pg_current_xact_id() FROM generate_series(1, $1)"
+        }
+    };
+    let viewers = "INSERT INTO activity_viewers (user_id, seq)
+        SELECT $1, seq FROM activity WHERE subject = 'x' AND seq NOT IN (SELECT seq FROM activity_viewers)";
     let mut tx = app.db().begin().await.unwrap();
-    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
-        INSERT INTO activity (id, event, subject, at_us) SELECT randomblob(16), 'todos.created', 'x', $2 FROM n;
-        INSERT INTO activity_viewers (user_id, seq)
-        SELECT unhex($3, '-'), seq FROM activity WHERE subject = 'x' AND seq NOT IN (SELECT seq FROM activity_viewers)";
-    sqlx::query(sql)
+    sqlx::query(entries)
         .bind(count)
         .bind(app.db().clock().now().as_microsecond())
-        .bind(&who.id)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    sqlx::query(viewers)
+        .bind(who.id.parse::<uuid::Uuid>().unwrap())
         .execute(&mut *tx)
         .await
         .unwrap();

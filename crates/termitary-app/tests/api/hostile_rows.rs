@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use termitary::clock::hours;
 
-use crate::support::{Person, TestApp};
+use crate::support::{Person, TestApp, on_postgres};
 
 async fn spoil(app: &TestApp, sql: &str) {
     let mut tx = app.db().begin().await.unwrap();
@@ -48,6 +48,9 @@ const TODOS: &[&str] = &[
 
 #[tokio::test]
 async fn a_todo_that_cannot_be_read_is_left_out_of_every_list() {
+    if on_postgres() {
+        return; // its columns take no such values
+    }
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
     let mut whole = Vec::new();
@@ -89,6 +92,9 @@ async fn a_todo_that_cannot_be_read_is_left_out_of_every_list() {
 
 #[tokio::test]
 async fn an_overdue_todo_that_cannot_be_read_keeps_no_reminder_from_the_others() {
+    if on_postgres() {
+        return; // its columns take no such values
+    }
     let app = TestApp::start().await;
     let ada = app.member("Ada").await;
     let due = (app.db().clock().now() + hours(1)).to_string();
@@ -109,6 +115,9 @@ async fn an_overdue_todo_that_cannot_be_read_keeps_no_reminder_from_the_others()
 
 #[tokio::test]
 async fn an_entry_of_the_feed_that_cannot_be_read_is_left_out() {
+    if on_postgres() {
+        return; // its columns take no such values
+    }
     let app = TestApp::start().await;
     let ada = app.register("Ada").await;
     for n in 0..4 {
@@ -128,6 +137,9 @@ async fn an_entry_of_the_feed_that_cannot_be_read_is_left_out() {
 
 #[tokio::test]
 async fn a_comment_or_an_account_that_cannot_be_read_is_left_out() {
+    if on_postgres() {
+        return; // its columns take no such values
+    }
     let app = TestApp::start().await;
     let (root, ada) = (app.admin().await, app.register("Ada").await);
     let todo = app.todo(&ada, json!({ "title": "Write" })).await;

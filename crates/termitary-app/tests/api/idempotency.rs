@@ -11,7 +11,7 @@ use termitary_app::settings::Settings;
 use termitary_app::wiring;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Answer, PASSWORD, Person, TestApp};
+use crate::support::{Answer, PASSWORD, Person, TestApp, on_postgres};
 
 async fn post(app: &TestApp, path: &str, who: Option<&Person>, key: &str, body: &Value) -> Answer {
     let mut request = Request::post(path)
@@ -171,6 +171,9 @@ async fn a_request_that_changed_nothing_is_not_kept_and_its_key_stays_free() {
 
 #[tokio::test]
 async fn nothing_is_written_for_the_key_of_somebody_without_a_session() {
+    if on_postgres() {
+        return; // it looks at the size of the file
+    }
     let app = TestApp::start().await;
     let before = app.db().path().unwrap().metadata().unwrap().len();
     let long = "x".repeat(60_000);
@@ -268,7 +271,8 @@ async fn a_stored_answer_cannot_be_compared_read_or_changed_without_the_secret()
 
     app.router = home;
     let mut tx = app.db().begin().await.unwrap();
-    sqlx::query("UPDATE answers SET answer = zeroblob(length(answer))")
+    sqlx::query("UPDATE answers SET answer = $1")
+        .bind(vec![0_u8; 200])
         .execute(&mut *tx)
         .await
         .unwrap();

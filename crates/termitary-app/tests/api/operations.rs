@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 
-use crate::support::{PASSWORD, TestApp};
+use crate::support::{PASSWORD, TestApp, on_postgres};
 
 #[tokio::test]
 async fn health_is_about_the_process_and_readiness_about_traffic() {
@@ -40,7 +40,8 @@ async fn health_is_about_the_process_and_readiness_about_traffic() {
 async fn readiness_wants_the_tables_of_this_version() {
     let app = TestApp::start().await;
     let mut tx = app.db().begin().await.unwrap();
-    sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'from the future', TRUE, x'00', 0)")
+    sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'from the future', TRUE, $1, 0)")
+        .bind(vec![0_u8])
         .execute(&mut *tx)
         .await
         .unwrap();
@@ -57,6 +58,9 @@ async fn readiness_wants_the_tables_of_this_version() {
 
 #[tokio::test]
 async fn readiness_wants_the_database_file_in_its_place() {
+    if on_postgres() {
+        return; // it has no file
+    }
     let app = TestApp::start().await;
     let path = app.db().path().unwrap().to_owned();
     let aside = path.with_extension("aside");
@@ -93,6 +97,9 @@ async fn readiness_wants_the_ledger_of_this_version_too() {
 
 #[tokio::test]
 async fn a_process_whose_every_write_fails_is_not_ready() {
+    if on_postgres() {
+        return; // it takes more than one writer
+    }
     let app = TestApp::start_with(|settings| settings.write_probe_kept = Duration::ZERO).await;
     let ready = async |wanted: u16| {
         for _ in 0..1_000 {

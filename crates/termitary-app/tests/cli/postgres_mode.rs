@@ -131,7 +131,11 @@ fn a_server_that_is_down_is_waited_for_by_servers_alone() {
     let url = server.url("postgres");
     server.stop();
     let sandbox = Sandbox::new().with("DATABASE_URL", &url);
-    for command in [&["migrate"][..], &["status"], &["publish", "todos.deleted", r#"{"id":"1","title":"x"}"#]] {
+    for command in [
+        &["migrate"][..],
+        &["status"],
+        &["publish", "todos.deleted", r#"{"id":"1","title":"x"}"#],
+    ] {
         let text = sandbox.fails(1, command);
         assert!(text.contains("does not respond"), "{text}");
     }

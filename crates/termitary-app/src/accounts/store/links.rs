@@ -78,15 +78,17 @@ pub(crate) async fn create(
     .context("cannot store a link")?;
     const DELETE_OLDEST: Statement = statement!(
         "DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links
-         WHERE user_id = $1 AND purpose = $2 ORDER BY created_us DESC, token_hash", [no_limit], " OFFSET $3)",
+         WHERE user_id = $1 AND purpose = $2 ORDER BY created_us DESC, token_hash",
+        [no_limit],
+        " OFFSET $3)",
     );
     sqlx::query(DELETE_OLDEST.on(conn))
-    .bind(user)
-    .bind(purpose.as_str())
-    .bind(LIVE)
-    .execute(conn)
-    .await
-    .context("cannot remove old links")?;
+        .bind(user)
+        .bind(purpose.as_str())
+        .bind(LIVE)
+        .execute(conn)
+        .await
+        .context("cannot remove old links")?;
     Ok(token)
 }
 

@@ -57,11 +57,11 @@ pub(in crate::accounts) async fn by_hashes(
          WHERE s.expires_us > $2 AND s.last_used_us > $3",
     );
     sqlx::query_scalar(FIND.on(conn))
-    .bind(json_of(hashes))
-    .bind(limits.now)
-    .bind(limits.idle_since)
-    .fetch_one(conn)
-    .await
+        .bind(json_of(hashes))
+        .bind(limits.now)
+        .bind(limits.idle_since)
+        .fetch_one(conn)
+        .await
 }
 
 /// A JSON array of hexadecimal texts.
@@ -94,11 +94,11 @@ pub(in crate::accounts) async fn by_ids(
          WHERE s.expires_us > $2 AND s.last_used_us > $3",
     );
     let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(FIND.on(conn))
-    .bind(serde_json::json!(sessions).to_string())
-    .bind(limits.now)
-    .bind(limits.idle_since)
-    .fetch_all(conn)
-    .await?;
+        .bind(serde_json::json!(sessions).to_string())
+        .bind(limits.now)
+        .bind(limits.idle_since)
+        .fetch_all(conn)
+        .await?;
     let callers = rows.into_iter().map(|(session, user, role)| Caller {
         user,
         role: Role::parse(&role),
@@ -171,14 +171,16 @@ pub(in crate::accounts) async fn insert(conn: &mut Conn, new: &New<'_>) -> sqlx:
     .await?;
     const END_OLDEST: Statement = statement!(
         "DELETE FROM sessions WHERE id IN
-         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC", [no_limit], " OFFSET $2)",
+         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC",
+        [no_limit],
+        " OFFSET $2)",
     );
     sqlx::query(END_OLDEST.on(conn))
-    .bind(new.user)
-    .bind(i64::from(new.most))
-    .execute(conn)
-    .await
-    .map(drop)
+        .bind(new.user)
+        .bind(i64::from(new.most))
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 /// Writes the time of the last use.

@@ -21,7 +21,11 @@ pub(in crate::todos) fn candidates(
     part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
 ) -> Result<QueryBuilder<Sql>, ApiError> {
     let mut query = QueryBuilder::new("SELECT todos.title, todos.description, ");
-    query.push(ListItem::JSON.of(dialect)).push(" FROM (");
+    query.push(ListItem::JSON.of(dialect));
+    if dialect == Dialect::Postgres {
+        query.push("::text");
+    }
+    query.push(" FROM (");
     push_page(&mut query, dialect, caller, order, None, part)?;
     query.push(BACK.of(dialect));
     if dialect == Dialect::Postgres {
@@ -43,7 +47,9 @@ pub(in crate::todos) fn statement(
     part: impl Fn(&mut QueryBuilder<Sql>, Sight) -> Result<(), ApiError>,
 ) -> Result<QueryBuilder<Sql>, ApiError> {
     let mut query = QueryBuilder::new("SELECT '[' || coalesce(");
-    query.push(GATHER.of(dialect)).push(ListItem::JSON.of(dialect));
+    query
+        .push(GATHER.of(dialect))
+        .push(ListItem::JSON.of(dialect));
     if dialect == Dialect::Postgres {
         query.push("::text, ','").push(order_of("page.", order));
     }
@@ -61,7 +67,11 @@ const GATHER: Statement = Statement {
 
 /// From the page back to the todos. On SQLite the page is the outer loop, so its order stays.
 const BACK: Statement = statement!(
-    ") AS page ", [join], " todos ON todos.", [place], " = page.place"
+    ") AS page ",
+    [join],
+    " todos ON todos.",
+    [place],
+    " = page.place"
 );
 
 /// Makes PostgreSQL stop the statements of a transaction after this time.

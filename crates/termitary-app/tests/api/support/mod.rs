@@ -31,7 +31,7 @@ pub(crate) struct TestApp {
     pub(crate) router: Router,
     pub(crate) worker: TestWorker,
     pub(crate) shutdown: CancellationToken,
-    _db: TestDb,
+    db: TestDb,
 }
 
 /// Returns true if the suite runs on PostgreSQL.
@@ -85,12 +85,17 @@ impl TestApp {
             router,
             worker,
             shutdown,
-            _db: db,
+            db,
         }
     }
 
     pub(crate) fn db(&self) -> &Db {
         self.app.db()
+    }
+
+    /// The URL of the database, for another process.
+    pub(crate) fn url(&self) -> String {
+        self.db.url()
     }
 
     pub(crate) async fn settle(&self) {
