@@ -131,7 +131,7 @@ pub(super) async fn migration(config: &Config) -> anyhow::Result<Option<Migratio
     Db::migration(&config.database_url, options())
         .await
         .with_context(|| format!("DATABASE_URL is `{}`", redact(&config.database_url)))
-        .map_err(mistake_unless_temporary)
+        .map_err(|error| mistake_unless_temporary(config, error))
 }
 
 fn options() -> Options {
