@@ -89,16 +89,19 @@ pub(crate) fn failures(n: u64) -> u32 {
 /// The first number of each process is a multiple of this.
 pub(crate) const STRIDE: u64 = 1_000_000;
 
-/// The harness's own tables, in the ledger's database. The triggers record events that must never
+/// The harness's own tables, in the ledger's database. Triggers on the ledger record events that must never
 /// happen: a delivery that leaves a terminal state, and a fence that falls (except if the relay
 /// takes back a delivery that certainly did not reach Redis).
 pub(crate) const TABLES: &[&str] = &[
-    "CREATE TABLE chaos_orders (n INTEGER PRIMARY KEY)",
+    "CREATE TABLE chaos_orders (n BIGINT PRIMARY KEY)",
     // No unique key: a doubled effect must be recorded, not prevented.
     "CREATE TABLE chaos_effects (
-        seq INTEGER PRIMARY KEY, event TEXT NOT NULL, subscription TEXT NOT NULL,
-        n INTEGER NOT NULL, fence INTEGER NOT NULL)",
-    "CREATE TABLE chaos_crimes (seq INTEGER PRIMARY KEY, what TEXT NOT NULL, event INTEGER, subscription INTEGER, detail TEXT)",
+        event TEXT NOT NULL, subscription TEXT NOT NULL, n BIGINT NOT NULL, fence BIGINT NOT NULL)",
+    "CREATE TABLE chaos_crimes (what TEXT NOT NULL, event BIGINT, subscription BIGINT, detail TEXT)",
+];
+
+/// The triggers on SQLite.
+pub(crate) const ON_SQLITE: &[&str] = &[
     "CREATE TRIGGER chaos_terminal AFTER UPDATE OF state ON termitary_deliveries
         WHEN old.state >= 2 AND new.state <> old.state
      BEGIN
@@ -111,4 +114,21 @@ pub(crate) const TABLES: &[&str] = &[
         INSERT INTO chaos_crimes (what, event, subscription, detail)
         VALUES ('fence', old.event, old.subscription, old.fence || ' became ' || new.fence);
      END",
+];
+
+/// The triggers on PostgreSQL.
+pub(crate) const ON_POSTGRES: &[&str] = &[
+    "CREATE FUNCTION chaos_crime() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO public.chaos_crimes (what, event, subscription, detail)
+        VALUES (TG_ARGV[0], old.event, old.subscription,
+            CASE TG_ARGV[0] WHEN 'fence' THEN old.fence || ' became ' || new.fence
+                ELSE old.state || ' became ' || new.state END);
+        RETURN NULL;
+     END $$",
+    "CREATE TRIGGER chaos_terminal AFTER UPDATE ON termitary_deliveries FOR EACH ROW
+        WHEN (old.state >= 2 AND new.state <> old.state)
+        EXECUTE FUNCTION chaos_crime('terminal')",
+    "CREATE TRIGGER chaos_fence AFTER UPDATE ON termitary_deliveries FOR EACH ROW
+        WHEN (new.fence < old.fence AND NOT (old.state = 1 AND new.state = 0 AND old.worker = 'relay'))
+        EXECUTE FUNCTION chaos_crime('fence')",
 ];

@@ -106,11 +106,15 @@ async fn subscriptions(db: &Db) -> Result<BTreeMap<i64, Subscription>> {
 }
 
 async fn events(db: &Db) -> Result<BTreeMap<i64, Event>> {
-    let rows: Vec<(i64, String, String, i64, Option<String>)> = sqlx::query_as(
-        "SELECT seq, lower(hex(id)), name, data->>'n', data->>'path' FROM termitary_events",
-    )
-    .fetch_all(&mut *db.read().await?)
-    .await?;
+    const ON_SQLITE: &str =
+        "SELECT seq, lower(hex(id)), name, data->>'n', data->>'path' FROM termitary_events";
+    const ON_POSTGRES: &str = "SELECT seq, replace(CAST(id AS text), '-', ''), name,
+            CAST(CAST(data AS jsonb)->>'n' AS bigint), CAST(data AS jsonb)->>'path'
+         FROM termitary_events";
+    let sql = db.path().map_or(ON_POSTGRES, |_| ON_SQLITE);
+    let rows: Vec<(i64, String, String, i64, Option<String>)> = sqlx::query_as(sql)
+        .fetch_all(&mut *db.read().await?)
+        .await?;
     rows.into_iter()
         .map(|(seq, id, name, n, path)| {
             let path = path

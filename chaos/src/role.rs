@@ -14,10 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Paths and ports of the ledger, the server and the history.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// The database file
+    /// The URL of the database
     #[arg(long)]
-    pub(crate) db: PathBuf,
-    /// The port of Redis; without it, SQLite only
+    pub(crate) db: String,
+    /// The port of Redis; without it, the database only
     #[arg(long)]
     pub(crate) redis: Option<u16>,
     #[arg(long, default_value_t = 2000)]
@@ -35,8 +35,7 @@ impl Common {
             .with_writer(std::io::stderr)
             .with_ansi(false)
             .try_init();
-        let url = format!("sqlite://{}", self.db.display());
-        let db = Db::open_with(&url, Options::default().service("chaos")).await?;
+        let db = Db::open_with(&self.db, Options::default().service("chaos")).await?;
         let lease = Duration::from_millis(self.lease_ms);
         let broker = Broker::builder(db).lease(lease);
         Ok(match self.redis {

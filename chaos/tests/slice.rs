@@ -82,6 +82,39 @@ fn a_server_and_a_network_that_fail_lose_and_double_nothing() {
     stays_clean(&[&args[..], &SHORT].concat());
 }
 
+#[test]
+#[ignore = "by hand: a worker that registers while the server dies exits"]
+fn processes_and_a_database_server_that_die_lose_and_double_nothing_on_postgres() {
+    let args = [
+        "--mode",
+        "sql",
+        "--database",
+        "postgres",
+        "--seed",
+        "4",
+        "--faults",
+        "kill,stop,clock,database",
+    ];
+    stays_clean(&[&args[..], &SHORT].concat());
+}
+
+#[test]
+fn a_database_server_and_a_redis_that_die_lose_and_double_nothing_on_postgres() {
+    let args = [
+        "--mode",
+        "redis",
+        "--database",
+        "postgres",
+        "--seed",
+        "5",
+        "--reconcile-ms",
+        "2000",
+        "--faults",
+        "kill,database,redis",
+    ];
+    stays_clean(&[&args[..], &SHORT].concat());
+}
+
 /// Each of these mistakes is built into the library under a feature. The checker must find it
 /// through the promise that it breaks.
 #[cfg(feature = "planted-bugs")]

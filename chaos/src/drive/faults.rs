@@ -26,8 +26,13 @@ pub(super) enum Fault {
     DestroyGroups,
     ForgetScripts,
     OutOfMemory,
-    /// A connection of ours holds the database's write lock, for longer than most writers wait.
+    /// A connection of ours holds the database's write lock, or that of its tables, for longer
+    /// than most writers wait.
     LockDatabase,
+    /// The server of the database ends at once, as in a crash.
+    DatabaseKill,
+    /// The server of the database ends every connection.
+    DatabaseCut,
     /// A worker's wall clock is wrong by this many seconds.
     Clock(i64),
 }
@@ -60,6 +65,8 @@ impl Fault {
             Self::ForgetScripts => "redis-script-flush",
             Self::OutOfMemory => "redis-oom",
             Self::LockDatabase => "database-lock",
+            Self::DatabaseKill => "database-kill",
+            Self::DatabaseCut => "database-cut",
             Self::Clock(_) => "clock",
         }
     }
@@ -90,7 +97,7 @@ impl Fault {
     pub(super) fn lasts(self) -> bool {
         !matches!(
             self,
-            Self::FlushAll | Self::DestroyGroups | Self::ForgetScripts
+            Self::FlushAll | Self::DestroyGroups | Self::ForgetScripts | Self::DatabaseCut
         )
     }
 
@@ -110,7 +117,9 @@ impl Fault {
             Self::NetworkOfAll(wire) => stage.proxies.iter().for_each(|proxy| proxy.set(wire)),
             Self::Clock(seconds) => set_clock(stage, seconds)?,
             // A stopped process may hold the lock already.
-            Self::LockDatabase => stage.lock = stage.db.begin().await.ok(),
+            Self::LockDatabase => stage.lock = stage.locked().await,
+            Self::DatabaseKill => stage.kill_database(),
+            Self::DatabaseCut => stage.cut_database().await,
             _ => self.hurt_server(stage).await?,
         }
         Ok(killed)
@@ -156,6 +165,7 @@ impl Fault {
             }
             Self::Clock(_) => set_clock(stage, 0)?,
             Self::LockDatabase => stage.lock = None,
+            Self::DatabaseKill => stage.start_database(),
             Self::RedisKill | Self::RedisEmpty | Self::RedisCut => {
                 if let Some(server) = &mut stage.server {
                     server.restart().await?;

@@ -26,6 +26,9 @@ pub(crate) struct Settings {
     /// The transport of the deliveries
     #[arg(long, value_enum, default_value_t = Mode::Redis)]
     mode: Mode,
+    /// The database of the ledger
+    #[arg(long, value_enum, default_value_t = Database::Sqlite)]
+    database: Database,
     /// The same seed gives the same plan of faults (default: random)
     #[arg(long)]
     seed: Option<u64>,
@@ -71,10 +74,19 @@ pub(crate) struct Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// One file, nothing else
-    Sqlite,
-    /// Redis Streams, with the file as the ledger
+    /// The database, nothing else
+    #[value(alias = "sqlite")]
+    Sql,
+    /// Redis Streams, with the database as the ledger
     Redis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Database {
+    /// One file
+    Sqlite,
+    /// A server of this run
+    Postgres,
 }
 
 impl Settings {

@@ -9,7 +9,7 @@ use super::crew::{Kind, fake_time};
 use super::faults::Fault;
 use super::proxy::Fault as Wire;
 use super::stage::Stage;
-use super::{Mode, Settings};
+use super::{Database, Mode, Settings};
 use crate::clock::now_ms;
 use crate::history::{self, Line};
 
@@ -133,6 +133,9 @@ fn shuffled(settings: &Settings, random: &mut fastrand::Rng) -> Result<Vec<Fault
     if fake_time().is_some() {
         let seconds = random.i64(5..30);
         deck.push(Fault::Clock(if random.bool() { seconds } else { -seconds }));
+    }
+    if settings.database == Database::Postgres {
+        deck.extend([Fault::DatabaseKill, Fault::DatabaseCut]);
     }
     if settings.mode == Mode::Redis {
         deck.extend(of_redis(random));

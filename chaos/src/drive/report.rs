@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Mode, Settings};
+use super::{Database, Mode, Settings};
 use crate::check::{Numbers, Verdict};
 
 /// Prints it to standard output.
@@ -58,12 +58,15 @@ fn command(settings: &Settings, seed: u64) -> String {
     let mode = if settings.mode == Mode::Redis {
         "redis"
     } else {
-        "sqlite"
+        "sql"
     };
     let mut words = vec![format!(
         "cargo xtask chaos --mode {mode} --seed {seed} --minutes {}",
         settings.minutes
     )];
+    if settings.database == Database::Postgres {
+        words.push("--database postgres".to_owned());
+    }
     let defaults = [
         ("workers", settings.workers as u64, 3),
         ("publishers", settings.publishers as u64, 2),

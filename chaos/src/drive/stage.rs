@@ -6,23 +6,33 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use termitary::broker::RedisConfig;
 use termitary::db::Options;
+use termitary::testing::TestPostgres;
 use termitary::{Broker, Db, Tx};
 
 use super::crew::{Crew, Kind, fake_time};
 use super::proxy::{Fault, Proxy};
 use super::sample::Sampler;
 use super::server::Server;
-use super::{Mode, Settings};
+use super::{Database, Mode, Settings};
 use crate::check::DRAIN;
 use crate::clock::now_ms;
-use crate::events::{SCHEDULE, TABLES};
+use crate::events::{ON_POSTGRES, ON_SQLITE, SCHEDULE, TABLES};
 use crate::history::{self, Line, Writer};
 use crate::worker;
 
 /// Longest time for a process to exit after SIGTERM; longer than its grace period.
 const STOP: Duration = Duration::from_secs(40);
+/// Longest wait for the lock of a fault: a stopped process may hold it already.
+const LOCK: Duration = Duration::from_secs(2);
+/// Locks what every publish, claim and settlement changes.
+const LOCK_TABLES: &str = "LOCK TABLE termitary_events, termitary_deliveries";
+/// Ends the connections of everybody else.
+const CUT: &str = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
 
 pub(super) struct Stage {
+    /// Without it the database is a file.
+    postgres: Option<Postgres>,
     pub(super) db: Db,
     broker: Broker,
     pub(super) crew: Crew,
@@ -40,17 +50,25 @@ impl Stage {
     /// Creates database, server and proxies, and registers every subscription before the first
     /// publish.
     pub(super) async fn open(settings: &Settings, seed: u64, folder: &Path) -> Result<Self> {
-        let file = folder.join("chaos.db");
-        let url = format!("sqlite://{}", file.display());
+        let postgres = (settings.database == Database::Postgres).then(Postgres::start);
+        let url = match &postgres {
+            None => format!("sqlite://{}", folder.join("chaos.db").display()),
+            Some(postgres) => postgres.server.url("postgres"),
+        };
         let db = Db::open_with(&url, Options::default().service("chaos")).await?;
+        let triggers = if postgres.is_some() {
+            ON_POSTGRES
+        } else {
+            ON_SQLITE
+        };
         let mut tx = db.begin().await?;
-        for statement in TABLES {
+        for statement in TABLES.iter().chain(triggers) {
             sqlx::query(*statement).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         let lease = Duration::from_millis(settings.lease_ms);
         let server = match settings.mode {
-            Mode::Sqlite => None,
+            Mode::Sql => None,
             Mode::Redis => Some(Server::start(folder).await?),
         };
         let broker = Broker::builder(db.clone()).lease(lease);
@@ -61,8 +79,9 @@ impl Stage {
         broker.register(&worker::registry()).await?;
         let mut stage = Self {
             sampler: Sampler::start(folder, server.as_ref().map(|server| server.port))?,
-            crew: crew(settings, seed, folder, &file),
+            crew: crew(settings, seed, folder, &url),
             history: Writer::open(&folder.join("nemesis.jsonl"))?,
+            postgres,
             db,
             broker,
             server,
@@ -118,6 +137,7 @@ impl Stage {
     /// Ends all faults: everything runs undisturbed, and no new event is published.
     pub(super) async fn heal(&mut self) -> Result<()> {
         self.lock = None;
+        self.start_database();
         for proxy in &self.proxies {
             proxy.set(Fault::None);
         }
@@ -182,6 +202,44 @@ impl Stage {
         Ok(())
     }
 
+    /// A transaction that keeps everybody from writing.
+    pub(super) async fn locked(&self) -> Option<Tx> {
+        let lock = async {
+            let mut tx = self.db.begin().await.ok()?;
+            if self.postgres.is_some() {
+                sqlx::query(LOCK_TABLES).execute(&mut *tx).await.ok()?;
+            }
+            Some(tx)
+        };
+        tokio::time::timeout(LOCK, lock).await.ok().flatten()
+    }
+
+    /// Ends the server of the database as a crash would.
+    pub(super) fn kill_database(&mut self) {
+        if let Some(postgres) = &mut self.postgres {
+            tokio::task::block_in_place(|| postgres.server.kill());
+            postgres.runs = false;
+        }
+    }
+
+    /// Starts the server of the database unless it runs.
+    pub(super) fn start_database(&mut self) {
+        if let Some(postgres) = self.postgres.as_mut().filter(|postgres| !postgres.runs) {
+            tokio::task::block_in_place(|| postgres.server.restart());
+            postgres.runs = true;
+        }
+    }
+
+    /// Ends every connection to the database but one.
+    pub(super) async fn cut_database(&self) {
+        let cut = async {
+            let mut tx = self.db.begin().await.ok()?;
+            sqlx::query(CUT).execute(&mut *tx).await.ok()
+        };
+        // A second fault may have ended the server already.
+        let _ = tokio::time::timeout(LOCK, cut).await;
+    }
+
     fn note_ended(&mut self) {
         for (name, status) in self.crew.ended.drain(..) {
             eprintln!("{name} exited by itself: {status}");
@@ -214,7 +272,22 @@ impl Stage {
     }
 }
 
-fn crew(settings: &Settings, seed: u64, folder: &Path, file: &Path) -> Crew {
+/// The server of the database.
+struct Postgres {
+    server: TestPostgres,
+    runs: bool,
+}
+
+impl Postgres {
+    fn start() -> Self {
+        // A commit that was confirmed is on the disk, as by default.
+        let conf = [("max_connections", "400"), ("shared_buffers", "32MB")];
+        let server = tokio::task::block_in_place(|| TestPostgres::conf(&conf));
+        Self { server, runs: true }
+    }
+}
+
+fn crew(settings: &Settings, seed: u64, folder: &Path, url: &str) -> Crew {
     let words = |words: &[(&str, String)]| -> Vec<String> {
         words
             .iter()
@@ -222,7 +295,7 @@ fn crew(settings: &Settings, seed: u64, folder: &Path, file: &Path) -> Crew {
             .collect()
     };
     let arguments = words(&[
-        ("db", file.display().to_string()),
+        ("db", url.to_owned()),
         ("lease-ms", settings.lease_ms.to_string()),
         ("reconcile-ms", settings.reconcile_ms.to_string()),
     ]);

@@ -35,15 +35,18 @@ mod on {
     pub struct Point {
         /// As `TERMITARY_FAILPOINT` names it.
         pub name: &'static str,
-        /// The modes in which it is reached, as `Status` calls them.
+        /// The modes in which it is reached: `sqlite`, `postgres`, and `redis` or
+        /// `postgres_and_redis` with Redis beside one of them.
         pub modes: &'static [&'static str],
         /// The steps that have happened by then, and those that have not.
         pub at: &'static str,
     }
 
-    const BOTH: &[&str] = &["sqlite", "redis"];
-    const SQLITE: &[&str] = &["sqlite"];
-    const REDIS: &[&str] = &["redis"];
+    const ALL: &[&str] = &["sqlite", "redis", "postgres", "postgres_and_redis"];
+    const ON_SQLITE: &[&str] = &["sqlite", "redis"];
+    const SQL: &[&str] = &["sqlite", "postgres"];
+    const POSTGRES: &[&str] = &["postgres"];
+    const REDIS: &[&str] = &["redis", "postgres_and_redis"];
 
     const fn at(name: &'static str, modes: &'static [&'static str], at: &'static str) -> Point {
         Point { name, modes, at }
@@ -52,40 +55,43 @@ mod on {
     /// Every place, along an event's life.
     #[rustfmt::skip]
     pub const POINTS: &[Point] = &[
-        at("declare.before_commit", BOTH, "subscriptions and schedules written, not committed"),
-        at("publish.before_commit", BOTH, "event and deliveries written, not committed"),
-        at("publish.after_commit", BOTH, "event committed, nobody told"),
-        at("publish.told", BOTH, "event committed, lanes and relay told"),
+        at("declare.before_commit", ALL, "subscriptions and schedules written, not committed"),
+        at("publish.before_commit", ALL, "event and deliveries written, not committed"),
+        at("publish.after_commit", ALL, "event committed, nobody told"),
+        at("publish.told", ALL, "event committed, lanes and relay told"),
         at("bus.before_xadd", REDIS, "an event for the stream only, not sent"),
         at("bus.after_xadd", REDIS, "it is on its stream, the publisher does not know"),
-        at("batch.before_commit", BOTH, "publishes, leases and settlements of one turn, not committed"),
-        at("batch.after_commit", BOTH, "the same committed, nobody answered"),
+        at("bus.gathered", POSTGRES, "publishes wait to be recorded together"),
+        at("bus.recorded", POSTGRES, "the same recorded, no publisher knows"),
+        at("claim.committed", POSTGRES, "deliveries are leased, the process does not know which"),
+        at("batch.before_commit", ON_SQLITE, "publishes, leases and settlements of one turn, not committed"),
+        at("batch.after_commit", ON_SQLITE, "the same committed, nobody answered"),
         at("carry.before_xadd", REDIS, "committed and leased to the relay, not on the stream"),
         at("carry.sent", REDIS, "on the stream, the process that sent it does not know"),
         at("carry.recorded", REDIS, "the ledger knows which entries carry what is unfinished"),
-        at("tick.before_commit", BOTH, "tick and event written, not committed"),
-        at("tick.after_commit", BOTH, "tick and event committed"),
+        at("tick.before_commit", ALL, "tick and event written, not committed"),
+        at("tick.after_commit", ALL, "tick and event committed"),
         at("relay.before_claim", REDIS, "something is due, nothing claimed"),
         at("relay.claimed", REDIS, "claimed, not on the stream"),
         at("relay.sent", REDIS, "on the stream, the ledger does not know the entry"),
         at("relay.recorded", REDIS, "the ledger knows the entry"),
         at("lease.read", REDIS, "the group gave out entries, nobody asked the ledger"),
         at("lease.admitted", REDIS, "the ledger was asked, the lane does not know"),
-        at("lease.leased", BOTH, "the lane has deliveries, none has begun"),
-        at("handler.before", BOTH, "an attempt is about to run"),
-        at("handler.after", BOTH, "the handler ended, nothing is settled"),
-        at("ledger.before_commit", BOTH, "effects, new events and done written, not committed"),
-        at("ledger.after_commit", BOTH, "the same committed, the attempt does not know"),
-        at("settle.before", BOTH, "outcomes collected, nothing settled"),
+        at("lease.leased", ALL, "the lane has deliveries, none has begun"),
+        at("handler.before", ALL, "an attempt is about to run"),
+        at("handler.after", ALL, "the handler ended, nothing is settled"),
+        at("ledger.before_commit", ALL, "effects, new events and done written, not committed"),
+        at("ledger.after_commit", ALL, "the same committed, the attempt does not know"),
+        at("settle.before", ALL, "outcomes collected, nothing settled"),
         at("settle.in_ledger", REDIS, "settled in the ledger, the entries are still held"),
         at("settle.adopted", REDIS, "an error of a stream-only delivery is in the ledger, its entry is still held"),
-        at("settle.after", BOTH, "settled, the attempts do not know"),
-        at("renew.before", BOTH, "leases are due to be renewed"),
+        at("settle.after", ALL, "settled, the attempts do not know"),
+        at("renew.before", ALL, "leases are due to be renewed"),
         at("renew.on_stream", REDIS, "renewed on the stream, not in the ledger"),
-        at("renew.after", BOTH, "renewed, the attempts do not know"),
-        at("reclaim.before", SQLITE, "leases are over, nothing is taken"),
-        at("reclaim.before_commit", SQLITE, "taken from the dead, not committed"),
-        at("reclaim.after_commit", SQLITE, "taken from the dead"),
+        at("renew.after", ALL, "renewed, the attempts do not know"),
+        at("reclaim.before", SQL, "leases are over, nothing is taken"),
+        at("reclaim.before_commit", SQL, "taken from the dead, not committed"),
+        at("reclaim.after_commit", SQL, "taken from the dead"),
         at("takeover.claimed", REDIS, "entries of the dead are ours, the ledger does not know"),
         at("takeover.owed", REDIS, "the ledger owes them again, the entries are still there"),
         at("takeover.ended", REDIS, "the entries are ended"),
@@ -93,15 +99,15 @@ mod on {
         at("reconcile.owed", REDIS, "the ledger owes it again"),
         at("trim.before", REDIS, "about to trim"),
         at("trim.after", REDIS, "trimmed"),
-        at("suspect.reserved", BOTH, "a suspect is reserved, lanes still run"),
-        at("suspect.quiet", BOTH, "nothing is leased, the suspect neither"),
-        at("suspect.leased", BOTH, "the suspect is leased and has not begun"),
-        at("retain.before_commit", BOTH, "old events deleted, not committed"),
-        at("retain.after_commit", BOTH, "old events deleted"),
-        at("replay.before_commit", BOTH, "a page of letters pending again, not committed"),
-        at("replay.after_commit", BOTH, "a page of letters pending again, nobody told"),
-        at("leave.before", BOTH, "every handler ended, the worker has not signed off"),
-        at("leave.given_back", BOTH, "what was handed unseen is given back, not signed off"),
+        at("suspect.reserved", ALL, "a suspect is reserved, lanes still run"),
+        at("suspect.quiet", ALL, "nothing is leased, the suspect neither"),
+        at("suspect.leased", ALL, "the suspect is leased and has not begun"),
+        at("retain.before_commit", ALL, "old events deleted, not committed"),
+        at("retain.after_commit", ALL, "old events deleted"),
+        at("replay.before_commit", ALL, "a page of letters pending again, not committed"),
+        at("replay.after_commit", ALL, "a page of letters pending again, nobody told"),
+        at("leave.before", ALL, "every handler ended, the worker has not signed off"),
+        at("leave.given_back", ALL, "what was handed unseen is given back, not signed off"),
     ];
 
     /// The effect of a failpoint on the process.

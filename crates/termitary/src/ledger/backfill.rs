@@ -287,6 +287,35 @@ mod tests {
         assert_eq!(next(broker.db()).await.unwrap(), None);
     }
 
+    #[cfg(all(feature = "postgres", feature = "testing"))]
+    #[tokio::test]
+    async fn the_gap_of_a_new_subscription_holds_no_event_that_its_stream_brings() {
+        use super::super::publish::insert_fanned;
+        use crate::draft::Draft;
+
+        let test = crate::testing::TestDb::postgres().await;
+        let (db, broker) = (test.db(), Broker::sql(test.db().clone()));
+        let registry = Registry::<()>::new().on(subscribe("new", made));
+        broker.register(&registry).await.unwrap();
+        let draft = Draft::untyped("things.made", "{}".to_owned(), db.as_source()).unwrap();
+        let mut tx = db.begin().await.unwrap();
+        insert_fanned(&mut tx, &draft.envelope).await.unwrap();
+        tx.commit().await.unwrap();
+        // Of a publish that read the routes before they were there.
+        let mut tx = db.begin().await.unwrap();
+        tx.publish(Made {}).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query("DELETE FROM termitary_deliveries")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        while step(db).await.unwrap().is_some() {}
+        let owed = "SELECT COUNT(*) FROM termitary_deliveries";
+        assert_eq!(count(db, owed).await, 1, "the publish only");
+    }
+
     #[tokio::test]
     async fn without_a_past_nothing_is_left_after_one_look() {
         let folder = tempfile::tempdir().unwrap();

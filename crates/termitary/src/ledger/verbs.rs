@@ -7,6 +7,8 @@ use crate::delivery::{Leased, Settlement, WorkerId};
 use crate::draft::{Draft, Published};
 use crate::engine::Engine;
 use crate::error::Error;
+#[cfg(feature = "postgres")]
+use crate::fault;
 
 /// Records drafts and their deliveries in a transaction of their own; returns the
 /// receipts in order. On SQLite brokers gather publishes on the thread that writes.
@@ -59,6 +61,7 @@ pub(crate) async fn lease_then<U: Send + 'static>(
 async fn claim(db: &Db, asked: &Lease) -> Result<Vec<Leased>, Error> {
     let mut conn = db.renewer().await?;
     let (leased, unreadable) = super::on_postgres::claim(conn.postgres()?, asked).await?;
+    fault::point!("claim.committed");
     let unreadable: Vec<_> = unreadable.into_iter().map(|it| (it, asked.route)).collect();
     super::rows::park(&mut conn, &unreadable, asked.now_us).await?;
     Ok(leased)

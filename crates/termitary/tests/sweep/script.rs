@@ -50,10 +50,10 @@ impl Event for Opened {
 
 /// Rows that the checker reads.
 pub(crate) const TABLES: &str = "
-    CREATE TABLE orders (n INTEGER PRIMARY KEY);
-    CREATE TABLE sent (n INTEGER PRIMARY KEY, known INTEGER NOT NULL);
-    CREATE TABLE runs (subscription TEXT NOT NULL, event TEXT NOT NULL, n INTEGER NOT NULL);
-    CREATE TABLE effects (subscription TEXT NOT NULL, event TEXT NOT NULL, n INTEGER NOT NULL);";
+    CREATE TABLE orders (n BIGINT PRIMARY KEY);
+    CREATE TABLE sent (n BIGINT PRIMARY KEY, known BIGINT NOT NULL);
+    CREATE TABLE runs (subscription TEXT NOT NULL, event TEXT NOT NULL, n BIGINT NOT NULL);
+    CREATE TABLE effects (subscription TEXT NOT NULL, event TEXT NOT NULL, n BIGINT NOT NULL);";
 
 async fn pack(event: Ordered, meta: Meta, State(db): State<Db>) -> HandlerResult {
     note_run(&db, &meta, event.n).await?;
@@ -142,7 +142,7 @@ pub(crate) fn registry() -> Registry<Db> {
         .on(schedule("opening", "* * * * *", |_| Opened {}))
 }
 
-/// The database and the Redis of a process, and the number of its life.
+/// The URL of the database and the Redis of a process, and the number of its life.
 pub(crate) struct Place {
     pub(crate) database: String,
     pub(crate) redis: Option<u16>,
@@ -171,8 +171,7 @@ impl Place {
     pub(crate) async fn broker(&self) -> Broker {
         // Writes of a process survive its death without waiting for the disk.
         let options = Options::default().durable(false);
-        let url = format!("sqlite://{}", self.database);
-        let db = Db::open_with(&url, options).await.unwrap();
+        let db = Db::open_with(&self.database, options).await.unwrap();
         let broker = Broker::builder(db).lease(LEASE);
         let Some(port) = self.redis else {
             return broker.sql();

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use termitary::prelude::*;
-use termitary::testing::TestRedis;
+use termitary::testing::{PostgresDatabase, TestPostgres, TestRedis};
 
 use crate::script::{Ordered, Place, TABLES, registry, send};
 
@@ -18,6 +19,8 @@ const STREAM: &str = "termitary:{shop.ordered}:events";
 
 pub(crate) struct Stage {
     folder: TempDir,
+    /// Without it the database is a file in the folder.
+    pub(crate) postgres: Option<PostgresDatabase>,
     redis: Option<TestRedis>,
     pub(crate) broker: Broker,
 }
@@ -25,12 +28,16 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let redis = (mode == "redis").then(TestRedis::start);
-        let place = place(&folder, redis.as_ref(), 0);
+        let redis = mode.contains("redis").then(TestRedis::start);
+        let postgres = mode.starts_with("postgres");
+        let postgres = postgres
+            .then(|| tokio::task::block_in_place(|| TestPostgres::shared().create_database()));
+        let place = place(&folder, postgres.as_ref(), redis.as_ref(), 0);
         let broker = place.broker().await;
         broker.register(&registry()).await.unwrap();
         let stage = Self {
             folder,
+            postgres,
             redis,
             broker,
         };
@@ -47,7 +54,8 @@ impl Stage {
     }
 
     pub(crate) fn place(&self, life: u32) -> Place {
-        place(&self.folder, self.redis.as_ref(), life)
+        let postgres = self.postgres.as_ref();
+        place(&self.folder, postgres, self.redis.as_ref(), life)
     }
 
     pub(crate) fn log(&self, life: u32) -> PathBuf {
@@ -61,17 +69,32 @@ impl Stage {
         log.get(from..).unwrap_or(&log).to_owned()
     }
 
+    /// A statement of the checker in the dialect of the database.
+    pub(crate) fn dialect(&self, sql: &str) -> AssertSqlSafe<String> {
+        let id = match self.postgres {
+            Some(_) => "replace(CAST(t.event AS text), '-', '')",
+            None => "lower(hex(t.event))",
+        };
+        AssertSqlSafe(sql.replace("{id of t.event}", id))
+    }
+
     pub(crate) async fn write(&self, sql: &'static str) {
         let mut tx = self.broker.db().begin().await.unwrap();
         sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
     }
 
-    /// Returns whether a process holds the write lock of the database.
+    /// Returns whether a process holds the write lock of the database, which PostgreSQL
+    /// does not have.
     #[cfg(feature = "planted-bugs")]
     pub(crate) async fn is_held(&self) -> bool {
+        use std::str::FromStr;
+
         use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
-        let file = SqliteConnectOptions::new().filename(self.place(0).database);
+        if self.postgres.is_some() {
+            return false;
+        }
+        let file = SqliteConnectOptions::from_str(&self.place(0).database).unwrap();
         let impatient = file.busy_timeout(std::time::Duration::ZERO);
         let mut conn = impatient.connect().await.unwrap();
         let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut conn).await;
@@ -143,9 +166,15 @@ impl Stage {
     }
 }
 
-fn place(folder: &TempDir, redis: Option<&TestRedis>, life: u32) -> Place {
+fn place(
+    folder: &TempDir,
+    postgres: Option<&PostgresDatabase>,
+    redis: Option<&TestRedis>,
+    life: u32,
+) -> Place {
+    let file = || format!("sqlite://{}", folder.path().join("app.db").display());
     Place {
-        database: folder.path().join("app.db").display().to_string(),
+        database: postgres.map_or_else(file, |database| database.url().to_owned()),
         redis: redis.map(TestRedis::port),
         life,
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::db::Db;
 use crate::draft::{Draft, Published};
 use crate::error::Error;
+use crate::fault;
 use crate::ledger;
 use crate::together::{Batch, Together, Turn};
 
@@ -43,7 +44,10 @@ impl Gathered {
 async fn serve(db: Db, mut turn: Turn<Asked, Receipts>) {
     while let Some(mut batch) = turn.next(MOST) {
         let asked = mem::take(&mut batch.requests);
-        match ledger::verbs::publish(&db, &asked.concat()).await {
+        fault::point!("bus.gathered", no error);
+        let recorded = ledger::verbs::publish(&db, &asked.concat()).await;
+        fault::point!("bus.recorded", no error);
+        match recorded {
             Ok(receipts) => share(batch, &asked, receipts),
             // One caller's event may be what the database refused: nothing is recorded.
             Err(error) if asked.len() > 1 && error.is_refused() => each(&db, batch, asked).await,

@@ -24,6 +24,9 @@ macro_rules! events {
         events!($fanned, "(source, dedup) WHERE dedup IS NOT NULL")
     };
     ($fanned:literal, $known:literal) => {
+        events!($fanned, $known, "began.xid")
+    };
+    ($fanned:literal, $known:literal, $xid:literal) => {
         concat!(
             "WITH began AS MATERIALIZED (SELECT pg_current_xact_id() AS xid),
              d AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
@@ -32,7 +35,9 @@ macro_rules! events {
              e AS (INSERT INTO termitary_events (id, name, version, source, time_us, key, traceparent, cause, dedup, data, fanned, xid)
                 SELECT d.id, d.name, d.version, d.source, d.time_us, d.key, d.traceparent, d.cause, d.dedup, d.data, ",
             $fanned,
-            ", began.xid FROM began, d ORDER BY d.place
+            ", ",
+            $xid,
+            " FROM began, d ORDER BY d.place
                 ON CONFLICT ",
             $known,
             " DO NOTHING
@@ -49,8 +54,9 @@ const RECORD: &str = concat!(
      SELECT id, seq FROM e"
 );
 
-/// The same, for events that the relay has put on their stream, or is about to.
-const FANNED: &str = concat!(events!("1", "(id)"), " SELECT id, seq FROM e");
+/// An event that came from its stream, which carries it to every subscription: no snapshot
+/// hides it, so that it is in no gap of a subscription (see `backfill`).
+const FANNED: &str = concat!(events!("1", "(id)", "'3'::xid8"), " SELECT id, seq FROM e");
 
 /// Leases the deliveries to the relay, until `$11`.
 const LEASE: &str = concat!(
@@ -172,13 +178,17 @@ pub(in crate::ledger) async fn record_fanned(
     )
 }
 
-/// Records the drafts without any delivery; returns the `seq` of each, in order, and
+/// Records the drafts without any delivery, also for a subscription in whose gap they
+/// would be; returns the `seq` of each, in order, and
 /// `None` for a duplicate.
 pub(in crate::ledger) async fn record_bare(
     conn: &mut PgConnection,
     drafts: &[Draft],
 ) -> Result<Vec<Option<i64>>, Error> {
-    const BARE: &str = concat!(events!("-1"), " SELECT id, seq FROM e");
+    const BARE: &str = concat!(
+        events!("-1", "(source, dedup) WHERE dedup IS NOT NULL", "'3'::xid8"),
+        " SELECT id, seq FROM e"
+    );
     let mut seqs = Vec::with_capacity(drafts.len());
     for chunk in drafts.chunks(ROWS) {
         let recorded = insert(BARE, chunk).fetch_all(&mut *conn).await?;
