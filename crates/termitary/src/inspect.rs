@@ -1,6 +1,7 @@
 //! The operator's interface: counts, dead letters, schedules, the stream of events. Its types are
 //! plain data that serializes.
 
+mod check;
 mod doctor;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +21,7 @@ use crate::ledger::{self, ticks, workers};
 use crate::registry::Registry;
 use crate::schedule::{fire, status};
 
+pub use self::check::{Obstacle, Readiness};
 pub use self::doctor::{Finding, Level};
 pub use crate::ledger::letters::{Letter, LetterFilter, LetterState};
 pub use crate::ledger::workers::WorkerStatus;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::{days, minutes};
-use crate::event::{Event, Schema, valid_name};
-use crate::handler::{Erased, FromDelivery, Handler, HandlerResult, Typed};
+use crate::event::{Envelope, Event, Schema, valid_name};
+use crate::guard;
+use crate::handler::{Erased, FromDelivery, Handler, HandlerResult, Typed, Undecodable};
 use crate::retry::Retry;
 
 /// A shorter timeout would be over before a handler begins.
@@ -61,6 +62,21 @@ impl Default for Policy {
             timeout: minutes(5),
             concurrency: 16,
             from_retained: false,
+        }
+    }
+}
+
+/// The reason why the code of a subscription cannot handle an event: its delivery is parked.
+pub(crate) struct Unfit {
+    pub(crate) reason: &'static str,
+    pub(crate) error: String,
+}
+
+impl From<Undecodable> for Unfit {
+    fn from(Undecodable(error): Undecodable) -> Self {
+        Self {
+            reason: "undecodable",
+            error,
         }
     }
 }
@@ -159,6 +175,39 @@ impl<S> Subscription<S> {
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let aliases = self.aliases.iter().map(String::as_str);
         std::iter::once(self.event.as_str()).chain(aliases)
+    }
+
+    /// Returns an error if its code does not name the event, or only an older version of it.
+    pub(crate) fn fits(&self, envelope: &Envelope) -> Result<(), Unfit> {
+        if !self.names().any(|name| name == envelope.name) {
+            return Err(Unfit {
+                reason: "unknown-name",
+                error: format!(
+                    "this worker's code handles `{}` and its aliases here, not `{}`",
+                    self.event,
+                    envelope.name.escape_debug()
+                ),
+            });
+        }
+        if envelope.version > self.version {
+            return Err(Unfit {
+                reason: "version",
+                error: format!(
+                    "version {} is newer than version {} of this worker",
+                    envelope.version, self.version
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Decodes an event as an attempt does, without running the handler.
+    pub(crate) fn try_decode(&self, envelope: &Envelope) -> Result<(), Unfit> {
+        self.fits(envelope)?;
+        match guard::call(|| self.handler.try_decode(envelope)) {
+            Ok(decoded) => Ok(decoded?),
+            Err(panicked) => Err(Undecodable(panicked.to_string()).into()),
+        }
     }
 
     /// The durable name.

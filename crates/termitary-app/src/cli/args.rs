@@ -67,6 +67,12 @@ pub(super) enum Command {
     /// Examine the database, Redis, workers and schedules for risks
     #[command(after_help = DOCTOR)]
     Doctor(JsonArgs),
+    /// Find waiting deliveries that this program would not handle: a gate before a deploy
+    #[command(after_help = CHECK)]
+    Check(JsonArgs),
+    /// Copy a stopped SQLite ledger into an empty PostgreSQL database
+    #[command(after_help = MOVE)]
+    Move(MoveArgs),
     /// List, replay or drop deliveries that were given up or cannot be read
     Dead(DeadArgs),
     /// List, run, pause or resume schedules
@@ -120,6 +126,34 @@ Takes about a minute, with the real engine and full durability. Works in a scrat
 folder beside the configured database and, with Redis, under a key prefix of its
 own: your data is neither read nor changed, and Ctrl-C leaves nothing behind.
 Stop other programs, or you measure them too.";
+
+const CHECK: &str = "Examples:
+  termitary check
+  termitary check --json | jq .obstacles
+
+Run it with the new program on the live database. It decodes every waiting delivery
+and changes nothing. Reasons: unhandled (this program has no such subscription),
+version, unknown-name, undecodable and unreadable (it would park the delivery).
+Exit code 0: it handles all of them. 1: it does not.";
+
+const MOVE: &str = "Examples:
+  termitary move --to postgres://app@localhost/shop
+  PGPASSWORD=… termitary move --to postgres://app@db.example/shop --json
+
+Stop every process first. Copies what DATABASE_URL names, with all ids, and compares
+every row; the file stays as it is. If it is interrupted, run it again: it goes on
+where it stopped.";
+
+/// The arguments of `move`.
+#[derive(Args)]
+pub(super) struct MoveArgs {
+    /// The address of an empty PostgreSQL database, without a password
+    #[arg(long, value_name = "URL")]
+    pub(super) to: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 const DOCTOR: &str = "Examples:
   termitary doctor

@@ -7,6 +7,7 @@
 mod args;
 mod banner;
 mod bench;
+mod check;
 mod completions;
 mod confirm;
 mod database_file;
@@ -17,6 +18,7 @@ mod events;
 mod health;
 mod migrate;
 mod misspelt;
+mod moving;
 mod output;
 mod publish;
 mod reachable;
@@ -138,6 +140,8 @@ async fn dispatch(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Events(args) => events::run(&args),
         Command::Status(args) => status::run(config, &args).await,
         Command::Doctor(args) => doctor::run(config, &args).await,
+        Command::Check(args) => check::run(config, &args).await,
+        Command::Move(args) => moving::run(config, args).await,
         Command::Dead(args) => dead::run(config, args.command).await,
         Command::Schedule(args) => schedule::run(config, args.command).await,
         Command::Subscription(args) => subscription::run(config, args.command).await,

@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::Connection as _;
 use termitary::prelude::*;
+use termitary::testing::TestPostgres;
 
 use crate::redis_server::{Redis, with_redis};
 use crate::sandbox::Sandbox;
@@ -222,4 +224,90 @@ fn a_redis_that_is_away_is_a_risk() {
     sandbox.ok(&["migrate"]);
     redis.lose();
     found(&findings(&sandbox, true), "redis.reachable", "risk");
+}
+
+/// The findings about a ledger on PostgreSQL.
+async fn of_postgres(db: &Db) -> Vec<Value> {
+    let inspect = Broker::sql(db.clone()).inspect();
+    let findings = inspect.doctor().await.unwrap();
+    let findings = serde_json::to_value(findings).unwrap();
+    findings.as_array().unwrap().clone()
+}
+
+#[test]
+fn a_postgresql_server_that_loses_commits_or_keeps_dead_rows_is_a_risk() {
+    let server = TestPostgres::conf(&[
+        ("autovacuum", "off"),
+        ("synchronous_commit", "off"),
+        ("wal_level", "replica"),
+    ]);
+    let database = server.create_database();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let db = Db::open(database.url()).await.unwrap();
+        let mut reader = sqlx::PgConnection::connect(database.url()).await.unwrap();
+        for sql in [
+            "SELECT pg_create_physical_replication_slot('idle', true)",
+            "SET application_name TO 'report'",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            "SELECT 1",
+        ] {
+            sqlx::raw_sql(sql).execute(&mut reader).await.unwrap();
+        }
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .fetch_one(&mut reader)
+            .await
+            .unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(5_600)).await;
+        let findings = of_postgres(&db).await;
+        found(&findings, "database.autovacuum", "risk");
+        found(&findings, "database.durability", "risk");
+        for check in [
+            "database.version",
+            "database.clock",
+            "database.connections",
+            "database.dead-rows",
+            "database.notify",
+            "database.rights",
+            "ledger.schema",
+        ] {
+            found(&findings, check, "ok");
+        }
+        assert!(found(&findings, "database.slots", "note").contains("idle"));
+        let held = found(&findings, "database.transactions", "note");
+        for named in [
+            pid.to_string().as_str(),
+            "`report`",
+            "postgres",
+            "REPEATABLE READ",
+        ] {
+            assert!(held.contains(named), "{named}: {held}");
+        }
+        db.close().await;
+    });
+}
+
+#[test]
+fn missing_rights_on_a_table_of_the_ledger_are_a_risk() {
+    let database = TestPostgres::shared().create_database();
+    let role = format!("role_{}", database.name());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        Db::open(database.url()).await.unwrap().close().await;
+        let mut owner = sqlx::PgConnection::connect(database.url()).await.unwrap();
+        let grant = format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA termitary TO {role};
+             GRANT ALL ON ALL TABLES IN SCHEMA termitary TO {role};"
+        );
+        let revoke = format!("REVOKE DELETE ON termitary.termitary_ticks FROM {role}");
+        let url = database.url().replace("postgres@", &format!("{role}@"));
+        for (sql, level) in [(grant, "note"), (revoke, "risk")] {
+            let sql = sqlx::AssertSqlSafe(sql);
+            sqlx::raw_sql(sql).execute(&mut owner).await.unwrap();
+            let db = Db::open(&url).await.unwrap();
+            let text = found(&of_postgres(&db).await, "database.rights", level);
+            assert_eq!(text.contains("termitary_ticks"), level == "risk", "{text}");
+            db.close().await;
+        }
+    });
 }

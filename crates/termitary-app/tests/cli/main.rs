@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench;
 mod canary;
+mod check;
 mod dead_letters;
 mod doctor;
 mod foreign;
@@ -15,6 +16,7 @@ mod limits;
 mod locked;
 mod memory;
 mod migrations;
+mod moving;
 mod own_program;
 mod postgres_mode;
 mod readme;

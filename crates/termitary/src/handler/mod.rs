@@ -130,6 +130,9 @@ pub(crate) struct Undecodable(pub(crate) String);
 
 /// A type-erased handler, as a subscription stores it.
 pub(crate) trait Erased<S>: Send + Sync {
+    /// Decodes the payload and drops the event.
+    fn try_decode(&self, envelope: &Envelope) -> Result<(), Undecodable>;
+
     /// Decodes the payload and returns the future that handles it.
     fn start<'a>(
         &self,
@@ -152,19 +155,26 @@ where
     Args: 'static,
     S: Send + Sync,
 {
+    fn try_decode(&self, envelope: &Envelope) -> Result<(), Undecodable> {
+        decode::<H::Event>(envelope).map(drop)
+    }
+
     fn start<'a>(
         &self,
         envelope: &Envelope,
         context: &'a Context<'a, S>,
     ) -> Result<Run<'a>, Undecodable> {
-        let event = serde_json::from_str::<H::Event>(envelope.data.get())
-            .map_err(|error| Undecodable(decode_problem(&error)))?;
+        let event = decode::<H::Event>(envelope)?;
         let handler = self.handler.clone();
         Ok(Box::pin(async move {
             let extractors = H::Extractors::from_delivery(context)?;
             handler.call(event, extractors).await
         }))
     }
+}
+
+fn decode<E: Event>(envelope: &Envelope) -> Result<E, Undecodable> {
+    serde_json::from_str(envelope.data.get()).map_err(|error| Undecodable(decode_problem(&error)))
 }
 
 /// The position and cause of a decoding error, without any part of the payload: serde's own message

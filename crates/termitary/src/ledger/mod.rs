@@ -25,6 +25,7 @@ pub(crate) mod health;
 mod insert;
 mod lease;
 pub(crate) mod letters;
+mod moving;
 #[cfg(feature = "postgres")]
 mod on_postgres;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub(crate) mod ticks;
 mod twice_tests;
 mod tx;
 pub(crate) mod verbs;
+pub(crate) mod waiting;
 pub(crate) mod workers;
 
 pub(crate) use adopt::{adopt, adopt_done};
@@ -62,6 +64,7 @@ pub(crate) use declare::{
 pub(crate) use due_later::DueLater;
 pub(crate) use lease::{Lease, Whose, crash, crash_held, renew, stale};
 pub(crate) use letters::{letter, letters, matching, resolve};
+pub use moving::{MoveProgress, move_to};
 #[cfg(feature = "postgres")]
 pub(crate) use publish::publish_on_postgres;
 pub(crate) use publish::{Parked, park_foreign, publish, publish_on_sqlite};

@@ -193,14 +193,8 @@ async fn execute<S: Send + Sync + 'static>(
     ledger: &Arc<LedgerScope>,
     tracked: &Tracked,
 ) -> HandlerEnd {
-    if !subscription
-        .names()
-        .any(|name| name == leased.envelope.name)
-    {
-        return HandlerEnd::UnknownName;
-    }
-    if leased.envelope.version > subscription.version {
-        return HandlerEnd::NewerVersion(leased.envelope.version);
+    if let Err(unfit) = subscription.fits(&leased.envelope) {
+        return HandlerEnd::Unfit(unfit);
     }
     let context = Context {
         state: &core.state,
@@ -210,7 +204,7 @@ async fn execute<S: Send + Sync + 'static>(
     };
     let handler = match guard::call(|| subscription.handler.start(&leased.envelope, &context)) {
         Ok(Ok(handler)) => handler,
-        Ok(Err(undecodable)) => return HandlerEnd::Undecodable(undecodable),
+        Ok(Err(undecodable)) => return HandlerEnd::Unfit(undecodable.into()),
         Err(panicked) => return HandlerEnd::Failed(panicked.to_string()),
     };
     let scope = trace::TraceContext {

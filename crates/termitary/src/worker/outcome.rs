@@ -6,8 +6,8 @@ use super::Core;
 use crate::clock::later;
 use crate::delivery::{Leased, Outcome};
 use crate::guard::{self, Panicked};
-use crate::handler::{HandlerError, HandlerResult, LedgerScope, Undecodable, Verdict};
-use crate::subscription::Subscription;
+use crate::handler::{HandlerError, HandlerResult, LedgerScope, Verdict};
+use crate::subscription::{Subscription, Unfit};
 
 const SHORTEST_SNOOZE: Duration = Duration::from_secs(1);
 
@@ -16,9 +16,8 @@ pub(super) enum HandlerEnd {
     Returned(HandlerResult),
     /// A panic, the timeout, or a transaction that did nothing for too long.
     Failed(String),
-    Undecodable(Undecodable),
-    NewerVersion(u32),
-    UnknownName,
+    /// The code cannot handle the event.
+    Unfit(Unfit),
     /// The worker stops.
     Interrupted,
     /// Another worker has the delivery.
@@ -71,25 +70,7 @@ pub(super) fn classify<S>(
         HandlerEnd::Returned(Ok(())) => Outcome::Done { committed: false },
         HandlerEnd::Returned(Err(error)) => return of_error(core, error, failed),
         HandlerEnd::Failed(text) => failed(text, None),
-        HandlerEnd::Undecodable(Undecodable(error)) => Outcome::Parked {
-            reason: "undecodable",
-            error,
-        },
-        HandlerEnd::UnknownName => Outcome::Parked {
-            reason: "unknown-name",
-            error: format!(
-                "this worker's code handles `{}` and its aliases here, not `{}`",
-                subscription.event,
-                leased.envelope.name.escape_debug()
-            ),
-        },
-        HandlerEnd::NewerVersion(version) => Outcome::Parked {
-            reason: "version",
-            error: format!(
-                "version {version} is newer than version {} of this worker",
-                subscription.version
-            ),
-        },
+        HandlerEnd::Unfit(Unfit { reason, error }) => Outcome::Parked { reason, error },
         HandlerEnd::Interrupted => release(core),
         HandlerEnd::LostLease => return None,
     })
