@@ -15,6 +15,9 @@ mod retries {}
 #[doc = include_str!("../../../docs/guide/schedules.md")]
 mod schedules {}
 
+#[doc = include_str!("../../../docs/guide/databases.md")]
+mod databases {}
+
 #[doc = include_str!("../../../docs/guide/testing.md")]
 mod testing {}
 
