@@ -93,16 +93,40 @@ async fn migrate_postgres(conn: &mut Conn) -> anyhow::Result<Result<(), MigrateE
     Ok(migrations.run(conn.postgres()?).await)
 }
 
+/// The application's tables that move to another database, those that others refer to
+/// first. Stream tickets live for seconds, and the others are of the installation.
+pub(crate) const MOVED: &[&str] = &[
+    "users",
+    "sessions",
+    "attempt_limits",
+    "known_sources",
+    "links",
+    "answers",
+    "provenance",
+    "todos",
+    "comments",
+    "overdue_reminders",
+    "activity",
+    "activity_viewers",
+    "mail_devices",
+    "mails_counted",
+];
+
+const KEEP: &str =
+    "INSERT INTO installation (id, secret) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
+
+/// Keeps the secret of an installation that moves here.
+pub(crate) async fn keep_secret(db: &Db, text: &str) -> Result<(), termitary::Error> {
+    let mut tx = db.begin().await?;
+    sqlx::query(KEEP).bind(text).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
 /// The secret of the installation, which is created if there is none. Processes that start
 /// together get the same.
 pub(crate) async fn secret(db: &Db, new: &str) -> Result<String, termitary::Error> {
     let mut tx = db.begin().await?;
-    let created = sqlx::query(
-        "INSERT INTO installation (id, secret) VALUES (1, $1) ON CONFLICT (id) DO NOTHING",
-    )
-    .bind(new)
-    .execute(&mut *tx)
-    .await?;
+    let created = sqlx::query(KEEP).bind(new).execute(&mut *tx).await?;
     let secret = sqlx::query_scalar("SELECT secret FROM installation WHERE id = 1")
         .fetch_one(&mut *tx)
         .await?;

@@ -1,6 +1,7 @@
 //! `termitary move`: copies a stopped SQLite ledger into an empty PostgreSQL database.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use super::output;
 use super::system::{Access, System};
 use crate::config::{Config, Mistake, escape, redact};
 use crate::logging;
-use crate::schema;
+use crate::{schema, secret};
 
 /// The least time between two lines about the same table.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -21,18 +22,18 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn run(config: Config, args: MoveArgs) -> anyhow::Result<()> {
     let to = target(&args.to)?;
     let system = System::open(&config, Access::Examine).await?;
-    if schema::is_there(&system.db).await? {
-        return Err(Mistake::new(format!(
-            "{} has the tables of the application, which this version cannot move: it moves the ledger of a program of your own",
-            system.db.place()
-        ))
-        .into());
-    }
+    let beside = beside(&system.db).await?;
     let target = Db::open_with(to, Options::default().service("todo"))
         .await
         .with_context(|| format!("--to is `{}`", redact(to)))?;
+    if !beside.is_empty() {
+        schema::migrate(&target).await?;
+    }
     let mut progress = Progress::default();
-    let moved = move_to(&system.db, &target, &[], |at| progress.show(at)).await?;
+    let moved = move_to(&system.db, &target, beside, |at| progress.show(at)).await?;
+    if !beside.is_empty() {
+        keep_secret(&config, &system.db, &target).await?;
+    }
     let (from, to) = (system.db.place(), target.place());
     system.db.close().await;
     target.close().await;
@@ -52,6 +53,33 @@ pub(super) async fn run(config: Config, args: MoveArgs) -> anyhow::Result<()> {
         "  3. Keep {} as a backup, under another name: events published into it now would stay there.",
         escape(&from)
     ))
+}
+
+/// The application's own tables, if the file has them.
+async fn beside(db: &Db) -> anyhow::Result<&'static [&'static str]> {
+    if !schema::is_there(db).await? {
+        return Ok(&[]);
+    }
+    if schema::is_migrated(db).await? {
+        return Ok(schema::MOVED);
+    }
+    Err(Mistake::new(format!(
+        "the tables of the application in {} are of another version than this program: run `termitary migrate` first",
+        db.place()
+    ))
+    .into())
+}
+
+/// Takes the secret beside the file along: hashes and sealed responses need it.
+async fn keep_secret(config: &Config, from: &Db, to: &Db) -> anyhow::Result<()> {
+    let file = from.path().map(secret::file_beside);
+    if config.secret.is_some() || !file.as_deref().is_some_and(Path::exists) {
+        return Ok(());
+    }
+    let file = file.unwrap_or_default();
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("the secret in {}", file.display()))?;
+    Ok(schema::keep_secret(to, text.trim()).await?)
 }
 
 /// The address, unless it has a password, which every user of the machine could read.

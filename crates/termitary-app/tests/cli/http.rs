@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// The API at a port, as one user.
 pub(crate) struct Client {
-    port: u16,
+    pub(crate) port: u16,
     token: Option<String>,
     header: String,
     pub(crate) user: Value,

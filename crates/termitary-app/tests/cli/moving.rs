@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use termitary::inspect::Status;
 use termitary::prelude::*;
 use termitary::testing::{PostgresDatabase, TestPostgres};
 
+use crate::http::Client;
 use crate::sandbox::{Sandbox, eventually};
 
 #[derive(Serialize, Deserialize)]
@@ -215,4 +217,50 @@ fn a_ledger_in_use_or_a_target_in_use_is_refused() {
     stop.send(()).unwrap();
     working.join().unwrap();
     sandbox.ok(&["move", "--to", empty.url()]);
+}
+
+#[test]
+fn the_application_goes_on_with_postgresql_with_its_users_sessions_and_todos() {
+    let mut sandbox = Sandbox::new();
+    let mut dev = sandbox.start(&["dev"]);
+    let mut ada = Client::register(dev.port(), "ada@example.com");
+    for n in 0..30 {
+        let body = json!({ "title": format!("Todo {n}"), "priority": "high" });
+        assert_eq!(ada.post("/api/v1/todos", &body).0, 201);
+    }
+    sandbox.settled();
+    let before = [ada.get("/api/v1/todos"), ada.get("/api/v1/activity")];
+    dev.stop();
+
+    let database = database();
+    let moved = sandbox.json(&["move", "--to", database.url(), "--json"]);
+    assert_eq!(moved["tables"]["todos"], 30);
+    assert_eq!(moved["tables"]["users"], 1);
+    sandbox.set("DATABASE_URL", database.url());
+    assert!(sandbox.ok(&["check"]).contains("handles all"));
+    let mut dev = sandbox.start(&["dev"]);
+    ada.port = dev.port();
+    assert_eq!(
+        before,
+        [ada.get("/api/v1/todos"), ada.get("/api/v1/activity")]
+    );
+    assert_eq!(ada.post("/api/v1/todos", &json!({ "title": "New" })).0, 201);
+    eventually("the feed goes on", || {
+        ada.get("/api/v1/activity").1.to_string().contains("New")
+    });
+    dev.says("worker started");
+    let output = sandbox.run(&["doctor", "--json"]);
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = findings.as_array().unwrap().iter().map(|it| &it["check"]);
+    for check in [
+        "database.autovacuum",
+        "database.transactions",
+        "application.schema",
+    ] {
+        assert!(
+            checks.clone().any(|it| it == check),
+            "{check}: {findings:#}"
+        );
+    }
+    dev.stop();
 }
