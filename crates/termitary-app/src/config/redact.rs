@@ -28,9 +28,12 @@ fn without_parameter(url: &str) -> Cow<'_, str> {
     let Some((path, query)) = url.split_once('?') else {
         return url.into();
     };
-    let hidden = |part: &str| match part.starts_with(NAME) {
-        true => format!("{NAME}***"),
-        false => part.to_owned(),
+    let hidden = |part: &str| {
+        if part.starts_with(NAME) {
+            format!("{NAME}***")
+        } else {
+            part.to_owned()
+        }
     };
     let parts: Vec<String> = query.split('&').map(hidden).collect();
     format!("{path}?{}", parts.join("&")).into()

@@ -56,7 +56,8 @@ fn of(found: &Value, subscription: &str, reason: &str) -> (u64, String) {
     let one = obstacles
         .iter()
         .find(|it| it["subscription"] == subscription && it["reason"] == reason);
-    let one = one.unwrap_or_else(|| panic!("{subscription}, {reason}: {found:#}"));
+    assert!(one.is_some(), "{subscription}, {reason}: {found:#}");
+    let one = one.unwrap();
     assert_eq!(one["example"].as_str().unwrap().len(), 36);
     let error = one["error"].as_str().unwrap().to_owned();
     (one["count"].as_u64().unwrap(), error)

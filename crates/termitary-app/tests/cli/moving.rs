@@ -80,7 +80,7 @@ async fn work(broker: &Broker) -> Vec<i64> {
         }
     };
     let worker = Worker::new(broker.clone(), registry()).state(Arc::clone(&sent));
-    worker.run(handled).await.unwrap();
+    Box::pin(worker.run(handled)).await.unwrap();
     let sent = sent.lock().unwrap();
     sent.clone()
 }

@@ -150,12 +150,13 @@ impl Db {
             return Err(without_postgres());
         }
         let path = path_of(url)?;
-        until_unlocked(&path, AT_START, || async {
+        // Boxed: it is a part of every program's first future.
+        Box::pin(until_unlocked(&path, AT_START, || async {
             let publisher = Arc::new(Publisher::new(options.source.clone()));
             let hook = Arc::clone(&publisher) as _;
             let engine = sqlite::Engine::open(&path, options.settings, hook).await?;
             Self::over(Engine::Sqlite(engine), publisher, &options).await
-        })
+        }))
         .await
         .map_err(|error| writable(&path, error))
     }

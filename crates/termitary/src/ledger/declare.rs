@@ -109,9 +109,10 @@ fn from_now<'a>(
 ) -> Vec<(&'a str, i64)> {
     let mut from_now = Vec::new();
     for (route, subscription) in routes.iter().zip(subscriptions) {
-        let names = match route.known {
-            true => &route.fresh,
-            false => &route.events,
+        let names = if route.known {
+            &route.fresh
+        } else {
+            &route.events
         };
         if route.known || !subscription.from_retained {
             from_now.extend(names.iter().map(|name| (&**name, route.id)));

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::db::{Conn, Sql};
 use crate::draft::{Draft, Published};
+#[cfg(feature = "postgres")]
 use crate::engine::EngineKind;
 use crate::error::Error;
 

@@ -53,6 +53,13 @@ pub(crate) struct Link {
     pub(crate) email: String,
 }
 
+const DELETE_OLDEST: Statement = statement!(
+    "DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links
+     WHERE user_id = $1 AND purpose = $2 ORDER BY created_us DESC, token_hash",
+    [no_limit],
+    " OFFSET $3)",
+);
+
 /// Creates a link and returns its token, which is for the mail alone.
 pub(crate) async fn create(
     conn: &mut Conn,
@@ -76,12 +83,6 @@ pub(crate) async fn create(
     .execute(&mut *conn)
     .await
     .context("cannot store a link")?;
-    const DELETE_OLDEST: Statement = statement!(
-        "DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links
-         WHERE user_id = $1 AND purpose = $2 ORDER BY created_us DESC, token_hash",
-        [no_limit],
-        " OFFSET $3)",
-    );
     sqlx::query(DELETE_OLDEST.on(conn))
         .bind(user)
         .bind(purpose.as_str())

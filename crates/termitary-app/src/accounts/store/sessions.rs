@@ -154,6 +154,13 @@ pub(in crate::accounts) struct New<'a> {
     pub(in crate::accounts) most: u32,
 }
 
+const END_OLDEST: Statement = statement!(
+    "DELETE FROM sessions WHERE id IN
+     (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC",
+    [no_limit],
+    " OFFSET $2)",
+);
+
 /// Writes a session, and ends the oldest ones of a user who has too many.
 pub(in crate::accounts) async fn insert(conn: &mut Conn, new: &New<'_>) -> sqlx::Result<()> {
     sqlx::query(
@@ -169,12 +176,6 @@ pub(in crate::accounts) async fn insert(conn: &mut Conn, new: &New<'_>) -> sqlx:
     .bind(new.agent)
     .execute(&mut *conn)
     .await?;
-    const END_OLDEST: Statement = statement!(
-        "DELETE FROM sessions WHERE id IN
-         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY created_us DESC, id DESC",
-        [no_limit],
-        " OFFSET $2)",
-    );
     sqlx::query(END_OLDEST.on(conn))
         .bind(new.user)
         .bind(i64::from(new.most))

@@ -7,7 +7,9 @@ use crate::delivery::{Leased, Outcome, Settlement};
 use crate::engine::Engine;
 use crate::engine::sqlite::Request;
 use crate::error::Error;
-use crate::ledger::{self, batch};
+#[cfg(feature = "postgres")]
+use crate::ledger;
+use crate::ledger::batch;
 
 /// Leases that the caller has not received yet. It may be dropped at any moment: then they are
 /// released at once instead of expiring.

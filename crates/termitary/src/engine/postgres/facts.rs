@@ -84,7 +84,7 @@ impl Engine {
     /// that do nothing inside of one come before those that run a statement.
     pub(crate) async fn oldest_transaction(&self) -> Result<Option<OpenTransaction>, Error> {
         let oldest = sqlx::query_as(
-            r#"SELECT pid::bigint AS pid, coalesce(application_name, '') AS application,
+            r"SELECT pid::bigint AS pid, coalesce(application_name, '') AS application,
                 coalesce(usename::text, '') AS user, coalesce(host(client_addr), 'a socket of the server') AS address,
                 coalesce(state, '') AS state,
                 extract(epoch FROM clock_timestamp() - xact_start)::bigint AS seconds,
@@ -92,7 +92,7 @@ impl Engine {
              FROM pg_stat_activity
              WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()
                 AND backend_type = 'client backend' AND datname = current_database()
-             ORDER BY xact_start LIMIT 1"#,
+             ORDER BY xact_start LIMIT 1",
         )
         .fetch_optional(&mut self.read().await?)
         .await?;

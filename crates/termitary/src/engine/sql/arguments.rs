@@ -9,6 +9,7 @@ use sqlx::types::Type;
 use sqlx::{Arguments, IntoArguments};
 use uuid::Uuid;
 
+#[cfg(feature = "postgres")]
 use super::type_info::{Kind, Scalar};
 use super::{Sql, SqlTypeInfo};
 

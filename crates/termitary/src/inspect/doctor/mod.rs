@@ -8,6 +8,7 @@ mod postgres;
 mod redis;
 mod sqlite;
 
+#[cfg(feature = "postgres")]
 use std::time::Duration;
 
 use serde::Serialize;
@@ -158,6 +159,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// The clocks of two machines differ by more: worth knowing, and a risk.
+#[cfg(feature = "postgres")]
 const SKEW: [Duration; 2] = [Duration::from_secs(2), Duration::from_mins(1)];
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) async fn examine(db: &Db, engine: &Engine) -> Result<Vec<Finding>, Er
         findings.push(dead_rows(&table));
     }
     findings.extend(engine.slots().await?.iter().map(slot));
-    findings.push(notifications(engine.hears_notifications().await));
+    findings.push(notifications(&engine.hears_notifications().await));
     Ok(findings)
 }
 
@@ -241,7 +241,7 @@ fn slot(slot: &Slot) -> Finding {
     }
 }
 
-fn notifications(heard: Result<bool, Error>) -> Finding {
+fn notifications(heard: &Result<bool, Error>) -> Finding {
     if matches!(heard, Ok(true)) {
         return Finding::ok("database.notify", "notifications arrive");
     }

@@ -204,7 +204,8 @@ impl Table {
         let mut names = self.list(|_, column| quoted(&column.name));
         let mut values = self.list(Self::value);
         for column in &self.written_by {
-            names.push_str(&format!(", {column}"));
+            names.push_str(", ");
+            names.push_str(column);
             values.push_str(", pg_current_xact_id()");
         }
         format!(

@@ -24,7 +24,10 @@ impl Event for OrderPlaced {
 }
 
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(u32, Option<String>)>>>);
+struct Seen(Arc<Mutex<Vec<Numbered>>>);
+
+/// A number, and the key of its event.
+type Numbered = (u32, Option<String>);
 
 async fn see(event: OrderPlaced, meta: Meta, State(seen): State<Seen>) -> HandlerResult {
     seen.0.lock().push((event.id, meta.key));
