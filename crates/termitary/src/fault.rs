@@ -46,6 +46,8 @@ mod on {
     const ON_SQLITE: &[&str] = &["sqlite", "redis"];
     const SQL: &[&str] = &["sqlite", "postgres"];
     const POSTGRES: &[&str] = &["postgres"];
+    /// Not on the way of an event.
+    const NONE: &[&str] = &[];
     const REDIS: &[&str] = &["redis", "postgres_and_redis"];
 
     const fn at(name: &'static str, modes: &'static [&'static str], at: &'static str) -> Point {
@@ -108,6 +110,9 @@ mod on {
         at("replay.after_commit", ALL, "a page of letters pending again, nobody told"),
         at("leave.before", ALL, "every handler ended, the worker has not signed off"),
         at("leave.given_back", ALL, "what was handed unseen is given back, not signed off"),
+        at("move.before_page", NONE, "a page of a table is about to be copied to another database"),
+        at("move.after_page", NONE, "it is copied"),
+        at("move.before_finish", NONE, "every table is copied, the new ledger not opened"),
     ];
 
     /// The effect of a failpoint on the process.

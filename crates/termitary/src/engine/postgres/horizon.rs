@@ -5,12 +5,15 @@ use std::collections::VecDeque;
 use sqlx::AssertSqlSafe;
 
 use super::Engine;
+use crate::engine::Conn;
 use crate::error::Error;
 use crate::lock::Mutex;
 
 /// The numbers of a sequence up to which every transaction that took one has ended. A
-/// transaction has its id before it takes a number: so once every transaction that was
-/// running after the number `last` was given out has ended, all up to `last` are decided.
+/// transaction has its id before it takes a number. So a look takes an id of its own
+/// after it has read the last number: once every transaction with a smaller id has ended,
+/// all numbers up to that one are decided. (A snapshot does not tell the next id: its
+/// `xmax` may be below the id of a transaction that runs.)
 pub(crate) struct Horizon {
     /// Returns the last number that was given out.
     last: String,
@@ -20,7 +23,8 @@ pub(crate) struct Horizon {
 #[derive(Default)]
 struct State {
     complete: i64,
-    /// A last number, and the id that every transaction which may still take it is below.
+    /// A last number, and the id that every transaction which may have taken a number up
+    /// to it is below.
     waiting: VecDeque<(i64, i64)>,
 }
 
@@ -42,21 +46,26 @@ impl Horizon {
             .fetch_one(&mut conn)
             .await?;
         // After the number was read.
-        let (oldest, next): (i64, i64) = sqlx::query_as(
-            "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s",
-        )
-        .fetch_one(&mut conn)
-        .await?;
-        Ok(self.seen(last, oldest, next))
+        if self.is_new(last) {
+            let (own, oldest) = look(&mut conn).await?;
+            self.state.lock().waiting.push_back((last, own));
+            Ok(self.seen(oldest))
+        } else {
+            let oldest = oldest(&mut conn).await?;
+            Ok(self.seen(oldest))
+        }
     }
 
-    /// Takes in a look: the last number, the oldest transaction that runs, and the id
-    /// that the next one will get.
-    fn seen(&self, last: i64, oldest: i64, next: i64) -> i64 {
+    /// Returns whether no look has seen this number.
+    fn is_new(&self, last: i64) -> bool {
+        let state = self.state.lock();
+        let seen = state.waiting.back().map_or(state.complete, |look| look.0);
+        last > seen && state.waiting.len() < LOOKS
+    }
+
+    /// Takes in the oldest transaction that runs.
+    fn seen(&self, oldest: i64) -> i64 {
         let mut state = self.state.lock();
-        if state.waiting.len() < LOOKS {
-            state.waiting.push_back((last, next));
-        }
         while let Some(&(last, below)) = state.waiting.front()
             && below <= oldest
         {
@@ -67,17 +76,41 @@ impl Horizon {
     }
 }
 
+/// An id of our own, and the oldest transaction that ran when the statement began.
+async fn look(conn: &mut Conn) -> Result<(i64, i64), Error> {
+    Ok(sqlx::query_as(
+        "SELECT pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+/// The oldest transaction that runs.
+async fn oldest(conn: &mut Conn) -> Result<i64, Error> {
+    Ok(
+        sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+            .fetch_one(conn)
+            .await?,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_decided_once_every_transaction_that_ran_then_has_ended() {
+    fn a_number_is_decided_once_every_transaction_with_a_smaller_id_has_ended() {
         let horizon = Horizon::of("numbers");
-        assert_eq!(horizon.seen(5, 10, 10), 5, "nobody runs");
-        assert_eq!(horizon.seen(8, 10, 14), 5, "transaction 10 runs");
-        assert_eq!(horizon.seen(9, 12, 15), 5, "transaction 12 runs");
-        assert_eq!(horizon.seen(9, 14, 16), 8, "those of the first look ended");
-        assert_eq!(horizon.seen(9, 16, 16), 9);
+        let look = |last, own, oldest| {
+            assert!(horizon.is_new(last), "{last}");
+            horizon.state.lock().waiting.push_back((last, own));
+            horizon.seen(oldest)
+        };
+        assert_eq!(look(5, 10, 10), 5, "nobody runs");
+        assert_eq!(look(8, 14, 11), 5, "transaction 11 runs");
+        assert!(!horizon.is_new(8));
+        assert_eq!(look(9, 16, 12), 5, "transaction 12 runs");
+        assert_eq!(horizon.seen(14), 8, "those before the first look ended");
+        assert_eq!(horizon.seen(16), 9);
     }
 }

@@ -103,6 +103,21 @@ impl World {
 }
 
 #[tokio::test]
+async fn the_number_of_the_one_transaction_that_runs_is_not_decided() {
+    let world = World::new().await;
+    let decided = async || newest(world.db(), Table::Events).await.unwrap();
+    let before = decided().await;
+    let open = world.open(Noted { n: 1 }).await;
+    // Nobody else commits: the snapshot ends at this transaction's own id.
+    assert_eq!(decided().await, before);
+    open.commit().await.unwrap();
+    // Transactions of other databases on the server count, too.
+    while decided().await != before + 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_tail_waits_for_an_open_transaction_and_then_has_its_event_in_order() {
     let world = World::new().await;
     let mut tail = world.broker.inspect().tail().await.unwrap();
