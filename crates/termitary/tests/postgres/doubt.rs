@@ -61,6 +61,10 @@ async fn a_handler_without_a_reply_to_its_commit_has_its_effect_once() {
         world.broker.bus().publish(Made { n: *n }).await.unwrap();
     }
     world.finishes(&all).await;
-    assert_eq!(proxy.cuts(), 20);
-    assert_eq!(RUNS.load(Ordering::SeqCst), 40, "ten were committed unseen");
+    let effects: Vec<_> = all.iter().copied().collect();
+    assert_eq!(world.effects().await, effects);
+    // An attempt that ends before its COMMIT leaves its cut unused: so on a busy machine.
+    let (cuts, runs) = (proxy.cuts(), RUNS.load(Ordering::SeqCst));
+    assert!((10..=20).contains(&cuts), "{cuts} connections were cut");
+    assert!(runs > all.len(), "{runs} runs: nothing was run again");
 }
