@@ -30,8 +30,12 @@ pub(super) fn settings(dotenv: &Dotenv) -> Vec<String> {
         .collect()
 }
 
+/// The variables that the tests of this project read.
+const OF_TESTS: &str = "TERMITARY_TEST_";
+
 fn is_unknown(name: &str, text: &str) -> bool {
     name.starts_with(PREFIX)
+        && !name.starts_with(OF_TESTS)
         && !knows(name)
         && !OTHERS.contains(&name)
         && !is_service_link(name, text)

@@ -204,7 +204,7 @@ fn database_url(url: Option<String>) -> Result<String, Mistake> {
 }
 
 fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres:") || url.starts_with("postgresql:")
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 /// Ignores the REDIS_PORT of the form `tcp://…` that Kubernetes sets in every container
