@@ -29,5 +29,6 @@ mod settings;
 mod smtp;
 mod sqlite_mode;
 mod stopping;
+mod two_workers;
 mod unread;
 mod users;

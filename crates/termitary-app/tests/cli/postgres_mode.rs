@@ -1,11 +1,11 @@
 //! Separate processes on one PostgreSQL database.
 
-use serde_json::json;
 use termitary::testing::{PostgresDatabase, TestPostgres};
 
 use crate::http::Client;
 use crate::redis_server::Redis;
-use crate::sandbox::{Sandbox, eventually};
+use crate::sandbox::Sandbox;
+use crate::two_workers::handle_each_event_once;
 
 /// A sandbox whose processes use an empty database of their own.
 fn with_postgres() -> (Sandbox, PostgresDatabase) {
@@ -14,36 +14,11 @@ fn with_postgres() -> (Sandbox, PostgresDatabase) {
     (sandbox, database)
 }
 
-/// An API and two workers, which handle each event once.
-fn handles_everything(sandbox: &Sandbox) {
-    let mut api = sandbox.start(&["api"]);
-    let port = api.port();
-    let workers = [
-        sandbox.start(&["worker"]).works(),
-        sandbox.start(&["worker"]).works(),
-    ];
-    let ada = Client::register(port, "ada@example.com");
-    let bob = Client::register(port, "bob@example.com");
-    sandbox.ok(&["user", "confirm", "bob@example.com"]);
-    for n in 0..20 {
-        let body = json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] });
-        assert_eq!(ada.post("/api/v1/todos", &body).0, 201);
-    }
-    eventually("all mails are there", || sandbox.mails().len() == 22);
-    sandbox.settled();
-    assert_eq!(sandbox.count("users.send-welcome", "done"), 2);
-    assert_eq!(sandbox.count("todos.mail-assignment", "done"), 20);
-    for worker in workers {
-        worker.stop();
-    }
-    api.stop();
-    assert!(!sandbox.path("termitary.db").exists());
-}
-
 #[test]
 fn each_event_is_handled_once_per_subscription_on_postgresql() {
     let (sandbox, _database) = with_postgres();
-    handles_everything(&sandbox);
+    handle_each_event_once(&sandbox, "postgres");
+    assert!(!sandbox.path("termitary.db").exists());
 }
 
 #[test]
@@ -53,7 +28,8 @@ fn each_event_is_handled_once_per_subscription_on_postgresql_and_redis() {
         return;
     };
     sandbox.set("REDIS_URL", &redis.url());
-    handles_everything(&sandbox);
+    handle_each_event_once(&sandbox, "redis");
+    assert!(!sandbox.path("termitary.db").exists());
 }
 
 #[test]

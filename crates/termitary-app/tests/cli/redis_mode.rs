@@ -6,34 +6,14 @@ use serde_json::json;
 use crate::http::Client;
 use crate::redis_server::{Redis, with_redis};
 use crate::sandbox::{Sandbox, eventually, stderr};
+use crate::two_workers::handle_each_event_once;
 
 #[test]
 fn each_event_is_handled_once_per_subscription_over_redis() {
     let Some((sandbox, _redis)) = with_redis() else {
         return;
     };
-    let mut api = sandbox.start(&["api"]);
-    let port = api.port();
-    let workers = [
-        sandbox.start(&["worker"]).works(),
-        sandbox.start(&["worker"]).works(),
-    ];
-    let ada = Client::register(port, "ada@example.com");
-    let bob = Client::register(port, "bob@example.com");
-    sandbox.ok(&["user", "confirm", "bob@example.com"]);
-    for n in 0..40 {
-        let body = json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] });
-        assert_eq!(ada.post("/api/v1/todos", &body).0, 201);
-    }
-    eventually("all mails are there", || sandbox.mails().len() == 42);
-    sandbox.settled();
-    assert_eq!(sandbox.count("todos.mail-assignment", "done"), 40);
-    assert_eq!(sandbox.count("users.send-welcome", "done"), 2);
-    assert_eq!(sandbox.json(&["status", "--json"])["mode"], "redis");
-    for worker in workers {
-        worker.stop();
-    }
-    api.stop();
+    handle_each_event_once(&sandbox, "redis");
 }
 
 #[test]

@@ -6,38 +6,11 @@ use serde_json::json;
 
 use crate::http::Client;
 use crate::sandbox::{Sandbox, eventually};
+use crate::two_workers::handle_each_event_once;
 
 #[test]
 fn each_event_is_handled_once_per_subscription_with_two_workers() {
-    let sandbox = Sandbox::new();
-    let mut api = sandbox.start(&["api"]);
-    let port = api.port();
-    let workers = [
-        sandbox.start(&["worker"]).works(),
-        sandbox.start(&["worker"]).works(),
-    ];
-    let ada = Client::register(port, "ada@example.com");
-    let bob = Client::register(port, "bob@example.com");
-    sandbox.ok(&["user", "confirm", "bob@example.com"]);
-    for n in 0..40 {
-        let (status, _) = ada.post(
-            "/api/v1/todos",
-            &json!({ "title": format!("Todo {n}"), "assignee": bob.user["id"] }),
-        );
-        assert_eq!(status, 201);
-    }
-    eventually("all mails are there", || sandbox.mails().len() == 42);
-    sandbox.settled();
-    assert_eq!(sandbox.count("users.send-welcome", "done"), 2);
-    assert_eq!(sandbox.count("todos.mail-assignment", "done"), 40);
-    let status = sandbox.json(&["status", "--json"]);
-    assert_eq!(status["mode"], "sqlite");
-    assert_eq!(status["workers"].as_array().unwrap().len(), 2);
-    for worker in workers {
-        worker.stop();
-    }
-    api.stop();
-    assert_eq!(sandbox.mails().len(), 42);
+    handle_each_event_once(&Sandbox::new(), "sqlite");
 }
 
 #[test]
