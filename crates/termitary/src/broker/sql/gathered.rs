@@ -44,32 +44,40 @@ impl Gathered {
 async fn serve(db: Db, mut turn: Turn<Asked, Receipts>) {
     while let Some(mut batch) = turn.next(MOST) {
         let asked = mem::take(&mut batch.requests);
+        let sizes: Vec<_> = asked.iter().map(Vec::len).collect();
+        let drafts: Asked = asked.into_iter().flatten().collect();
         fault::point!("bus.gathered", no error);
-        let recorded = ledger::verbs::publish(&db, &asked.concat()).await;
+        let recorded = ledger::verbs::publish(&db, &drafts).await;
         fault::point!("bus.recorded", no error);
         match recorded {
-            Ok(receipts) => share(batch, &asked, receipts),
+            Ok(receipts) => share(batch, &sizes, receipts),
             // One caller's event may be what the database refused: nothing is recorded.
-            Err(error) if asked.len() > 1 && error.is_refused() => each(&db, batch, asked).await,
+            Err(error) if sizes.len() > 1 && error.is_refused() => {
+                each(&db, batch, &sizes, &drafts).await;
+            }
             Err(error) => batch.fail(&error),
         }
         db.announce();
     }
 }
 
-fn share(batch: Batch<Asked, Receipts>, asked: &[Asked], receipts: Receipts) {
+/// Gives each caller the receipts of so many drafts.
+fn share(batch: Batch<Asked, Receipts>, sizes: &[usize], receipts: Receipts) {
     let mut receipts = receipts.into_iter();
-    let shares: Vec<_> = asked
+    let shares: Vec<_> = sizes
         .iter()
-        .map(|drafts| Ok(receipts.by_ref().take(drafts.len()).collect()))
+        .map(|&size| Ok(receipts.by_ref().take(size).collect()))
         .collect();
     batch.answer(shares);
 }
 
-async fn each(db: &Db, batch: Batch<Asked, Receipts>, asked: Vec<Asked>) {
-    let mut results = Vec::with_capacity(asked.len());
-    for drafts in &asked {
-        results.push(ledger::verbs::publish(db, drafts).await);
+/// Records the drafts of each caller alone.
+async fn each(db: &Db, batch: Batch<Asked, Receipts>, sizes: &[usize], mut drafts: &[Draft]) {
+    let mut results = Vec::with_capacity(sizes.len());
+    for &size in sizes {
+        let (own, rest) = drafts.split_at(size);
+        results.push(ledger::verbs::publish(db, own).await);
+        drafts = rest;
     }
     batch.answer(results);
 }
