@@ -23,3 +23,8 @@ pub(crate) enum Engine {
     #[cfg(feature = "postgres")]
     Postgres(Box<postgres::Engine>),
 }
+
+/// An identifier in quotes, for both databases.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -4,6 +4,8 @@ use super::Db;
 use crate::engine::Engine;
 #[cfg(feature = "postgres")]
 use crate::engine::postgres::Horizon;
+#[cfg(feature = "postgres")]
+use crate::engine::quoted;
 use crate::error::Error;
 
 /// A column of ascending numbers that readers follow in order, such as the key of a feed:
@@ -26,7 +28,7 @@ impl Db {
         Sequence {
             db: self.clone(),
             #[cfg(feature = "postgres")]
-            horizon: Horizon::of(&format!("\"{}\"", sequence.replace('"', "\"\""))),
+            horizon: Horizon::of(&quoted(sequence)),
         }
     }
 }

@@ -146,9 +146,6 @@ macro_rules! piece {
     // An index that SQLite is told to use.
     (sqlite [by $index:literal]) => { concat!(" INDEXED BY ", $index) };
     (postgres [by $index:literal]) => { "" };
-    // Rows that another transaction changes now are left out; SQLite has one writer.
-    (sqlite [skip_locked]) => { "" };
-    (postgres [skip_locked]) => { " FOR UPDATE SKIP LOCKED" };
     // A macro of texts that are the same everywhere.
     ($dialect:ident ($same:ident)) => { $same!() };
     ($dialect:ident $text:literal) => { $text };

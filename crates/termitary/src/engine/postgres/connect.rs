@@ -4,9 +4,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx_core::Url;
 
+use crate::engine::quoted;
 use crate::error::{Error, Kind};
 
 /// The longest wait for a connection.
@@ -62,11 +63,6 @@ impl Settings {
             Some(schema) => format!("{}, public", quoted(schema)),
         }
     }
-}
-
-/// An identifier in quotes.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The parameters of a URL that are used; one that is misspelt would be ignored.
@@ -145,6 +141,19 @@ pub(super) fn pool(options: &PgConnectOptions, settings: &Settings, used: Use) -
         .acquire_timeout(PATIENCE)
         .idle_timeout(IDLE)
         .connect_lazy_with(options.clone().options(set))
+}
+
+/// A connection of its own that listens to a channel.
+pub(super) async fn listener(
+    options: &PgConnectOptions,
+    channel: &str,
+) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen(channel).await?;
+    Ok(listener)
 }
 
 /// The words for missing rights.

@@ -5,9 +5,9 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Horizon;
 use super::conn::PgConn;
-use super::connect::{self, Settings, Use, quoted};
+use super::connect::{self, Settings, Use};
 use super::news::News;
-use crate::engine::Conn;
+use crate::engine::{Conn, quoted};
 use crate::error::{Error, Kind};
 
 /// A database on a server.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::Engine;
-use super::connect::quoted;
+use super::connect::listener;
+use crate::engine::quoted;
 use crate::error::Error;
 
 /// The wait for a notification of our own.
@@ -115,17 +115,9 @@ impl Engine {
     /// Returns whether a notification that this process sends reaches a connection that
     /// listens. Through a pooler that gives out connections for one transaction it does not.
     pub(crate) async fn hears_notifications(&self) -> Result<bool, Error> {
-        let channel = quoted(&format!(
-            "{}.heard.{:016x}",
-            self.schema(),
-            fastrand::u64(..)
-        ));
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(self.options().clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(channel.trim_matches('"')).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("NOTIFY {channel}")))
+        let channel = format!("{}.heard.{:016x}", self.schema(), fastrand::u64(..));
+        let mut listener = listener(self.options(), &channel).await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("NOTIFY {}", quoted(&channel))))
             .execute(self.broker_pool())
             .await?;
         Ok(tokio::time::timeout(HEARD, listener.recv()).await.is_ok())

@@ -46,14 +46,22 @@ impl Horizon {
             .fetch_one(&mut conn)
             .await?;
         // After the number was read.
-        if self.is_new(last) {
+        let oldest = if self.is_new(last) {
             let (own, oldest) = look(&mut conn).await?;
             self.state.lock().waiting.push_back((last, own));
-            Ok(self.seen(oldest))
+            oldest
+        } else if let Some(complete) = self.settled() {
+            return Ok(complete);
         } else {
-            let oldest = oldest(&mut conn).await?;
-            Ok(self.seen(oldest))
-        }
+            oldest(&mut conn).await?
+        };
+        Ok(self.seen(oldest))
+    }
+
+    /// The number up to which all is decided, if no look waits for a transaction.
+    fn settled(&self) -> Option<i64> {
+        let state = self.state.lock();
+        state.waiting.is_empty().then_some(state.complete)
     }
 
     /// Returns whether no look has seen this number.

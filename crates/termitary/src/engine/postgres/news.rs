@@ -1,4 +1,4 @@
-//! Commits of other processes: they ring a channel, and whoever waits hears it.
+//! Notifications of commits between the processes of one ledger.
 //!
 //! A NOTIFY inside a publishing transaction would take a lock of the whole database until
 //! its commit is on the disk. So it is sent after the commit, on a connection of its own,
@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::connect::quoted;
+use super::connect::listener;
+use crate::engine::quoted;
 use crate::error::Error;
 use crate::outage::Outage;
 
@@ -129,11 +130,7 @@ impl Listener {
         let Some(channel) = self.news.upgrade().map(|news| news.channel.clone()) else {
             return Ok(());
         };
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(self.options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(&channel).await?;
+        let mut listener = listener(&self.options, &channel).await?;
         let _listens = Listens::begin(&self.news);
         outage.over();
         loop {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use crate::db::{Conn, Db};
+use crate::engine::quoted;
 use crate::error::Error;
 
 /// A table that both databases have.
@@ -53,11 +54,6 @@ impl Kind {
     fn is_bytes(self) -> bool {
         matches!(self, Self::Uuid | Self::Bytes)
     }
-}
-
-/// An identifier in quotes, for both databases.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The schema that a table is found in.

@@ -73,7 +73,7 @@ pub(in crate::ledger) async fn claim(
         let fewer = rows.len() < limit;
         for row in rows {
             let seq = row.event.seq;
-            // As it was before this lease, unless there is none after it.
+            // The fence before this lease. The highest fence stays as it is.
             let before = row.fence - i64::from(row.fence < i64::MAX);
             match counters(seq, row.attempts, before)
                 .and_then(|counters| Ok((counters, row.event.read()?)))
